@@ -1,0 +1,309 @@
+"""What the API server answers when it refuses, and the one mapping from that to kubefunc's errors. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.errors import (
+    AdmissionError,
+    ClusterError,
+    ClusterUnreachableError,
+    ConfigurationError,
+    KubefuncError,
+    PermissionDeniedError,
+    QuotaExceededError,
+)
+
+
+class ApiError(Exception):
+    """The API server answered, and the answer is no.
+
+    Attributes:
+        method, path: the request.
+        status: the HTTP status.
+        reason: Kubernetes' CamelCase reason (``AlreadyExists``), or an empty string.
+        message: the server's own words.
+        details: ``details`` of the Status object: ``name``, ``kind``, ``causes``.
+        retry_after: seconds that the server asks us to wait, where it does.
+        attempts: how many times the request was sent; above 1, an earlier one may have been carried out.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        *,
+        reason: str = "",
+        message: str = "",
+        details: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{method} {path}: {status} {reason}: {message}")
+        self.method = method
+        self.path = path
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.details: Mapping[str, Any] = details or {}
+        self.retry_after = retry_after
+        self.attempts = 1
+
+    @property
+    def already_exists(self) -> bool:
+        """An object of this name is there already: ours, if an earlier attempt was carried out unseen."""
+        return self.status == 409 and self.reason == "AlreadyExists"
+
+    @property
+    def not_found(self) -> bool:
+        """The object (or the namespace, or the path) is not there."""
+        return self.status == 404
+
+    @property
+    def overloaded(self) -> bool:
+        """The server could not answer just now: the same request is worth sending again at once."""
+        if self.status == 409:
+            # Creates that race for one quota: "Operation cannot be fulfilled on resourcequotas" (k8s#67761).
+            return self.reason == "Conflict" and "resourcequotas" in self.message
+        return self.status == 429 or self.status >= 500
+
+    @property
+    def transient(self) -> bool:
+        """Worth waiting for: the server is overloaded, or the quota is used up for now."""
+        return self.overloaded or (self.status == 403 and quota_is_hopeless(self.message) is False)
+
+
+class ConnectionFailed(Exception):
+    """The API server did not answer.
+
+    Attributes:
+        method, path: the request.
+        host: the API server's URL.
+        context: the kubeconfig's context.
+        reason: ``refused``, ``dns``, ``tls``, ``proxy``, ``timeout``, ``lost`` or ``busy`` (no free
+            connection).
+        final: trying again cannot help (a certificate that does not verify).
+        attempts: how many times it was tried.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        *,
+        host: str,
+        context: str,
+        reason: str,
+        message: str,
+        final: bool = False,
+    ) -> None:
+        super().__init__(f"{method} {path} at {host}: {reason}: {message}")
+        self.method = method
+        self.path = path
+        self.host = host
+        self.context = context
+        self.reason = reason
+        self.message = message
+        self.final = final
+        self.attempts = 1
+
+
+def as_error(exc: ApiError | ConnectionFailed | KubefuncError) -> KubefuncError:
+    """The one place where the API server's refusals become kubefunc's errors, each with a Diagnosis."""
+    if isinstance(exc, KubefuncError):
+        return exc
+    if isinstance(exc, ConnectionFailed):
+        return _unreachable(exc)
+    kind, sentence, advice = _judge(exc)
+    diagnosis = Diagnosis(
+        reason=exc.reason or f"HTTP{exc.status}",
+        message=sentence,
+        advice=advice,
+        phase=Phase.SUBMITTING,
+        events=(exc.message,) if exc.message else (),
+    )
+    return kind(str(diagnosis), diagnosis=diagnosis)
+
+
+def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
+    """The class of the error, a sentence for a person, and advice."""
+    what = f"{exc.method} {exc.path}"
+    if exc.status == 401:
+        return (
+            PermissionDeniedError,
+            f"The API server does not accept the kubeconfig's credentials ({what}).",
+            "Log in again, as you would for kubectl; `kubectl auth whoami` must answer.",
+        )
+    if _missing_namespace(exc):
+        return (
+            ConfigurationError,
+            f"The namespace {_namespace_of(exc)!r} does not exist.",
+            "Create it with `kubectl create namespace`, or choose another with namespace=.",
+        )
+    if "NamespaceTerminating" in exc.reason or "because it is being terminated" in exc.message:
+        return (
+            ConfigurationError,
+            f"The namespace {_namespace_of(exc)!r} is being deleted.",
+            "Choose another with namespace= or KUBEFUNC_NAMESPACE.",
+        )
+    if _WEBHOOK.search(exc.message):
+        return (AdmissionError, f"An admission webhook refused the request ({what}).", "Ask whoever runs it.")
+    if exc.status == 403:
+        return _forbidden(exc, what)
+    if exc.status in (400, 413, 422):
+        fields = ", ".join(_fields(exc))
+        where = f" at {fields}" if fields else ""
+        return (
+            AdmissionError,
+            f"The API server does not accept the object{where} ({what}).",
+            "Correct the option or the part of pod_template that it names.",
+        )
+    if exc.status == 429 or exc.status >= 500:
+        return (
+            ClusterUnreachableError,
+            f"The API server could not answer: {exc.status} after {exc.attempts} attempts ({what}).",
+            "Try again when the cluster is well; `kubectl get --raw /readyz?verbose` says what ails it.",
+        )
+    return (ClusterError, f"The API server refused the request with status {exc.status} ({what}).", "")
+
+
+_RBAC = re.compile(
+    r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)" '
+    r'in API group "(?P<group>[^"]*)"'
+    r'(?: in the namespace "(?P<namespace>[^"]+)")?'
+)
+_WEBHOOK = re.compile(r"admission webhook .* denied the request|failed calling webhook")
+
+
+def _forbidden(exc: ApiError, what: str) -> tuple[type[KubefuncError], str, str]:
+    if quota_is_hopeless(exc.message) is not None:
+        return (
+            QuotaExceededError,
+            "The namespace's quota does not allow what the call asks for.",
+            "Ask for less (cpu=, memory=, gpu=), or have the quota raised: `kubectl describe resourcequota`.",
+        )
+    if "failed quota" in exc.message and "must specify" in exc.message:
+        return (
+            AdmissionError,
+            "The namespace's quota demands limits that the Pod does not state.",
+            "Set cpu= and memory=.",
+        )
+    if "violates PodSecurity" in exc.message:
+        return (
+            AdmissionError,
+            "The namespace's Pod Security Standard refuses the Pod.",
+            "Set run_as_user= to a number other than 0; *restricted* needs no more than that.",
+        )
+    refused = _RBAC.search(exc.message)
+    if refused is None:
+        # Admission plug-ins (LimitRanger, ServiceAccount, SCC ...) answer 403 too, in words of their own.
+        return (AdmissionError, f"The cluster's admission rules refuse the request ({what}).", "")
+    verb, resource, group = refused["verb"], refused["resource"], refused["group"]
+    place = f"in the namespace {refused['namespace']!r}" if refused["namespace"] else "in the whole cluster"
+    return (
+        PermissionDeniedError,
+        f"{refused['user']} may not {verb} {resource} {place}.",
+        f'The Role needs the rule {{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}.',
+    )
+
+
+def _missing_namespace(exc: ApiError) -> bool:
+    return exc.status == 404 and exc.details.get("kind") == "namespaces"
+
+
+def _namespace_of(exc: ApiError) -> str:
+    found = re.search(r"/namespaces/([^/?]+)", exc.path)
+    return found[1] if found else str(exc.details.get("name", ""))
+
+
+def _fields(exc: ApiError) -> list[str]:
+    causes = exc.details.get("causes") or ()
+    return [str(cause["field"]) for cause in causes if isinstance(cause, dict) and cause.get("field")]
+
+
+_ADVICE = {
+    "refused": "Is the cluster running? `kubectl cluster-info` asks it.",
+    "dns": "Is the name right and the VPN up? `kubectl cluster-info` asks it.",
+    "tls": "Does the kubeconfig belong to this cluster (certificate-authority, client-certificate)?",
+    "proxy": "Check HTTPS_PROXY, NO_PROXY and the kubeconfig's proxy-url.",
+    "timeout": "Is the cluster running, and reachable from here? `kubectl cluster-info` asks it.",
+}
+
+
+def _unreachable(exc: ConnectionFailed) -> ClusterUnreachableError:
+    diagnosis = Diagnosis(
+        reason="Unreachable",
+        message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached, "
+        f"tried {exc.attempts} times.",
+        advice=_ADVICE.get(exc.reason, "Is the cluster running? `kubectl cluster-info` asks it.")
+        + " KUBEFUNC_BACKEND=local runs on this machine.",
+        phase=Phase.SUBMITTING,
+        events=(f"{exc.reason}: {exc.message}",),
+    )
+    return ClusterUnreachableError(str(diagnosis), diagnosis=diagnosis)
+
+
+_QUOTA = re.compile(
+    r"exceeded quota: .*?requested: (?P<requested>\S+), used: (?P<used>\S+), limited: (?P<limited>\S+)"
+)
+
+
+def quota_is_hopeless(message: str) -> bool | None:
+    """Whether a quota can never give what was asked for; None where the message is not about an exceeded
+    quota.
+
+    >>> text = "exceeded quota: q, requested: pods=1,cpu=500m, used: pods=3,cpu=2, limited: pods=3,cpu=2"
+    >>> quota_is_hopeless(text)
+    False
+    >>> quota_is_hopeless(text.replace("limited: pods=3", "limited: pods=0"))
+    True
+    >>> quota_is_hopeless("jobs.batch is forbidden") is None
+    True
+    """
+    found = _QUOTA.search(message)
+    if found is None:
+        return None
+    limited = dict(_amounts(found["limited"]))
+    return any(amount > limited[name] for name, amount in _amounts(found["requested"]) if name in limited)
+
+
+def _amounts(text: str) -> list[tuple[str, Decimal]]:
+    pairs = [part.partition("=") for part in text.rstrip(".").split(",")]
+    return [(name, quantity(value)) for name, _, value in pairs]
+
+
+_SUFFIXES = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "E": Decimal(10**18),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+    "Ei": Decimal(2**60),
+}
+
+
+def quantity(text: str) -> Decimal:
+    """A Kubernetes quantity as a number; 0 for what is not one.
+
+    >>> quantity("500m"), quantity("1Gi"), quantity("1e3"), quantity("7")
+    (Decimal('0.5'), Decimal('1073741824'), Decimal('1E+3'), Decimal('7'))
+    """
+    digits = text.rstrip("numkKMGTPEi")
+    suffix = text[len(digits) :]
+    try:
+        return Decimal(digits) * _SUFFIXES.get(suffix, Decimal(1))
+    except InvalidOperation:
+        return Decimal(0)
