@@ -1,0 +1,65 @@
+"""Run a Python function as a Kubernetes Job; the result, the exception or a plain explanation comes back.
+
+::
+
+    from kubefunc import remote
+
+    @remote(cpu=2, memory="4Gi")
+    def train(seed: int) -> float: ...
+
+    call = train.remote(1)     # a Job; on this machine where no cluster is configured
+    call.result()
+
+Names load when first used: this module is also imported inside Pods, which must start fast and hold no
+backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Call",
+    "Options",
+    "RemoteFunction",
+    "attach",
+    "configure",
+    "current",
+    "errors",
+    "remote",
+]
+
+if TYPE_CHECKING:
+    from kubefunc import current, errors
+    from kubefunc.call import Call, attach
+    from kubefunc.function import RemoteFunction, remote
+    from kubefunc.options import Options
+    from kubefunc.session import configure
+else:
+    # Hidden from type checkers: they would take a module's __getattr__ for a promise that any name exists.
+    _ROOMS = {
+        "Call": "kubefunc.call",
+        "attach": "kubefunc.call",
+        "RemoteFunction": "kubefunc.function",
+        "remote": "kubefunc.function",
+        "Options": "kubefunc.options",
+        "configure": "kubefunc.session",
+    }
+    _MODULES = ("current", "errors")
+
+    def __getattr__(name):
+        """Import a public name's module at the name's first use (PEP 562)."""
+        from importlib import import_module
+
+        if name in _MODULES:
+            return import_module(f"kubefunc.{name}")
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'kubefunc' has no attribute {name!r}")
+        value = getattr(import_module(_ROOMS[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
