@@ -26,7 +26,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlencode
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import tenacity
     import urllib3
-    from typing_extensions import Self  # noqa: UP035  (typing has it from 3.11 on)
+    from typing_extensions import Self
 
 __all__ = [
     "Api",
@@ -271,7 +271,7 @@ class Api:
         return response
 
     @contextlib.contextmanager
-    def _translated(self, method: str, path: str) -> Iterator[None]:
+    def _translated(self, method: str, path: str) -> Generator[None]:
         """urllib3's errors, and those that it lets through, as ConnectionFailed."""
         import urllib3
 
@@ -333,11 +333,11 @@ class Api:
 
     # -- streams
 
-    def _announce(self, sock: object) -> None:
+    def _announce(self, wire: object) -> None:
         """A connection of this thread has sent its request and now waits for the answer."""
         link: _Link | None = getattr(self._opening, "link", None)
         if link is not None:
-            link.adopt(sock)
+            link.adopt(wire)
 
     def _open_link(
         self, link: _Link, path: str, headers: dict[str, str], idle_timeout: float, expected: int
@@ -381,20 +381,20 @@ class _Link:
         self._api = api
         self._path = path
         self._cut_lock = threading.Lock()
+        self._wire: Any = None
         self._socket: socket.socket | None = None
         self._response: urllib3.BaseHTTPResponse | None = None
         self.closed = False
 
-    def adopt(self, sock: object) -> None:
+    def adopt(self, wire: Any) -> None:
         """Learn the socket, before the answer has come: kubelet sends no header before a log's first byte."""
-        while not isinstance(sock, socket.socket):  # TLS to a proxy, and TLS through it
-            sock = getattr(sock, "socket", None)
-            if sock is None:
-                return
+        base = wire
+        while base is not None and not isinstance(base, socket.socket):
+            base = getattr(base, "socket", None)  # TLS to the server inside of TLS to a proxy
         with self._cut_lock:
-            self._socket = sock
-            if self.closed:
-                _shut(sock)
+            self._wire, self._socket = wire, base
+            if self.closed and base is not None:
+                _shut(base)
 
     def close(self) -> None:
         """End the stream. From any thread; whoever reads it is woken at once."""
@@ -406,10 +406,9 @@ class _Link:
     def _release(self, *, reusable: bool) -> None:
         """Give the connection back to the pool: by the thread that reads, when it has done."""
         with self._cut_lock:
-            self._socket = None  # its descriptor may soon be another connection's
+            self._wire = self._socket = None  # the descriptor may soon be another connection's
             response, self._response = self._response, None
             reusable = reusable and not self.closed
-            self.closed = True
         self._api._forget(self)
         if response is None:
             return
@@ -539,10 +538,16 @@ class Websocket(_Link):
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError."""
-        sock = self._socket
-        if sock is None or self.closed:
+        wire = self._wire
+        if wire is None or self.closed:
             raise BrokenPipeError("the stream is closed")
-        sock.sendall(data)
+        wire.sendall(data)
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long the next reads and writes may take."""
+        wire = self._wire
+        if wire is not None:
+            wire.settimeout(seconds)
 
     def release(self) -> None:
         """Close, and give the pool its slot back: by the thread that reads."""
