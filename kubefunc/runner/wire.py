@@ -1,0 +1,104 @@
+"""The byte formats of the protocol, both ways: payload sections, envelopes, the termination message."""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import json
+import struct
+import zlib
+
+from kubefunc.runner import (
+    ENVELOPE_MAGIC,
+    PAYLOAD_MAGIC,
+    TERMINATION_ENVELOPE,
+    TERMINATION_SIZE,
+    TERMINATION_TEXT_LIMIT,
+)
+
+LENGTH = struct.Struct(">I")
+READER_HEAD = struct.Struct(">QQ")
+UPLOAD_HEAD = struct.Struct(">Q")
+MAC_SIZE = 32
+FOOTER_SIZE = LENGTH.size + MAC_SIZE + len(ENVELOPE_MAGIC)
+
+
+class WireError(Exception):
+    """Bytes that are not what the protocol says; the message says which part."""
+
+
+def split_payload(data: bytes) -> tuple[bytes, bytes]:
+    """The sections ``code`` and ``call`` of a payload.
+
+    Raises:
+        WireError: the bytes are no payload, or not a whole one.
+    """
+    start = len(PAYLOAD_MAGIC) + LENGTH.size
+    if len(data) < start or data[: len(PAYLOAD_MAGIC)] != PAYLOAD_MAGIC:
+        raise WireError("not a payload: the first bytes are not " + repr(PAYLOAD_MAGIC))
+    (length,) = LENGTH.unpack_from(data, len(PAYLOAD_MAGIC))
+    try:
+        header = json.loads(bytes(data[start : start + length]).decode())
+        sizes = [(header[name]["size"], header[name]["compression"]) for name in ("code", "call")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WireError(f"not a payload: its header does not parse ({error})") from error
+    sections = []
+    position = start + length
+    for size, compression in sizes:
+        raw = data[position : position + size]
+        if len(raw) != size:
+            raise WireError(f"the payload is cut: {len(data)} bytes, {position + size} expected at least")
+        sections.append(_decompressed(raw, compression))
+        position += size
+    if position != len(data):
+        raise WireError(f"the payload has {len(data) - position} bytes too many")
+    return sections[0], sections[1]
+
+
+def _decompressed(raw: bytes, compression: str) -> bytes:
+    if not compression:
+        return raw
+    if compression != "zlib":
+        raise WireError(f"unknown compression {compression!r}")
+    try:
+        return zlib.decompress(raw)
+    except zlib.error as error:
+        raise WireError(f"a section of the payload does not decompress ({error})") from error
+
+
+def mac(key: bytes, header: bytes) -> bytes:
+    """HMAC-SHA256 over the header's digest. The header holds the body's digest: one pass covers all."""
+    return hmac.new(key, hashlib.sha256(header).digest(), "sha256").digest()
+
+
+def tail(header: dict[str, object], key: bytes) -> bytes:
+    """What follows the body in an envelope: header, its length, HMAC, magic."""
+    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return encoded + LENGTH.pack(len(encoded)) + mac(key, encoded) + ENVELOPE_MAGIC
+
+
+def seal(header: dict[str, object], body: bytes, key: bytes) -> bytes:
+    """A whole envelope in memory: for errors and for tests. A large body is written by the child instead."""
+    return body + tail({**header, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}, key)
+
+
+def termination_text(envelope: bytes) -> str | None:
+    """The envelope as termination message, or None where it is too long for one."""
+    text = TERMINATION_ENVELOPE + binascii.b2a_base64(zlib.compress(envelope, 6), newline=False).decode()
+    return text if len(text) <= TERMINATION_TEXT_LIMIT else None
+
+
+def termination_size(size: int, digest: str) -> str:
+    """The termination message for an envelope that does not fit in one."""
+    return f"{TERMINATION_SIZE}{size}:sha256:{digest}"
+
+
+def from_termination_text(text: str) -> bytes | None:
+    """The envelope that a termination message holds, or None where it holds none or is cut."""
+    if not text.startswith(TERMINATION_ENVELOPE):
+        return None
+    try:
+        return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :], strict_mode=True))
+    except (binascii.Error, zlib.error, ValueError):
+        return None
