@@ -67,6 +67,8 @@ READ_TIMEOUT = 30.0
 FIRST_CONTACT_PATIENCE = 10.0
 FIRST_CONTACT_ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
+# An API server that has just restarted answers 401 and 403 until it has read the roles and keys.
+UNSETTLED = 10.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Api:
         self._links: set[_Link] = set()
         self._current: _Session | None = None
         self._contacted = False
+        self._last_trouble = float("-inf")
 
     def request(
         self,
@@ -191,7 +194,7 @@ class Api:
             sleep=self._sleep,
             stop=patience.stop,
             wait=patience.wait,
-            retry=tenacity.retry_if_exception(_worth_another_attempt),
+            retry=tenacity.retry_if_exception(self._worth_another_attempt),
             reraise=True,
         )
         attempts = 0
@@ -206,6 +209,14 @@ class Api:
         except (ApiError, ConnectionFailed) as exc:
             exc.attempts = attempts
             raise
+
+    def _worth_another_attempt(self, exc: BaseException) -> bool:
+        if isinstance(exc, ConnectionFailed):
+            return not exc.final
+        if not isinstance(exc, ApiError):
+            return False
+        unsettled = self._contacted and self._clock() - self._last_trouble < UNSETTLED
+        return exc.overloaded or (unsettled and (exc.status == 401 or exc.denied_by_role))
 
     def _attempt(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], left: float
@@ -282,6 +293,7 @@ class Api:
 
     def _failure(self, method: str, path: str, exc: Exception) -> ConnectionFailed:
         reason, final = _diagnose(exc)
+        self._last_trouble = self._clock()
         return ConnectionFailed(
             method,
             path,
@@ -599,12 +611,6 @@ def backoff(attempt: int) -> float:
 
 def _exception(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
-
-
-def _worth_another_attempt(exc: BaseException) -> bool:
-    if isinstance(exc, ConnectionFailed):
-        return not exc.final
-    return isinstance(exc, ApiError) and exc.overloaded
 
 
 def _with_query(path: str, query: Query | None) -> str:

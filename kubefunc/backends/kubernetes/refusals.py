@@ -72,6 +72,11 @@ class ApiError(Exception):
         return self.status == 429 or self.status >= 500
 
     @property
+    def denied_by_role(self) -> bool:
+        """The credentials lack a permission (and it is not an admission rule that says no)."""
+        return self.status == 403 and _RBAC.search(self.message) is not None
+
+    @property
     def transient(self) -> bool:
         """Worth waiting for: the server is overloaded, or the quota is used up for now."""
         return self.overloaded or (self.status == 403 and quota_is_hopeless(self.message) is False)
