@@ -6,17 +6,17 @@ The rule, in full:
   cloudpickle do **not** travel: the image has them, or the call fails with an error that names the module.
 - Every other module is the caller's own and travels: src and flat layouts, modules beside a script, editable
   installs (a ``.pth`` file, a link or an import hook), namespace packages, modules loaded from a bare file.
-- A regular package travels whole from its topmost ``__init__``, with its data files and compiled extensions (which
-  fit a Pod of the caller's own platform only), but without ``__pycache__``, ``node_modules``, virtual environments
-  and names that begin with a dot, so that no ``.git`` or ``.env`` leaks. Tests inside the package go along.
+- A regular package travels whole from its topmost ``__init__``, with its tests, data files and compiled
+  extensions (which fit a Pod of the caller's own platform only), but without ``__pycache__``,
+  ``node_modules``, virtual environments and names that begin with a dot (no ``.git`` or ``.env`` leaks).
   A single-file module travels alone. Of a namespace package only the parts that are needed travel.
 - A module that was itself loaded from a zip has no files and stays behind.
 - The start is what the pickle refers to; import statements in the source of what travels (also those inside
-  functions, and ``import_module("constant")``) bring in the rest. Nothing is imported or executed to find out.
+  functions, and ``import_module("constant")``) bring in the rest. Nothing is imported or run to find out.
 
 What travels is what is on disk at the time of the call, not what was there when the module was imported.
-The zip is deterministic: the same files give the same bytes. Extracted into a directory on ``sys.path`` it works,
-whatever number of directories the modules came from.
+The zip is deterministic: the same files give the same bytes. Extracted into a directory on ``sys.path``
+it works, whatever number of directories the modules came from.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
 _SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _ENTRIES_KEPT = 16
-# An escape that Python does not know. Parsing it warns, and under ``-W error`` fails, for code that runs well.
+# An escape that Python does not know. Parsing it warns, and fails under ``-W error``, though the code runs.
 _ODD_ESCAPE = re.compile(rb"(\\[\r\n\\'\"abfnrtvxuUN0-7])|\\")
 
 
@@ -94,7 +94,7 @@ class _Entry(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where the import system has a module, or would have it: its file and, for a package, its directories."""
+    """Where the import system has a module, or would have it: its file and a package's directories."""
 
     file: str | None
     directories: tuple[str, ...] | None
@@ -397,8 +397,8 @@ def _same_file(one: str, other: str) -> bool:
 def _is_installed(directory: str) -> bool:
     """Whether modules in this directory are of the standard library or installed as packages are.
 
-    Links are followed for directories only: an editable install may be a link from site-packages into a project,
-    whereas uv and conda link each single file of an installed package from site-packages into a cache.
+    Links are followed for directories only: an editable install may be a link from site-packages into a
+    project, whereas uv and conda may link each single file of an installed package into a cache.
     """
     real = os.path.realpath(directory)
     if not _INSTALLED_PARTS.isdisjoint(real.split(os.sep)):
@@ -408,7 +408,7 @@ def _is_installed(directory: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _installed_roots() -> tuple[str, ...]:
-    """The directories of the standard library and of installed packages; fixed for the life of an interpreter."""
+    """The directories of the standard library and of installed packages: fixed while an interpreter lives."""
     paths = sysconfig.get_paths()
     roots = {paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     roots |= {os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "DLLs")}
@@ -416,8 +416,8 @@ def _installed_roots() -> tuple[str, ...]:
 
 
 def _watched() -> tuple[tuple[str, int], ...]:
-    """``sys.path`` with the time of each directory of the caller's own: a new module there may change the answer."""
-    return tuple((entry, _changed(entry or os.curdir)) for entry in list(sys.path) if isinstance(entry, str))
+    """``sys.path`` with the time of each directory of the caller's own: a new module changes the answer."""
+    return tuple((str(entry), _changed(str(entry) or os.curdir)) for entry in list(sys.path))
 
 
 def _changed(directory: str) -> int:
@@ -496,10 +496,11 @@ def _check_size(files: Sequence[_File], limit: int) -> None:
     largest = sorted(files, key=lambda file: file.size, reverse=True)[:5]
     listed = "".join(f"\n  {_megabytes(file.size)}  {file.path}" for file in largest)
     raise SerializationError(
-        f"the project code that the function needs has {_megabytes(total)}, and at most {_megabytes(limit)} travel "
-        f"with a call. The largest of its {len(files)} files:{listed}\n"
-        "Move data out of the package and pass it as an argument or mount it as a volume; or install the package "
-        "(not as an editable install) both here and in the image: installed packages do not travel."
+        f"the project code that the function needs has {_megabytes(total)}, "
+        f"and at most {_megabytes(limit)} travel with a call. "
+        f"The largest of its {len(files)} files:{listed}\n"
+        "Move data out of the package and pass it as an argument or mount it as a volume; or install the "
+        "package (not as an editable install) both here and in the image: installed packages do not travel."
     )
 
 
@@ -523,7 +524,7 @@ def _zip(files: Sequence[_File]) -> bytes:
 
 
 def _read(path: str) -> bytes | None:
-    """The file's content, or None when it has vanished since it was listed, as editors' temporary files do."""
+    """The file's content, or None when it has vanished since it was listed, as temporary files do."""
     try:
         with open(path, "rb") as file:
             return file.read()

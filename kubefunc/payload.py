@@ -1,0 +1,400 @@
+"""A function, its arguments and its code as bytes: what is sent for a call.
+
+Layout (read by :func:`kubefunc.runner.wire.split_payload`): ``KFP1``, the header's length (4 bytes, big
+endian), the header (JSON: stored size and compression of each section), the section ``code`` (a zip, maybe
+empty) and the section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``, where the
+reference is ``("import", module, qualname)`` or ``("value", callable)``.
+
+Functions and classes of modules that another process can import travel by name, and the caller's own modules
+travel with them (:mod:`kubefunc.code`): so module state, recursion and the identity of classes are as they
+are here. What is defined in ``__main__``, a notebook or another function travels by value.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import operator
+import re
+import secrets
+import sys
+import types
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+from kubefunc.code import ProjectCode, has_source, imports_in_code, is_hidden
+from kubefunc.errors import SerializationError
+from kubefunc.runner import PAYLOAD_MAGIC, PROTOCOL
+
+_COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
+_SAMPLE = 16 * 1024
+_ID = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?-[a-z2-7]{8}")
+_ID_NAME = 40  # characters of the function's name that an id shows
+
+Compress = Callable[[bytes], "tuple[bytes, str]"]
+DynamicReduce = Callable[[type], "tuple[object, ...]"]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What is sent for one call.
+
+    Attributes:
+        data: the bytes.
+        modules: the caller's own packages and modules that travel in it.
+        code_size: bytes of project code in it, as stored.
+        call_size: bytes of function and arguments in it, as stored.
+    """
+
+    data: bytes = field(repr=False)
+    modules: tuple[str, ...]
+    code_size: int
+    call_size: int
+
+    @property
+    def size(self) -> int:
+        """All bytes of it."""
+        return len(self.data)
+
+
+class Packer:
+    """Makes payloads. Keeps the project code that it has zipped, so that the next call need not do it again.
+
+    Safe to use from several threads at once.
+    """
+
+    def __init__(self, code: ProjectCode, compress: Compress) -> None:
+        self._code = code
+        self._compress = compress
+
+    @classmethod
+    def for_cluster(cls) -> Packer:
+        """For a machine without anything of the caller's: all project code travels, large calls compressed."""
+        return cls(ProjectCode(), compressed_if_it_pays)
+
+    @classmethod
+    def for_local(cls) -> Packer:
+        """For a process here with the same ``sys.path``: only code travels that it could not find there."""
+        return cls(ProjectCode(is_hidden), uncompressed)
+
+    def pack(
+        self,
+        function: Callable[..., object],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        retry_exceptions: Sequence[type[BaseException]] = (),
+    ) -> Payload:
+        """The payload of ``function(*args, **kwargs)``.
+
+        Raises:
+            SerializationError: a part cannot be pickled (the message has the path to it), a Call or another
+                Future is among the arguments, or the project code is too large.
+        """
+        named = dict(kwargs or {})
+        reference = importable_reference(function)
+        content = (
+            ("value", function) if reference is None else ("import", *reference),
+            tuple(args),
+            named,
+            tuple(retry_exceptions),
+        )
+        try:
+            pickled, modules = _pickle(content)
+            modules.update((reference or ())[:1])
+        except Exception as error:  # anything: a class may raise what it likes from __reduce__
+            raise _explained(function, args, named, retry_exceptions, error) from error
+        code = self._code.collect(modules)
+        call, compression = self._compress(pickled)
+        data = _join(code.data, call, compression)
+        return Payload(data, code.modules, code_size=len(code.data), call_size=len(call))
+
+
+def _join(code: bytes, call: bytes, compression: str) -> bytes:
+    sections = {
+        "code": {"size": len(code), "compression": ""},
+        "call": {"size": len(call), "compression": compression},
+    }
+    header = json.dumps(sections, separators=(",", ":")).encode()
+    return b"".join((PAYLOAD_MAGIC, len(header).to_bytes(4, "big"), header, code, call))
+
+
+def uncompressed(data: bytes) -> tuple[bytes, str]:
+    """The data as they are."""
+    return data, ""
+
+
+def compressed_if_it_pays(data: bytes) -> tuple[bytes, str]:
+    """The data compressed, if they are large and samples of them lose a quarter of their size or more."""
+    if len(data) < _COMPRESS_FROM:
+        return data, ""
+    starts = (0, len(data) // 2, len(data) - _SAMPLE)
+    sample = b"".join(data[start : start + _SAMPLE] for start in starts)
+    if len(zlib.compress(sample, 1)) > 0.75 * len(sample):
+        return data, ""
+    return zlib.compress(data, 1), "zlib"
+
+
+# --- how things are pickled ---
+
+
+def importable_reference(obj: object) -> tuple[str, str] | None:
+    """Module and qualified name under which another process can import this very object, or None.
+
+    None for what ``__main__``, a notebook or a function body defines, and for what its name no longer means.
+    A function is also found where its ``RemoteFunction`` stands under its name.
+
+    >>> importable_reference(json.dumps)
+    ('json', 'dumps')
+    >>> importable_reference(lambda: 1) is None
+    True
+    """
+    found = _named(obj)
+    if found is None or not (found is obj or _function_of(found) is obj):
+        return None
+    return str(getattr(obj, "__module__", "")), str(getattr(obj, "__qualname__", ""))
+
+
+def _named(obj: object) -> object | None:
+    """What the object's own name means in its own module, if another process can import that module."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not has_source(module):
+        return None
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _function_of(found: object) -> object | None:
+    """The function inside a RemoteFunction: recognised by name, as its room lies above this one."""
+    kind = type(found)
+    if kind.__name__ != "RemoteFunction" or kind.__module__.partition(".")[0] != "kubefunc":
+        return None
+    return getattr(found, "function", None)
+
+
+class _CallPassed(TypeError):
+    """A Call or another Future was met while pickling."""
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+    """cloudpickle's pickler, which also notes the modules that the pickle will import."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for every object that is not of a simple builtin type."""
+        if isinstance(obj, types.ModuleType):
+            self.modules.add(obj.__name__)
+            return NotImplemented
+        if is_call(obj):
+            raise _CallPassed("a Call is a handle of this process: it cannot be sent")
+        module = getattr(obj, "__module__", None)
+        if isinstance(module, str):
+            self.modules.add(module)
+        if isinstance(obj, types.FunctionType):
+            return self._reduce_function(obj)
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and isinstance(obj, type) and not has_source(obj.__module__):
+            return _reduce_by_value(obj)
+        return reduced
+
+    def _reduce_function(self, function: types.FunctionType) -> Any:
+        found = _named(function)
+        if found is function:
+            return self._function_reduce(function)  # by name, or as register_pickle_by_value() says
+        if found is not None and _function_of(found) is function:
+            return _by_path(function, "function")
+        if isinstance(found, types.MethodType) and found.__func__ is function:
+            return _by_path(function, "__func__")  # the function of a class method
+        package = function.__globals__.get("__package__") or ""
+        self.modules |= imports_in_code(function.__code__, str(package))
+        return self._dynamic_function_reduce(function)
+
+
+def _by_path(function: types.FunctionType, attribute: str) -> tuple[object, ...]:
+    """By name, for a function that something else stands for under its name: ``attrgetter(...)(module)``."""
+    path = f"{function.__qualname__}.{attribute}"
+    return operator.attrgetter(path), (sys.modules[function.__module__],)
+
+
+def _reduce_by_value(cls: type) -> tuple[object, ...]:
+    """For a class of a module made in memory: cloudpickle uses its name, which no one else can follow."""
+    reduce: DynamicReduce = importlib.import_module("cloudpickle.cloudpickle")._dynamic_class_reduce
+    return reduce(cls)
+
+
+def _pickle(obj: object) -> tuple[bytes, set[str]]:
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    pickler.dump(obj)
+    return buffer.getvalue(), pickler.modules
+
+
+def is_call(obj: object) -> bool:
+    """Whether the object is a handle of a computation: a Call, or any ``concurrent.futures.Future``."""
+    return isinstance(obj, Future) or getattr(type(obj), "__kubefunc_call__", False) is True
+
+
+# --- why something does not pickle ---
+
+
+def _explained(
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    retry_exceptions: Sequence[type[BaseException]],
+    error: Exception,
+) -> SerializationError:
+    from kubefunc.runner.culprit import find_unpicklable  # only failures pay for it
+
+    name = str(getattr(function, "__qualname__", None) or repr(function))
+    parts: list[tuple[str, object]] = [(f"args[{index}]", value) for index, value in enumerate(args)]
+    parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
+    parts += [("retry_exceptions", tuple(retry_exceptions)), (f"function {name}", function)]
+    for root, part in parts:
+        if not _pickles(part):
+            path, culprit, cause = find_unpicklable(part, root, lambda obj: _pickle(obj)[0])
+            return SerializationError(_message(name, path, culprit, cause))
+    return SerializationError(
+        f"{name} cannot be sent: each argument pickles, but all together do not ({_said(error)})"
+    )
+
+
+def _pickles(obj: object) -> bool:
+    try:
+        _pickle(obj)
+    except Exception:  # noqa: BLE001 - as in pack()
+        return False
+    return True
+
+
+def _message(name: str, path: str, culprit: object, cause: Exception) -> str:
+    return (
+        f"{name} cannot be sent: {path} is {_kind(culprit)}, which cannot be pickled ({_said(cause)}). "
+        f"{_way_out(culprit, cause)}"
+    )
+
+
+def _kind(obj: object) -> str:
+    kind = obj if isinstance(obj, type) else type(obj)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"the class {name}" if isinstance(obj, type) else f"of type {name}"
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _way_out(culprit: object, cause: Exception) -> str:
+    """What to do instead, in one sentence."""
+    if getattr(type(culprit), "__kubefunc_call__", False) is True:
+        return "Pass its result: pass call.result() instead of the call."
+    if isinstance(culprit, Future):
+        return "Pass its result: as with a Call, pass call.result() instead of the Future."
+    if isinstance(cause.__cause__ or cause, RecursionError):
+        return "It is nested too deeply: pass it as flat data, such as a list."
+    if isinstance(culprit, io.IOBase):
+        return "Pass its path, and open it inside the function."
+    if isinstance(culprit, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+        return "Pass a list of its items, or the arguments that it is made from."
+    kind = type(culprit)
+    if kind.__module__.partition(".")[0] in (
+        "_thread",
+        "threading",
+        "multiprocessing",
+        "asyncio",
+        "_asyncio",
+    ):
+        return "Create it inside the function; a class that holds one can leave it out in __getstate__."
+    return (
+        f"Create it inside the function from plain data, or teach {kind.__qualname__} to be pickled "
+        "(__reduce__, or __getstate__ and __setstate__)."
+    )
+
+
+# --- ids and what the runner is told ---
+
+
+def new_id(function_name: str) -> str:
+    """A fresh id for a call, which is its Job's name: the function's name as a DNS label, and 40 random bits.
+
+    >>> new_id("Trainer.fit_all")[:16]
+    'trainer-fit-all-'
+    >>> is_valid_id(new_id("<lambda>"))
+    True
+    """
+    label = re.sub(r"[^a-z0-9]+", "-", function_name.lower()).strip("-")
+    if not label[:1].isalpha():  # a Service of that name must begin with a letter
+        label = f"call-{label}".strip("-")
+    label = label[:_ID_NAME].rstrip("-")
+    return f"{label}-{base64.b32encode(secrets.token_bytes(5)).decode().lower()}"
+
+
+def is_valid_id(text: str) -> bool:
+    """Whether the text has the form of a call's id.
+
+    >>> is_valid_id("train-x7k2p9qa"), is_valid_id("train-x7k2p"), is_valid_id("../etc/passwd")
+    (False, False, False)
+    >>> is_valid_id("train-x7k2p5qa")
+    True
+    """
+    return _ID.fullmatch(text) is not None
+
+
+def runner_spec(
+    *,
+    call: str,
+    function: str,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: tuple[float, float, float] = (1.0, 2.0, 60.0),
+    inline: bool = True,
+    results_in_log: bool = True,
+    fetch_grace: float = 60.0,
+    result_ttl: float = 600.0,
+    pull_allowance: float = 900.0,
+    nested: bool = False,
+    upload: bool = False,
+) -> dict[str, object]:
+    """What the runner must know about a call: the content of ``spec.json``.
+
+    Args:
+        call: the call's id.
+        function: the function's name, for messages.
+        timeout: seconds for each attempt, or None.
+        retries: how many more attempts the supervisor makes.
+        backoff: seconds before the first new attempt, the factor for each further one, and the most seconds.
+        inline: small results may stand in the Pod's status.
+        results_in_log: a result that nobody fetched may stand in the courier's log.
+        fetch_grace: seconds that the courier waits for a client.
+        result_ttl: seconds that it waits with a result that no log takes.
+        pull_allowance: seconds that it waits for the function's container to start.
+        nested: the function may make remote calls itself.
+        upload: the payload arrives by the courier instead of a Secret.
+    """
+    return {
+        "protocol": PROTOCOL,
+        "call": call,
+        "function": function,
+        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "timeout": timeout,
+        "retries": retries,
+        "backoff": list(backoff),
+        "inline": inline,
+        "results_in_log": results_in_log,
+        "fetch_grace": fetch_grace,
+        "result_ttl": result_ttl,
+        "pull_allowance": pull_allowance,
+        "nested": nested,
+        "upload": upload,
+    }
