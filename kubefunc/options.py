@@ -1,9 +1,9 @@
 """Everything that says where and how a function runs, and the layers that it comes from.
 
 Weakest first: the built-in defaults below, :func:`kubefunc.configure`, ``KUBEFUNC_*`` in the environment,
-``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` merge key by key;
-all else replaces. ``None`` means "explicitly none" and wipes what weaker layers say; ``UNSET``, or leaving the
-option out, inherits.
+``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` merge key by
+key; all else replaces. ``None`` means "explicitly none" and wipes what weaker layers say; ``UNSET``, or
+leaving the option out, inherits.
 
 The fields of :class:`Options` are the one list of options: the layers and the environment are read by it, and
 a test holds :class:`OptionChanges`, which types the keywords of ``@remote``, ``.options`` and ``configure``,
@@ -153,8 +153,8 @@ _CPU: Final = {
 }
 _MEMORY: Final = {
     _KIND: Kind(
-        "a Kubernetes quantity such as '4Gi' or '512Mi', an int of bytes, a pair (start, ceiling) of these, or "
-        "None for no limit",
+        "a Kubernetes quantity such as '4Gi' or '512Mi', an int of bytes, a pair (start, ceiling) of these, "
+        "or None for no limit",
         values.memory,
         values.read_memory,
         values.none,
@@ -536,8 +536,8 @@ class Options:
             object.__setattr__(self, name, value)  # the dataclass is frozen; this is its normalisation
         if self.timeout is not None and self.timeout > self.deadline:
             raise ConfigurationError(
-                f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, after which the whole "
-                f"Job is given up: raise deadline too"
+                f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, after which the "
+                f"whole Job is given up: raise deadline too"
             )
 
     @classmethod

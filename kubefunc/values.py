@@ -695,8 +695,8 @@ def pod_template(value: object) -> object:
             "beside 'metadata' and 'spec' a Pod template has no fields", at=f"[{unknown[0]!r}]", shown=""
         )
     raise Refused(
-        "a Pod template has 'metadata' and 'spec', or the fields of a Pod's spec at its top; what this version "
-        "does not know of passes under 'spec'",
+        "a Pod template has 'metadata' and 'spec', or the fields of a Pod's spec at its top; what this "
+        "version does not know of passes under 'spec'",
         at=f"[{unknown[0]!r}]",
         shown="",
     )
