@@ -1,1 +1,1 @@
-"""Where payloads run: on this machine, or on a Kubernetes cluster."""
+"""Where payloads run."""

@@ -32,7 +32,8 @@ Envelope (a result)
     The header stands last, so that a large body is written in one pass; it holds the body's size and sha256. Nothing
     of the body is unpickled before HMAC, size and sha256 are right. ``outcome`` is ``value`` (body: one pickle),
     ``raised`` (body: pickles of the exceptions of the chain, see :mod:`kubefunc.runner.exceptions`) or ``error``
-    (no body: one of the codes below and its ``detail``).
+    (one of the codes below and its ``detail``). ``printed`` counts the bytes that the function printed, ``output`` is
+    the last of them (base64, at most 16 KiB): most calls need no request for their log.
 
 Termination message of main
     ``kubefunc:envelope:`` and the zlib-compressed envelope in base64, if that text has at most 2,000 bytes (the
@@ -71,6 +72,7 @@ TERMINATION_ENVELOPE = "kubefunc:envelope:"
 TERMINATION_SIZE = "kubefunc:size:"
 LOG_HEAD = "kubefunc:log:"
 LOG_TAIL = "kubefunc:end"
+OUTPUT_TAIL = 16 * 1024
 LOG_LIMIT = 4 * 1024 * 1024
 
 READER_HEARTBEAT = b"."

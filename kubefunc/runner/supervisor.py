@@ -6,6 +6,7 @@ it ends the Pod: so the user's function never runs in it.
 
 from __future__ import annotations
 
+import binascii
 import fcntl
 import hashlib
 import json
@@ -26,6 +27,7 @@ from kubefunc.runner import (
     EXIT_RAISED,
     EXIT_TERMINATED,
     EXIT_VALUE,
+    OUTPUT_TAIL,
     VALUE,
 )
 from kubefunc.runner import wire
@@ -107,6 +109,7 @@ class Supervisor:
         self.key = place.read("key")
         self.oom_kills = oom_kills()
         self.printed = 0
+        self.output_tail = bytearray()
         self.peak_memory = 0
 
     def run(self) -> int:
@@ -237,6 +240,7 @@ class Supervisor:
         """Pass on what the function printed. It goes through here to be counted: the client sees what it missed."""
         data = os.read(output, OUTPUT_CHUNK)
         self.printed += len(data)
+        self.output_tail = (self.output_tail + data)[-OUTPUT_TAIL:]
         view = memoryview(data)
         while view:
             view = view[os.write(1, view) :]
@@ -331,28 +335,29 @@ class Supervisor:
         """Complete the envelope behind its body, give it its name, leave the termination message, free the lock."""
         body = self.place.out("body")
         header.update(call=self.spec["call"], attempts=attempt, printed=self.printed)
+        self._leave_termination_message(body, header)
+        output = binascii.b2a_base64(self.output_tail, newline=False).decode()
         with open(body, "ab") as file:
-            file.write(wire.tail(header, self.key))
-            size = file.tell()
+            file.write(wire.tail({**header, "output": output}, self.key))
         os.chmod(body, 0o644)
-        self._leave_termination_message(body, size, header["sha256"])
         os.replace(body, self.place.out("result"))
         os.close(self.lock)
         return EXIT_VALUE if header["outcome"] == VALUE else EXIT_RAISED
 
-    def _leave_termination_message(self, envelope: str, size: int, digest: str) -> None:
+    def _leave_termination_message(self, body: str, header: dict[str, Any]) -> None:
+        """A small result fits in whole; what was printed is left out there, the log has it."""
         if self.place.termination_log is None:
             return
         text = None
-        if self.spec["inline"] and size < 64 * 1024:
-            with open(envelope, "rb") as file:
-                text = wire.termination_text(file.read())
+        if self.spec["inline"] and header["size"] < 64 * 1024:
+            with open(body, "rb") as file:
+                text = wire.termination_text(file.read() + wire.tail(header, self.key))
         if text is not None:
             with open(self.place.out("inline"), "wb"):
                 pass
         try:
             with open(self.place.termination_log, "w") as file:
-                file.write(text or wire.termination_size(size, digest))
+                file.write(text or wire.termination_size(header["size"], header["sha256"]))
         except OSError as error:  # the result stands in a file all the same
             print(f"kubefunc: no termination message: {error}", file=sys.stderr)
 

@@ -1,0 +1,110 @@
+"""What the layers above a backend and the backends themselves share: the two protocols and what passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kubefunc.diagnosis import Phase
+from kubefunc.envelope import Envelope
+from kubefunc.errors import KubefuncError
+from kubefunc.options import Options
+from kubefunc.payload import Packer, Payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One attempt of one call, ready to run.
+
+    Attributes:
+        call: the call's id.
+        function: the function's name, for people.
+        attempt: 1, and one more for each new attempt that the client makes.
+        key: this call's secret, under which its result is signed.
+    """
+
+    call: str
+    function: str
+    options: Options
+    payload: Payload
+    key: bytes
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a call is, as far as it is known: fills ``Call.stats`` and the progress line."""
+
+    phase: Phase
+    detail: str = ""
+    pod: str | None = None
+    node: str | None = None
+
+
+class Sink(Protocol):
+    """What a Call is to a backend. Methods may be called from any thread and never block on user code.
+
+    Exactly one of ``deliver`` and ``fail`` has an effect, the first; what comes later is dropped.
+    """
+
+    @property
+    def settled(self) -> bool:
+        """Whether the call has its result, its error, or was cancelled."""
+        ...
+
+    def moved(self, where: Whereabouts) -> None: ...
+
+    def output(self, data: bytes) -> None:
+        """Some of what the function printed, in order, each byte once."""
+        ...
+
+    def deliver(self, envelope: Envelope) -> None:
+        """A verified envelope: unpickled here, in the calling thread. On return the outcome is safe in this process."""
+        ...
+
+    def fail(self, error: KubefuncError) -> None: ...
+
+
+class Backend(Protocol):
+    """Runs payloads somewhere. Everything but ``submit``'s checks of its input ends up in the Sink."""
+
+    @property
+    def name(self) -> str:
+        """``kubernetes`` or ``local``."""
+        ...
+
+    @property
+    def packer(self) -> Packer: ...
+
+    def introduce(self) -> str:
+        """One line for the first call: what will run it, and where."""
+        ...
+
+    def submit(self, submission: Submission, sink: Sink) -> None:
+        """Start it; returns at once.
+
+        Raises:
+            ConfigurationError: an option does not fit this backend.
+        """
+        ...
+
+    def attach(self, call: str, sink: Sink) -> None:
+        """Follow a call that another process has started."""
+        ...
+
+    def cancel(self, call: str) -> None:
+        """Stop it and remove what it left; returns at once, works on in the background."""
+        ...
+
+    def discard(self, call: str) -> None:
+        """Remove a finished call and its kept result; returns when that is done."""
+        ...
+
+    def logs(self, call: str, follow: bool) -> Iterator[bytes]:
+        """What the function has printed."""
+        ...
+
+    def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
+        """At exit, in the main thread, starting none: cancel these calls; gives the ids that could not be cancelled."""
+        ...

@@ -1,0 +1,388 @@
+"""Reading a result: HMAC, size and sha256 first, unpickling only then."""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import hashlib
+import hmac
+import json
+import pickle
+import signal as signals
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubefunc import errors
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.runner import (
+    CODE_DIED,
+    CODE_EXIT,
+    CODE_LOAD,
+    CODE_OOM,
+    CODE_PYTHON,
+    CODE_TIMEOUT,
+    CODE_UNPICKLABLE,
+    CODE_UPLOAD,
+    ENVELOPE_MAGIC,
+    RAISED,
+    VALUE,
+    wire,
+)
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A verified envelope. The body is a view of the bytes that arrived, not a copy."""
+
+    header: Mapping[str, Any]
+    body: memoryview
+
+    @property
+    def printed(self) -> int:
+        """How many bytes the function printed, over all attempts."""
+        return int(self.header["printed"])
+
+    @property
+    def output(self) -> bytes | None:
+        """The last of what it printed, or None where this envelope came without (as a termination message does)."""
+        encoded = self.header.get("output")
+        return None if encoded is None else binascii.a2b_base64(encoded)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The function's value."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The function's own exception, or the error that stands for how it ended."""
+
+    error: BaseException
+
+
+def verify(data: Buffer, key: bytes, call: str) -> Envelope:
+    """Check an envelope in one pass, without unpickling anything.
+
+    Raises:
+        ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another call.
+    """
+    view = memoryview(data).cast("B")
+    if len(view) < wire.FOOTER_SIZE or view[-len(ENVELOPE_MAGIC) :] != ENVELOPE_MAGIC:
+        raise _corrupted(call, f"its {len(view)} bytes do not end as a result does: it was cut")
+    footer = view[-wire.FOOTER_SIZE :]
+    (header_size,) = wire.LENGTH.unpack_from(footer)
+    end = len(view) - wire.FOOTER_SIZE
+    if header_size > end:
+        raise _corrupted(call, "its header is longer than the whole")
+    encoded = bytes(view[end - header_size : end])
+    mac = bytes(footer[wire.LENGTH.size : wire.LENGTH.size + wire.MAC_SIZE])
+    if not hmac.compare_digest(mac, wire.mac(key, encoded)):
+        raise _corrupted(call, "its signature (HMAC) is not this call's")
+    header = json.loads(encoded)
+    body = view[: end - header_size]
+    if header["size"] != len(body):
+        raise _corrupted(call, f"{len(body)} bytes arrived, {header['size']} were written")
+    if header["sha256"] != hashlib.sha256(body).hexdigest():
+        raise _corrupted(call, "its sha256 is not that of the bytes written")
+    if header["call"] != call:
+        raise _corrupted(call, f"it belongs to the call {header['call']!r}")
+    return Envelope(header, body)
+
+
+def _corrupted(call: str, what: str) -> errors.ResultCorruptedError:
+    message = f"The result of {call} arrived damaged: {what}. Nothing of it was unpickled."
+    advice = "Run the call again; if it happens twice, something between here and the Pod changes bytes."
+    diagnosis = Diagnosis("ResultCorrupted", message, advice, Phase.FETCHING, call)
+    return errors.ResultCorruptedError(str(diagnosis), diagnosis=diagnosis)
+
+
+def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
+    """What the function returned or raised. ``diagnosis`` says what is known of the call: it is completed here."""
+    header = envelope.header
+    if header["outcome"] == VALUE:
+        return _returned(envelope, diagnosis)
+    if header["outcome"] == RAISED:
+        return Raised(_rebuilt(envelope, diagnosis))
+    return Raised(_error(envelope, diagnosis))
+
+
+def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
+    try:
+        return Returned(loads(envelope.body))
+    except Exception as error:
+        told = _diagnosis(
+            diagnosis,
+            "ResultUnreadable",
+            f"The function returned, but its value cannot be unpickled here: {type(error).__name__}: {error}.",
+            "Install here what the value's class needs, or return plain data (numbers, text, lists, dicts).",
+        )
+        failure = errors.SerializationError(str(told), diagnosis=told)
+        failure.__cause__ = error
+        return Raised(failure)
+
+
+def loads(data: Buffer) -> Any:
+    """Unpickle. A class that a by-value pickle brings from ``__main__`` becomes this ``__main__``'s class of that name,
+    where it has one: so a result that another process asked for can be used with ``isinstance`` here."""
+    return _Unpickler(memoryview(data)).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: memoryview) -> None:
+        super().__init__(_Reader(data))
+        self._adopted: set[type] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if module.startswith("cloudpickle"):
+            if name == "_make_skeleton_class":
+                return self._skeleton(found)
+            if name == "_class_setstate":
+                return self._setstate(found)
+        return found
+
+    def _skeleton(self, make: Any) -> Any:
+        def adopt(kind: Any, name: str, bases: Any, kwargs: Any, *more: Any) -> type:
+            mine = getattr(sys.modules.get("__main__"), name, None)
+            if kwargs.get("__module__") == "__main__" and isinstance(mine, type) and mine.__module__ == "__main__":
+                self._adopted.add(mine)
+                return mine
+            return make(kind, name, bases, kwargs, *more)  # type: ignore[no-any-return]
+
+        return adopt
+
+    def _setstate(self, setstate: Any) -> Any:
+        def keep_adopted(cls: type, state: Any) -> type:
+            return cls if cls in self._adopted else setstate(cls, state)
+
+        return keep_adopted
+
+
+class _Reader:
+    """A file for the unpickler over bytes that stay where they are: ``readinto`` saves a copy of large buffers."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else self._at + size
+        piece = bytes(self._data[self._at : end])
+        self._at += len(piece)
+        return piece
+
+    def readinto(self, target: bytearray) -> int:
+        piece = self._data[self._at : self._at + len(target)]
+        target[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def readline(self) -> bytes:
+        start = self._at
+        while self._at < len(self._data) and self._data[self._at] != 0x0A:
+            self._at += 1
+        self._at = min(self._at + 1, len(self._data))
+        return bytes(self._data[start : self._at])
+
+
+# -- exceptions
+
+
+def _rebuilt(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
+    """The raised exception with its chain and notes, the remote traceback at the deepest end."""
+    nodes = envelope.header["nodes"]
+    built = [_node_exception(node, envelope.body, diagnosis) for node in nodes]
+    for node, error in zip(nodes, built, strict=True):
+        _link_members(node, error, built)
+    for node, error in zip(nodes, built, strict=True):
+        if node["cause"] is not None:
+            error.__cause__ = built[node["cause"]]
+        if node["context"] is not None:
+            error.__context__ = built[node["context"]]
+        error.__suppress_context__ = node["suppress"]
+        _add_notes(error, node["notes"])
+    _hang_traceback(built[0], str(envelope.header["traceback"]))
+    return built[0]
+
+
+def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagnosis) -> BaseException:
+    if node["at"] is not None:
+        start, size = node["at"]
+        with contextlib.suppress(Exception):  # whatever it is, the text below says all that is known
+            loaded = loads(body[start : start + size])
+            if isinstance(loaded, BaseException):
+                return loaded
+    told = _diagnosis(
+        diagnosis,
+        "ExceptionUnreadable",
+        f"The function raised {node['type']}: {node['message']} (the exception itself cannot be pickled).",
+        "Give the exception plain attributes, or define it in a module that both sides can import.",
+    )
+    return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _link_members(node: Mapping[str, Any], error: BaseException, built: list[BaseException]) -> None:
+    """The members of an ExceptionGroup were pickled inside it: put these, which get their chains, into our list."""
+    members = getattr(error, "exceptions", ())
+    for number, member in zip(node["members"], members, strict=False):
+        built[number] = member
+
+
+def _add_notes(error: BaseException, notes: list[str]) -> None:
+    if notes and list(getattr(error, "__notes__", [])) != notes:
+        with contextlib.suppress(AttributeError):  # an exception with __slots__ and no __dict__
+            error.__notes__ = list(notes)  # type: ignore[attr-defined]
+
+
+def _hang_traceback(error: BaseException, text: str) -> None:
+    if not text:
+        return
+    deepest = error
+    seen = {id(error)}
+    while (below := _below(deepest)) is not None and id(below) not in seen:
+        seen.add(id(below))
+        deepest = below
+    deepest.__cause__ = errors.RemoteTraceback(text)
+
+
+def _below(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    return None if error.__suppress_context__ else error.__context__
+
+
+# -- errors that travelled as codes
+
+
+def _error(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
+    code, detail = envelope.header["code"], envelope.header["detail"]
+    error = _ERRORS[code](detail, diagnosis)
+    if envelope.header.get("nodes"):
+        error.__cause__ = _rebuilt(envelope, diagnosis)
+    return error
+
+
+def _diagnosis(known: Diagnosis, reason: str, message: str, advice: str, **facts: Any) -> Diagnosis:
+    import dataclasses
+
+    return dataclasses.replace(known, reason=reason, message=message, advice=advice, phase=Phase.FINISHED, **facts)
+
+
+def _python(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = _diagnosis(
+        known,
+        "PythonMismatch",
+        f"The function was pickled by Python {detail['there']}, its image has Python {detail['here']}: "
+        "pickled code does not cross minor versions.",
+        f"Use an image with Python {detail['there']} (image='python:{detail['there']}-slim'), "
+        f"or run this program with Python {detail['here']}.",
+    )
+    return errors.PythonMismatchError(str(told), diagnosis=told)
+
+
+def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    module = detail.get("module")
+    if module:
+        message = f"The function could not be loaded where it was to run: the module {module!r} is not installed there."
+        advice = (
+            f"Use an image that has {module.partition('.')[0]!r} (image=...). Code of your own travels by itself if it "
+            "lies outside site-packages; third-party packages must be in the image."
+        )
+    else:
+        message = "The function could not be loaded where it was to run; the cause is shown above."
+        advice = "Compare the versions of the packages here and in the image."
+    told = _diagnosis(known, "LoadFailed", message, advice)
+    return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = _diagnosis(
+        known,
+        "ResultUnpicklable",
+        f"The function returned a value that cannot be pickled: {detail['path']} is a {detail['type']} "
+        f"({detail['message']}).",
+        "Return data instead of live objects: read the file, fetch the rows, materialise the generator first.",
+    )
+    return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    said = detail.get("text") or detail["exit_code"]
+    told = _diagnosis(
+        known,
+        "Exit",
+        f"The function raised {detail['type']}({'' if said is None else repr(said)}) instead of returning.",
+        "Return a value or raise an ordinary exception: sys.exit() and its kind end a process, not a function.",
+    )
+    return errors.RemoteExitError(str(told), exit_code=detail["exit_code"], diagnosis=told)
+
+
+def _timeout(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    stacks = str(detail.get("stacks") or "").rstrip()
+    message = f"The function ran longer than its timeout of {detail['timeout']:g} s and was stopped."
+    told = _diagnosis(known, "Timeout", message, "Raise timeout=, or look at the stacks for what it waited for.")
+    return errors.CallTimeoutError(str(told) + (f"\n\n{stacks}" if stacks else ""), diagnosis=told)
+
+
+def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    number, exit_code = detail.get("signal"), detail.get("exit_code")
+    if number is not None:
+        how = f"was ended by signal {number} ({_signal_name(number)})"
+        advice = "The last output may show where: a crash in a C extension prints its stack there."
+    else:
+        how = f"ended itself with exit code {exit_code} without returning"
+        advice = "Look for os._exit() or a library that ends the process."
+    told = _diagnosis(
+        known, "WorkerDied", f"The function's process {how}.", advice, exit_code=exit_code, signal=number
+    )
+    return errors.WorkerDiedError(str(told), exit_code=exit_code, signal=number, diagnosis=told)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    limit = detail.get("limit")
+    size = f" of {limit / 2**20:,.0f} MiB" if limit else ""
+    told = _diagnosis(
+        known,
+        "OOMKilled",
+        f"The function used more memory than its limit{size}, and the kernel killed it.",
+        'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+    )
+    return errors.OutOfMemoryError(str(told), diagnosis=told)
+
+
+def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = _diagnosis(
+        known,
+        "UploadMissing",
+        f"The arguments, too large to travel in Secrets, did not arrive in the Pod within {detail['waited']:g} s.",
+        "Keep the client running until the Pod has started, or put the data on a volume and pass its path.",
+    )
+    return errors.PodConfigError(str(told), diagnosis=told)
+
+
+_ERRORS = {
+    CODE_PYTHON: _python,
+    CODE_LOAD: _load,
+    CODE_UNPICKLABLE: _unpicklable,
+    CODE_EXIT: _exit,
+    CODE_TIMEOUT: _timeout,
+    CODE_DIED: _died,
+    CODE_OOM: _out_of_memory,
+    CODE_UPLOAD: _upload,
+}
+
+
