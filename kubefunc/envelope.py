@@ -386,3 +386,8 @@ _ERRORS = {
 }
 
 
+
+
+def verdict_code(envelope: Envelope) -> str | None:
+    """The code under which an error travelled, or None for a value or the function's own exception."""
+    return envelope.header.get("code")

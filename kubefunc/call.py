@@ -1,0 +1,325 @@
+"""A call that was made: a real ``concurrent.futures.Future``, also awaitable."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+from kubefunc.backends.base import Backend, Whereabouts
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import Envelope, Raised, Returned, outcome
+from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.progress import Printer, Silent
+from kubefunc.session import Session, session
+
+R = TypeVar("R")
+if TYPE_CHECKING:
+    _Future = concurrent.futures.Future[R]
+else:
+
+    class _Future(concurrent.futures.Future, Generic[R]):
+        pass
+
+
+LOG_TAIL_LINES = 20
+_TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class CallStats:
+    """Times and measures of a call; None where not known yet.
+
+    Attributes:
+        queued: seconds since the epoch, this machine's clock: when ``.remote()`` was called.
+        started: seconds since the epoch, the Pod's clock: when the function started (its last attempt).
+        finished: seconds since the epoch, the Pod's clock: when it ended.
+        peak_memory: bytes, the largest resident size of the function's process or one of its children.
+        attempts: how often the function was started in its last Pod.
+        pod: the Pod's name.
+        node: the node's name.
+    """
+
+    queued: float
+    started: float | None = None
+    finished: float | None = None
+    peak_memory: int | None = None
+    attempts: int | None = None
+    pod: str | None = None
+    node: str | None = None
+
+
+class Call(_Future[R]):
+    """One invocation of a remote function. Made by ``f.remote(...)`` or :func:`attach`, never directly.
+
+    All of the stdlib's Future works on it: ``result``, ``exception``, ``add_done_callback``,
+    ``concurrent.futures.wait`` and ``as_completed``, ``asyncio.wrap_future``; so does ``await call``.
+    """
+
+    __kubefunc_call__ = True  # the packer refuses a Call as an argument by this mark
+
+    def __init__(self, call: str, function: str, key: bytes, backend: Backend, of: Session) -> None:
+        super().__init__()
+        self._id = call
+        self._function = function
+        self._backend = backend
+        self._session = of
+        self._stats = CallStats(queued=time.time())
+        self._where = Whereabouts(Phase.SUBMITTING)
+        self._error: BaseException | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name for people, for the Job on the cluster and for :func:`attach`."""
+        return self._id
+
+    @property
+    def stats(self) -> CallStats:
+        """What is known by now of times, memory and place."""
+        return dataclasses.replace(self._stats, pod=self._where.pod, node=self._where.node)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What went wrong, as data; while nothing has, where the call is."""
+        known = getattr(self._error, "diagnosis", None)
+        return known if isinstance(known, Diagnosis) else self._diagnosis()
+
+    def result(self, timeout: float | None = None) -> R:
+        """The function's value; raises what it raised, or a :class:`kubefunc.errors.KubefuncError`.
+
+        Args:
+            timeout: seconds to wait; the call goes on when they are over.
+
+        Raises:
+            TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
+            CancelledError: the call was cancelled.
+        """
+        with self._waiting():
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception that :meth:`result` would raise, or None."""
+        with self._waiting():
+            return super().exception(timeout)
+
+    def running(self) -> bool:
+        """Whether the function is being run."""
+        return not self.done() and self._where.phase is Phase.RUNNING
+
+    def cancel(self) -> bool:
+        """Stop the call, also while it runs: True at once unless it is done; the Job is deleted in the background.
+
+        This differs from the stdlib's Future, which refuses to cancel what runs.
+        """
+        if not super().cancel():
+            return False
+        self._session.finished(self._id)
+        self._backend.cancel(self._id)
+        self._session.dispatcher.do(self._tell_cancelled)
+        return True
+
+    def discard(self) -> None:
+        """Remove the finished call and its kept result from the cluster. A detached call stays until this or its ttl."""
+        self._backend.discard(self._id)
+
+    @overload
+    def logs(self, follow: Literal[False] = False) -> str: ...
+    @overload
+    def logs(self, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, follow: bool = False) -> str | Iterator[str]:
+        """What the function printed: the text up to now, or with ``follow`` the lines as they come, to the end."""
+        if follow:
+            return _lines(self._backend.logs(self._id, follow=True))
+        return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._wait().__await__()
+
+    def __repr__(self) -> str:
+        state = self._state.lower() if self.done() else self._where.phase.value
+        return f"<Call {self._id} {state}>"
+
+    # -- inside
+
+    async def _wait(self) -> R:
+        """Not asyncio.wrap_future: a StopIteration must end as RuntimeError, and it would be stuck there."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def wake(_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        self.add_done_callback(wake)
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return super().result()
+
+    def _waiting(self) -> _Waiting:
+        if not self.done() and self._session.dispatcher.is_this_thread():
+            raise RuntimeError(
+                f"result() of the unfinished call {self._id} inside a done-callback would wait for ever: "
+                "callbacks run in the thread that completes calls. Wait elsewhere."
+            )
+        return _Waiting(self)
+
+    def _tell_cancelled(self) -> None:
+        self.set_running_or_notify_cancel()
+
+    def _diagnosis(self) -> Diagnosis:
+        where = self._where
+        message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
+        return Diagnosis(
+            reason="", message=message, phase=where.phase, call=self._id, pod=where.pod, node=where.node
+        )
+
+    def _complete(self, ended: Returned | Raised) -> None:
+        """In the dispatcher's thread. False from the stdlib means: it was cancelled in between."""
+        if not self.set_running_or_notify_cancel():
+            return
+        if isinstance(ended, Returned):
+            self.set_result(ended.value)
+        else:
+            self._error = ended.error
+            self.set_exception(ended.error)
+
+
+class _Waiting:
+    """Around a wait: Ctrl-C cancels nothing; in a REPL or notebook a line says how to come back."""
+
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is KeyboardInterrupt and interactive():
+            call = self._call
+            call._session.console.say(f"{call.id} goes on; call.result() waits again, call.cancel() stops it")
+
+
+def interactive() -> bool:
+    """Whether a person goes on after an exception: a REPL, IPython, a notebook."""
+    return hasattr(sys, "ps1") or sys.flags.interactive == 1 or "IPython" in sys.modules
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+class CallSink:
+    """What a backend sees of a Call: it may be told everything twice and in any order; the first end counts."""
+
+    def __init__(self, call: Call[Any], printer: Printer | Silent) -> None:
+        self._call = call
+        self._printer = printer
+        self._lock = threading.Lock()
+        self._claimed = False
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+
+    @property
+    def settled(self) -> bool:
+        return self._claimed or self._call.done()
+
+    def moved(self, where: Whereabouts) -> None:
+        with self._lock:
+            known = self._call._where
+            self._call._where = Whereabouts(
+                where.phase, where.detail, where.pod or known.pod, where.node or known.node
+            )
+        if where.detail and where.detail != known.detail and not isinstance(self._printer, Silent):
+            self._call._session.console.say(f"{self._call.id}: {where.detail}")
+
+    def output(self, data: bytes) -> None:
+        with self._lock:
+            self._tail.append(data)
+            self._tail_size += len(data)
+            while self._tail_size - len(self._tail[0]) > _TAIL_BYTES:
+                self._tail_size -= len(self._tail.popleft())
+            self._printer.feed(data)
+
+    def deliver(self, envelope: Envelope) -> None:
+        if not self._claim():
+            return
+        header = envelope.header
+        call = self._call
+        call._stats = dataclasses.replace(
+            call._stats,
+            started=header.get("started"),
+            finished=header.get("finished"),
+            peak_memory=header.get("peak_memory"),
+            attempts=header.get("attempts"),
+        )
+        known = dataclasses.replace(call._diagnosis(), log_tail=self._last_lines(envelope))
+        ended = outcome(envelope, known)
+        self._end(ended)
+
+    def fail(self, error: KubefuncError) -> None:
+        if self._claim():
+            self._end(Raised(error))
+
+    def _claim(self) -> bool:
+        with self._lock:
+            if self._claimed or self._call.done():
+                return False
+            self._claimed = True
+            return True
+
+    def _end(self, ended: Returned | Raised) -> None:
+        call = self._call
+        call._where = dataclasses.replace(call._where, phase=Phase.FINISHED, detail="")
+        with self._lock:
+            self._printer.end()
+        call._session.finished(call.id)
+        call._session.dispatcher.do(lambda: call._complete(ended))
+
+    def _last_lines(self, envelope: Envelope) -> tuple[str, ...]:
+        data = b"".join(self._tail) or envelope.output or b""
+        return tuple(data.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+def attach(call: str) -> Call[Any]:
+    """The handle of a call that another process has made, by its id.
+
+    Args:
+        call: ``id`` or ``namespace/id``.
+
+    Raises:
+        ConfigurationError: it is no id, or there is no cluster: calls on this machine end with their process.
+    """
+    from kubefunc.payload import is_valid_id
+
+    name = call.rpartition("/")[2] if isinstance(call, str) else ""
+    if not is_valid_id(name):
+        raise ConfigurationError(
+            f"attach({call!r}): not the id of a call. An id looks like 'train-x7k2p9qa' or 'namespace/train-x7k2p9qa'; "
+            "call.id has it, and the Job has it as its name."
+        )
+    here = session()
+    options = here.options()
+    backend = here.backend(options.context)
+    handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
+    backend.attach(call, CallSink(handle, printer_for(handle, options.verbose)))
+    return handle
+
+
+def printer_for(call: Call[Any], verbose: bool) -> Printer | Silent:
+    return call._session.console.printer(call.id) if verbose else Silent()

@@ -1,0 +1,212 @@
+"""``@remote`` and what it makes of a function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from kubefunc.errors import ConfigurationError
+from kubefunc.options import Layer, parse_changes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kubefunc.call import Call
+    from kubefunc.options import OptionChanges
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+Q = ParamSpec("Q")
+
+KEY_SIZE = 32  # bytes
+
+
+class RemoteFunction(Generic[P, R]):
+    """A function that can also run elsewhere. ``f(...)`` runs it here, ``f.remote(...)`` as a Job.
+
+    Attributes:
+        function: the function itself.
+    """
+
+    function: Callable[P, Any]
+
+    def __init__(self, function: Callable[P, Any], layer: Layer, name: str) -> None:
+        self.function = function
+        self._layer = layer
+        self._name = name
+        functools.update_wrapper(cast("Callable[P, Any]", self), function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here, as if it were not decorated: an ``async def`` gives its coroutine."""
+        return cast("R", self.function(*args, **kwargs))
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same as calling it, for those who like to see it written."""
+        return self(*args, **kwargs)
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Start a call on the cluster (or, with none configured, on this machine) and return at once.
+
+        Returns:
+            a :class:`kubefunc.Call`: ``.result()`` waits. (Modal's ``.remote()`` waits by itself; this one does not.)
+
+        Raises:
+            SerializationError: the function or an argument cannot be pickled.
+            ConfigurationError: an option is wrong, or the kubeconfig is broken.
+        """
+        return start(self, args, kwargs)
+
+    def options(self, **changes: Unpack[OptionChanges]) -> RemoteFunction[P, R]:
+        """The same function with other options; ``env``, labels and their kind are merged by key.
+
+        Raises:
+            ConfigurationError: a name or value that no option has.
+        """
+        return RemoteFunction(self.function, _above(self._layer, parse_changes(".options()", **changes)), self._name)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> RemoteFunction[P, R]: ...
+    @overload
+    def __get__(
+        self: RemoteFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None
+    ) -> RemoteFunction[Q, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> RemoteFunction[Any, R]:
+        """Bound to an instance as a method is."""
+        if instance is None:
+            return self
+        return RemoteFunction(self.function.__get__(instance, owner), self._layer, self._name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name where another process can import it: then recursion and module state work there as here."""
+        from kubefunc.payload import importable_reference
+
+        reference = importable_reference(self)
+        if reference is not None:
+            return _imported, reference
+        return RemoteFunction, (self.function, self._layer, self._name)
+
+    def __repr__(self) -> str:
+        return f"<RemoteFunction {self.__module__}.{self.__qualname__}>"
+
+
+def _imported(module: str, qualname: str) -> Any:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return found
+
+
+class Decorator(Protocol):
+    """What ``@remote(...)`` gives: it takes a function, ``async def`` or not."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+
+
+@overload
+def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
+def remote(function: Any = None, /, **changes: Any) -> Any:
+    """Let a function run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
+
+    Works on functions, ``async def``, methods (put ``@staticmethod`` or ``@classmethod`` above it), lambdas, partials
+    and callable objects. Options: see :class:`kubefunc.Options`.
+
+    >>> @remote
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double(4)
+    8
+
+    Raises:
+        ConfigurationError: an unknown or wrong option; a class, a generator function or something not callable.
+    """
+    layer = parse_changes("@remote", **changes)
+    if function is None:
+        return lambda decorated: _decorated(decorated, layer)
+    return _decorated(function, layer)
+
+
+def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any]:
+    if isinstance(function, (staticmethod, classmethod)):
+        raise ConfigurationError(
+            f"@remote on a {type(function).__name__}: put @{type(function).__name__} above @remote, not below it."
+        )
+    if inspect.isclass(function):
+        raise ConfigurationError(
+            f"@remote on the class {function.__name__}: decorate its methods, or a function that makes an instance."
+        )
+    if not callable(function):
+        raise ConfigurationError(
+            f"@remote takes a function, not {function!r}. Options go by name: @remote(cpu=2, ...)."
+        )
+    if isinstance(function, RemoteFunction):
+        return RemoteFunction(function.function, _above(function._layer, layer), function._name)
+    name = _name(function)
+    inner = inspect.unwrap(getattr(function, "func", function))
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise ConfigurationError(
+            f"@remote on the generator function {name}: a Job gives one result. Return a list, or make one call per item."
+        )
+    return RemoteFunction(function, layer, name)
+
+
+def _name(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name(function.func)
+    name = getattr(function, "__name__", type(function).__name__)
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def _above(below: Layer, above: Layer) -> Layer:
+    """Two layers of one decorator as one: what merges by key is merged."""
+    merged: dict[str, object] = dict(below)
+    for name, value in above.items():
+        mine = merged.get(name)
+        merged[name] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, dict) else value
+    return Layer(merged, {name: (above if name in above else below).source(name) for name in merged})
+
+
+def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[R]:
+    """Pack it now, in the caller's thread; send it in the background.
+
+    Raises:
+        NestedCallError: inside a call whose Pod has no credentials.
+        SerializationError: the function or an argument cannot be pickled.
+        ConfigurationError: an option is wrong, or the kubeconfig is broken.
+    """
+    from kubefunc.backends.base import Submission
+    from kubefunc.call import Call, CallSink, printer_for
+    from kubefunc.payload import importable_reference, new_id
+    from kubefunc.retries import RetryingSink
+    from kubefunc.session import refuse_nested, session
+
+    refuse_nested()
+    here = session()
+    options = here.options(function._layer)
+    backend = here.backend(options.context)
+    target: Any = function if importable_reference(function) is not None else function.function
+    payload = backend.packer.pack(target, args, kwargs, options.retry_exceptions)
+    submission = Submission(
+        call=new_id(function._name),
+        function=function._name,
+        options=options,
+        payload=payload,
+        key=secrets.token_bytes(KEY_SIZE),
+    )
+    call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
+    sink = CallSink(call, printer_for(call, options.verbose))
+    here.start(backend, submission, RetryingSink(submission, sink, backend))
+    return call

@@ -1,0 +1,95 @@
+"""New attempts that the client makes: more memory after an OOM kill, a new Job for a lost Pod.
+
+What the runner can retry in its Pod, and what the Job controller replaces by itself, is not repeated here
+(``docs/design/who-retries-what.md``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kubefunc.backends.base import Backend, Sink, Submission, Whereabouts
+from kubefunc.diagnosis import Phase
+from kubefunc.envelope import Envelope, verdict_code
+from kubefunc.errors import ConfigurationError, KubefuncError, OutOfMemoryError, PodLostError
+from kubefunc.options import Options
+from kubefunc.runner import CODE_OOM
+from kubefunc.values import quantity
+
+
+def more_memory(options: Options) -> Options | None:
+    """The options with twice the memory, at most the ceiling; None where there is no ceiling or it was reached.
+
+    >>> grown = more_memory(Options.of(memory=("1Gi", "3Gi")))
+    >>> grown.memory
+    ('2Gi', '3Gi')
+    """
+    if options.memory_start is None or options.memory_ceiling is None:
+        return None
+    start, ceiling = quantity(options.memory_start), quantity(options.memory_ceiling)
+    if start >= ceiling:
+        return None
+    return dataclasses.replace(options, memory=(_written(min(2 * start, ceiling)), options.memory_ceiling))
+
+
+def _written(size: int) -> str:
+    for unit, name in ((2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki")):
+        if size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
+class RetryingSink:
+    """Stands between a backend and a call's Sink: turns some failures into a further attempt."""
+
+    def __init__(self, submission: Submission, sink: Sink, backend: Backend) -> None:
+        self._submission = submission
+        self._sink = sink
+        self._backend = backend
+        self._lost = 0
+        self._grown = 0
+
+    @property
+    def settled(self) -> bool:
+        return self._sink.settled
+
+    def moved(self, where: Whereabouts) -> None:
+        self._sink.moved(where)
+
+    def output(self, data: bytes) -> None:
+        self._sink.output(data)
+
+    def deliver(self, envelope: Envelope) -> None:
+        if verdict_code(envelope) != CODE_OOM or not self._grow():
+            self._sink.deliver(envelope)
+
+    def fail(self, error: KubefuncError) -> None:
+        again = (isinstance(error, OutOfMemoryError) and self._grow()) or (
+            isinstance(error, PodLostError) and self._replace_lost()
+        )
+        if not again:
+            self._sink.fail(error)
+
+    def _grow(self) -> bool:
+        options = more_memory(self._submission.options)
+        if options is None or self._grown >= self._submission.options.retries:
+            return False
+        self._grown += 1
+        return self._again(options, f"out of memory, next attempt with {options.memory_start}")
+
+    def _replace_lost(self) -> bool:
+        if self._lost >= self._submission.options.max_disruptions:
+            return False
+        self._lost += 1
+        return self._again(self._submission.options, "its Pod was lost, next attempt")
+
+    def _again(self, options: Options, why: str) -> bool:
+        self._submission = dataclasses.replace(
+            self._submission, options=options, attempt=self._submission.attempt + 1
+        )
+        self._sink.moved(Whereabouts(Phase.SUBMITTING, why))
+        try:
+            self._backend.submit(self._submission, self)
+        except ConfigurationError as error:
+            self._sink.fail(error)
+        return True

@@ -1,0 +1,228 @@
+"""This process's one live connection: defaults, the backend that is used, what happens at exit and after a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from kubefunc import current
+from kubefunc.backends.base import Backend, Sink, Submission
+from kubefunc.errors import ConfigurationError, NestedCallError
+from kubefunc.options import Layer, Options, environment_layer, parse_changes
+from kubefunc.progress import Console
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kubefunc.options import OptionChanges
+
+BackendName = Literal["kubernetes", "local"]
+EXIT_TIMEOUT = 5.0
+
+
+class Dispatcher:
+    """The thread that completes futures: callbacks run here, one after another."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="kubefunc-dispatcher", daemon=True)
+        self._thread.start()
+
+    def do(self, work: Callable[[], None]) -> None:
+        self._queue.put(work)
+
+    def is_this_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        while True:
+            self._queue.get()()
+
+
+class Session:
+    """What all calls of this process share. Made at first use; a forked child makes its own."""
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(5)
+        self.pid = os.getpid()
+        self.console = Console()
+        self.dispatcher = Dispatcher()
+        self._lock = threading.Lock()
+        self._defaults = parse_changes("configure()")
+        self._wanted: BackendName | None = None
+        self._backends: dict[tuple[str, str | None], Backend] = {}
+        self._unfinished: dict[str, tuple[Backend, Sink]] = {}
+
+    # -- options
+
+    def configure(self, wanted: BackendName | None, changes: Layer) -> None:
+        with self._lock:
+            self._wanted = wanted or self._wanted
+            self._defaults = Layer(
+                {**self._defaults, **changes},
+                {name: "configure()" for name in {**self._defaults, **changes}},
+            )
+
+    def layers(self) -> tuple[Layer, Layer]:
+        """``configure()`` and the environment, weakest first."""
+        return self._defaults, environment_layer(os.environ)
+
+    def options(self, *layers: Layer) -> Options:
+        return Options.from_layers(*self.layers(), *layers)
+
+    # -- backends
+
+    def backend(self, context: str | None) -> Backend:
+        """The backend for calls to this kubeconfig context, chosen and announced at its first use.
+
+        Raises:
+            ConfigurationError: the kubeconfig is broken, or KUBEFUNC_BACKEND names no backend.
+        """
+        with self._lock:
+            for key in (("kubernetes", context), ("local", None)):
+                if key in self._backends and self._wanted in (None, key[0]):
+                    return self._backends[key]
+            backend = choose_backend(self.id, self._wanted, context, os.environ)
+            self._backends[(backend.name, context if backend.name == "kubernetes" else None)] = backend
+        self.console.say(backend.introduce())
+        return backend
+
+    # -- calls
+
+    def start(self, backend: Backend, submission: Submission, sink: Sink) -> None:
+        if not submission.options.detach:
+            with self._lock:
+                self._unfinished[submission.call] = (backend, sink)
+        backend.submit(submission, sink)
+
+    def finished(self, call: str) -> None:
+        with self._lock:
+            self._unfinished.pop(call, None)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Cancel what is unfinished and not detached, within 5 s; then let the backends go."""
+        with self._lock:
+            waiting = {call: backend for call, (backend, sink) in self._unfinished.items() if not sink.settled}
+            backends = list(self._backends.values())
+        if waiting:
+            what = "call" if len(waiting) == 1 else "calls"
+            self.console.say(
+                f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}); detach=True would keep them"
+            )
+        try:
+            left: list[str] = []
+            for backend in backends:
+                mine = [call for call, owner in waiting.items() if owner is backend]
+                left += backend.close(mine, EXIT_TIMEOUT)
+        except KeyboardInterrupt:
+            left = list(waiting)
+        if left:
+            self.console.say(f"not cancelled, still on the cluster: {' '.join(left)}")
+
+
+def _listed(calls: list[str]) -> str:
+    return ", ".join(calls[:3]) + (f" and {len(calls) - 3} more" if len(calls) > 3 else "")
+
+
+def choose_backend(
+    session: str, wanted: str | None, context: str | None, environ: Mapping[str, str]
+) -> Backend:
+    """Kubernetes where a kubeconfig or a Pod's own credentials exist, else this machine; never a silent switch.
+
+    Raises:
+        ConfigurationError: Kubernetes is wanted and there is no configuration, or it is broken.
+    """
+    wanted = wanted or environ.get("KUBEFUNC_BACKEND") or None
+    if wanted not in (None, "kubernetes", "local"):
+        raise ConfigurationError(
+            f"KUBEFUNC_BACKEND={wanted!r} is no backend: use 'kubernetes' or 'local', or unset it."
+        )
+    if wanted == "local":
+        return _local(environ)
+    from kubefunc.backends.kubernetes import configured
+
+    config = configured(context, environ)
+    if config is not None:
+        from kubefunc.backends.kubernetes.backend import KubernetesBackend
+
+        return KubernetesBackend(config, session)
+    if wanted == "kubernetes" or context is not None:
+        raise ConfigurationError(
+            "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config) and not inside a Pod. "
+            "Get a kubeconfig from whoever runs the cluster, or set KUBEFUNC_BACKEND=local."
+        )
+    return _local(environ)
+
+
+def _local(environ: Mapping[str, str]) -> Backend:
+    from kubefunc.backends.local import LocalBackend
+
+    return LocalBackend()
+
+
+# The one module-level state there is: the session belongs to a process, and a process has one.
+_session: Session | None = None
+_session_lock = threading.Lock()
+
+
+def session() -> Session:
+    """This process's session."""
+    global _session
+    with _session_lock:
+        if _session is None:
+            _session = Session()
+        return _session
+
+
+def configure(backend: BackendName | None = None, **changes: Unpack[OptionChanges]) -> None:
+    """Defaults for all calls of this process. Environment variables, ``@remote`` and ``.options`` override them.
+
+    Args:
+        backend: ``"kubernetes"`` or ``"local"``; by default the kubeconfig decides.
+        **changes: any option of :class:`kubefunc.Options`.
+
+    Raises:
+        ConfigurationError: a name or value that no option has.
+    """
+    if backend not in (None, "kubernetes", "local"):
+        raise ConfigurationError(f"configure(): backend={backend!r} is not 'kubernetes' or 'local'.")
+    session().configure(backend, parse_changes("configure()", **changes))
+
+
+def refuse_nested() -> None:
+    """Remote calls inside a remote call need credentials that the Pod does not have.
+
+    Raises:
+        NestedCallError: this code runs inside a call without ``service_account``.
+    """
+    if not current.may_call_on():
+        raise NestedCallError(
+            f"A remote call from inside the call {current.call_id()}: its Pod has no credentials for the cluster. "
+            "Call the function directly, f(x), to run it in place; or give the outer call service_account=... with "
+            "kubefunc's Role, so that it may start Jobs."
+        )
+
+
+def _at_exit() -> None:
+    if _session is not None and _session.pid == os.getpid():
+        _session.close()
+
+
+def _after_fork_in_child() -> None:
+    """The connections are the parent's: the child starts with none and closes nothing of them."""
+    global _session, _session_lock
+    _session = None
+    _session_lock = threading.Lock()
+
+
+atexit.register(_at_exit)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)
