@@ -155,7 +155,8 @@ _SCALES: Final[Mapping[str, int]] = {
     **{suffix: _NANO * 1000**power for power, suffix in enumerate("kMGTPE", start=1)},
     **{f"{suffix}i": _NANO * 1024**power for power, suffix in enumerate("KMGTPE", start=1)},
 }
-_QUANTITY: Final = re.compile(r"([0-9]+)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,2})|([A-Za-z]*))", re.ASCII)
+_NUMBER: Final = r"\+?(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?"
+_QUANTITY: Final = re.compile(_NUMBER + r"(?:[eE]([+-]?[0-9]{1,2})|([A-Za-z]*))", re.ASCII)
 _LEAST_MEMORY: Final = 1024**2  # below this a unit was forgotten: no Python starts in less
 _MEMORY_EXAMPLES: Final = "'4Gi' (binary) or '4G' (decimal)"
 
