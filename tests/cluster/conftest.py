@@ -1,0 +1,111 @@
+"""Where the cluster tests run, and what each test gets.
+
+``cluster`` is, in this order: the one that ``KUBEFUNC_TEST_KUBECONFIG`` names, a hermetic one that lives as
+long as this run of pytest, else every test is skipped, which ``CI=true`` turns into a failure.
+``kube`` is a namespace of its own for each test, with a user of kubefunc's Role.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.cluster.cluster import Cluster, down, find_by_kubeconfig, up
+from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.cluster.needs import CannotRunHere
+from tests.cluster.spaces import Space, make_space, remove_space
+
+NO_CLUSTER = "no cluster to test on"
+
+
+@dataclass(frozen=True)
+class ClusterUnderTest:
+    """``hermetic`` is None on a cluster that is not ours: what restarts or inspects the node needs ours."""
+
+    admin: Kubectl
+    hermetic: Cluster | None
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ClusterUnderTest]:
+    """The cluster that the tests of this run share."""
+    given = os.environ.get("KUBEFUNC_TEST_KUBECONFIG")
+    if given:
+        yield _given_cluster(Path(given))
+        return
+    # When this process dies, however that happens, the kernel closes the pipe and the cluster ends.
+    reading_end, owner = os.pipe()
+    try:
+        try:
+            hermetic = up(f"pytest-{os.getpid()}", reading_end)
+        except CannotRunHere as reason:
+            skip_or_fail(f"{NO_CLUSTER}: {reason}")
+        try:
+            yield ClusterUnderTest(hermetic.admin, hermetic)
+        finally:
+            down(hermetic)
+    finally:
+        os.close(reading_end)
+        os.close(owner)
+
+
+@pytest.fixture
+def hermetic(cluster: ClusterUnderTest) -> Cluster:
+    """Our own cluster: for tests that restart the API server, read the audit log or load images."""
+    if cluster.hermetic is None:
+        skip_or_fail(f"{NO_CLUSTER} of our own: KUBEFUNC_TEST_KUBECONFIG names another")
+    return cluster.hermetic
+
+
+@pytest.fixture
+def kube(cluster: ClusterUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A namespace for this test and a user with exactly our Role: see Space."""
+    space = make_space(cluster.admin, tmp_path_factory.mktemp("kube"))
+    yield space
+    remove_space(space)
+
+
+def _given_cluster(kubeconfig: Path) -> ClusterUnderTest:
+    admin = Kubectl(kubeconfig)
+    try:
+        admin.run("get", "--raw", "/version")
+    except KubectlError as error:
+        pytest.fail(f"KUBEFUNC_TEST_KUBECONFIG={kubeconfig} does not answer: {error}", pytrace=False)
+    return ClusterUnderTest(admin, find_by_kubeconfig(kubeconfig))
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test; where CI=true, a skip would hide that nothing was tested, so fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the namespace's Pods, events and logs to the report of a failed test."""
+    report = yield
+    space = item.funcargs.get("kube") if isinstance(item, pytest.Function) else None
+    if report.failed and call.when == "call" and isinstance(space, Space):
+        report.sections.append((f"namespace {space.namespace}", space.report()))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the last lines that cluster tests did not run: a count of skips is too easily overlooked."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report, pytest.TestReport) and NO_CLUSTER in str(report.longrepr)
+    ]
+    if skipped:
+        reason = str(skipped[0].longrepr).partition(NO_CLUSTER)[2].rstrip("')")
+        message = f"{len(skipped)} cluster tests DID NOT RUN{reason}"
+        terminalreporter.write_line(message, red=True, bold=True)
