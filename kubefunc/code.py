@@ -33,7 +33,6 @@ import sys
 import sysconfig
 import threading
 import types
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -509,6 +508,8 @@ def _megabytes(size: int) -> str:
 
 
 def _zip(files: Sequence[_File]) -> bytes:
+    import zipfile  # the local backend can do without
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:

@@ -17,8 +17,8 @@ import importlib
 import io
 import json
 import operator
+import os
 import re
-import secrets
 import sys
 import types
 import zlib
@@ -76,7 +76,7 @@ class Packer:
 
     @classmethod
     def for_cluster(cls) -> Packer:
-        """For a machine without anything of the caller's: all project code travels, large calls compressed."""
+        """For a machine without anything of the caller's: all project code travels, large calls shrink."""
         return cls(ProjectCode(), compressed_if_it_pays)
 
     @classmethod
@@ -337,7 +337,7 @@ def new_id(function_name: str) -> str:
     if not label[:1].isalpha():  # a Service of that name must begin with a letter
         label = f"call-{label}".strip("-")
     label = label[:_ID_NAME].rstrip("-")
-    return f"{label}-{base64.b32encode(secrets.token_bytes(5)).decode().lower()}"
+    return f"{label}-{base64.b32encode(os.urandom(5)).decode().lower()}"
 
 
 def is_valid_id(text: str) -> bool:

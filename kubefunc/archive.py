@@ -1,0 +1,203 @@
+"""``kubefunc.pyz``: the program that runs in the Pod, as one file that a stock Python can start.
+
+It holds the runner, the caller's own cloudpickle (both ends must speak the same one) and the light part of
+kubefunc, so that ``from kubefunc import remote, current`` works in the Pod. It travels with every call:
+small and quick to start are the two aims.
+
+- What a Pod loads in any case is there compiled: ``mod.pyc`` in the place of ``mod.py``, which zipimport
+  looks for first. The ``.pyc`` is marked as unchecked, so nothing is compared with a source.
+- The runner's sources are there as well: an image with another Python ignores a ``.pyc`` with a foreign magic
+  number and falls back to them, and so can say what is wrong with the image.
+- The rest is there as source alone, which is half as large as compiled and is hardly ever loaded.
+- Entries are deflated: stored ones start no faster and would triple the size.
+
+The same sources and the same Python give the same bytes. As compiling takes about 100 ms, the file is kept in
+the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import CodeType
+
+import kubefunc
+from kubefunc.errors import ConfigurationError
+from kubefunc.runner import ARCHIVE
+
+_LEFT_OUT = ("backends/kubernetes/", "backends/local.py")
+_LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "dask.py", "joblib.py", "progress.py"})
+# Loaded by each Pod, or by each module that says `from kubefunc import remote`.
+_COMPILED_TOP = frozenset("__init__ current errors function options values volumes".split())
+_MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
+_UNCHECKED_PYC = (0b01).to_bytes(4, "little")  # PEP 552: hash-based, and the hash is not to be checked
+_DIGEST_SIZE = 32
+_KEPT = 8  # archives in the cache: a few versions of Python and kubefunc
+
+
+@functools.lru_cache(maxsize=1)
+def archive_bytes() -> bytes:
+    """``kubefunc.pyz``. Made, or read from the user's cache, once in a process.
+
+    Raises:
+        ConfigurationError: kubefunc was not loaded from files.
+    """
+    return cached_archive(find_sources(), cache_directory(os.environ, sys.platform))
+
+
+def find_sources() -> dict[str, Path]:
+    """The files that belong in the archive, by their names in it.
+
+    Raises:
+        ConfigurationError: kubefunc or cloudpickle was not loaded from files.
+    """
+    package = Path(kubefunc.__file__).parent
+    found = {f"kubefunc/{name}": package / name for name in _python_files(package) if _belongs(name)}
+    spec = importlib.util.find_spec("cloudpickle")
+    library = Path(spec.origin or "").parent if spec is not None else Path()
+    found |= {f"cloudpickle/{name}": library / name for name in _python_files(library)}
+    for needed in ("kubefunc/runner/__main__.py", "cloudpickle/__init__.py"):
+        if needed not in found:
+            raise ConfigurationError(
+                f"cannot send {needed} to a Pod: it is not a file here (kubefunc is in {package}, "
+                f"cloudpickle in {library}). Install both as ordinary packages: pip install kubefunc"
+            )
+    return found
+
+
+def _python_files(directory: Path) -> list[str]:
+    return sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*.py"))
+
+
+def _belongs(name: str) -> bool:
+    return not name.startswith(_LEFT_OUT) and name not in _LEFT_OUT_TOP
+
+
+# --- making it ---
+
+
+def build_archive(sources: Mapping[str, bytes]) -> bytes:
+    """The archive of these sources, given by their names in it."""
+    import zipfile  # its import would cost more than reading an archive that is already there
+
+    entries: dict[str, bytes] = {}
+    for name, source in {"__main__.py": _MAIN, **sources}.items():
+        if _is_compiled(name):
+            entries[f"{name}c"] = _compiled(name, source)
+        if not _is_compiled(name) or _must_run_anywhere(name):
+            entries[name] = source
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(entries):
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, also when made on Windows: the same sources give the same bytes
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, entries[name])
+    return buffer.getvalue()
+
+
+def _must_run_anywhere(name: str) -> bool:
+    return name in ("__main__.py", "kubefunc/__init__.py") or name.startswith("kubefunc/runner/")
+
+
+def _is_compiled(name: str) -> bool:
+    if _must_run_anywhere(name) or name.startswith("cloudpickle/"):
+        return True
+    return name.removeprefix("kubefunc/").removesuffix(".py") in _COMPILED_TOP
+
+
+def _compiled(name: str, source: bytes) -> bytes:
+    """A ``.pyc``. Its code says where it is in the archive, and names no directory of this machine."""
+    import marshal
+
+    code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=0)
+    return (
+        importlib.util.MAGIC_NUMBER
+        + _UNCHECKED_PYC
+        + importlib.util.source_hash(source)
+        + marshal.dumps(code)
+    )
+
+
+# --- keeping it ---
+
+
+def cache_directory(environ: Mapping[str, str], platform: str) -> Path:
+    """Where this user's caches lie.
+
+    >>> cache_directory({"XDG_CACHE_HOME": "/home/ada/.cache"}, "linux").as_posix()
+    '/home/ada/.cache/kubefunc'
+    """
+    if environ.get("XDG_CACHE_HOME"):
+        return Path(environ["XDG_CACHE_HOME"]) / "kubefunc"
+    if platform == "win32" and environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "kubefunc" / "cache"
+    if platform == "darwin":
+        return Path(os.path.expanduser("~/Library/Caches/kubefunc"))
+    return Path(os.path.expanduser("~/.cache/kubefunc"))
+
+
+def cached_archive(sources: Mapping[str, Path], directory: Path) -> bytes:
+    """The archive of these files: that in the directory if made from the same files, else a new one."""
+    file = directory / f"{_key(sources)}.pyz"
+    known = _read(file)
+    if known is not None:
+        return known
+    data = build_archive({name: path.read_bytes() for name, path in sources.items()})
+    with contextlib.suppress(OSError):  # a home that is read-only or full costs the time of building, no more
+        _write(file, data)
+    return data
+
+
+def _key(sources: Mapping[str, Path]) -> str:
+    """Changes whenever a source, this module or the Python does."""
+    stats = {name: os.stat(path) for name, path in {"": Path(__file__), **sources}.items()}
+    known = [
+        sys.version,
+        *((name, str(sources.get(name)), each.st_size, each.st_mtime_ns) for name, each in stats.items()),
+    ]
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def _read(file: Path) -> bytes | None:
+    """The archive in the file, if it is whole and this user's own: it will run with a call's rights."""
+    try:
+        with file.open("rb") as opened:
+            if hasattr(os, "getuid") and os.fstat(opened.fileno()).st_uid != os.getuid():
+                return None
+            content = opened.read()
+    except OSError:
+        return None
+    digest, data = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def _write(file: Path, data: bytes) -> None:
+    import tempfile
+
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(hashlib.sha256(data).digest() + data)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _forget_old(file.parent)
+
+
+def _forget_old(directory: Path) -> None:
+    files = sorted(directory.glob("*.pyz"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in files[_KEPT:]:
+        old.unlink(missing_ok=True)
