@@ -22,8 +22,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Call",
+    "ConfigMapKey",
     "Options",
     "RemoteFunction",
+    "SecretKey",
     "attach",
     "configure",
     "current",
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from kubefunc import current, errors
     from kubefunc.call import Call, attach
     from kubefunc.function import RemoteFunction, remote
-    from kubefunc.options import Options
+    from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.session import configure
 else:
     # Hidden from type checkers: they would take a module's __getattr__ for a promise that any name exists.
@@ -44,7 +46,9 @@ else:
         "attach": "kubefunc.call",
         "RemoteFunction": "kubefunc.function",
         "remote": "kubefunc.function",
+        "ConfigMapKey": "kubefunc.options",
         "Options": "kubefunc.options",
+        "SecretKey": "kubefunc.options",
         "configure": "kubefunc.session",
     }
     _MODULES = ("current", "errors")
