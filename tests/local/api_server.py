@@ -17,8 +17,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="server", daemon=True).start()
         return self
 
@@ -228,7 +231,7 @@ class Server:
                 self.handler(request, peer)
         except Gone:
             pass
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (raised again by the test's own thread)
             self.failures.append(exc)
         finally:
             peer.cut()

@@ -107,7 +107,7 @@ def refuse(status: int, reason: str = "", message: str = "no") -> Handler:
 
 
 def test_json_goes_out_and_comes_back(connect: Callable[..., Api]) -> None:
-    """A POST carries JSON, the token and the query; the answer is a plain dict, with the server's warnings."""
+    """A POST carries JSON, token and query; the answer is a plain dict, with the server's warnings."""
 
     def created(request: Request, peer: Peer) -> None:
         peer.json(201, {"a": [1]}, ("Warning", '299 - "old, \\"very\\""'), ("Warning", '299 - "two"'))
@@ -189,9 +189,8 @@ def test_an_overloaded_server_is_given_up_at_the_deadline(connect: Callable[...,
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 410, 422])
 def test_a_refusal_is_final(connect: Callable[..., Api], status: int) -> None:
     """What the server has decided is not asked again."""
-    with Server(refuse(status, "AlreadyExists", "because")) as server:
-        with pytest.raises(ApiError) as caught:
-            connect(server.url).request("POST", "/x", body={})
+    with Server(refuse(status, "AlreadyExists", "because")) as server, pytest.raises(ApiError) as caught:
+        connect(server.url).request("POST", "/x", body={})
     error = caught.value
     assert (error.status, error.reason, error.message, error.attempts) == (
         status,
@@ -205,9 +204,11 @@ def test_a_refusal_is_final(connect: Callable[..., Api], status: int) -> None:
 
 def test_an_error_that_is_no_status_object(connect: Callable[..., Api]) -> None:
     """A proxy's page instead of a Status: its text is kept."""
-    with Server(lambda request, peer: peer.json(404, "<html>nothing here")) as server:
-        with pytest.raises(ApiError, match="nothing here"):
-            connect(server.url).request("GET", "/")
+    with (
+        Server(lambda request, peer: peer.json(404, "<html>nothing here")) as server,
+        pytest.raises(ApiError, match="nothing here"),
+    ):
+        connect(server.url).request("GET", "/")
 
 
 def test_a_restarted_server_is_waited_for(connect: Callable[..., Api]) -> None:
@@ -261,7 +262,8 @@ def test_a_server_that_was_never_reached_is_given_up_soon(connect: Callable[...,
     assert (caught.value.reason, caught.value.attempts) == ("refused", 3)
     error = as_error(caught.value)
     assert isinstance(error, ClusterUnreachableError)
-    assert url in str(error) and "'test'" in str(error)
+    assert url in str(error)
+    assert "'test'" in str(error)
 
 
 def test_a_host_that_does_not_exist(connect: Callable[..., Api]) -> None:
@@ -341,9 +343,8 @@ def test_many_threads_reload_the_credentials_only_once(connect: Callable[..., Ap
 def test_a_credential_plugin_that_fails_is_named(connect: Callable[..., Api]) -> None:
     """kubernetes.config would go on as system:anonymous; the plugin's failure is the error."""
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}}
-    with Server(fine) as server:
-        with pytest.raises(ConfigurationError, match=r"'no-such-plugin'.*no credentials"):
-            connect(server.url, user).request("GET", "/")
+    with Server(fine) as server, pytest.raises(ConfigurationError, match=r"'no-such-plugin'.*no credentials"):
+        connect(server.url, user).request("GET", "/")
     assert not server.requests
 
 
@@ -391,9 +392,8 @@ def test_a_certificate_that_does_not_verify_is_no_reason_to_try_again(
     connect: Callable[..., Api], certificate: Path
 ) -> None:
     """Another cluster's certificate: one attempt, and the advice to look at the kubeconfig."""
-    with Server(fine, tls=tls(certificate)) as server:
-        with pytest.raises(ConnectionFailed) as caught:
-            connect(server.url).request("GET", "/")
+    with Server(fine, tls=tls(certificate)) as server, pytest.raises(ConnectionFailed) as caught:
+        connect(server.url).request("GET", "/")
     assert (caught.value.reason, caught.value.attempts) == ("tls", 1)
     assert "certificate-authority" in str(as_error(caught.value))
 
@@ -411,10 +411,8 @@ def test_an_event_is_handed_on_the_moment_it_comes(connect: Callable[..., Api]) 
             time.sleep(0.005)
         peer.chunk(b"")
 
-    delays = []
     with Server(events) as server, connect(server.url).stream_lines("/", {"watch": "true"}) as stream:
-        for line in stream:
-            delays.append(time.perf_counter() - json.loads(line)["object"]["sent"])
+        delays = [time.perf_counter() - json.loads(line)["object"]["sent"] for line in stream]
     assert len(delays) == 50
     assert sorted(delays)[25] < 0.002
 
@@ -463,9 +461,12 @@ def test_a_cut_is_not_an_end(connect: Callable[..., Api], where: str) -> None:
             peer.send(b"ff\r\ntwo\n")
         peer.cut()
 
-    with Server(broken) as server, connect(server.url).stream_lines("/", {}) as stream:
-        with pytest.raises(ConnectionFailed) as caught:
-            list(stream)
+    with (
+        Server(broken) as server,
+        connect(server.url).stream_lines("/", {}) as stream,
+        pytest.raises(ConnectionFailed) as caught,
+    ):
+        list(stream)
     assert caught.value.reason == "lost"
 
 
@@ -477,9 +478,12 @@ def test_silence_ends_a_stream(connect: Callable[..., Api]) -> None:
         peer.chunk(b"one\n")
         peer.wait_gone()
 
-    with Server(silent) as server, connect(server.url).stream_lines("/", {}, idle_timeout=0.3) as stream:
-        with pytest.raises(ConnectionFailed) as caught:
-            list(stream)
+    with (
+        Server(silent) as server,
+        connect(server.url).stream_lines("/", {}, idle_timeout=0.3) as stream,
+        pytest.raises(ConnectionFailed) as caught,
+    ):
+        list(stream)
     assert caught.value.reason == "timeout"
 
 
@@ -526,7 +530,8 @@ def test_another_thread_can_end_a_stream(
         closed = time.monotonic()
         stream.close()
         reader.join(5)
-        assert woken and woken[0] - closed < 0.5
+        assert woken
+        assert woken[0] - closed < 0.5
 
 
 def test_closing_the_api_ends_its_streams(connect: Callable[..., Api]) -> None:

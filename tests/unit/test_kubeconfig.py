@@ -78,7 +78,8 @@ def test_several_files_merge_as_kubectl_merges_them(tmp_path: Path) -> None:
     two = kubeconfig(tmp_path / "two", "b", current="b")
     environ = {"KUBECONFIG": os.pathsep.join([str(tmp_path / "absent"), one, two])}
     first, second = find_config(None, environ), find_config("b", environ)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert (first.context, first.source, second.source) == ("a", one, two)
     assert first.files == (one, two)
 
@@ -132,8 +133,10 @@ BROKEN = {
         ["'a'", "'c'", "not defined"],
     ),
     "cluster without a server": (
-        '{"current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "c"}}],'
-        ' "clusters": [{"name": "c", "cluster": {"server": "host:1"}}]}',
+        (
+            '{"current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "c"}}],'
+            ' "clusters": [{"name": "c", "cluster": {"server": "host:1"}}]}'
+        ),
         ["'c'", "'host:1'", "https://host:6443"],
     ),
 }
@@ -176,4 +179,5 @@ def test_a_credential_plugin_is_noted(tmp_path: Path) -> None:
     content["users"][0]["user"] = {"exec": {"command": "aws"}}
     path.write_text(json.dumps(content))
     config = find_config(None, {"HOME": str(tmp_path)})
-    assert config is not None and config.plugin == "aws"
+    assert config is not None
+    assert config.plugin == "aws"

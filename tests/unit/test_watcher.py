@@ -44,7 +44,7 @@ def test_an_empty_line_is_no_event() -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b'{"type":"ADDED","object":3}', b"\xff\xfe"])
 def test_what_is_no_event_is_refused(line: bytes) -> None:
     """Half a line, or another thing than an event, is an error and never half an event."""
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"\w"):
         parse_line(line)
 
 

@@ -408,19 +408,7 @@ class ExecStream:
         """All channels' pieces until the end of the stream."""
         scratch = memoryview(bytearray(_SCRATCH))
         alive = time.monotonic()
-        while True:
-            try:
-                count = self._socket.read_into(scratch)
-            except TimeoutError as exc:
-                if self._verdict() is not None:
-                    return
-                raise StreamSilent(f"nothing came for {self._silence:g} s") from exc
-            except OSError as exc:
-                if self._verdict() is not None:
-                    return
-                raise self._cut(exc) from exc
-            if not count:
-                return
+        while count := self._read(scratch):
             for channel, piece in self._parser.feed(scratch[:count]):
                 if channel == CLOSE:
                     return
@@ -432,6 +420,18 @@ class ExecStream:
             # Pings of a proxy are no sign of life of the command.
             if time.monotonic() - alive > self._silence:
                 raise StreamSilent(f"nothing came for {self._silence:g} s")
+
+    def _read(self, scratch: memoryview) -> int:
+        """What has come, into `scratch`; 0 at the end, also at a rude one after the verdict."""
+        try:
+            return self._socket.read_into(scratch)
+        except TimeoutError as exc:
+            if self._verdict() is None:
+                raise StreamSilent(f"nothing came for {self._silence:g} s") from exc
+        except OSError as exc:
+            if self._verdict() is None:
+                raise self._cut(exc) from exc
+        return 0
 
     def _pong(self, payload: bytes) -> None:
         try:

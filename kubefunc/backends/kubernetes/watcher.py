@@ -279,16 +279,22 @@ class Watcher:
     def _watch(self) -> None:
         failures = 0
         while failures != STOPPED and not self._stopping.is_set():
-            try:
-                self._list()
-            except (ApiError, ConnectionFailed, ConfigurationError) as exc:
-                failures += 1
-                if self._is_final(exc, failures):
-                    self._say_why(exc)
-                    return
-                self._wait(failures, exc)
-            else:
+            refused = self._try_list()
+            if refused is None:
                 failures = self._follow(failures)
+                continue
+            failures += 1
+            if self._is_final(refused, failures):
+                self._say_why(refused)
+                return
+            self._wait(failures, refused)
+
+    def _try_list(self) -> Exception | None:
+        try:
+            self._list()
+        except (ApiError, ConnectionFailed, ConfigurationError) as exc:
+            return exc
+        return None
 
     def _follow(self, failures: int) -> int:
         """Connection after connection, until the list is needed again; the failures so far, or STOPPED."""
