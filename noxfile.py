@@ -65,6 +65,8 @@ def _pythons_here() -> list[str]:
 
 
 PYTHONS = _pythons_here()
+# Calls run in an image with the caller's own Python; that of the hermetic cluster is Debian 12's.
+ON_CLUSTER = "3.11" if "3.11" in PYTHONS else None
 
 
 def _install(session: nox.Session, group: str) -> None:
@@ -113,19 +115,19 @@ def local(session: nox.Session) -> None:
     _pytest(session, "tests/local")
 
 
-@nox.session
+@nox.session(python=ON_CLUSTER)
 def docs(session: nox.Session) -> None:
     """Every code block of the documentation, and the examples in docstrings."""
     _pytest(session, "tests/docs")
 
 
-@nox.session
+@nox.session(python=ON_CLUSTER)
 def examples(session: nox.Session) -> None:
     """Every example as its reader runs it."""
     _pytest(session, "tests/examples")
 
 
-@nox.session
+@nox.session(python=ON_CLUSTER)
 def cluster(session: nox.Session) -> None:
     """Everything on a real Kubernetes: $KUBEFUNC_TEST_KUBECONFIG, else one that is started for the tests."""
     _pytest(session, "tests/cluster")
