@@ -27,6 +27,7 @@ import functools
 import importlib.machinery
 import io
 import os
+import pkgutil
 import re
 import stat
 import sys
@@ -350,10 +351,25 @@ def _loaded(name: str) -> _Place | None:
 
 
 def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
-    """Where the import system would find the module; finds, but never imports or executes."""
-    spec = importlib.machinery.PathFinder.find_spec(name, search) or _hooked(name, search)
-    if spec is None:
-        return None
+    """Where the import system would find the module; finds, but never imports or executes.
+
+    Asks the finder of each directory, not PathFinder: in a namespace package that one wants the parent imported.
+    """
+    portions: list[str] = []
+    for entry in list(sys.path) if search is None else search:
+        finder = pkgutil.get_importer(entry or os.getcwd())
+        spec = None if finder is None else finder.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            return _place(spec)
+        if spec is not None:
+            portions += spec.submodule_search_locations or ()
+    if portions:
+        return _Place(None, tuple(portions))
+    hooked = _hooked(name, search)
+    return None if hooked is None else _place(hooked)
+
+
+def _place(spec: importlib.machinery.ModuleSpec) -> _Place:
     file = os.path.abspath(spec.origin) if spec.has_location and spec.origin else None
     places = spec.submodule_search_locations
     return _Place(file, None if places is None else tuple(places))

@@ -1,0 +1,493 @@
+"""Which modules travel, and how: shown on small projects in a directory of their own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from kubefunc.code import (
+    CodeArchive,
+    ProjectCode,
+    has_source,
+    imports_in_code,
+    imports_in_source,
+    is_hidden,
+    unit_of,
+)
+from kubefunc.errors import SerializationError
+
+Project = Callable[[dict[str, str]], Path]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Writes files into a directory that is on sys.path; forgets afterwards what was imported from it."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(files: dict[str, str]) -> Path:
+        write_files(tmp_path, files)
+        return tmp_path
+
+    yield write
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) is None or str(tmp_path) in str(sys.modules[name]):
+            del sys.modules[name]
+
+
+def write_files(root: Path, files: dict[str, str]) -> None:
+    """Files by their names below the root."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    importlib.invalidate_caches()
+
+
+def names(archive: CodeArchive) -> list[str]:
+    """The files in the zip."""
+    return zipfile.ZipFile(io.BytesIO(archive.data)).namelist() if archive.data else []
+
+
+def content(archive: CodeArchive, name: str) -> bytes:
+    """One file in the zip."""
+    return zipfile.ZipFile(io.BytesIO(archive.data)).read(name)
+
+
+# --- what does not travel ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["json", "json.decoder", "os.path", "sys", "_thread", "zlib", "cloudpickle", "pytest", "kubefunc.code"],
+)
+def test_what_the_image_has_stays_here(name: str) -> None:
+    """The standard library, installed packages and kubefunc itself do not travel."""
+    importlib.import_module(name)
+    assert unit_of(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["__main__", "no_such_module", "no.such.module", "distutils", "idlelib.idle"]
+)
+def test_what_has_no_file_of_the_caller_stays_here(name: str) -> None:
+    """A name without a project file behind it is nobody's unit, and looking for it imports nothing."""
+    before = set(sys.modules)
+    assert unit_of(name) is None
+    assert set(sys.modules) == before
+
+
+def test_a_virtual_environment_inside_the_project_stays_here(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies in a site-packages directory is installed, wherever that directory is."""
+    root = project({".venv/lib/python3/site-packages/vendor_x/__init__.py": ""})
+    monkeypatch.syspath_prepend(str(root / ".venv/lib/python3/site-packages"))
+    assert unit_of("vendor_x") is None
+
+
+def test_nothing_of_the_callers_gives_no_zip() -> None:
+    """A function that needs nothing sends nothing."""
+    assert ProjectCode().collect(["json", "builtins"]) == CodeArchive(b"", ())
+
+
+# --- what travels ---
+
+
+def test_a_module_beside_the_script_travels_alone(project: Project) -> None:
+    """The directory around it does not: a script often stands among data."""
+    project({"beside_a.py": "", "unrelated.py": "", "data.csv": "1,2"})
+    assert names(ProjectCode().collect(["beside_a"])) == ["beside_a.py"]
+
+
+def test_a_package_travels_whole(project: Project) -> None:
+    """With its data files and all its modules, under the name that it is imported by."""
+    project(
+        {
+            "whole_a/__init__.py": "",
+            "whole_a/core/__init__.py": "",
+            "whole_a/core/train.py": "",
+            "whole_a/data/words.txt": "words",
+            "setup.py": "",
+        }
+    )
+    archive = ProjectCode().collect(["whole_a.core.train"])
+    assert names(archive) == [
+        "whole_a/__init__.py",
+        "whole_a/core/__init__.py",
+        "whole_a/core/train.py",
+        "whole_a/data/words.txt",
+    ]
+    assert archive.modules == ("whole_a",)
+    assert content(archive, "whole_a/data/words.txt") == b"words"
+
+
+def test_what_is_no_part_of_a_package_is_left_out(project: Project) -> None:
+    """Byte code, hidden files (.git, .env), node_modules and virtual environments inside it stay here."""
+    project(
+        {
+            "clean_a/__init__.py": "",
+            "clean_a/.env": "PASSWORD=1",
+            "clean_a/.git/config": "",
+            "clean_a/__pycache__/x.pyc": "",
+            "clean_a/node_modules/m/index.js": "",
+            "clean_a/env/pyvenv.cfg": "",
+            "clean_a/env/lib/x.py": "",
+        }
+    )
+    assert names(ProjectCode().collect(["clean_a"])) == ["clean_a/__init__.py"]
+
+
+def test_imports_bring_in_further_modules(project: Project) -> None:
+    """Import statements are followed: at the top, in functions, under conditions, and by a constant name."""
+    project(
+        {
+            "chain_a.py": "import chain_b, json",
+            "chain_b.py": "def f():\n    from chain_c import x",
+            "chain_c.py": "try:\n    import chain_d.deep\nexcept ImportError:\n    pass",
+            "chain_d/__init__.py": "import importlib\nimportlib.import_module('chain_e')",
+            "chain_d/deep.py": "raise RuntimeError('imported while looking for imports')",
+            "chain_e.py": "import chain_a  # a circle",
+            "chain_unused.py": "",
+        }
+    )
+    archive = ProjectCode().collect(["chain_a"])
+    assert archive.modules == ("chain_a", "chain_b", "chain_c", "chain_d", "chain_e")
+    assert not [name for name in sys.modules if name.startswith("chain_")]
+
+
+def test_several_roots_are_merged(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A src layout and a directory of tools beside it come out as one directory."""
+    project({"src/merge_a/__init__.py": "import merge_b", "tools/merge_b.py": ""})
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    monkeypatch.syspath_prepend(str(tmp_path / "tools"))
+    assert names(ProjectCode().collect(["merge_a"])) == ["merge_a/__init__.py", "merge_b.py"]
+
+
+def test_of_a_namespace_package_the_needed_parts_travel(project: Project) -> None:
+    """Its directory belongs to many: only the regular packages and modules in it that are needed go."""
+    project(
+        {
+            "space_a/used/__init__.py": "from ..beside import helper",
+            "space_a/beside/helper.py": "",
+            "space_a/beside/other.py": "",
+            "space_a/unused/__init__.py": "",
+        }
+    )
+    archive = ProjectCode().collect(["space_a.used"])
+    assert names(archive) == ["space_a/beside/helper.py", "space_a/used/__init__.py"]
+    assert archive.modules == ("space_a.beside.helper", "space_a.used")
+
+
+def test_an_editable_install_by_path_file_travels(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .pth file puts the project's src directory on sys.path: that is all that counts."""
+    root = project({"src/editable_a/__init__.py": "", "src/editable_a/py.typed": ""})
+    monkeypatch.syspath_prepend(str(root / "src"))
+    assert names(ProjectCode().collect(["editable_a"])) == ["editable_a/__init__.py", "editable_a/py.typed"]
+
+
+def test_an_editable_install_by_import_hook_travels(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modern setuptools maps a package's name to any directory: it travels under its name."""
+    root = project({"lib/__init__.py": "", "lib/inner.py": ""})
+
+    class Finder:
+        @classmethod
+        def find_spec(
+            cls, name: str, path: Sequence[str] | None = None, target: object = None
+        ) -> importlib.machinery.ModuleSpec | None:
+            if name != "hooked_a":
+                return None
+            return importlib.util.spec_from_file_location(
+                name, root / "lib/__init__.py", submodule_search_locations=[str(root / "lib")]
+            )
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    expected = ["hooked_a/__init__.py", "hooked_a/inner.py"]
+    assert names(ProjectCode().collect(["hooked_a.inner"])) == expected
+    assert "hooked_a" not in sys.modules
+    importlib.import_module("hooked_a.inner")
+    assert names(ProjectCode().collect(["hooked_a.inner"])) == expected
+
+
+def test_an_editable_install_by_link_travels(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link from site-packages to the project's package is the caller's own code."""
+    project({"work/linked_a/__init__.py": ""})
+    site = tmp_path / "lib/site-packages"
+    site.mkdir(parents=True)
+    (site / "linked_a").symlink_to(tmp_path / "work/linked_a")
+    monkeypatch.syspath_prepend(str(site))
+    assert names(ProjectCode().collect(["linked_a"])) == ["linked_a/__init__.py"]
+
+
+def test_an_installed_package_of_linked_files_stays_here(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv and conda may link each file of an installed package into a cache: it is installed all the same."""
+    project({"cache/init": ""})
+    package = tmp_path / "lib/site-packages/cached_a"
+    package.mkdir(parents=True)
+    (package / "__init__.py").symlink_to(tmp_path / "cache/init")
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert unit_of("cached_a") is None
+
+
+def test_compiled_extensions_travel_under_their_full_suffix(project: Project) -> None:
+    """Inside a package and alone: an extension's file name carries Python's version and the platform."""
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    project(
+        {
+            f"alone_x{suffix}": "binary",
+            "with_x/__init__.py": "import alone_x",
+            f"with_x/fast{suffix}": "binary",
+        }
+    )
+    archive = ProjectCode().collect(["with_x"])
+    assert names(archive) == [f"alone_x{suffix}", "with_x/__init__.py", f"with_x/fast{suffix}"]
+
+
+def test_a_module_loaded_from_a_bare_file_travels_under_its_name(tmp_path: Path) -> None:
+    """Test runners load files as modules that no search finds: the name they gave is the name it keeps."""
+    write_files(tmp_path, {"somewhere/test_it.py": "X = 1"})
+    for name in ("bare_t", "bare_t.unit", "bare_t.unit.test_it"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["bare_t.unit.test_it"].__file__ = str(tmp_path / "somewhere/test_it.py")
+    try:
+        assert names(ProjectCode().collect(["bare_t.unit.test_it"])) == ["bare_t/unit/test_it.py"]
+        assert has_source("bare_t.unit.test_it")
+        assert not has_source("bare_t.unit")
+    finally:
+        for name in ("bare_t", "bare_t.unit", "bare_t.unit.test_it"):
+            del sys.modules[name]
+
+
+def test_circular_links_end(project: Project, tmp_path: Path) -> None:
+    """A link to a parent directory is followed once, not for ever."""
+    project({"loop_a/__init__.py": ""})
+    (tmp_path / "loop_a/again").symlink_to(tmp_path / "loop_a")
+    assert names(ProjectCode().collect(["loop_a"])) == ["loop_a/__init__.py"]
+
+
+def test_a_lazily_loaded_module_stays_unloaded(project: Project) -> None:
+    """Looking where a module is does not trigger importlib's LazyLoader."""
+    root = project({"lazy_a.py": "raise RuntimeError('loaded')"})
+    spec = importlib.util.spec_from_file_location("lazy_a", root / "lazy_a.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lazy_a"] = module
+    spec.loader.exec_module(module)
+    assert names(ProjectCode().collect(["lazy_a"])) == ["lazy_a.py"]
+    assert type(module) is not types.ModuleType  # it would turn into one by loading
+    del sys.modules["lazy_a"]
+
+
+# --- the zip ---
+
+
+def test_the_same_files_give_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    """Neither times nor the order of the file system show."""
+    project({"same_a/__init__.py": "", "same_a/b.py": "x = 1"})
+    first = ProjectCode().collect(["same_a"])
+    os.utime(tmp_path / "same_a/b.py", (1, 1))
+    assert ProjectCode().collect(["same_a"]) == first
+
+
+def test_the_extracted_zip_is_importable(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory with its content on sys.path is all that the other side needs."""
+    project({"out_a/__init__.py": "from .b import VALUE", "out_a/b.py": "VALUE = 7"})
+    archive = ProjectCode().collect(["out_a"])
+    for file in (tmp_path / "out_a").glob("*.py"):
+        file.unlink()
+    elsewhere = tmp_path / "elsewhere"
+    zipfile.ZipFile(io.BytesIO(archive.data)).extractall(elsewhere)
+    monkeypatch.syspath_prepend(str(elsewhere))
+    importlib.invalidate_caches()
+    assert importlib.import_module("out_a").VALUE == 7
+
+
+def test_too_much_code_is_refused_with_the_largest_files(project: Project) -> None:
+    """The error says how much, how much is allowed, which files, and what to do."""
+    project({"large_a/__init__.py": "", "large_a/model.bin": "x" * 3000, "large_a/small.txt": "x"})
+    with pytest.raises(SerializationError, match=r"large_a.model\.bin") as caught:
+        ProjectCode(limit=2000).collect(["large_a"])
+    message = str(caught.value)
+    assert message.index("model.bin") < message.index("small.txt")
+    assert "volume" in message
+
+
+def test_unreadable_code_is_an_error_that_names_the_file(project: Project, tmp_path: Path) -> None:
+    """A file that turns into a directory link without rights, or vanishes into one, is told by its name."""
+    project({"broken_a/__init__.py": ""})
+    (tmp_path / "broken_a/loop").symlink_to("loop")
+    with pytest.raises(SerializationError, match="loop"):
+        ProjectCode().collect(["broken_a"])
+
+
+# --- the second call ---
+
+
+def test_an_unchanged_project_is_not_zipped_again(project: Project) -> None:
+    """The very same bytes object comes back."""
+    project({"again_a/__init__.py": "import again_b", "again_b.py": ""})
+    code = ProjectCode()
+    assert code.collect(["again_a"]).data is code.collect(["again_a", "json"]).data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"change_a/__init__.py": "import change_b  # longer"},
+        {"change_b.py": "import change_c"},
+        {"change_a/new.txt": "data"},
+        {"change_c.py": ""},
+    ],
+)
+def test_every_change_shows(project: Project, change: dict[str, str]) -> None:
+    """An edited file, a new import, a new data file, a module that was missing before."""
+    project({"change_a/__init__.py": "import change_b", "change_b.py": "import change_c"})
+    code = ProjectCode()
+    before = code.collect(["change_a"])
+    project(change)
+    after = code.collect(["change_a"])
+    assert after.data == ProjectCode().collect(["change_a"]).data
+    if change != {"change_b.py": "import change_c"}:
+        assert after != before
+
+
+def test_a_deleted_file_is_gone(project: Project, tmp_path: Path) -> None:
+    """Also a whole module that an import still names."""
+    project({"gone_a/__init__.py": "import gone_b", "gone_a/x.txt": "", "gone_b.py": ""})
+    code = ProjectCode()
+    code.collect(["gone_a"])
+    (tmp_path / "gone_a/x.txt").unlink()
+    (tmp_path / "gone_b.py").unlink()
+    assert names(code.collect(["gone_a"])) == ["gone_a/__init__.py"]
+
+
+def test_finished_archives_do_not_pile_up(project: Project) -> None:
+    """Only the latest few are kept, however many different functions a session sends."""
+    project({f"pile_{index}.py": "" for index in range(40)})
+    code = ProjectCode()
+    for index in range(40):
+        code.collect([f"pile_{index}"])
+    assert len(code._entries) <= 16
+
+
+# --- for a process on this machine ---
+
+
+def test_locally_only_hidden_code_travels(project: Project, tmp_path: Path) -> None:
+    """What the same sys.path finds is not sent; what was loaded from a bare file is."""
+    project({"seen_a.py": "", "elsewhere/hidden_a.py": ""})
+    spec = importlib.util.spec_from_file_location("hidden_a", tmp_path / "elsewhere/hidden_a.py")
+    assert spec is not None
+    sys.modules["hidden_a"] = importlib.util.module_from_spec(spec)
+    importlib.import_module("seen_a")
+    assert names(ProjectCode(is_hidden).collect(["seen_a", "hidden_a"])) == ["hidden_a.py"]
+
+
+def test_a_file_that_shadows_by_another_path_is_hidden(project: Project, tmp_path: Path) -> None:
+    """The same name found elsewhere is another module."""
+    project({"twin_a.py": "", "elsewhere/twin_a.py": ""})
+    spec = importlib.util.spec_from_file_location("twin_a", tmp_path / "elsewhere/twin_a.py")
+    assert spec is not None
+    sys.modules["twin_a"] = importlib.util.module_from_spec(spec)
+    unit = unit_of("twin_a")
+    assert unit is not None
+    assert is_hidden(unit)
+
+
+# --- reading import statements ---
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import a, b.c as d; import e", {"a", "b.c", "e"}),
+        ("from a.b import (c,\n  d as e)", {"a.b", "a.b.c", "a.b.d"}),
+        ("from a import *", {"a"}),
+        ("from . import x", {"app.core", "app.core.x"}),
+        ("from .. import y", {"app", "app.y"}),
+        ("from ...beyond import z", set()),
+        ("if 0:\n  def f():\n    import inner", {"inner"}),
+        (
+            "__import__('q'); importlib.import_module('r.s'); import_module(name); import_module()",
+            {"q", "r.s"},
+        ),
+        ("import_module('.relative', 'p'); import_module(5)", set()),
+        (r"x = '\d \' \N{DIGIT ONE}'; y = b'\q'; import a", {"a"}),
+        ("this is no python; import a", set()),
+        ("\0", set()),
+        ("", set()),
+    ],
+)
+def test_import_statements_in_source(source: str, expected: set[str]) -> None:
+    """All forms of import are understood; what is not Python has none; odd escapes do not even warn."""
+    assert imports_in_source(source.encode(), "app/core/train.py") == expected
+
+
+def test_import_statements_in_a_packages_init() -> None:
+    """In an __init__ one dot is the package itself."""
+    assert imports_in_source(b"from .a import b", "app/__init__.py") == {"app.a", "app.a.b"}
+
+
+def test_imports_inside_a_function() -> None:
+    """Lazy imports are found in the byte code: also in inner functions, and relative ones."""
+
+    def outer() -> object:
+        import json.decoder
+
+        def inner() -> object:
+            from os import path
+            from os import sep as separator
+
+            return path, separator
+
+        return json, inner
+
+    assert imports_in_code(outer.__code__, "") == {"json.decoder", "os", "os.path", "os.sep"}
+    relative = compile("from ..b import c", "x", "exec")
+    assert imports_in_code(relative, "app.core") == {"app.b", "app.b.c"}
+
+
+def test_reading_imports_warns_of_nothing(project: Project, recwarn: pytest.WarningsRecorder) -> None:
+    """The project's own odd escapes are not this library's business."""
+    project({"odd_a.py": "import odd_b\nx = '\\d'", "odd_b.py": ""})
+    assert ProjectCode().collect(["odd_a"]).modules == ("odd_a", "odd_b")
+    assert not recwarn.list
+
+
+def test_where_a_module_came_from() -> None:
+    """Only what another process can import counts as having a source."""
+    sys.modules["made_up"] = types.ModuleType("made_up")
+    try:
+        assert [has_source(name) for name in ("json", "sys", "pytest", "made_up", "__main__", "absent")] == [
+            True,
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
+    finally:
+        del sys.modules["made_up"]
+    assert has_source(cloudpickle.__name__)
+    assert has_source(json.__name__)
