@@ -499,6 +499,7 @@ class Websocket(_Link):
         self._offered = tuple(subprotocols)
         self._timeout = timeout
         self._reader: Any = None
+        self._early = memoryview(b"")
         self.subprotocol = ""
 
     def open(self) -> None:
@@ -519,8 +520,6 @@ class Websocket(_Link):
         except BaseException:
             self._release(reusable=False)
             raise
-        # http.client's buffered reader may hold the first frames already: they came with the answer's
-        # headers.
         self._reader = _answer(response).fp
 
     def _checked(self, response: urllib3.BaseHTTPResponse, key: str) -> str:
@@ -540,13 +539,30 @@ class Websocket(_Link):
         Raises TimeoutError after the timeout, other OSErrors when the connection breaks.
         """
         try:
-            return int(self._reader.readinto1(view))
+            return self._receive(view)
         except TimeoutError:
             raise
         except OSError:
             if self.closed:
                 return 0
             raise
+
+    def _receive(self, view: memoryview) -> int:
+        if self._reader is not None:
+            # The first frames may have come with the answer's headers: http.client's buffered reader has them
+            # then. (Its readinto1 would wait for more although it has some, when `view` is larger than its
+            # buffer.)
+            self._early = memoryview(self._reader.read1())
+            self._reader = None
+            if not self._early:
+                return 0
+        if self._early:
+            size = min(len(view), len(self._early))
+            view[:size] = self._early[:size]
+            self._early = self._early[size:]
+            return size
+        wire = self._wire
+        return int(wire.recv_into(view)) if wire is not None else 0
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError."""
