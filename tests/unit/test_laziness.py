@@ -1,0 +1,75 @@
+"""What importing and using kubefunc does not load: every script and every Pod pays for an import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import kubefunc
+from tests.conftest import ROOT
+
+OF_KUBERNETES = {"kubernetes", "tenacity", "yaml", "urllib3", "requests"}
+HEAVY = OF_KUBERNETES | {"cloudpickle", "click", "asyncio", "concurrent.futures", "ssl"}
+
+
+def _modules_after(statements: str, env: dict[str, str]) -> set[str]:
+    """The modules that a fresh interpreter holds once it has executed the statements."""
+    program = f"{statements}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_import_loads_next_to_nothing(clean_env: dict[str, str]) -> None:
+    """``import kubefunc`` loads no other module of kubefunc, and nothing heavy."""
+    loaded = _modules_after("import kubefunc", clean_env)
+    assert {name for name in loaded if name.startswith("kubefunc")} == {"kubefunc"}
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_decorating_loads_no_backend(clean_env: dict[str, str]) -> None:
+    """A module of decorated functions is imported in every Pod: it brings in no backend."""
+    loaded = _modules_after("from kubefunc import remote, current\n@remote(cpu=1)\ndef f(): ...", clean_env)
+    assert loaded.isdisjoint(HEAVY)
+    assert not [name for name in loaded if name.startswith("kubefunc.backends")]
+
+
+def test_local_call_loads_no_kubernetes_client(clean_env: dict[str, str]) -> None:
+    """A call on this machine imports neither the Kubernetes client nor what only that needs."""
+    script = "import kubefunc\nassert kubefunc.remote(len).remote([1, 2, 3]).result(30) == 3"
+    loaded = _modules_after(script, clean_env)
+    assert loaded.isdisjoint({*OF_KUBERNETES, "click"})
+
+
+@pytest.mark.parametrize("name", kubefunc.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """Each name of ``__all__`` can be had, and is listed by dir()."""
+    assert getattr(kubefunc, name) is not None
+    assert name in dir(kubefunc)
+
+
+@pytest.mark.parametrize(
+    "first", ["import kubefunc.function", "import kubefunc.call, kubefunc.session", "pass"]
+)
+def test_remote_is_the_decorator_whatever_was_imported_before(first: str, clean_env: dict[str, str]) -> None:
+    """No submodule hides a public name: an imported submodule becomes an attribute of its package."""
+    check = "\n".join(
+        [
+            first,
+            "import kubefunc, types",
+            "modules = {n for n in kubefunc.__all__ if isinstance(getattr(kubefunc, n), types.ModuleType)}",
+            "assert modules == {'current', 'errors'}, modules",
+        ]
+    )
+    _modules_after(check, clean_env)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    """A slip is told as Python tells it, naming module and attribute."""
+    with pytest.raises(AttributeError, match=r"module 'kubefunc' has no attribute 'remoet'"):
+        kubefunc.remoet  # noqa: B018
