@@ -1,39 +1,16 @@
-"""The test cluster is a real Kubernetes, and it leaves nothing behind."""
+"""The test cluster is a real Kubernetes: what the tests of calls rely on. See also test_cluster_traces.py."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
-from tests.cluster import audit, images
-from tests.cluster.cluster import Cluster, down, find, up
-from tests.cluster.conftest import ClusterUnderTest
+from tests.cluster import audit
+from tests.cluster.cluster import Cluster, down, up
 from tests.cluster.kubectl import Kubectl, KubectlError
-from tests.cluster.sandbox import cgroup_parents
+from tests.cluster.pods import pod, wait_for_phase
 from tests.cluster.spaces import Space
-
-IMAGE = images.python_image_name("3.11")
-
-
-def pod(name: str, program: str, image: str = IMAGE) -> dict[str, object]:
-    """A Pod that runs a Python program once."""
-    main = {"name": "main", "image": image, "command": ["python3", "-c", program]}
-    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [main]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-
-
-def wait_for_phase(admin: Kubectl, name: str, phase: str) -> None:
-    """Block until the Pod is in that phase."""
-    admin.run("wait", f"pod/{name}", f"--for=jsonpath={{.status.phase}}={phase}", "--timeout=60s")
 
 
 def test_a_pod_runs_python_and_its_output_can_be_read(kube: Space) -> None:
@@ -72,7 +49,7 @@ def test_a_role_can_lack_a_resource_or_one_verb(kube: Space) -> None:
     weaker = Kubectl(kube.without("events", "secrets:patch"), kube.namespace)
     questions = ["list events", "patch secrets", "create secrets", "create jobs"]
     assert [may(weaker, question) for question in questions] == ["no", "no", "yes", "yes"]
-    with pytest.raises(ValueError, match="'pods/attach' is not in role.yaml"):
+    with pytest.raises(ValueError, match=r"'pods/attach' is not in role\.yaml"):
         kube.without("pods/attach")
 
 
@@ -149,15 +126,3 @@ def test_two_clusters_at_once_do_not_collide(hermetic: Cluster) -> None:
     finally:
         down(other)
     assert hermetic.node_ready()
-
-
-def footprint(cache: Path) -> Mapping[str, object]:
-    """What a cluster could leave behind on this machine, the cache apart."""
-    processes = Counter(
-        command
-        for entry in os.listdir("/proc")
-        if entry.isdigit()
-        and (command := _command(entry)).startswith(("containerd", "unshare"))
-        or "kubefunc-tests" in command
-    )
-    return {"processes": processes, "cache": sorted(os.listdir(cache))}
