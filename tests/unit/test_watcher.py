@@ -75,7 +75,8 @@ def test_a_status_says_how_a_connection_ended(status: int, end: End) -> None:
         (End.SILENT, 0, Step.RESUME),
         (End.EMPTY, 1, Step.RESUME_LATER),
         (End.CUT, 1, Step.RESUME_LATER),
-        (End.CUT, 5, Step.RELIST_LATER),
+        (End.CUT, 5, Step.RESUME_LATER),
+        (End.OVERLOADED, 5, Step.RELIST_LATER),
         (End.OVERLOADED, 3, Step.RESUME_LATER),
         (End.GONE, 1, Step.RELIST),
         (End.GONE, 2, Step.RELIST_LATER),
@@ -101,9 +102,7 @@ objects = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 5))
 
 
 @given(before=objects, after=objects)
-def test_the_differences_lead_from_the_old_list_to_the_new_one(
-    before: dict[str, int], after: dict[str, int]
-) -> None:
+def test_the_differences_lead_from_the_old_list_to_the_new_one(before: dict[str, int], after: dict[str, int]) -> None:
     """Applied to what was known, the synthetic events give what is there now; nothing is told twice."""
     known = {uid: thing(uid, str(version)) for uid, version in before.items()}
     state = dict(before)

@@ -120,11 +120,12 @@ class Api:
         self,
         config: ClusterConfig,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self._sleep = sleep
+        self._closed = threading.Event()
+        self._sleep = sleep or self._doze
         self._clock = clock
         self._lock = threading.Lock()
         self._opening = threading.local()
@@ -132,6 +133,9 @@ class Api:
         self._current: _Session | None = None
         self._contacted = False
         self._last_trouble = float("-inf")
+
+    def _doze(self, seconds: float) -> None:
+        self._closed.wait(seconds)
 
     def request(
         self,
@@ -167,14 +171,13 @@ class Api:
         """A GET whose answer is read as it arrives (a log that is followed)."""
         return Stream(self, _with_query(path, query), "*/*", idle_timeout, lambda pieces: pieces)
 
-    def websocket(
-        self, path: str, query: Query, subprotocols: Sequence[str], *, timeout: float = 30.0
-    ) -> Websocket:
+    def websocket(self, path: str, query: Query, subprotocols: Sequence[str], *, timeout: float = 30.0) -> Websocket:
         """A connection that is upgraded to a websocket when opened (exec)."""
         return Websocket(self, _with_query(path, query), subprotocols, timeout)
 
     def close(self) -> None:
-        """End all streams and close idle connections. A later request opens new ones."""
+        """End all streams, stop trying again, close idle connections. A later request is sent only once."""
+        self._closed.set()
         with self._lock:
             links, session = list(self._links), self._current
         for link in links:
@@ -189,7 +192,7 @@ class Api:
     ) -> tuple[_Raw, int]:
         import tenacity
 
-        patience = _Patience(deadline, self._clock, lambda: self._contacted)
+        patience = _Patience(deadline, self._clock, lambda: self._contacted, self._closed.is_set)
         retrying = tenacity.Retrying(
             sleep=self._sleep,
             stop=patience.stop,
@@ -218,9 +221,7 @@ class Api:
         unsettled = self._contacted and self._clock() - self._last_trouble < UNSETTLED
         return exc.overloaded or (unsettled and (exc.status == 401 or exc.denied_by_role))
 
-    def _attempt(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str], left: float
-    ) -> _Raw:
+    def _attempt(self, method: str, path: str, data: bytes | None, headers: dict[str, str], left: float) -> _Raw:
         session = self._session()
         raw = self._send(session, method, path, data, headers, left)
         if raw.status == 401:
@@ -377,9 +378,7 @@ class Api:
         self, session: _Session, path: str, headers: dict[str, str], idle_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         timeouts = (CONNECT_TIMEOUT, idle_timeout)
-        return self._urlopen(
-            session, "GET", path, headers, None, timeouts, pool_timeout=FIRST_CONTACT_PATIENCE
-        )
+        return self._urlopen(session, "GET", path, headers, None, timeouts, pool_timeout=FIRST_CONTACT_PATIENCE)
 
     def _forget(self, link: _Link) -> None:
         with self._lock:
@@ -588,8 +587,15 @@ class Websocket(_Link):
 class _Patience:
     """When to try again and when to give up: tenacity's stop and wait, on our clock."""
 
-    def __init__(self, deadline: float, clock: Callable[[], float], contacted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        clock: Callable[[], float],
+        contacted: Callable[[], bool],
+        closed: Callable[[], bool],
+    ) -> None:
         self._clock = clock
+        self._closed = closed
         self._contacted = contacted
         self._deadline = deadline
         self._start = clock()
@@ -599,7 +605,7 @@ class _Patience:
         return limit - (self._clock() - self._start)
 
     def stop(self, state: tenacity.RetryCallState) -> bool:
-        if self.left() <= 0.05:
+        if self._closed() or self.left() <= 0.05:
             return True
         # A server that nobody has reached yet is more likely misconfigured than restarting.
         exc = _exception(state)
@@ -713,9 +719,7 @@ def _diagnose(exc: Exception) -> tuple[str, bool]:
         return "tls", True
     if any(isinstance(one, _TLS_CUTS) for one in chain):
         return "lost", False
-    if isinstance(
-        exc, exceptions.SSLError
-    ):  # a certificate file that is not there, a host name that does not match
+    if isinstance(exc, exceptions.SSLError):  # a certificate file that is not there, a host name that does not match
         return "tls", True
     if any(isinstance(one, socket.gaierror) for one in chain):
         return "dns", False
@@ -723,9 +727,7 @@ def _diagnose(exc: Exception) -> tuple[str, bool]:
         return "proxy", False
     if isinstance(exc, exceptions.EmptyPoolError):
         return "busy", False
-    if isinstance(exc, exceptions.NewConnectionError) or any(
-        isinstance(one, ConnectionRefusedError) for one in chain
-    ):
+    if isinstance(exc, exceptions.NewConnectionError) or any(isinstance(one, ConnectionRefusedError) for one in chain):
         return "refused", False
     if isinstance(exc, (exceptions.TimeoutError, TimeoutError)):
         return "timeout", False

@@ -12,6 +12,7 @@ each minute.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import threading
@@ -33,6 +34,7 @@ SHORT_LIVED = 1.0
 RELIST_AFTER = 5
 FORBIDDEN_PATIENCE = 10
 LONGEST_PAUSE = 2.0
+LIST_DEADLINE = 10.0
 STOPPED = -1
 
 
@@ -80,7 +82,9 @@ def next_step(end: End, *, failures: int) -> Step:
     match end:
         case End.EOF | End.SILENT:
             return Step.RESUME
-        case End.EMPTY | End.CUT | End.OVERLOADED:
+        case End.CUT:
+            return Step.RESUME_LATER
+        case End.EMPTY | End.OVERLOADED:
             # Whatever it is that the server cannot resume from, a list may do.
             return Step.RESUME_LATER if failures % RELIST_AFTER else Step.RELIST_LATER
         case End.GONE:
@@ -300,6 +304,8 @@ class Watcher:
         """Connection after connection, until the list is needed again; the failures so far, or STOPPED."""
         while not self._stopping.is_set():
             ended = self._connection()
+            if self._stopping.is_set():
+                return STOPPED
             failures = (0 if ended.healthy else failures) + (0 if ended.end in (End.EOF, End.SILENT) else 1)
             match next_step(ended.end, failures=failures):
                 case Step.RESUME:
@@ -390,7 +396,7 @@ class Watcher:
         items: list[JsonDict] = []
         query = {**self._query, "limit": str(PAGE)}
         while True:
-            body = self._api.request("GET", self._path, query=query).body
+            body = self._api.request("GET", self._path, query=query, deadline=LIST_DEADLINE).body
             # The items of a list do not say what they are; those of a watch do.
             kind = {
                 "apiVersion": body.get("apiVersion"),
@@ -429,9 +435,7 @@ class Watcher:
     def _say_why(self, exc: Exception | None) -> None:
         """The last word before the end."""
         self.forbidden = isinstance(exc, ApiError) and exc.status == 403
-        text = str(
-            as_error(exc) if isinstance(exc, (ApiError, ConnectionFailed, ConfigurationError)) else exc
-        )
+        text = str(as_error(exc) if isinstance(exc, (ApiError, ConnectionFailed, ConfigurationError)) else exc)
         self._on_state(WatchState.FORBIDDEN if self.forbidden else WatchState.FAILED, text)
 
 
@@ -445,8 +449,7 @@ class TailWatcher(Watcher):
     """
 
     def _list(self) -> None:
-        body = self._api.request("GET", self._path, query={**self._query, "limit": "1"}).body
-        self._version = str((body.get("metadata") or {}).get("resourceVersion") or "")
+        self._version = self._newest()
         self._announce_list()
 
     def _take(self, line: bytes) -> End | None:
@@ -455,8 +458,12 @@ class TailWatcher(Watcher):
         return end
 
     def _renew(self) -> None:
-        try:
-            body = self._api.request("GET", self._path, query={**self._query, "limit": "1"}).body
-        except (ApiError, ConnectionFailed):
-            return  # the old version then: its connection fails or says 410, and the list is asked again
-        self._version = str((body.get("metadata") or {}).get("resourceVersion") or "")
+        # If this fails: the old version then; its connection fails too or says 410, and the list is asked
+        # again.
+        with contextlib.suppress(ApiError, ConnectionFailed, ConfigurationError):
+            self._version = self._newest()
+
+    def _newest(self) -> str:
+        query = {**self._query, "limit": "1"}
+        body = self._api.request("GET", self._path, query=query, deadline=LIST_DEADLINE).body
+        return str((body.get("metadata") or {}).get("resourceVersion") or "")
