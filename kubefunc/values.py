@@ -57,9 +57,7 @@ def none() -> None:
 
 # --- numbers, switches and durations
 
-_MOST_SECONDS: Final = (
-    2**31 - 1
-)  # Kubernetes keeps ttlSecondsAfterFinished and the Pod's deadline in an int32
+_MOST_SECONDS: Final = 2**31 - 1  # Kubernetes keeps ttlSecondsAfterFinished and the Pod's deadline in an int32
 
 
 def switch(value: object) -> bool:
@@ -198,8 +196,9 @@ def memory(value: object) -> str | tuple[str, str]:
 
 
 def _bytes(value: object, *, at: str) -> str:
-    text = value if isinstance(value, str) else str(_whole(value) or "")
-    if not text:
+    number = _whole(value)
+    text = value if isinstance(value, str) else str(number)
+    if not text or (number is None and not isinstance(value, str)):
         raise Refused(f"write a quantity such as {_MEMORY_EXAMPLES}, or an int of bytes", at=at)
     slip = _memory_slip(text)
     if slip:
@@ -280,9 +279,7 @@ def gpu(value: object) -> Mapping[str, int] | None:
     ({'nvidia.com/gpu': 1}, {'amd.com/gpu': 2}, None)
     """
     if isinstance(value, Mapping):
-        return {
-            _extended_resource(name): _devices(number, at=f"[{name!r}]") for name, number in value.items()
-        } or None
+        return {_extended_resource(name): _devices(number, at=f"[{name!r}]") for name, number in value.items()} or None
     number = _devices(value, at="")
     return {_GPU: number} if number else None
 
@@ -312,9 +309,7 @@ def read_gpu(text: str) -> object:
 # --- text and names
 
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_DNS_SUBDOMAIN: Final = re.compile(
-    r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII
-)
+_DNS_SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _DATA_KEY: Final = re.compile(r"[-._A-Za-z0-9]{1,253}", re.ASCII)
 _VARIABLE: Final = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*", re.ASCII)
@@ -365,18 +360,14 @@ def one_of(*choices: str) -> Callable[[object], str]:
         if isinstance(value, str) and value in choices:
             return value
         near = [choice for choice in choices if str(value).lower() == choice.lower()]
-        raise Refused(
-            f"did you mean {near[0]!r}?" if near else f"write one of {', '.join(map(repr, choices))}"
-        )
+        raise Refused(f"did you mean {near[0]!r}?" if near else f"write one of {', '.join(map(repr, choices))}")
 
     return parse
 
 
 def names(value: object) -> tuple[str, ...]:
     """A list of object names."""
-    return tuple(
-        _inside(object_name, item, at=f"[{index}]") for index, item in enumerate(_listed(value, "the names"))
-    )
+    return tuple(_inside(object_name, item, at=f"[{index}]") for index, item in enumerate(_listed(value, "the names")))
 
 
 def _listed(value: object, what: str) -> Iterable[object]:
@@ -492,20 +483,14 @@ def variable(name: str, value: str) -> None:
     """Refuse what no process environment can hold. The value itself is never shown: it may be a secret."""
     at = f"[{name!r}]"
     if not _VARIABLE.fullmatch(name):
-        raise Refused(
-            "a variable's name has letters, digits, '_', '-' and '.', and no digit first", at=at, shown=""
-        )
+        raise Refused("a variable's name has letters, digits, '_', '-' and '.', and no digit first", at=at, shown="")
     if "\0" in value:
         raise Refused("a variable cannot hold a zero byte", at=at, shown="...")
     if len(name) + len(value.encode("utf-8", "surrogatepass")) + 2 > _MOST_VARIABLE:
-        raise Refused(
-            "one variable holds at most 128 KiB: pass it as an argument instead", at=at, shown="..."
-        )
+        raise Refused("one variable holds at most 128 KiB: pass it as an argument instead", at=at, shown="...")
 
 
-def environment(
-    references: tuple[type, ...], allowed: frozenset[str]
-) -> Callable[[object], dict[str, object]]:
+def environment(references: tuple[type, ...], allowed: frozenset[str]) -> Callable[[object], dict[str, object]]:
     """A parser of environment variables.
 
     Args:
@@ -522,9 +507,7 @@ def environment(
                 variable(name, "")
                 continue
             if not isinstance(item, str):
-                shown = (
-                    _brief(item) if isinstance(item, (int, float, type(None))) else f"<{type(item).__name__}>"
-                )
+                shown = _brief(item) if isinstance(item, (int, float, type(None))) else f"<{type(item).__name__}>"
                 raise Refused(_make_it_text(item), at=f"[{name!r}]", shown=shown)
             variable(name, item)
         return pairs
@@ -570,18 +553,14 @@ def tolerations(value: object) -> tuple[Mapping[str, object], ...]:
     >>> tolerations(["dedicated=ml:NoSchedule"])
     ({'key': 'dedicated', 'operator': 'Equal', 'value': 'ml', 'effect': 'NoSchedule'},)
     """
-    return tuple(
-        _toleration(item, at=f"[{index}]") for index, item in enumerate(_listed(value, "the tolerations"))
-    )
+    return tuple(_toleration(item, at=f"[{index}]") for index, item in enumerate(_listed(value, "the tolerations")))
 
 
 def _toleration(value: object, *, at: str) -> Mapping[str, object]:
     if isinstance(value, str):
         return _taint(value, at=at)
     if not isinstance(value, Mapping):
-        raise Refused(
-            "write a dict or the taint's text: 'dedicated=ml:NoSchedule'", at=at, shown=_brief(value)
-        )
+        raise Refused("write a dict or the taint's text: 'dedicated=ml:NoSchedule'", at=at, shown=_brief(value))
     unknown = [str(name) for name in value if name not in _TOLERATION_FIELDS]
     if unknown:
         raise Refused(
@@ -617,9 +596,7 @@ def _check_toleration(value: Mapping[str, object], at: str) -> None:
 def _taint(text: str, *, at: str) -> Mapping[str, object]:
     match = _TAINT.fullmatch(text)
     if match is None:
-        raise Refused(
-            "write the taint as 'key=value:NoSchedule' or 'key:NoSchedule'", at=at, shown=_brief(text)
-        )
+        raise Refused("write the taint as 'key=value:NoSchedule' or 'key:NoSchedule'", at=at, shown=_brief(text))
     key, value, effect = match.groups()
     if value is None:
         return {"key": key, "operator": "Exists", "effect": effect}
@@ -692,9 +669,7 @@ def pod_template(value: object) -> object:
     if not unknown:
         return {"spec": template}
     if template.keys() & {"metadata", "spec"}:
-        raise Refused(
-            "beside 'metadata' and 'spec' a Pod template has no fields", at=f"[{unknown[0]!r}]", shown=""
-        )
+        raise Refused("beside 'metadata' and 'spec' a Pod template has no fields", at=f"[{unknown[0]!r}]", shown="")
     raise Refused(
         "a Pod template has 'metadata' and 'spec', or the fields of a Pod's spec at its top; what this "
         "version does not know of passes under 'spec'",
