@@ -1,0 +1,102 @@
+"""Threads, bounded: requests in the order they came, streams with the newest first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+Work = Callable[[], None]
+
+
+class Workers:
+    """At most ``size`` daemon threads, made as work arrives, that do what they are given."""
+
+    def __init__(self, name: str, size: int, *, newest_first: bool = False) -> None:
+        self._name = name
+        self._size = size
+        self._waiting: deque[Work] = deque()
+        self._take: Callable[[], Work] = self._waiting.pop if newest_first else self._waiting.popleft
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._quiet = threading.Condition(lock)
+        self._idle = 0
+        self._threads = 0
+        self._busy = 0
+
+    def do(self, work: Work) -> None:
+        with self._changed:
+            self._waiting.append(work)
+            if self._idle >= len(self._waiting):
+                self._changed.notify()
+                return
+            if self._threads >= self._size:
+                return
+            self._threads += 1
+            number = self._threads
+        threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True).start()
+
+    @property
+    def backlog(self) -> int:
+        """How much work waits for a thread."""
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        with self._changed:
+            return self._busy + len(self._waiting) < self._size
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until nothing waits and nothing runs; False when time is up first."""
+        with self._changed:
+            return self._quiet.wait_for(lambda: not self._waiting and not self._busy, timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._waiting:
+                    self._changed.wait()
+                self._idle -= 1
+                work = self._take()
+                self._busy += 1
+            try:
+                work()
+            except Exception:  # a bug of ours must not end the thread that others wait for
+                traceback.print_exc()
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    self._quiet.notify_all()
+
+
+class Clock:
+    """One thread that does things later, on time."""
+
+    def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, Work]] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def after(self, seconds: float, work: Work) -> None:
+        with self._changed:
+            heapq.heappush(self._due, (self._now() + seconds, next(self._order), work))
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due or self._due[0][0] > self._now():
+                    self._changed.wait(self._due[0][0] - self._now() if self._due else None)
+                work = heapq.heappop(self._due)[2]
+            try:
+                work()
+            except Exception:
+                traceback.print_exc()
