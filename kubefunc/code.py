@@ -145,9 +145,7 @@ class ProjectCode:
             del self._entries[next(iter(self._entries))]
         return entry.archive
 
-    def _fresh(
-        self, seeds: frozenset[Unit], watched: tuple[tuple[str, int], ...], old: _Entry | None
-    ) -> _Entry:
+    def _fresh(self, seeds: frozenset[Unit], watched: tuple[tuple[str, int], ...], old: _Entry | None) -> _Entry:
         units = self._close(seeds)
         files = _files(units)
         if old is not None and old.units == units and old.files == files:
@@ -353,7 +351,7 @@ def _loaded(name: str) -> _Place | None:
 def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
     """Where the import system would find the module; finds, but never imports or executes.
 
-    Asks the finder of each directory, not PathFinder: in a namespace package that one wants the parent imported.
+    Asks each directory's finder, not PathFinder: in a namespace package that one wants the parent imported.
     """
     portions: list[str] = []
     for entry in list(sys.path) if search is None else search:

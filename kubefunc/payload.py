@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.code import ProjectCode, has_source, imports_in_code, is_hidden
 from kubefunc.errors import SerializationError
@@ -183,6 +183,10 @@ def _function_of(found: object) -> object | None:
 class _CallPassed(TypeError):
     """A Call or another Future was met while pickling."""
 
+    def __init__(self, culprit: object) -> None:
+        super().__init__("a handle of this process cannot be sent")
+        self.culprit = culprit
+
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
     """cloudpickle's pickler, which also notes the modules that the pickle will import."""
@@ -197,7 +201,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             self.modules.add(obj.__name__)
             return NotImplemented
         if is_call(obj):
-            raise _CallPassed("a Call is a handle of this process: it cannot be sent")
+            raise _CallPassed(obj)
         module = getattr(obj, "__module__", None)
         if isinstance(module, str):
             self.modules.add(module)
@@ -265,9 +269,7 @@ def _explained(
         if not _pickles(part):
             path, culprit, cause = find_unpicklable(part, root, lambda obj: _pickle(obj)[0])
             return SerializationError(_message(name, path, culprit, cause))
-    return SerializationError(
-        f"{name} cannot be sent: each argument pickles, but all together do not ({_said(error)})"
-    )
+    return SerializationError(f"{name} cannot be sent: each argument pickles, but all together do not ({_said(error)})")
 
 
 def _pickles(obj: object) -> bool:

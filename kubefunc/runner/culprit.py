@@ -61,7 +61,8 @@ def find_unpicklable(
     Args:
         obj: what ``dumps`` has failed on.
         root: how to call it, such as ``args[1]`` or ``result``.
-        dumps: pickles any object, and raises where it cannot.
+        dumps: pickles any object, and raises where it cannot. An error whose attribute ``culprit`` is the very
+            object that was pickled ends the search there.
         seconds: how long the search may take; a part that was found by then is the answer.
 
     Raises:
@@ -70,18 +71,10 @@ def find_unpicklable(
     error = _failure(obj, dumps)
     if error is None:
         raise ValueError(f"{root} does pickle")
-    path = Path(root)
     deadline = clock() + seconds
-    chain = [obj]  # also keeps temporary parts alive, so that an id stays the id of one object
-    for _ in range(DEPTH):
-        if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
-            break  # too deep as a whole: no part of it is to blame
-        found = _failing_part(obj, path, {id(each) for each in chain}, dumps, lambda: clock() > deadline)
-        if found is None:
-            break
-        path, obj, error = found
-        chain.append(obj)
-    return str(path), obj, error
+    search = _Search(dumps, lambda: clock() > deadline)
+    path, culprit, cause = search.innermost(obj, Path(root), error, 0) or (Path(root), obj, error)
+    return str(path), culprit, cause
 
 
 def _failure(obj: object, dumps: Dumps) -> Exception | None:
@@ -92,22 +85,52 @@ def _failure(obj: object, dumps: Dumps) -> Exception | None:
     return None
 
 
-def _failing_part(
-    obj: object, path: Path, seen: set[int], dumps: Dumps, is_late: Callable[[], bool]
-) -> tuple[Path, object, Exception] | None:
-    parts = [each for each in _parts(obj, path) if type(each[1]) not in _ATOMS and id(each[1]) not in seen]
-    # Halving finds the one bad element of a million in twenty steps.
-    while len(parts) > 8 and not is_late():
-        half = len(parts) // 2
-        bad = _failure([part for _, part in parts[:half]], dumps)
-        parts = parts[:half] if bad is not None else parts[half:]
-    for place, part in parts:
-        if is_late():
-            return None
-        error = _failure(part, dumps)
-        if error is not None:
-            return place, part, error
-    return None
+class _Search:
+    """One search: knows what it has looked into already."""
+
+    def __init__(self, dumps: Dumps, is_late: Callable[[], bool]) -> None:
+        self._dumps = dumps
+        self._is_late = is_late
+        # By id; holds the objects, so that an id stays that of one object: many parts are made on the way.
+        self._visited: dict[int, object] = {}
+
+    def innermost(self, obj: object, path: Path, error: Exception, depth: int) -> tuple[Path, object, Exception] | None:
+        """The culprit in an object that does not pickle; None if all its parts lead back to where we were."""
+        self._visited[id(obj)] = obj
+        if depth == DEPTH or _is_whole(obj, error):
+            return path, obj, error
+        parts = [each for each in _parts(obj, path) if type(each[1]) not in _ATOMS]
+        fresh = [each for each in parts if id(each[1]) not in self._visited]
+        leads_back = len(fresh) < len(parts)
+        while (failing := self._first_failing(fresh)) is not None:
+            index, cause = failing
+            place, part = fresh.pop(index)
+            found = self.innermost(part, place, cause, depth + 1)
+            if found is not None:
+                return found
+        return None if leads_back else (path, obj, error)
+
+    def _first_failing(self, parts: list[tuple[Path, object]]) -> tuple[int, Exception] | None:
+        low, high = 0, len(parts)
+        # Halving finds the one bad element of a million in twenty steps.
+        while high - low > 8 and not self._is_late():
+            middle = (low + high) // 2
+            bad = _failure([part for _, part in parts[low:middle]], self._dumps)
+            low, high = (low, middle) if bad is not None else (middle, high)
+        for index in range(low, high):
+            if self._is_late():
+                return None
+            error = _failure(parts[index][1], self._dumps)
+            if error is not None:
+                return index, error
+        return None
+
+
+def _is_whole(obj: object, error: Exception) -> bool:
+    """Whether no part of the object is to blame."""
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return True  # too deep as a whole
+    return getattr(error, "culprit", None) is obj  # the error says itself whom it means
 
 
 def _parts(obj: Any, path: Path) -> Iterator[tuple[Path, object]]:
@@ -240,13 +263,14 @@ def _attribute(obj: object, name: object, value: object) -> str:
 
 
 def _has(obj: object, name: str, value: object) -> bool:
-    """Whether the state's entry is the object's attribute of that name; a property is not asked."""
-    return name not in vars(type(obj)) or getattr(obj, name, None) is value
+    """Whether the state's entry is the object's attribute of that name; asks no property and no __getattr__."""
+    attributes = getattr(obj, "__dict__", None)
+    if isinstance(attributes, dict) and attributes.get(name) is value:
+        return True
+    return any(isinstance(vars(cls).get(name), types.MemberDescriptorType) for cls in type(obj).__mro__)
 
 
-def _parts_of_arguments(
-    obj: object, function: object, arguments: object, path: Path
-) -> Iterator[tuple[Path, object]]:
+def _parts_of_arguments(obj: object, function: object, arguments: object, path: Path) -> Iterator[tuple[Path, object]]:
     if not isinstance(arguments, tuple):
         return
     yield Path(f"type({path})"), type(obj)
