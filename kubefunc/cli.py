@@ -1,0 +1,97 @@
+"""The command ``kubefunc``: what a person asks for from a terminal."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import click
+
+from kubefunc import __version__
+from kubefunc.backends.kubernetes import configured
+from kubefunc.errors import KubefuncError
+from kubefunc.options import Layer, Options, environment_layer, origins
+from kubefunc.session import choose_backend
+
+BUILT_IN = "built-in"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of ``kubefunc config``: what applies, and where it comes from."""
+
+    name: str
+    value: str
+    source: str
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kubefunc")
+def main() -> None:
+    """Python functions as Kubernetes Jobs."""
+
+
+@main.command()
+def config() -> None:
+    """Show what calls made from here would use, and where each setting comes from.
+
+    What a program sets by configure(), @remote and .options() comes on top.
+    """
+    try:
+        settings = list(read_settings(os.environ))
+    except KubefuncError as error:
+        raise click.ClickException(str(error)) from error
+    names = max(len(setting.name) for setting in settings)
+    values = max(len(setting.value) for setting in settings)
+    for setting in settings:
+        click.echo(f"{setting.name:{names}}  {setting.value:{values}}  {setting.source}".rstrip())
+
+
+def read_settings(environ: Mapping[str, str]) -> Iterator[Setting]:
+    """Backend, place and image, then every option that the environment sets.
+
+    Raises:
+        ConfigurationError: the kubeconfig or a ``KUBEFUNC_*`` variable is wrong.
+    """
+    layer = environment_layer(environ)
+    options = Options.from_layers(layer)
+    sources = origins(layer)
+    yield from _place(options, sources, environ)
+    if options.image is None:
+        yield Setting("image", options.resolved_image, f"this Python, {platform.python_version()}")
+    else:
+        yield Setting("image", options.image, sources["image"])
+    for name in layer:
+        if name not in ("context", "namespace", "image"):
+            yield Setting(name, _shown(layer, name), sources[name])
+
+
+def _place(options: Options, sources: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Setting]:
+    """The backend that calls would get, by the very choice that they make, and its place on a cluster."""
+    backend = choose_backend("config", None, options.context, environ)
+    backend.close([], 0.0)
+    chosen = "KUBEFUNC_BACKEND" if environ.get("KUBEFUNC_BACKEND") else None
+    if backend.name == "local":
+        yield Setting("backend", "local", chosen or "no kubeconfig, and not inside a Pod")
+        return
+    cluster = configured(options.context, environ)
+    if cluster is None:
+        return
+    by_kubeconfig = sources["context"] == BUILT_IN
+    yield Setting("backend", backend.name, chosen or cluster.source)
+    yield Setting("context", cluster.context, cluster.source if by_kubeconfig else sources["context"])
+    yield Setting("server", cluster.host, f"context {cluster.context}")
+    if options.namespace is None:
+        yield Setting("namespace", cluster.namespace, f"context {cluster.context}")
+    else:
+        yield Setting("namespace", options.namespace, sources["namespace"])
+
+
+def _shown(layer: Layer, name: str) -> str:
+    """The value for a terminal; of ``env`` the names alone, since its values may be secrets."""
+    value = layer[name]
+    if isinstance(value, Mapping):
+        return ", ".join(value if name == "env" else (f"{key}={item}" for key, item in value.items()))
+    return "none" if value is None else str(value)
