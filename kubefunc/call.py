@@ -17,6 +17,7 @@ from kubefunc.backends.base import Backend, Whereabouts
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
 from kubefunc.session import Session, session
 
@@ -126,14 +127,14 @@ class Call(_Future[R]):
         return True
 
     def discard(self) -> None:
-        """Remove the finished call and its kept result from the cluster. A detached call stays until this or its ttl."""
+        """Remove the finished call and its kept result. A detached call stays until this, or until its ttl."""
         self._backend.discard(self._id)
 
     @overload
-    def logs(self, follow: Literal[False] = False) -> str: ...
+    def logs(self, follow: Literal[False] = ...) -> str: ...
     @overload
     def logs(self, follow: Literal[True]) -> Iterator[str]: ...
-    def logs(self, follow: bool = False) -> str | Iterator[str]:
+    def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - the name is the contract's
         """What the function printed: the text up to now, or with ``follow`` the lines as they come, to the end."""
         if follow:
             return _lines(self._backend.logs(self._id, follow=True))
@@ -307,7 +308,7 @@ def attach(call: str) -> Call[Any]:
     """
     from kubefunc.payload import is_valid_id
 
-    name = call.rpartition("/")[2] if isinstance(call, str) else ""
+    name = call.rpartition("/")[2]
     if not is_valid_id(name):
         raise ConfigurationError(
             f"attach({call!r}): not the id of a call. An id looks like 'train-x7k2p9qa' or 'namespace/train-x7k2p9qa'; "
@@ -317,9 +318,9 @@ def attach(call: str) -> Call[Any]:
     options = here.options()
     backend = here.backend(options.context)
     handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
-    backend.attach(call, CallSink(handle, printer_for(handle, options.verbose)))
+    backend.attach(call, CallSink(handle, printer_for(handle, options)))
     return handle
 
 
-def printer_for(call: Call[Any], verbose: bool) -> Printer | Silent:
-    return call._session.console.printer(call.id) if verbose else Silent()
+def printer_for(call: Call[Any], options: Options) -> Printer | Silent:
+    return call._session.console.printer(call.id) if options.verbose else Silent()

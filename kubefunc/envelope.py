@@ -74,7 +74,7 @@ def verify(data: Buffer, key: bytes, call: str) -> Envelope:
         ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another call.
     """
     view = memoryview(data).cast("B")
-    if len(view) < wire.FOOTER_SIZE or view[-len(ENVELOPE_MAGIC) :] != ENVELOPE_MAGIC:
+    if len(view) < wire.FOOTER_SIZE or bytes(view[-len(ENVELOPE_MAGIC) :]) != ENVELOPE_MAGIC:
         raise _corrupted(call, f"its {len(view)} bytes do not end as a result does: it was cut")
     footer = view[-wire.FOOTER_SIZE :]
     (header_size,) = wire.LENGTH.unpack_from(footer)
@@ -116,7 +116,7 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     try:
         return Returned(loads(envelope.body))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a class may raise what it likes when unpickled
         told = _diagnosis(
             diagnosis,
             "ResultUnreadable",

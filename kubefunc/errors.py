@@ -21,7 +21,7 @@
         EvictedError
         PodLostError                 the node is gone, or the Pod with it
         JobDeletedError              deleted by someone else
-      CallTimeoutError               a clock of the call ran out; result(timeout=) raises the builtin TimeoutError instead
+      CallTimeoutError               a clock of the call ran out (result(timeout=) raises the builtin TimeoutError)
       RemoteExitError                the function raised SystemExit, KeyboardInterrupt, GeneratorExit ...
       ResultError                    it ran, but its result is not here
         ResultLostError

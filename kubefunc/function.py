@@ -91,7 +91,7 @@ class RemoteFunction(Generic[P, R]):
         return RemoteFunction, (self.function, self._layer, self._name)
 
     def __repr__(self) -> str:
-        return f"<RemoteFunction {self.__module__}.{self.__qualname__}>"
+        return f"<RemoteFunction {self.__module__}.{getattr(self, '__qualname__', self._name)}>"
 
 
 def _imported(module: str, qualname: str) -> Any:
@@ -158,7 +158,8 @@ def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any]:
     inner = inspect.unwrap(getattr(function, "func", function))
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise ConfigurationError(
-            f"@remote on the generator function {name}: a Job gives one result. Return a list, or make one call per item."
+            f"@remote on the generator function {name}: a Job gives one result. "
+            "Return a list, or make one call per item."
         )
     return RemoteFunction(function, layer, name)
 
@@ -207,6 +208,6 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         key=secrets.token_bytes(KEY_SIZE),
     )
     call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
-    sink = CallSink(call, printer_for(call, options.verbose))
+    sink = CallSink(call, printer_for(call, options))
     here.start(backend, submission, RetryingSink(submission, sink, backend))
     return call

@@ -26,7 +26,7 @@ def more_memory(options: Options) -> Options | None:
     """
     if options.memory_start is None or options.memory_ceiling is None:
         return None
-    start, ceiling = quantity(options.memory_start), quantity(options.memory_ceiling)
+    start, ceiling = (quantity(text) // 10**9 for text in (options.memory_start, options.memory_ceiling))
     if start >= ceiling:
         return None
     return dataclasses.replace(options, memory=(_written(min(2 * start, ceiling)), options.memory_ceiling))

@@ -66,7 +66,7 @@ class Session:
             self._wanted = wanted or self._wanted
             self._defaults = Layer(
                 {**self._defaults, **changes},
-                {name: "configure()" for name in {**self._defaults, **changes}},
+                dict.fromkeys({**self._defaults, **changes}, "configure()"),
             )
 
     def layers(self) -> tuple[Layer, Layer]:

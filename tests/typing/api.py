@@ -1,0 +1,92 @@
+"""How the public names are typed. Checked by mypy and pyright, never run.
+
+A use that must be refused stands with a ``type: ignore``: where it stops being refused, the comment is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from datetime import timedelta
+
+from typing_extensions import assert_type
+
+import kubefunc
+from kubefunc import Call, RemoteFunction, remote
+
+
+@remote
+def bare(x: int, *, scale: float = 1.0) -> str:
+    return str(x * scale)
+
+
+@remote(cpu=2, memory="4Gi", retries=3, timeout=timedelta(minutes=1), env={"A": "b"})
+def called(x: int) -> list[int]:
+    return [x]
+
+
+@remote
+async def waits(x: int) -> float:
+    return float(x)
+
+
+@remote(gpu=1)
+async def waits_called(x: int) -> float:
+    return float(x)
+
+
+class Model:
+    @remote
+    def predict(self, row: list[float]) -> float:
+        return sum(row)
+
+    @staticmethod
+    @remote
+    def load(path: str) -> bytes:
+        return path.encode()
+
+
+assert_type(bare(1, scale=2.0), str)
+assert_type(bare.local(1), str)
+assert_type(bare.remote(1), Call[str])
+assert_type(bare.remote(1).result(), str)
+assert_type(called.remote(1).result(timeout=3), list[int])
+assert_type(called.options(memory=("1Gi", "8Gi"), detach=True).remote(2).result(), list[int])
+assert_type(waits.remote(1).result(), float)
+assert_type(waits_called.remote(1).result(), float)
+assert_type(Model().predict.remote([1.0]).result(), float)
+assert_type(Model().predict([1.0]), float)
+assert_type(Model.load.remote("x").result(), bytes)
+assert_type(bare.remote(1).logs(), str)
+
+
+async def in_a_loop() -> None:
+    assert_type(await bare.remote(1), str)
+    assert_type(await asyncio.wrap_future(bare.remote(1)), str)
+
+
+def takes_a_future(future: concurrent.futures.Future[str]) -> None: ...
+
+
+def takes_a_remote_function(function: RemoteFunction[[int], list[int]]) -> None: ...
+
+
+takes_a_future(bare.remote(1))
+takes_a_remote_function(called)
+kubefunc.configure(backend="local", image="python:3.12-slim", timeout=10)
+kubefunc.attach("bare-abcdefgh").result()
+
+# -- refused
+
+bare("1")  # type: ignore[arg-type]
+bare.remote("1")  # type: ignore[arg-type]
+bare.remote(1, factor=2)  # type: ignore[call-arg]
+bare.remote()  # type: ignore[call-arg]
+called.remote(1, 2)  # type: ignore[call-arg]
+Model().predict.remote("row")  # type: ignore[arg-type]
+called.options(memmory="1Gi")  # type: ignore[call-arg]
+called.options(retries="3")  # type: ignore[arg-type]
+kubefunc.configure(backend="docker")  # type: ignore[arg-type]
+remote(cpus=2)  # type: ignore[call-overload]
+takes_a_future(called.remote(1))  # type: ignore[arg-type]
+kubefunc.attach(7)  # type: ignore[arg-type]
