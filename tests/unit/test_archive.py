@@ -1,0 +1,179 @@
+"""kubefunc.pyz: what is in it, that it is always the same, and how it is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import marshal
+import os
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kubefunc.archive import (
+    archive_bytes,
+    build_archive,
+    cache_directory,
+    cached_archive,
+    find_sources,
+)
+
+SOURCES = {
+    "kubefunc/__init__.py": b"",
+    "kubefunc/runner/__init__.py": b"X = 1",
+    "kubefunc/call.py": b"Y = 1",
+    "kubefunc/options.py": b"Z = 1",
+    "cloudpickle/__init__.py": b"def dumps(): raise ValueError",
+}
+
+
+def names(data: bytes) -> set[str]:
+    """The files in the archive."""
+    return set(zipfile.ZipFile(io.BytesIO(data)).namelist())
+
+
+def files(directory: Path, sources: dict[str, bytes]) -> dict[str, Path]:
+    """The sources as files."""
+    found = {}
+    for name, source in sources.items():
+        found[name] = directory / name
+        found[name].parent.mkdir(parents=True, exist_ok=True)
+        found[name].write_bytes(source)
+    return found
+
+
+# --- what is in it ---
+
+
+def test_the_runner_is_compiled_and_there_as_source() -> None:
+    """Compiled for speed; as source for an image with another Python, where it says what is wrong."""
+    found = names(build_archive(SOURCES))
+    assert {"kubefunc/runner/__init__.pyc", "kubefunc/runner/__init__.py"} <= found
+    assert {"__main__.pyc", "__main__.py"} <= found
+
+
+def test_the_rest_is_there_once() -> None:
+    """Compiled what each Pod or each decorated module loads, as source what hardly any does."""
+    found = names(build_archive(SOURCES))
+    assert {"cloudpickle/__init__.pyc", "kubefunc/options.pyc", "kubefunc/call.py"} <= found
+    assert found.isdisjoint({"cloudpickle/__init__.py", "kubefunc/options.py", "kubefunc/call.pyc"})
+
+
+def test_what_only_the_client_needs_is_left_out() -> None:
+    """Backends, the command line and plug-ins: a Pod could not use them."""
+    found = set(find_sources())
+    assert {"kubefunc/runner/__main__.py", "kubefunc/current.py", "kubefunc/function.py"} <= found
+    assert not [name for name in found if "backends/kubernetes" in name or name.endswith(("local.py", "cli.py"))]
+    assert "kubefunc/archive.py" not in found
+    assert [name for name in found if name.startswith("cloudpickle/")]
+
+
+def test_compiled_files_are_never_compared_with_a_source() -> None:
+    """PEP 552: hash-based and unchecked, with this Python's magic number, naming no directory of this machine."""
+    data = zipfile.ZipFile(io.BytesIO(build_archive(SOURCES))).read("cloudpickle/__init__.pyc")
+    assert data[:4] == importlib.util.MAGIC_NUMBER
+    assert data[4:8] == b"\x01\0\0\0"
+    code = marshal.loads(data[16:])
+    assert isinstance(code, types.CodeType)
+    assert code.co_filename == "kubefunc.pyz/cloudpickle/__init__.py"
+
+
+def test_the_same_sources_give_the_same_bytes() -> None:
+    """In whatever order they are found."""
+    assert build_archive(SOURCES) == build_archive(dict(reversed(SOURCES.items())))
+
+
+def test_it_fits_into_a_secret_beside_a_payload() -> None:
+    """It travels with every call: a Secret holds 1 MiB in all."""
+    assert len(build_archive({name: path.read_bytes() for name, path in find_sources().items()})) < 300_000
+
+
+def test_it_is_made_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very same bytes object; kept in the user's cache for the next process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    archive_bytes.cache_clear()
+    try:
+        assert archive_bytes() is archive_bytes()
+    finally:
+        archive_bytes.cache_clear()
+    assert [file.suffix for file in (tmp_path / "kubefunc").iterdir()] == [".pyz"]
+
+
+# --- how it is kept ---
+
+
+def test_a_kept_archive_is_used_again(tmp_path: Path) -> None:
+    """And is byte for byte what building it gives."""
+    sources = files(tmp_path / "src", SOURCES)
+    assert cached_archive(sources, tmp_path / "cache") == build_archive(SOURCES)
+    (kept,) = (tmp_path / "cache").iterdir()
+    time = kept.stat().st_mtime_ns
+    assert cached_archive(sources, tmp_path / "cache") == build_archive(SOURCES)
+    assert kept.stat().st_mtime_ns == time
+
+
+@pytest.mark.parametrize("change", ["longer", "later", "moved"])
+def test_any_change_of_a_source_makes_a_new_one(tmp_path: Path, change: str) -> None:
+    """Its size, its time, or its place."""
+    sources = files(tmp_path / "src", SOURCES)
+    cached_archive(sources, tmp_path / "cache")
+    name = "kubefunc/runner/__init__.py"
+    if change == "longer":
+        sources[name].write_bytes(b"X = 10")
+    elif change == "later":
+        sources[name].write_bytes(b"X = 2")
+        os.utime(sources[name], ns=(1, 1))
+    else:
+        sources = files(tmp_path / "src2", {**SOURCES, name: b"X = 3"})
+    content = {each: path.read_bytes() for each, path in sources.items()}
+    assert cached_archive(sources, tmp_path / "cache") == build_archive(content)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_damaged_archive_is_not_used(tmp_path: Path) -> None:
+    """Cut, emptied or altered by whatever: it is made anew."""
+    sources = files(tmp_path / "src", SOURCES)
+    whole = cached_archive(sources, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    stored = kept.read_bytes()
+    for damaged in (b"", stored[:-1], stored[:40], b"\0" + stored[1:], stored[:-1] + b"x"):
+        kept.write_bytes(damaged)
+        assert cached_archive(sources, tmp_path / "cache") == whole
+        assert kept.read_bytes() == stored
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+def test_another_users_archive_is_not_used(tmp_path: Path) -> None:
+    """What it holds would run with all the rights of a call."""
+    sources = files(tmp_path / "src", SOURCES)
+    whole = cached_archive(sources, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    os.chown(kept, 12345, 12345)
+    assert cached_archive(sources, tmp_path / "cache") == whole
+    assert kept.stat().st_uid == os.getuid()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    """A file stands where the directory should be."""
+    (tmp_path / "cache").write_bytes(b"")
+    sources = files(tmp_path / "src", SOURCES)
+    assert cached_archive(sources, tmp_path / "cache") == build_archive(SOURCES)
+
+
+def test_old_archives_are_forgotten(tmp_path: Path) -> None:
+    """A few versions stay, and no temporary file does."""
+    sources = files(tmp_path / "src", SOURCES)
+    for size in range(12):
+        sources["kubefunc/call.py"].write_bytes(b"#" * size)
+        cached_archive(sources, tmp_path / "cache")
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".pyz"] * 8
+
+
+def test_the_cache_is_where_the_platform_has_it() -> None:
+    """XDG on Linux, Library on macOS, LOCALAPPDATA on Windows."""
+    assert cache_directory({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/kubefunc")
+    assert cache_directory({}, "linux") == Path.home() / ".cache" / "kubefunc"
+    assert cache_directory({}, "darwin") == Path.home() / "Library" / "Caches" / "kubefunc"
+    assert cache_directory({"LOCALAPPDATA": "/l"}, "win32") == Path("/l/kubefunc/cache")
