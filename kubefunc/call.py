@@ -75,6 +75,8 @@ class Call(_Future[R]):
         self._stats = CallStats(queued=time.time())
         self._where = Whereabouts(Phase.SUBMITTING)
         self._error: BaseException | None = None
+        self._cancelling = threading.Lock()
+        self._notified = False  # only the dispatcher's thread asks
 
     @property
     def id(self) -> str:
@@ -119,8 +121,11 @@ class Call(_Future[R]):
 
         This differs from the stdlib's Future, which refuses to cancel what runs.
         """
-        if not super().cancel():
-            return False
+        with self._cancelling:
+            if self.cancelled():
+                return True
+            if not super().cancel():
+                return False
         self._session.finished(self._id)
         self._backend.cancel(self._id)
         self._session.dispatcher.do(self._tell_cancelled)
@@ -175,7 +180,14 @@ class Call(_Future[R]):
         return _Waiting(self)
 
     def _tell_cancelled(self) -> None:
-        self.set_running_or_notify_cancel()
+        self._may_end()
+
+    def _may_end(self) -> bool:
+        """Whether a result may be set; wakes those who wait if it was cancelled."""
+        if self._notified:
+            return False
+        self._notified = True
+        return self.set_running_or_notify_cancel()
 
     def _diagnosis(self) -> Diagnosis:
         where = self._where
@@ -185,8 +197,8 @@ class Call(_Future[R]):
         )
 
     def _complete(self, ended: Returned | Raised) -> None:
-        """In the dispatcher's thread. False from the stdlib means: it was cancelled in between."""
-        if not self.set_running_or_notify_cancel():
+        """In the dispatcher's thread."""
+        if not self._may_end():
             return
         if isinstance(ended, Returned):
             self.set_result(ended.value)

@@ -1,0 +1,79 @@
+"""New attempts that the client makes, and where they end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubefunc import errors
+from kubefunc.backends.base import Submission
+from kubefunc.call import Call, CallSink
+from kubefunc.options import Options
+from kubefunc.payload import Packer
+from kubefunc.progress import Silent
+from kubefunc.retries import RetryingSink, more_memory
+from kubefunc.runner import CODE_OOM
+from kubefunc.session import Session
+from tests.unit.by_hand import KEY, HandBackend, error_envelope, value_envelope
+
+
+def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
+    backend = HandBackend()
+    payload = Packer.for_local().pack(len, ([],))
+    submission = Submission(call="f-abcdefgh", function="f", options=options, payload=payload, key=KEY)
+    call: Call[Any] = Call("f-abcdefgh", "f", KEY, backend, Session())
+    return call, RetryingSink(submission, CallSink(call, Silent()), backend), backend
+
+
+@pytest.mark.parametrize(
+    ("memory", "grown"),
+    [(("1Gi", "8Gi"), ("2Gi", "8Gi")), (("3Gi", "4Gi"), ("4Gi", "4Gi")), (("500M", "1G"), ("1000000000", "1G"))],
+)
+def test_memory_doubles_up_to_the_ceiling(memory: tuple[str, str], grown: tuple[str, str]) -> None:
+    """Twice as much each time, never more than allowed."""
+    options = more_memory(Options.of(memory=memory))
+    assert options is not None
+    assert options.memory == grown
+
+
+@pytest.mark.parametrize("memory", ["1Gi", ("4Gi", "4Gi"), None])
+def test_without_room_to_grow_there_is_no_new_attempt(memory: Any) -> None:
+    """A plain limit stays a limit."""
+    assert more_memory(Options.of(memory=memory)) is None
+
+
+def test_an_out_of_memory_kill_is_tried_again_with_more() -> None:
+    """The new attempt has a number and a larger limit; its result is the call's."""
+    call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=2))
+    sink.deliver(error_envelope(CODE_OOM, {"limit": 2**30}))
+    submission, again = backend.submitted[0]
+    assert (submission.attempt, submission.options.memory_start) == (2, "2Gi")
+    again.deliver(value_envelope(7))
+    assert call.result(timeout=5) == 7
+
+
+def test_out_of_memory_counts_against_retries() -> None:
+    """With none left, the error is told."""
+    call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=1))
+    sink.deliver(error_envelope(CODE_OOM, {"limit": 2**30}))
+    backend.submitted[0][1].deliver(error_envelope(CODE_OOM, {"limit": 2**31}))
+    assert isinstance(call.exception(timeout=5), errors.OutOfMemoryError)
+    assert len(backend.submitted) == 1
+
+
+def test_a_lost_pod_is_replaced_as_often_as_allowed() -> None:
+    """Lost nodes do not touch the user's retries, and have a cap of their own."""
+    call, sink, backend = flying(Options.of(max_disruptions=2))
+    for _ in range(3):
+        sink.fail(errors.PodLostError("gone"))
+    assert len(backend.submitted) == 2
+    assert isinstance(call.exception(timeout=5), errors.PodLostError)
+
+
+def test_other_failures_are_told_at_once() -> None:
+    """The client repeats nothing that it was not asked to."""
+    call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=5))
+    sink.fail(errors.ImagePullError("no such image"))
+    assert isinstance(call.exception(timeout=5), errors.ImagePullError)
+    assert backend.submitted == []
