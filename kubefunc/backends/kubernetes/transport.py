@@ -6,9 +6,7 @@ straight from the socket,
 and nothing counts as received that has not been counted: the far end says how much comes, waits for our word,
 and can begin again at any offset.
 
-What the reader in the Pod writes to stdout: any number of ``.`` while it waits, then ``N`` (no result), or
-``R``, 8 bytes of total size, 8 bytes of offset, and the bytes from there. What it reads on stdin: ``A``
-(acknowledged). An upload is 8 bytes of length and the bytes, answered by ``K``. All numbers are big-endian.
+What the reader and the uploader in the Pod say is told in :mod:`kubefunc.runner`.
 """
 
 from __future__ import annotations
@@ -23,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed
+from kubefunc.errors import ConfigurationError
+from kubefunc.runner import COURIER, READER_ACK, READER_HEARTBEAT, READER_NOTHING, READER_RESULT, UPLOAD_DONE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,7 +36,6 @@ SUBPROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR = range(4)
 PING, CLOSE = -1, -2
 
-COURIER = "courier"
 SILENCE = 30.0
 UPLOAD_CHUNK = 64 * 1024
 _SCRATCH = 256 * 1024
@@ -166,13 +165,13 @@ class Intake:
 
     def _wait(self, piece: memoryview) -> int:
         """Skip heartbeats; the index after the byte that ends the wait."""
-        waited = bytes(piece).lstrip(b".")
+        waited = bytes(piece).lstrip(READER_HEARTBEAT)
         start = len(piece) - len(waited)
         if not waited:
             return start
-        if waited == b"N":
+        if waited == READER_NOTHING:
             self.outcome = Outcome.NO_RESULT
-        elif waited[:1] == b"R":
+        elif waited[:1] == READER_RESULT:
             self._head = bytearray()
         else:
             raise StreamGarbled(f"expected '.', 'N' or 'R', not {waited[:60]!r}")
@@ -347,6 +346,8 @@ class ExecStream:
             if exc.status in (401, 403):
                 raise ExecRefused(exc.message) from exc
             raise ExecUnavailable(f"{exc.status} {exc.message}") from exc
+        except ConfigurationError as exc:  # the credentials could not be renewed just now
+            raise StreamCut(str(exc)) from exc
         except ConnectionFailed as exc:
             if self._socket.closed:
                 raise StreamClosed("closed while connecting") from exc
@@ -516,7 +517,7 @@ class ResultStream(ExecStream):
         The connection must outlive the byte: what a client sent just before it hung up may never arrive.
         Raises StreamCut or StreamClosed when the byte could not be sent.
         """
-        self.send(b"A")
+        self.send(READER_ACK)
         self._socket.set_timeout(linger)
         try:
             for _ in self.stdout():
@@ -552,7 +553,7 @@ def upload(
                 pass
             raise
         for piece in stream.stdout():
-            if piece[0] == ord("K"):
+            if bytes(piece[:1]) == UPLOAD_DONE:
                 return
             raise StreamGarbled(f"expected 'K', not {bytes(piece[:60])!r}")
         raise StreamCut("the command ended without taking the data")
