@@ -175,9 +175,9 @@ class Maker:
     def __init__(self, base): self.base = base
     @remote
     def add(self, n): return Maker(self.base + fact(n))
-    @classmethod
+    @staticmethod
     @remote
-    def make(cls, n): return cls(n)
+    def make(n): return Maker(n)
 """,
         "use.py": """
 from bare_pod import run
