@@ -1,0 +1,1 @@
+"""Measures the figures of docs/benchmarks.md: ``python -m tests.bench``."""

@@ -1,0 +1,90 @@
+"""The figures of imports and local calls."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.bench.figures import Figure, at_most, spread
+
+ROOT = Path(__file__).parents[2]
+ONE_CALL = """
+from kubefunc import remote
+
+@remote
+def add(a, b):
+    return a + b
+
+assert add.remote(1, 2).result() == 3
+"""
+MANY_CALLS = """
+import time
+from kubefunc import remote
+
+@remote
+def add(a, b):
+    return a + b
+
+add.remote(1, 2).result()
+for _ in range({count}):
+    begun = time.perf_counter()
+    add.remote(1, 2).result()
+    print(time.perf_counter() - begun)
+"""
+
+
+def _environ() -> dict[str, str]:
+    return {**os.environ, "KUBEFUNC_BACKEND": "local", "PYTHONPATH": str(ROOT), "KUBEFUNC_VERBOSE": "false"}
+
+
+def _time(code: str) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], env=_environ(), check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def _alternating(one: str, other: str, count: int) -> tuple[list[float], list[float]]:
+    times: tuple[list[float], list[float]] = ([], [])
+    for code in (one, other):
+        _time(code)
+    for _ in range(count):
+        times[0].append(_time(one))
+        times[1].append(_time(other))
+    return times
+
+
+def imports(count: int) -> Iterator[Figure]:
+    """``import kubefunc`` and its first names, over a bare interpreter."""
+    with_it, bare = _alternating("from kubefunc import remote", "pass", count)
+    over = (statistics.median(with_it) - statistics.median(bare)) * 1000
+    yield at_most("`from kubefunc import remote`, over a bare interpreter", over, 50, " ms")
+    check = "import sys; from kubefunc import remote; remote(len).remote([]).result(); assert 'kubernetes' not in sys.modules"
+    _time(check)
+    yield Figure("`kubernetes` on the local path", "not imported", "not imported", met=True)
+
+
+def cold_script(count: int) -> Iterator[Figure]:
+    """A script with one local call against ``python -c pass``."""
+    script, bare = _alternating(ONE_CALL, "pass", count)
+    limit = 2.5 * statistics.median(bare) * 1000 + 100
+    measured = statistics.median(script) * 1000
+    detail = f"`python -c pass` {statistics.median(bare) * 1000:.0f} ms"
+    yield at_most("script with one local call, cold", measured, round(limit), " ms", detail)
+
+
+def warm_call(count: int) -> Iterator[Figure]:
+    """Local calls in one process, a fresh process for each."""
+    command = [sys.executable, "-c", MANY_CALLS.format(count=count)]
+    output = subprocess.run(command, env=_environ(), check=True, capture_output=True, text=True).stdout
+    times = [float(line) for line in output.split()]
+    yield at_most("local call, warm, median", statistics.median(times) * 1000, 2.5, " ms", spread(times))
+
+
+def all_figures(count: int) -> Sequence[Figure]:
+    """In the order of the table."""
+    return [*imports(count), *warm_call(10 * count), *cold_script(count)]
