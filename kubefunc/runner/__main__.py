@@ -15,7 +15,9 @@ def main() -> int:
     if program == "main":
         from kubefunc.runner.supervisor import Place, supervise
 
-        return supervise(Place(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG)))
+        lifeline = os.environ.pop("KUBEFUNC_LIFELINE", None)
+        place = Place(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
+        return supervise(place, None if lifeline is None else int(lifeline))
     from kubefunc.runner import courier
 
     if program == "courier":
@@ -24,10 +26,6 @@ def main() -> int:
         return courier.reader(out_dir, int(arguments[0]) if arguments else 0)
     if program == "uploader":
         return courier.uploader(out_dir)
-    if program == "server":
-        from kubefunc.runner.server import serve
-
-        return serve(arguments)
     print(f"kubefunc: no program {program!r}", file=sys.stderr)
     return 2
 

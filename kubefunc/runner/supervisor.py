@@ -101,8 +101,9 @@ class Ending:
 
 
 class Supervisor:
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, lifeline: int | None = None) -> None:
         self.place = place
+        self.lifeline = lifeline
         self.signals = Signals()
         self.lock = self._take_lock()
         self.spec: dict[str, Any] = json.loads(place.read("spec.json"))
@@ -124,6 +125,7 @@ class Supervisor:
             attempt += 1
             ending = self._attempt(attempt)
             if self.signals.terminating and ending.header is None:
+                os.unlink(self.place.out("alive"))  # the courier need not wait for it to grow old
                 return EXIT_TERMINATED
             more = attempt <= self.spec["retries"] and not self.signals.terminating
             if more and self._counts_as_retryable(ending) and self._back_off(attempt):
@@ -154,6 +156,8 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             os.close(self.lock)
+            if self.lifeline is not None:
+                os.close(self.lifeline)
             os.setsid()
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -199,7 +203,11 @@ class Supervisor:
                 kill_group(pid, signal.SIGKILL)
                 deadline = float("inf")
             wait = max(0.0, min(deadline - now, ALIVE_EVERY))
-            ready, _, _ = select.select([*open_pipes, self.signals.pipe], [], [], wait)
+            lifelines = [] if self.lifeline is None else [self.lifeline]
+            ready, _, _ = select.select([*open_pipes, *lifelines, self.signals.pipe], [], [], wait)
+            if self.lifeline in ready:  # its end: the client is gone, on this machine nothing may outlive it
+                kill_group(pid, signal.SIGKILL)
+                os._exit(EXIT_TERMINATED)
             self._touch_alive()
             if output in ready and not self._pump(output):
                 open_pipes.remove(output)
@@ -433,5 +441,5 @@ def memory_limit() -> int | None:
     return None
 
 
-def supervise(place: Place) -> int:
-    return Supervisor(place).run()
+def supervise(place: Place, lifeline: int | None = None) -> int:
+    return Supervisor(place, lifeline).run()
