@@ -121,12 +121,7 @@ def _compiled(name: str, source: bytes) -> bytes:
     import marshal
 
     code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=0)
-    return (
-        importlib.util.MAGIC_NUMBER
-        + _UNCHECKED_PYC
-        + importlib.util.source_hash(source)
-        + marshal.dumps(code)
-    )
+    return importlib.util.MAGIC_NUMBER + _UNCHECKED_PYC + importlib.util.source_hash(source) + marshal.dumps(code)
 
 
 # --- keeping it ---

@@ -192,9 +192,7 @@ class Call(_Future[R]):
     def _diagnosis(self) -> Diagnosis:
         where = self._where
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
-        return Diagnosis(
-            reason="", message=message, phase=where.phase, call=self._id, pod=where.pod, node=where.node
-        )
+        return Diagnosis(reason="", message=message, phase=where.phase, call=self._id, pod=where.pod, node=where.node)
 
     def _complete(self, ended: Returned | Raised) -> None:
         """In the dispatcher's thread."""
@@ -255,9 +253,7 @@ class CallSink:
     def moved(self, where: Whereabouts) -> None:
         with self._lock:
             known = self._call._where
-            self._call._where = Whereabouts(
-                where.phase, where.detail, where.pod or known.pod, where.node or known.node
-            )
+            self._call._where = Whereabouts(where.phase, where.detail, where.pod or known.pod, where.node or known.node)
         if where.detail and where.detail != known.detail and not isinstance(self._printer, Silent):
             self._call._session.console.say(f"{self._call.id}: {where.detail}")
 

@@ -339,9 +339,7 @@ def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     else:
         how = f"ended itself with exit code {exit_code} without returning"
         advice = "Look for os._exit() or a library that ends the process."
-    told = _diagnosis(
-        known, "WorkerDied", f"The function's process {how}.", advice, exit_code=exit_code, signal=number
-    )
+    told = _diagnosis(known, "WorkerDied", f"The function's process {how}.", advice, exit_code=exit_code, signal=number)
     return errors.WorkerDiedError(str(told), exit_code=exit_code, signal=number, diagnosis=told)
 
 
@@ -384,8 +382,6 @@ _ERRORS = {
     CODE_OOM: _out_of_memory,
     CODE_UPLOAD: _upload,
 }
-
-
 
 
 def verdict_code(envelope: Envelope) -> str | None:

@@ -153,9 +153,7 @@ class RemoteExitError(KubefuncError):
         exit_code: what was given to ``sys.exit``, where it was an integer (None means 0 to Python).
     """
 
-    def __init__(
-        self, message: str, *, exit_code: int | None = None, diagnosis: Diagnosis | None = None
-    ) -> None:
+    def __init__(self, message: str, *, exit_code: int | None = None, diagnosis: Diagnosis | None = None) -> None:
         super().__init__(message, diagnosis=diagnosis)
         self.exit_code = exit_code
 

@@ -69,9 +69,7 @@ class ConfigMapKey:
 
 def _check_reference(reference: object, name: object, key: object) -> None:
     where = type(reference).__name__
-    _accepted(
-        f"{where}: name", Kind("the name of an object in the Pod's namespace", values.object_name), name
-    )
+    _accepted(f"{where}: name", Kind("the name of an object in the Pod's namespace", values.object_name), name)
     _accepted(f"{where}: key", Kind("the name of one of its keys", values.data_key), key)
 
 
@@ -124,9 +122,7 @@ class OptionChanges(TypedDict, total=False):
 _KIND: Final = "kind"
 _SWITCH: Final = {_KIND: Kind("True or False", values.switch, values.read_switch)}
 _DURATION: Final = {_KIND: Kind("seconds or a timedelta, 0 or more", values.seconds, values.read_seconds)}
-_SPAN: Final = {
-    _KIND: Kind("seconds or a timedelta, more than 0", values.positive_seconds, values.read_seconds)
-}
+_SPAN: Final = {_KIND: Kind("seconds or a timedelta, more than 0", values.positive_seconds, values.read_seconds)}
 _LIMIT: Final = {
     _KIND: Kind(
         "seconds or a timedelta, more than 0, or None for no limit",
@@ -187,9 +183,7 @@ _ENV: Final = {
         dict,
     )
 }
-_NAMESPACE: Final = {
-    _KIND: Kind("a namespace's name, or None for kubectl's", values.dns_label, nothing=values.none)
-}
+_NAMESPACE: Final = {_KIND: Kind("a namespace's name, or None for kubectl's", values.dns_label, nothing=values.none)}
 _CONTEXT: Final = {
     _KIND: Kind(
         "the name of a context of the kubeconfig, or None for the current one",
@@ -197,13 +191,9 @@ _CONTEXT: Final = {
         nothing=values.none,
     )
 }
-_LABELS: Final = {
-    _KIND: Kind("a dict of label names to texts, or None", values.label_map, values.read_mapping, dict)
-}
+_LABELS: Final = {_KIND: Kind("a dict of label names to texts, or None", values.label_map, values.read_mapping, dict)}
 _ANNOTATIONS: Final = {
-    _KIND: Kind(
-        "a dict of annotation names to texts, or None", values.annotation_map, values.read_mapping, dict
-    )
+    _KIND: Kind("a dict of annotation names to texts, or None", values.annotation_map, values.read_mapping, dict)
 }
 _NODE_SELECTOR: Final = {
     _KIND: Kind("a dict of node labels to texts, or None", values.node_selector, values.read_mapping, dict)
@@ -241,9 +231,7 @@ _POD_TEMPLATE: Final = {
         values.none,
     )
 }
-_DISRUPTIONS: Final = {
-    _KIND: Kind("an int from 0 to 1000", values.whole_number(0, 1000), values.read_whole_number)
-}
+_DISRUPTIONS: Final = {_KIND: Kind("an int from 0 to 1000", values.whole_number(0, 1000), values.read_whole_number)}
 
 _MERGED: Final = frozenset({"env", "labels", "annotations", "node_selector"})
 
@@ -743,9 +731,7 @@ def _read(variable: str, kind: Kind, text: str) -> object:
 def _refusal(what: str, kind: Kind, value: object, refused: Refused) -> ConfigurationError:
     shown = _brief(value) if refused.shown is None else refused.shown
     equals = f"={shown}" if shown else ""
-    return ConfigurationError(
-        f"{what}{refused.at}{equals} is not accepted: {refused.why}. Accepted: {kind.accepts}."
-    )
+    return ConfigurationError(f"{what}{refused.at}{equals} is not accepted: {refused.why}. Accepted: {kind.accepts}.")
 
 
 def _brief(value: object) -> str:

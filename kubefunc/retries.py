@@ -84,9 +84,7 @@ class RetryingSink:
         return self._again(self._submission.options, "its Pod was lost, next attempt")
 
     def _again(self, options: Options, why: str) -> bool:
-        self._submission = dataclasses.replace(
-            self._submission, options=options, attempt=self._submission.attempt + 1
-        )
+        self._submission = dataclasses.replace(self._submission, options=options, attempt=self._submission.attempt + 1)
         self._sink.moved(Whereabouts(Phase.SUBMITTING, why))
         try:
             self._backend.submit(self._submission, self)

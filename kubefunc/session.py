@@ -132,9 +132,7 @@ def _listed(calls: list[str]) -> str:
     return ", ".join(calls[:3]) + (f" and {len(calls) - 3} more" if len(calls) > 3 else "")
 
 
-def choose_backend(
-    session: str, wanted: str | None, context: str | None, environ: Mapping[str, str]
-) -> Backend:
+def choose_backend(session: str, wanted: str | None, context: str | None, environ: Mapping[str, str]) -> Backend:
     """Kubernetes where a kubeconfig or a Pod's own credentials exist, else this machine; never a silent switch.
 
     Raises:

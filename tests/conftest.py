@@ -25,17 +25,13 @@ def clean_environment(home: Path, environ: Mapping[str, str] = os.environ) -> di
         if name not in _OF_A_CLUSTER and not name.startswith(("KUBEFUNC_", "PYTEST_", "PYTHON"))
     }
     # Downloads of pip are the one thing of the real home that is shared: they are dear and harmless.
-    cache = environ.get("PIP_CACHE_DIR") or str(
-        Path(environ.get("HOME", "~")).expanduser() / ".cache" / "pip"
-    )
+    cache = environ.get("PIP_CACHE_DIR") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache" / "pip")
     path = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
     return {**kept, "HOME": str(home), "PATH": path, "PIP_CACHE_DIR": cache}
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster_by_accident(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def _no_cluster_by_accident(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reaches the cluster that its developer's kubectl talks to, nor is changed by their options."""
     for name in [*_OF_A_CLUSTER, *os.environ]:
         if name in _OF_A_CLUSTER or (name.startswith("KUBEFUNC_") and name not in _OF_THE_TESTS):

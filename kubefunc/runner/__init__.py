@@ -3,7 +3,7 @@
 This docstring is the protocol; every constant of it stands below, once, and the client imports it from here.
 
 What it is given
-    ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: see :func:`kubefunc.payload.runner_spec`), ``key``
+    ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: :func:`kubefunc.payload.runner_spec`), ``key``
     (32 random bytes of this call), ``payload`` (or ``payload.0``, ``payload.1`` ... joined), ``kubefunc.pyz`` (this
     program). ``/kubefunc/out`` (an emptyDir) is shared by both containers. A payload too large for Secrets arrives
     as ``/kubefunc/out/payload`` instead (``"upload": true`` in the spec).
@@ -44,7 +44,7 @@ Reader, on its stdout
     offset (8 bytes each, big endian) and the envelope from there on. On its stdin: ``A`` acknowledges.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
-Courier's log, when nobody came for the result: ``kubefunc:log:N`` then the envelope in base64 lines, then ``kubefunc:end``.
+Courier's log, when nobody came for the result: ``kubefunc:log:N``, the envelope in base64 lines, ``kubefunc:end``.
 
 Exit codes of main: 0 value; 64 the function raised or died (envelope written); 143 SIGTERM came, and no result.
 Exit codes of courier: 0; 65 SIGTERM came while a result still waited (it stands in the log).

@@ -1,4 +1,4 @@
-"""``python3 kubefunc.pyz PROGRAM``: which program to be. Each imports only what it needs: a Pod's start is waited for."""
+"""``python3 kubefunc.pyz PROGRAM``: which program to be. Each imports only what it needs."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ from kubefunc.runner import (
     ERROR,
     RAISED,
     VALUE,
+    exceptions,
+    wire,
 )
-from kubefunc.runner import exceptions, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def run(spec: dict[str, Any], attempt: int, payload: bytes, body: str, frames: i
         function, args, kwargs, retry_exceptions = _load(spec, payload)
     except BaseException as error:
         header = _raised(error, body)
-        _finish(frames, {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error), "retry": False})
+        _finish(
+            frames, {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error), "retry": False}
+        )
         return
     started = time.time()
     _send(frames, FRAME_START, b"")
@@ -136,7 +139,11 @@ def _value(value: object, body: str) -> dict[str, Any]:
         from kubefunc.runner.culprit import find_unpicklable
 
         path, culprit, cause = find_unpicklable(value, "result", dumps)
-        detail = {"path": path, "type": exceptions.type_name(type(culprit)), "message": exceptions.text_of(cause or error)}
+        detail = {
+            "path": path,
+            "type": exceptions.type_name(type(culprit)),
+            "message": exceptions.text_of(cause or error),
+        }
         return {**_raised(error, body), "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}
 
 
@@ -144,7 +151,7 @@ def _dump(value: object, body: str) -> dict[str, object]:
     """Pickle to the file. C's pickle first, it is faster; cloudpickle for what only that can."""
     file = HashingFile(body)
     try:
-        pickle.Pickler(file, protocol=5).dump(value)  # type: ignore[arg-type]
+        pickle.Pickler(file, protocol=5).dump(value)
     except Exception:
         file.close()
         import cloudpickle

@@ -24,8 +24,8 @@ from kubefunc.runner import (
     READER_NOTHING,
     READER_RESULT,
     UPLOAD_DONE,
+    wire,
 )
-from kubefunc.runner import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -80,7 +80,7 @@ def find_unpicklable(
 def _failure(obj: object, dumps: Dumps) -> Exception | None:
     try:
         dumps(obj)
-    except Exception as error:  # noqa: BLE001 - a class may raise anything from __reduce__ or __getstate__
+    except Exception as error:
         return error
     return None
 
@@ -231,7 +231,7 @@ def _parts_of_instance(obj: object, path: Path) -> Iterator[tuple[Path, object]]
     try:
         reducer = copyreg.dispatch_table.get(type(obj))
         reduced = reducer(obj) if reducer else obj.__reduce_ex__(4)
-    except Exception:  # noqa: BLE001 - it cannot even say what it consists of: it is itself the culprit
+    except Exception:
         return
     if not isinstance(reduced, tuple):
         return
@@ -303,6 +303,6 @@ _KINDS: tuple[tuple[Any, Callable[[Any, Path], Iterator[tuple[Path, object]]]], 
 def _short(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that is being explained
+    except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."

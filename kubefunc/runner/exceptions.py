@@ -51,7 +51,7 @@ def encode(error: BaseException, dumps: Dumps) -> tuple[list[Node], bytes]:
 
 def traceback_text(error: BaseException) -> str:
     """The whole traceback as Python prints it, without the frames of this runner."""
-    seen = set()  # type: set[int]
+    seen: set[int] = set()
     waiting = [error]
     while waiting:
         each = waiting.pop()
@@ -63,9 +63,9 @@ def traceback_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n")
 
 
-def rebuild(cls: type, args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     """An exception without a call of its ``__init__``, which may want other arguments than ``args``."""
-    error = cls.__new__(cls, *args)
+    error: BaseException = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
     return error
@@ -94,7 +94,7 @@ def _reachable(error: BaseException) -> list[BaseException]:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):
+    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821 - guarded by the version
         return tuple(error.exceptions)
     return ()
 
@@ -113,13 +113,14 @@ def _without_runner(frames: Any) -> Any:
 def _pickled(error: BaseException, dumps: Dumps) -> bytes | None:
     """Its pickle if that loads again as an equal exception, else one that needs no ``__init__``, else None."""
     state = {name: value for name, value in error.__dict__.items() if name != "__notes__"}
-    for attempt in (
-        lambda: dumps(error),
-        lambda: dumps(_Rebuilt(type(error), error.args, state)),
-        lambda: dumps(_Rebuilt(type(error), *_what_pickles(error.args, state, dumps))),
-    ):
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: error,
+        lambda: _Rebuilt(type(error), error.args, state),
+        lambda: _Rebuilt(type(error), *_what_pickles(error.args, state, dumps)),
+    )
+    for attempt in attempts:
         try:
-            data = attempt()
+            data = dumps(attempt())
             again = pickle.loads(data)
         except Exception:
             continue
@@ -131,16 +132,14 @@ def _pickled(error: BaseException, dumps: Dumps) -> bytes | None:
 class _Rebuilt:
     """Pickles as a call of :func:`rebuild`."""
 
-    def __init__(self, cls: type, args: tuple[Any, ...], state: dict[str, Any]) -> None:
+    def __init__(self, cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> None:
         self.parts = (cls, args, state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuild, self.parts
 
 
-def _what_pickles(
-    args: tuple[Any, ...], state: dict[str, Any], dumps: Dumps
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _what_pickles(args: tuple[Any, ...], state: dict[str, Any], dumps: Dumps) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def pickles(value: object) -> bool:
         try:
             pickle.loads(dumps(value))

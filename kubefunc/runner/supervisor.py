@@ -29,8 +29,8 @@ from kubefunc.runner import (
     EXIT_VALUE,
     OUTPUT_TAIL,
     VALUE,
+    wire,
 )
-from kubefunc.runner import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Supervisor:
             self._stacks = open(self.place.out("stacks"), "wb")
             faulthandler.dump_traceback_later(self.spec["timeout"], file=self._stacks)
 
-    def _watch(self, pid: int, frames: int, output: int) -> Ending:
+    def _watch(self, pid: int, frames: int, output: int) -> Ending:  # noqa: C901 - one loop over all that can happen
         reader = FrameReader(frames)
         status: int | None = None
         deadline = timeout_at = float("inf")
@@ -317,9 +317,7 @@ class Supervisor:
         if self._out_of_memory(ending):
             return self._publish_error(CODE_OOM, {"limit": memory_limit()}, attempt, ending.started)
         signalled = os.WIFSIGNALED(ending.status)
-        detail = (
-            {"signal": os.WTERMSIG(ending.status)} if signalled else {"exit_code": os.WEXITSTATUS(ending.status)}
-        )
+        detail = {"signal": os.WTERMSIG(ending.status)} if signalled else {"exit_code": os.WEXITSTATUS(ending.status)}
         return self._publish_error(CODE_DIED, detail, attempt, ending.started)
 
     def _stacks_text(self) -> str:
@@ -329,9 +327,7 @@ class Supervisor:
         except FileNotFoundError:
             return ""
 
-    def _publish_error(
-        self, code: str, detail: dict[str, Any], attempt: int, started: float | None = None
-    ) -> int:
+    def _publish_error(self, code: str, detail: dict[str, Any], attempt: int, started: float | None = None) -> int:
         with open(self.place.out("body"), "wb"):
             pass
         empty = hashlib.sha256().hexdigest()

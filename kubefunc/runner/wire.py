@@ -99,6 +99,6 @@ def from_termination_text(text: str) -> bytes | None:
     if not text.startswith(TERMINATION_ENVELOPE):
         return None
     try:
-        return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :], strict_mode=True))
+        return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :]))
     except (binascii.Error, zlib.error, ValueError):
         return None

@@ -41,7 +41,8 @@ def _on_cluster(count: int) -> list[Figure]:
 
 def _about() -> str:
     day = datetime.date.today().isoformat()
-    return f"Measured {day} by `nox -s bench`, {os.cpu_count()} cores, Python {platform.python_version()}, Kubernetes 1.34."
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, Kubernetes 1.34"
+    return f"Measured {day} by `nox -s bench`, {machine}."
 
 
 if __name__ == "__main__":

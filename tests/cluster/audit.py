@@ -30,7 +30,5 @@ def requests_of(audit_log: Path, user: str) -> list[Request]:
         started.add(entry["auditID"])  # long ones are written twice: when they start and when they end
         target = entry["objectRef"]
         resource = "/".join(target[key] for key in ("resource", "subresource") if key in target)
-        found.append(
-            Request(entry["verb"], resource, target.get("name", ""), entry["responseStatus"]["code"])
-        )
+        found.append(Request(entry["verb"], resource, target.get("name", ""), entry["responseStatus"]["code"]))
     return found

@@ -202,9 +202,7 @@ def _wait_for_namespaces(pid: int) -> int:
     def made() -> bool:
         if _start_time(pid) is None:
             raise RuntimeError("unshare could not make namespaces")
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # between its unshare and its fork the link leads nowhere
+        with contextlib.suppress(FileNotFoundError):  # between its unshare and its fork the link leads nowhere
             inodes[:] = [os.stat(f"/proc/{pid}/ns/pid_for_children").st_ino]
         return inodes not in ([], [own])
 

@@ -90,9 +90,7 @@ def _role_rules(admin: Kubectl) -> list[dict[str, Any]]:
 
 def _weaker(rules: Sequence[dict[str, Any]], lacking: Sequence[str]) -> list[dict[str, Any]]:
     """The rules without some resources, or without one verb of a resource."""
-    granted = {
-        f"{resource}:{verb}" for rule in rules for resource in rule["resources"] for verb in rule["verbs"]
-    }
+    granted = {f"{resource}:{verb}" for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     for name in lacking:
         if not any(grant == name or grant.startswith(f"{name}:") for grant in granted):
             raise ValueError(f"{name!r} is not in {ROLE.name}; it grants {', '.join(sorted(granted))}")

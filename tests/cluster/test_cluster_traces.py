@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import pytest
 
 from tests.cluster import cache
 from tests.cluster.cluster import Cluster, down, find, known, sweep, up
-from tests.cluster.conftest import ClusterUnderTest
 from tests.cluster.pods import pod, wait_for_phase
 from tests.cluster.sandbox import cgroup_parents
 
@@ -24,17 +23,14 @@ TREE = Path(__file__).parents[2]
 # Where containerd, runc, CNI, kubelet and kubectl write by default.
 WATCHED = ("/run", "/var", "/opt", "/etc", "/usr/libexec", str(Path.home() / ".kube"))
 # The package manager of this machine may be at work meanwhile.
-OTHERS = re.compile(
-    r"/var/(cache/(apt|debconf|man)|lib/(apt|dpkg)|log/(apt|dpkg|alternatives)|backups)|/run/user/"
-)
+OTHERS = re.compile(r"/var/(cache/(apt|debconf|man)|lib/(apt|dpkg)|log/(apt|dpkg|alternatives)|backups)|/run/user/")
 KUBELET_SYSCTLS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
 
 
 @pytest.fixture
-def own_cache(cluster: ClusterUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(hermetic: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test alone, with all that is dear to make already in it."""
-    if cluster.hermetic is None:
-        pytest.skip("clusters are started only where the tests run on one of our own")
+    del hermetic  # where it can run, so can others
     root = tmp_path / "kubefunc-tests"
     root.mkdir()
     for entry in cache.cache_root().glob("*-*"):
@@ -53,7 +49,7 @@ class Traces:
 
     def left(self) -> list[str]:
         """What of them is still there."""
-        held = self.namespaces & set(_namespaces_in_use())
+        held = self.namespaces & _namespaces_in_use()
         cables = [path for path in Path("/sys/class/net").iterdir() if _index(path) == self.interface]
         groups = [path for path, inode in self.cgroups if path.exists() and path.stat().st_ino == inode]
         return [f"namespace {inode}" for inode in held] + [str(path) for path in [*cables, *groups]]
@@ -77,28 +73,32 @@ def _index(interface: Path) -> int | None:
         return None
 
 
-def _namespaces_in_use() -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            for link in ("net", "mnt", "pid"):
-                try:
-                    yield os.stat(entry / "ns" / link).st_ino
-                except OSError:  # ended while we looked
-                    break
+def _namespaces_in_use() -> set[int]:
+    links = [f"{process}/ns/{kind}" for process in _processes() for kind in ("net", "mnt", "pid")]
+    return {inode for link in links if (inode := _inode(link)) is not None}
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:  # its process ended while we looked
+        return None
+
+
+def _processes() -> list[str]:
+    return [f"/proc/{entry}" for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _command_line(process: str) -> str:
+    try:
+        return Path(process, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def processes_that_mention(path: Path) -> list[str]:
     """The command lines of all processes of this machine that name the path."""
-    found: list[str] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(path) in words:
-                found.append(words)
-    return found
+    return [words for words in map(_command_line, _processes()) if str(path) in words]
 
 
 def machine() -> Mapping[str, set[str]]:
@@ -121,7 +121,7 @@ def machine() -> Mapping[str, set[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_starts_and_stops_leave_nothing_behind(own_cache: Path) -> None:
-    """No process, mount, namespace, interface, cgroup, setting or file is left of ten clusters with a Pod each."""
+    """Of ten clusters with a Pod each, no process, mount, namespace, interface, cgroup or file is left."""
     before, cached_before = machine(), sorted(path.name for path in own_cache.iterdir())
     all_traces: list[Traces] = []
     for _ in range(10):
@@ -146,7 +146,7 @@ def test_ten_starts_and_stops_leave_nothing_behind(own_cache: Path) -> None:
 
 @pytest.mark.slow
 def test_a_cluster_dies_with_its_owner(own_cache: Path) -> None:
-    """When the process that owns a cluster is killed, the cluster ends by itself; the next start sweeps up."""
+    """When its owner is killed, a cluster ends by itself, and the next start sweeps up what is left."""
     program = (
         "import os, time; from tests.cluster.cluster import up\n"
         "reading, writing = os.pipe()\n"
@@ -171,9 +171,7 @@ def test_a_cluster_dies_with_its_owner(own_cache: Path) -> None:
 
 def python_m(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run this Python with other environment variables."""
-    kept = {
-        name: value for name, value in os.environ.items() if name not in ("CI", "KUBEFUNC_TEST_KUBECONFIG")
-    }
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "KUBEFUNC_TEST_KUBECONFIG")}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=TREE,
@@ -218,8 +216,6 @@ def test_in_ci_a_skip_is_a_failure() -> None:
 
 def test_a_kubeconfig_that_leads_nowhere_is_an_error_not_a_skip(tmp_path: Path) -> None:
     """Whoever names a cluster wants it used."""
-    done = python_m(
-        "pytest", "-p", "no:cacheprovider", ONE_TEST, KUBEFUNC_TEST_KUBECONFIG=str(tmp_path / "nowhere")
-    )
+    done = python_m("pytest", "-p", "no:cacheprovider", ONE_TEST, KUBEFUNC_TEST_KUBECONFIG=str(tmp_path / "nowhere"))
     assert done.returncode == 1
     assert "does not answer" in done.stdout

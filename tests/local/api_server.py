@@ -68,9 +68,7 @@ class Peer:
         lines += [f"{name}: {value}" for name, value in headers]
         self.send("\r\n".join([*lines, "", ""]).encode() + data)
 
-    def refuse(
-        self, status: int, reason: str, message: str, *headers: tuple[str, str], **more: object
-    ) -> None:
+    def refuse(self, status: int, reason: str, message: str, *headers: tuple[str, str], **more: object) -> None:
         """A Status object, as the API server sends with every error."""
         body = {"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": status}
         self.json(status, {**body, **more}, *headers)

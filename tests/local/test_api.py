@@ -329,9 +329,7 @@ def test_many_threads_reload_the_credentials_only_once(connect: Callable[..., Ap
     with Server(expired) as server:
         api = connect(server.url, user)
         replies: list[int] = []
-        threads = [
-            threading.Thread(target=lambda: replies.append(api.request("GET", "/").status)) for _ in range(8)
-        ]
+        threads = [threading.Thread(target=lambda: replies.append(api.request("GET", "/").status)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:

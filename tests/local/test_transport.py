@@ -434,9 +434,7 @@ with Server(serve) as server:
 """
 
 
-def test_100_mib_come_fast_and_cost_their_own_size_in_memory(
-    connect: Callable[[Server], Api], tmp_path: Path
-) -> None:
+def test_100_mib_come_fast_and_cost_their_own_size_in_memory(connect: Callable[[Server], Api], tmp_path: Path) -> None:
     """A second of the client's CPU reads more than 300 MiB; peak memory grows by at most 1.3 x the result.
 
     The server is another process, and CPU is measured, not time: other work on the machine does not count.

@@ -31,6 +31,7 @@ def made() -> Made:
 
 
 def soon(work: Callable[[], object]) -> None:
+    """Do it in a moment, in another thread."""
     threading.Timer(0.02, work).start()
 
 

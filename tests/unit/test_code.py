@@ -78,9 +78,7 @@ def test_what_the_image_has_stays_here(name: str) -> None:
     assert unit_of(name) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["__main__", "no_such_module", "no.such.module", "distutils", "idlelib.idle"]
-)
+@pytest.mark.parametrize("name", ["__main__", "no_such_module", "no.such.module", "distutils", "idlelib.idle"])
 def test_what_has_no_file_of_the_caller_stays_here(name: str) -> None:
     """A name without a project file behind it is nobody's unit, and looking for it imports nothing."""
     before = set(sys.modules)
@@ -88,9 +86,7 @@ def test_what_has_no_file_of_the_caller_stays_here(name: str) -> None:
     assert set(sys.modules) == before
 
 
-def test_a_virtual_environment_inside_the_project_stays_here(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_virtual_environment_inside_the_project_stays_here(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies in a site-packages directory is installed, wherever that directory is."""
     root = project({".venv/lib/python3/site-packages/vendor_x/__init__.py": ""})
     monkeypatch.syspath_prepend(str(root / ".venv/lib/python3/site-packages"))
@@ -197,9 +193,7 @@ def test_an_editable_install_by_path_file_travels(project: Project, monkeypatch:
     assert names(ProjectCode().collect(["editable_a"])) == ["editable_a/__init__.py", "editable_a/py.typed"]
 
 
-def test_an_editable_install_by_import_hook_travels(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_editable_install_by_import_hook_travels(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modern setuptools maps a package's name to any directory: it travels under its name."""
     root = project({"lib/__init__.py": "", "lib/inner.py": ""})
 
@@ -222,9 +216,7 @@ def test_an_editable_install_by_import_hook_travels(
     assert names(ProjectCode().collect(["hooked_a.inner"])) == expected
 
 
-def test_an_editable_install_by_link_travels(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_editable_install_by_link_travels(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link from site-packages to the project's package is the caller's own code."""
     project({"work/linked_a/__init__.py": ""})
     site = tmp_path / "lib/site-packages"
@@ -308,9 +300,7 @@ def test_the_same_files_give_the_same_bytes(project: Project, tmp_path: Path) ->
     assert ProjectCode().collect(["same_a"]) == first
 
 
-def test_the_extracted_zip_is_importable(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_extracted_zip_is_importable(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory with its content on sys.path is all that the other side needs."""
     project({"out_a/__init__.py": "from .b import VALUE", "out_a/b.py": "VALUE = 7"})
     archive = ProjectCode().collect(["out_a"])

@@ -45,9 +45,7 @@ def test_finding_out_that_there_is_no_cluster_imports_nothing_heavy(tmp_path: Pa
         "assert find_config(None, {'HOME': sys.argv[1]}) is None\n"
         "print(sorted({'kubernetes', 'urllib3', 'yaml', 'tenacity'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -11,6 +11,7 @@ from kubefunc.progress import Console
 
 
 def shown(pieces: list[bytes]) -> str:
+    """What these pieces of output look like."""
     stream = io.StringIO()
     printer = Console(lambda: stream).printer("f-1")
     for piece in pieces:

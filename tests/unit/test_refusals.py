@@ -16,10 +16,7 @@ from kubefunc.errors import (
 )
 
 JOBS = "/apis/batch/v1/namespaces/team/jobs"
-ROLE = (
-    'jobs.batch is forbidden: User "ann" cannot create resource "jobs" in API group "batch" '
-    'in the namespace "team"'
-)
+ROLE = 'jobs.batch is forbidden: User "ann" cannot create resource "jobs" in API group "batch" in the namespace "team"'
 QUOTA = (
     'pods "train-1" is forbidden: exceeded quota: compute, requested: limits.memory=4Gi,pods=1, '
     "used: limits.memory=2Gi,pods=3, limited: limits.memory=8Gi,pods=3"
@@ -51,9 +48,7 @@ def refused(status: int, message: str, reason: str = "", **details: object) -> A
             ["Set cpu= and memory="],
         ),
         (
-            refused(
-                403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'
-            ),
+            refused(403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'),
             AdmissionError,
             ["run_as_user", "runAsNonRoot != true"],
         ),
@@ -100,14 +95,10 @@ def test_a_refusal_becomes_the_error_that_says_what_to_do(
 @pytest.mark.parametrize("reason", ["refused", "dns", "tls", "proxy", "timeout", "lost", "busy"])
 def test_a_server_that_does_not_answer_is_named(reason: str) -> None:
     """Host, context, the reason in the network's words, and a way out."""
-    failed = ConnectionFailed(
-        "GET", "/", host="https://k8s:6443", context="work", reason=reason, message="no route"
-    )
+    failed = ConnectionFailed("GET", "/", host="https://k8s:6443", context="work", reason=reason, message="no route")
     text = str(as_error(failed))
     assert type(as_error(failed)) is ClusterUnreachableError
-    assert not [
-        word for word in ("https://k8s:6443", "'work'", "no route", "KUBEFUNC_BACKEND") if word not in text
-    ]
+    assert not [word for word in ("https://k8s:6443", "'work'", "no route", "KUBEFUNC_BACKEND") if word not in text]
 
 
 def test_our_own_errors_pass_through() -> None:
@@ -119,10 +110,7 @@ def test_our_own_errors_pass_through() -> None:
 def test_a_quota_is_hopeless_only_when_it_is_smaller_than_the_request() -> None:
     """Used up for now is worth waiting for; a limit below the request is not."""
     assert quota_is_hopeless(QUOTA) is False
-    assert (
-        quota_is_hopeless(QUOTA.replace("limited: limits.memory=8Gi", "limited: limits.memory=4000Mi"))
-        is True
-    )
+    assert quota_is_hopeless(QUOTA.replace("limited: limits.memory=8Gi", "limited: limits.memory=4000Mi")) is True
     assert quota_is_hopeless(QUOTA.replace("pods=3", "pods=0")) is True
     assert quota_is_hopeless(ROLE) is None
 

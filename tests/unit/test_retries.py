@@ -19,6 +19,7 @@ from tests.unit.by_hand import KEY, HandBackend, error_envelope, value_envelope
 
 
 def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
+    """A call whose failures may be tried again, and the backend that is asked to."""
     backend = HandBackend()
     payload = Packer.for_local().pack(len, ([],))
     submission = Submission(call="f-abcdefgh", function="f", options=options, payload=payload, key=KEY)

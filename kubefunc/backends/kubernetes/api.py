@@ -67,6 +67,7 @@ READ_TIMEOUT = 30.0
 FIRST_CONTACT_PATIENCE = 10.0
 FIRST_CONTACT_ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
+HEADER_LIFE = 5.0
 # An API server that has just restarted answers 401 and 403 until it has read the roles and keys.
 UNSETTLED = 10.0
 
@@ -104,6 +105,18 @@ class _Session:
     pool: urllib3.PoolManager
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The Authorization header of one session, for a little while."""
+
+    session: _Session | None
+    until: float
+    value: dict[str, str]
+
+    def valid(self, session: _Session, now: float) -> bool:
+        return self.session is session and now < self.until
+
+
 class Api:
     """The API server of one context. Thread-safe; does nothing until the first request.
 
@@ -131,6 +144,7 @@ class Api:
         self._opening = threading.local()
         self._links: set[_Link] = set()
         self._current: _Session | None = None
+        self._header = _Header(None, 0.0, {})
         self._contacted = False
         self._last_trouble = float("-inf")
 
@@ -331,14 +345,23 @@ class Api:
             return self._current
 
     def _new_session(self, configuration: Any) -> _Session:
-        return _Session(configuration, _new_pool(configuration, self._announce))
+        try:
+            return _Session(configuration, _new_pool(configuration, self._announce))
+        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+            raise ConfigurationError(
+                f"The certificates of the context {self.config.context!r} in {self.config.source} cannot be used: {exc}"
+            ) from exc
 
     def _auth(self, session: _Session) -> dict[str, str]:
         # auth_settings() runs refresh_api_key_hook each time; the hook renews an expired token in place (it
-        # may run a credential plugin for seconds), which is not thread-safe.
+        # may run a credential plugin for seconds), which is not thread-safe; and it costs half a millisecond,
+        # for it reads all of the environment. Tokens are renewed minutes before they expire.
         with self._lock:
-            settings = session.configuration.auth_settings()
-        return {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
+            if self._header.valid(session, self._clock()):
+                return self._header.value
+            value = _authorization(session.configuration, self.config)
+            self._header = _Header(session, self._clock() + HEADER_LIFE, value)
+            return value
 
     @staticmethod
     def _host(session: _Session) -> str:
@@ -779,6 +802,16 @@ def _load(config: ClusterConfig) -> Any:
     return configuration
 
 
+def _authorization(configuration: Any, config: ClusterConfig) -> dict[str, str]:
+    try:
+        settings = configuration.auth_settings()
+    except Exception as exc:  # the hook reads files and runs plugins: nothing less says what it may raise
+        raise ConfigurationError(
+            f"The credentials of the context {config.context!r} in {config.source} cannot be renewed: {exc}"
+        ) from exc
+    return {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
+
+
 def _same_connections(old: Any, new: Any) -> bool:
     """Whether open connections may go on after a reload. Those made with a client certificate may not."""
     names = ("host", "ssl_ca_cert", "cert_file", "key_file", "verify_ssl", "tls_server_name", "proxy")
@@ -792,10 +825,28 @@ def _new_pool(configuration: Any, announce: Callable[[object], None]) -> urllib3
 
     pool: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
     pool.connection_pool_kw.update(maxsize=CONNECTIONS, block=True, socket_options=_socket_options())
+    _share_tls_context(pool.connection_pool_kw)
     pool.pool_classes_by_scheme = {
         scheme: _announcing(kind, announce) for scheme, kind in pool.pool_classes_by_scheme.items()
     }
     return pool
+
+
+def _share_tls_context(settings: dict[str, Any]) -> None:
+    """Read the certificates once, not once a connection: that costs more than the handshake itself."""
+    from urllib3.util import create_urllib3_context
+
+    authority = settings.pop("ca_certs", None)
+    authority_data = settings.pop("ca_cert_data", None)
+    certificate, key = settings.pop("cert_file", None), settings.pop("key_file", None)
+    context = create_urllib3_context(cert_reqs=settings["cert_reqs"])
+    if authority or authority_data:
+        context.load_verify_locations(cafile=authority, cadata=authority_data)
+    elif settings["cert_reqs"] != ssl.CERT_NONE:
+        context.load_default_certs()
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    settings["ssl_context"] = context
 
 
 def _announcing(pool_class: Any, announce: Callable[[object], None]) -> Any:

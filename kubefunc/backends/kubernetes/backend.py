@@ -10,8 +10,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
@@ -185,7 +185,7 @@ class KubernetesBackend:
             return
         made: list[str] = []
         try:
-            for secret in manifest.secrets(spec):
+            for secret in cast("list[JsonDict]", manifest.secrets(spec)):
                 self._post(f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
                 made.append(secret["metadata"]["name"])
             if flight.over:
@@ -220,7 +220,9 @@ class KubernetesBackend:
             self._delete_secrets(flight.namespace, made)
         if isinstance(error, ApiError) and error.transient and not flight.over:
             flight.found(
-                explain.Finding(errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None)
+                explain.Finding(
+                    errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None
+                )
             )
             self._clock.after(RETRY_DELAY, lambda: self._requests.do(lambda: self._create(flight, spec)))
             return
@@ -612,7 +614,7 @@ class KubernetesBackend:
 
 
 @contextlib.contextmanager
-def _absent_is_fine() -> Iterator[None]:
+def _absent_is_fine() -> Generator[None]:
     try:
         yield
     except ApiError as error:

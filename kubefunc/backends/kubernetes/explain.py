@@ -91,7 +91,7 @@ class Finding:
 def pod_view(pod: JsonDict) -> Pod:
     """The fields that matter, each of which may be missing."""
     metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
-    owner = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("kind") == "Job"), {})
+    owner: JsonDict = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("kind") == "Job"), {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     scheduled = conditions.get("PodScheduled", {})
     unschedulable = scheduled.get("status") == "False"
@@ -374,7 +374,9 @@ def pod_end_trouble(pod: Pod) -> Finding | None:
 
 def _pod_words(pod: Pod) -> tuple[str, ...]:
     main = pod.main
-    ended = f"main {main.reason or main.state}" + (f", exit code {main.exit_code}" if main.exit_code is not None else "")
+    ended = f"main {main.reason or main.state}" + (
+        f", exit code {main.exit_code}" if main.exit_code is not None else ""
+    )
     words = [ended + (f": {main.message}" if main.message and not main.message.startswith("kubefunc:") else "")]
     if pod.reason:
         words.append(f"{pod.reason}: {pod.message}")

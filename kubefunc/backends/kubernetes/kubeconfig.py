@@ -137,9 +137,7 @@ def _yaml(path: str) -> dict[str, Any]:
 def _entries(path: str, content: dict[str, Any], plural: str, singular: str) -> dict[str, dict[str, Any]]:
     listed = content.get(plural) or []
     if not isinstance(listed, list):
-        raise ConfigurationError(
-            f"In the kubeconfig {path}, `{plural}` is {type(listed).__name__}, not a list."
-        )
+        raise ConfigurationError(f"In the kubeconfig {path}, `{plural}` is {type(listed).__name__}, not a list.")
     entries: dict[str, dict[str, Any]] = {}
     for position, item in enumerate(listed):
         value = item.get(singular, {}) if isinstance(item, dict) else None

@@ -156,9 +156,7 @@ def _shards(files: Mapping[str, bytes]) -> list[Mapping[str, bytes | memoryview]
     first: dict[str, bytes | memoryview] = {name: data for name, data in files.items() if name != PAYLOAD}
     room = SHARD_BYTES - sum(len(data) for data in first.values())
     if room <= 0:
-        raise ValueError(
-            f"the runner's own files have {SHARD_BYTES - room} bytes, more than one Secret holds"
-        )
+        raise ValueError(f"the runner's own files have {SHARD_BYTES - room} bytes, more than one Secret holds")
     payload = files.get(PAYLOAD)
     if payload is None:
         return [first]
@@ -212,9 +210,7 @@ def _failure_rules(max_disruptions: int) -> list[Json]:
     What no rule matches counts against ``backoffLimit``: SIGTERM without a result, a Pod deleted by hand (a
     plain DELETE sets no DisruptionTarget).
     """
-    disrupted = (
-        "Ignore" if max_disruptions else "FailJob"
-    )  # Ignore has no cap, so "never again" must fail the Job
+    disrupted = "Ignore" if max_disruptions else "FailJob"  # Ignore has no cap, so "never again" must fail the Job
     return [
         {"action": disrupted, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": _exit_codes(MAIN, "NotIn", EXIT_VALUE, EXIT_TERMINATED)},
@@ -279,9 +275,7 @@ def pod_deadline(spec: JobSpec) -> int | None:
     if options.timeout is None:
         return None
     initial, factor, most = spec.backoff
-    starting = options.pull_allowance * (
-        1 if PAYLOAD in spec.files else 2
-    )  # an upload may take as long again
+    starting = options.pull_allowance * (1 if PAYLOAD in spec.files else 2)  # an upload may take as long again
     attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE)
     backoffs = sum(min(most, initial * factor**number) for number in range(options.retries))
     waiting = options.fetch_grace + options.result_ttl
@@ -413,9 +407,7 @@ def _checked_containers(spec: JobSpec, template: Json) -> dict[str, Json]:
     containers = _containers(template)
     pod = cast(Json, template["spec"])
     if pod.get("restartPolicy") != "Never":
-        raise ConfigurationError(
-            "pod_template: restartPolicy must stay 'Never'; `retries` is the option for that"
-        )
+        raise ConfigurationError("pod_template: restartPolicy must stay 'Never'; `retries` is the option for that")
     _check_labels(spec, template)
     volumes = {str(item.get("name")) for item in items(pod.get("volumes") or [], "pod_template.spec.volumes")}
     for name in CONTAINER_ORDER:
@@ -433,9 +425,7 @@ def _check_labels(spec: JobSpec, template: Json) -> None:
     found = cast(Json, labels) if isinstance(labels, dict) else {}
     for key, value in _own_labels(spec).items():
         if found.get(key) != value:
-            raise ConfigurationError(
-                f"pod_template: the label {key}={value} must stay: the Pod is found by it"
-            )
+            raise ConfigurationError(f"pod_template: the label {key}={value} must stay: the Pod is found by it")
 
 
 def _check_container(container: Json, name: str, volumes: set[str]) -> None:
@@ -449,9 +439,7 @@ def _check_container(container: Json, name: str, volumes: set[str]) -> None:
     found = {(mount.get("name"), mount.get("mountPath")) for mount in mounts}
     for volume, path in ((IN_VOLUME, IN_DIR), (OUT_VOLUME, OUT_DIR)):
         if volume not in volumes or (volume, path) not in found:
-            raise ConfigurationError(
-                f"pod_template: the container {name!r} needs the volume {volume} at {path}"
-            )
+            raise ConfigurationError(f"pod_template: the container {name!r} needs the volume {volume} at {path}")
 
 
 def _texts(value: object) -> list[str]:

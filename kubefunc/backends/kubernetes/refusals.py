@@ -242,8 +242,7 @@ _ADVICE = {
 def _unreachable(exc: ConnectionFailed) -> ClusterUnreachableError:
     diagnosis = Diagnosis(
         reason="Unreachable",
-        message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached, "
-        f"tried {exc.attempts} times.",
+        message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached, tried {exc.attempts} times.",
         advice=_ADVICE.get(exc.reason, "Is the cluster running? `kubectl cluster-info` asks it.")
         + " KUBEFUNC_BACKEND=local runs on this machine.",
         phase=Phase.SUBMITTING,
@@ -252,9 +251,7 @@ def _unreachable(exc: ConnectionFailed) -> ClusterUnreachableError:
     return ClusterUnreachableError(str(diagnosis), diagnosis=diagnosis)
 
 
-_QUOTA = re.compile(
-    r"exceeded quota: .*?requested: (?P<requested>\S+), used: (?P<used>\S+), limited: (?P<limited>\S+)"
-)
+_QUOTA = re.compile(r"exceeded quota: .*?requested: (?P<requested>\S+), used: (?P<used>\S+), limited: (?P<limited>\S+)")
 
 
 def quota_is_hopeless(message: str) -> bool | None:

@@ -95,9 +95,7 @@ def _merge_item(name: str, ours: Json | None, theirs: Json, at: str) -> Json:
     return _merge_maps(ours, theirs, at=at)
 
 
-def join_tolerations(
-    ours: Sequence[Mapping[str, object]], theirs: Sequence[Mapping[str, object]]
-) -> list[Json]:
+def join_tolerations(ours: Sequence[Mapping[str, object]], theirs: Sequence[Mapping[str, object]]) -> list[Json]:
     """Theirs beside ours, and instead of ours for the same taint: of two, the shorter seconds would hold."""
     if any(not item.get("key") and item.get("effect") in (None, "", "NoExecute") for item in theirs):
         ours = [item for item in ours if item.get("effect") != "NoExecute"]

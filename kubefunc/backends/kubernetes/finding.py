@@ -1,0 +1,60 @@
+"""What is found to be wrong with a call, before it is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from kubefunc import errors
+from kubefunc.diagnosis import Diagnosis
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a call does not go on.
+
+    Attributes:
+        error: the class of the error that it becomes.
+        reason: for ``Diagnosis.reason``.
+        message: what is wrong, for a person who does not know Kubernetes.
+        advice: what to do next.
+        words: the cluster's own.
+        fatal_after: seconds that it must last to end the call; None: it passes by itself, wait on and say so.
+        vague: the cluster only says that it tries again; what was found before says more.
+    """
+
+    error: type[errors.KubefuncError]
+    reason: str
+    message: str
+    advice: str
+    words: tuple[str, ...] = ()
+    fatal_after: float | None = 0.0
+    exit_code: int | None = None
+    signal: int | None = None
+    vague: bool = False
+
+    def as_error(self, known: Diagnosis) -> errors.KubefuncError:
+        """The error, with all that is known of the call."""
+        told = dataclasses.replace(
+            known,
+            reason=self.reason,
+            message=self.message,
+            advice=self.advice,
+            events=(*known.events, *(word for word in self.words if word not in known.events)),
+            exit_code=self.exit_code,
+            signal=self.signal,
+        )
+        if self.error is errors.WorkerDiedError:
+            return errors.WorkerDiedError(str(told), exit_code=self.exit_code, signal=self.signal, diagnosis=told)
+        return self.error(str(told), diagnosis=told)
+
+    def same_as(self, other: Finding | None) -> bool:
+        """Whether this is the trouble that was found before, in whatever words."""
+        return other is not None and (self.reason, self.message) == (other.reason, other.message)
+
+
+def sharper(old: Finding | None, new: Finding | None) -> Finding | None:
+    """Of two findings in a row, the one to believe: the new one, unless it says less about the same."""
+    if old is not None and new is not None and new.vague and new.error is old.error:
+        return old
+    return new
