@@ -450,7 +450,7 @@ class KubernetesBackend:
             except ExecRefused as error:
                 problem = errors.PermissionDeniedError(
                     f"{flight.call}: arguments of {len(data):,} bytes need pods/exec to reach the Pod, "
-                    f"and the cluster refuses it: {error}. Add 'pods/exec: create, get' to the Role, or put the data on a volume."
+                    f"and the cluster refuses it: {error}. Add 'pods/exec: create, get' to the Role, or put the data on a volume."  # noqa: E501
                 )
                 if flight.claim():
                     self._let_go(flight)
@@ -629,7 +629,7 @@ def _must_not_start_later(error: errors.KubefuncError) -> bool:
 
 def _no_such_call(call: str, namespace: str) -> errors.ResultLostError:
     return errors.ResultLostError(
-        f"There is no call {call} in the namespace {namespace}: its result was fetched, discarded, or its ttl has run out. "
+        f"There is no call {call} in the namespace {namespace}: its result was fetched, discarded, or its ttl has run out. "  # noqa: E501
         "If it runs in another namespace, give that too: attach('namespace/id')."
     )
 

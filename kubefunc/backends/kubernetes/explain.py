@@ -60,7 +60,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a call does not go on. ``fatal_after``: seconds that it must last to end the call; None: wait on and say so."""
+    """Why a call does not go on. ``fatal_after``: seconds that it must last to end the call; None: wait on and say so."""  # noqa: E501
 
     error: type[errors.KubefuncError]
     reason: str
