@@ -76,6 +76,7 @@ class Call(_Future[R]):
         self._where = Whereabouts(Phase.SUBMITTING)
         self._error: BaseException | None = None
         self._cancelling = threading.Lock()
+        self._output = bytearray()
         self._notified = False  # only the dispatcher's thread asks
 
     @property
@@ -143,6 +144,10 @@ class Call(_Future[R]):
         """What the function printed: the text up to now, or with ``follow`` the lines as they come, to the end."""
         if follow:
             return _lines(self._backend.logs(self._id, follow=True))
+        if self.done():
+            kept = bytes(self._output)
+            if kept:  # the Job may be gone by now
+                return kept.decode("utf-8", "replace")
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -263,6 +268,7 @@ class CallSink:
             self._tail_size += len(data)
             while self._tail_size - len(self._tail[0]) > _TAIL_BYTES:
                 self._tail_size -= len(self._tail.popleft())
+            self._call._output += data
             self._printer.feed(data)
 
     def deliver(self, envelope: Envelope) -> None:

@@ -301,7 +301,7 @@ def quantity(text: str) -> Decimal:
     """A Kubernetes quantity as a number; 0 for what is not one.
 
     >>> quantity("500m"), quantity("1Gi"), quantity("1e3"), quantity("7")
-    (Decimal('0.5'), Decimal('1073741824'), Decimal('1E+3'), Decimal('7'))
+    (Decimal('0.500'), Decimal('1073741824'), Decimal('1E+3'), Decimal('7'))
     """
     digits = text.rstrip("numkKMGTPEi")
     suffix = text[len(digits) :]
