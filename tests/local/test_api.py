@@ -396,6 +396,13 @@ def test_a_certificate_that_does_not_verify_is_no_reason_to_try_again(
     assert "certificate-authority" in str(as_error(caught.value))
 
 
+def test_a_certificate_that_is_none(connect: Callable[..., Api], tmp_path: Path) -> None:
+    """A damaged certificate authority is the kubeconfig's fault and is said to be, before anything is sent."""
+    (tmp_path / "ca.crt").write_text("garbage")
+    with pytest.raises(ConfigurationError, match=r"certificates of the context 'test' in .*kubeconfig"):
+        connect("https://127.0.0.1:1", None, {"certificate-authority": "ca.crt"}).request("GET", "/")
+
+
 # -- streams
 
 
