@@ -227,12 +227,17 @@ class Api:
             exc.attempts = attempts
             raise
 
+    @property
+    def settled(self) -> bool:
+        """Whether its refusals are to be believed: no connection was lost just now, as in a restart."""
+        return self._clock() - self._last_trouble >= UNSETTLED
+
     def _worth_another_attempt(self, exc: BaseException) -> bool:
         if isinstance(exc, ConnectionFailed):
             return not exc.final
         if not isinstance(exc, ApiError):
             return False
-        unsettled = self._contacted and self._clock() - self._last_trouble < UNSETTLED
+        unsettled = self._contacted and not self.settled
         return exc.overloaded or (unsettled and (exc.status == 401 or exc.denied_by_role))
 
     def _attempt(self, method: str, path: str, data: bytes | None, headers: dict[str, str], left: float) -> _Raw:

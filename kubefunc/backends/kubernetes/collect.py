@@ -1,25 +1,33 @@
-"""Fetching results and output: express, termination message, exec, the courier's log, in this order."""
+"""Getting results out of Pods: express, termination message, exec, the courier's log, in this order.
+
+Every step is decided anew from what is known (:meth:`Collector.collect`), and whoever learns something asks for that:
+the watch of Pods, a stream that has ended, the clock. So no news can be lost between two of them.
+"""
 
 from __future__ import annotations
 
 import binascii
+import enum
 import threading
 import time
 from collections.abc import Callable
 
 from kubefunc.backends.kubernetes import explain
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.explain import Finding, Pod
 from kubefunc.backends.kubernetes.flight import Flight
+from kubefunc.backends.kubernetes.output import Outputs, log_path
+from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.transport import (
     ExecRefused,
     Outcome,
-    ResultBuffer,
     ResultStream,
+    StreamGarbled,
     TransportError,
 )
 from kubefunc.backends.kubernetes.workers import Workers
 from kubefunc.envelope import Envelope, verify
-from kubefunc.errors import ResultCorruptedError
+from kubefunc.errors import ConfigurationError, ResultCorruptedError
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
@@ -27,130 +35,145 @@ from kubefunc.runner import (
     LOG_HEAD,
     LOG_LIMIT,
     LOG_TAIL,
-    MAIN,
     TERMINATION_SIZE,
     wire,
 )
 
 STREAMS = 14
-FOLLOWERS = 10
 COLLECTORS = 2
+STALE = 2.0  # seconds after which a courier's start is no news: the Pod's status will be as fast
 GIVE_WAY = 3.0  # seconds without a first byte after which an express stream yields to one that waits
-GIVE_UP = 30.0  # and after which it ends in any case: Pod status will tell
-FETCH_TRIES = 5
+GIVE_UP = 30.0  # and after which it ends in any case
+GIVE_UP_ENDED = 1.0  # the same once main has ended: then the first byte is due
+PATIENCE = 120.0  # seconds without a further byte after which a fetch turns to the log
+DAMAGED_LIMIT = 3
+LOG_MISSES = 3
 READER = ("python3", "-I", "-S", "-E", f"{IN_DIR}/{ARCHIVE}", "reader")
-Ended = Callable[[Flight, "explain.Finding | None"], None]
+
+
+class Taken(enum.Enum):
+    """What came of one stream."""
+
+    DELIVERED = "delivered"
+    NOTHING = "the reader has no result"
+    DAMAGED = "what came is not what was written"
+    CUT = "the stream ended early"
 
 
 class Collector:
-    """Gets envelopes and output out of Pods. ``ended`` is told of each flight once: delivered, or why not."""
+    """Brings each flight to its end once: ``done(flight)`` after delivery, or ``fail(flight, why)``."""
 
-    def __init__(self, api: Api, ended: Ended) -> None:
+    def __init__(
+        self,
+        api: Api,
+        outputs: Outputs,
+        permission: ExecPermission,
+        done: Callable[[Flight], None],
+        fail: Callable[[Flight, Finding], None],
+    ) -> None:
         self._api = api
-        self._ended = ended
+        self._outputs = outputs
+        self._permission = permission
+        self._done = done
+        self._fail = fail
         self.streams = Workers("kubefunc-streams", STREAMS, newest_first=True)
-        self._followers = Workers("kubefunc-logs", FOLLOWERS)
         self._collectors = Workers("kubefunc-collect", COLLECTORS)
         self._express: set[Flight] = set()
         self._lock = threading.Lock()
-        self.exec_refused = False
-
-    def drain(self, timeout: float) -> None:
-        self._collectors.drain(timeout)
 
     # -- express
+
+    def is_express(self, flight: Flight) -> bool:
+        """Whether a stream may wait at this flight's courier before its ``main`` has ended."""
+        options = flight.options
+        return options.express and not flight.stays and not self._permission.is_refused(flight.namespace)
 
     def express(self, flight: Flight, pod: str) -> None:
         """Ask the courier before the kubelet has told of the Pod's end. Only a valid envelope is news."""
         with flight.lock:
-            if flight.stream_since:
+            if pod in flight.asked or flight.over or flight.ended_pod is not None:
                 return
-            flight.stream_since = time.monotonic()
-        self.streams.do(lambda: self._ride(flight, pod))
+            flight.asked.add(pod)
+        asked_at = time.monotonic()
+        self.streams.do(lambda: self._ride(flight, pod, asked_at))
 
-    def _ride(self, flight: Flight, pod: str) -> None:
-        if flight.over or flight.ended_pod is not None:
-            return
-        stream = ResultStream(self._api, flight.namespace, pod, (*READER, "0"))
+    def _ride(self, flight: Flight, pod: str, asked_at: float) -> None:
+        stream = self._stream(flight, pod)
         with flight.lock:
-            flight.stream = stream
-            flight.stream_since = time.monotonic()
+            late = time.monotonic() - asked_at > STALE
+            if late or flight.over or flight.ended_pod is not None or flight.stream is not None:
+                return
+            flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
         with self._lock:
             self._express.add(flight)
         try:
-            self._take(flight, stream, ResultBuffer())
+            self._take(flight, stream, pod)
         finally:
             with self._lock:
                 self._express.discard(flight)
             with flight.lock:
                 flight.stream = None
-                flight.flowing = False
-                waiting = flight.ended_pod is not None and not flight.over
-            if waiting:
-                self.collect(flight)
-
-    def _take(self, flight: Flight, stream: ResultStream, buffer: ResultBuffer) -> bool:
-        """Receive, check, deliver, acknowledge. False: nothing came of it, whatever the reason."""
-
-        def flowing() -> None:
-            flight.flowing = True
-
-        try:
-            with stream:
-                if stream.receive(buffer, flowing) is not Outcome.RESULT:
-                    return False
-                envelope = verify(buffer.data, flight.key, flight.call)
-                if not self._deliver(flight, envelope):
-                    return False
-                if not flight.stays:
-                    stream.ack()
-        except ExecRefused:
-            self.exec_refused = True
-            return flight.over
-        except (TransportError, ApiError, ConnectionFailed, ResultCorruptedError):
-            return flight.over
-        return True
+            self.collect(flight)
 
     def make_way(self) -> None:
         """Close express streams that wait while others do, or that have waited long."""
         now = time.monotonic()
         limit = GIVE_WAY if self.streams.backlog else GIVE_UP
         with self._lock:
-            slow = [f for f in self._express if not f.flowing and now - f.stream_since > limit]
-        for flight in slow:
-            stream = flight.stream
-            if stream is not None:
-                stream.close()
+            waiting = [flight for flight in self._express if not flight.flowing]
+        for flight in waiting:
+            ended = flight.ended_since
+            if now - flight.stream_since > limit or (ended and now - ended > GIVE_UP_ENDED):
+                stream = flight.stream
+                if stream is not None:
+                    stream.close()
 
-    # -- by Pod status
+    # -- the next step
 
     def collect(self, flight: Flight) -> None:
-        """``main`` has ended, says the Pod's status: get what it left, unless its bytes flow already."""
+        """Do what is to be done next for a flight whose ``main`` has ended; nothing where that is under way."""
         with flight.lock:
-            if flight.over or flight.collecting:
+            if flight.over or flight.ended_pod is None or flight.fetching:
                 return
-            flight.collecting = True
-        self._collectors.do(lambda: self._collect(flight))
+            if flight.looking:
+                flight.look_again = True
+                return
+            flight.looking = True
+        self._collectors.do(lambda: self._look(flight))
 
-    def _collect(self, flight: Flight) -> None:
-        envelope = self._from_status(flight)
+    def _look(self, flight: Flight) -> None:
+        try:
+            self._next_step(flight)
+        finally:
+            with flight.lock:
+                again, flight.look_again = flight.look_again, False
+                flight.looking = False
+        if again:
+            self.collect(flight)
+
+    def _next_step(self, flight: Flight) -> None:
+        pod = flight.ended_pod
+        if pod is None or flight.over:
+            return
+        envelope = self._from_status(flight, pod)
         if envelope is not None:
             self._deliver(flight, envelope)
             return
-        pod = flight.ended_pod
-        if pod is None or pod.main.reason == "OOMKilled" or not pod.main.message.startswith("kubefunc:"):
-            finding = explain.main_trouble(pod) if pod is not None else None
-            if finding is not None and finding.reason != "ResultLost":
-                self._give_up(flight, finding)
-                return
+        died = None if pod.main.message.startswith("kubefunc:") else explain.main_trouble(pod)
+        if died is not None and died.reason != "ResultLost":
+            self._fail(flight, died)
+            return
         with flight.lock:
-            flight.collecting = not (flight.stream is not None and flight.flowing)
-        if flight.collecting:
+            if flight.stream is not None:
+                return  # express is there; its end asks again
+            flight.fetching = self._may_fetch(flight, pod)
+        if flight.fetching:
             self.streams.do(lambda: self._fetch(flight))
+            return
+        self._without_exec(flight, pod)
 
-    def _from_status(self, flight: Flight) -> Envelope | None:
-        pod = flight.ended_pod
-        data = wire.from_termination_text(pod.main.message) if pod is not None else None
+    def _from_status(self, flight: Flight, pod: Pod) -> Envelope | None:
+        data = wire.from_termination_text(pod.main.message)
         if data is None:
             return None
         try:
@@ -158,141 +181,141 @@ class Collector:
         except ResultCorruptedError:
             return None
 
+    # -- by exec
+
+    def _may_fetch(self, flight: Flight, pod: Pod) -> bool:
+        return not (
+            flight.exec_given_up
+            or pod.courier.state == "terminated"
+            or self._permission.is_refused(flight.namespace)
+        )
+
     def _fetch(self, flight: Flight) -> None:
-        """By exec, resumed where it was cut; then from the courier's log."""
-        buffer = ResultBuffer()
-        for _ in range(FETCH_TRIES):
-            pod = flight.ended_pod
-            if flight.over or pod is None:
-                return
-            if self.exec_refused or pod.courier.state == "terminated":
-                break
-            stream = ResultStream(self._api, flight.namespace, pod.name, (*READER, str(buffer.received)))
+        try:
+            flight.exec_given_up = not self._fetch_patiently(flight)
+        finally:
             with flight.lock:
-                flight.stream = stream
-            try:
-                if self._take(flight, stream, buffer):
-                    return
-            finally:
+                flight.fetching = False
+            self.collect(flight)
+
+    def _fetch_patiently(self, flight: Flight) -> bool:
+        """Stream after stream, resumed where the last was cut. False: nothing more is to be had this way."""
+        until = time.monotonic() + PATIENCE
+        damaged, pause = 0, 0.1
+        while (pod := flight.ended_pod) is not None and not flight.over and self._may_fetch(flight, pod):
+            received = flight.buffer_of(pod.name).received
+            taken = self._fetch_once(flight, pod.name)
+            if taken is Taken.DELIVERED:
+                return True
+            damaged += taken is Taken.DAMAGED
+            if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
+                return False
+            if flight.buffer.received > received:
+                until, pause = time.monotonic() + PATIENCE, 0.1
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause)
+            pause = min(2.0, 2 * pause)
+        return True
+
+    def _fetch_once(self, flight: Flight, pod: str) -> Taken:
+        stream = self._stream(flight, pod)
+        with flight.lock:
+            if flight.over:
+                return Taken.DELIVERED
+            flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
+        try:
+            return self._take(flight, stream, pod)
+        finally:
+            with flight.lock:
                 flight.stream = None
-            if buffer.complete:
-                buffer = ResultBuffer()  # whole, and wrong
-            time.sleep(0.3)
-        self._from_courier_log(flight)
 
-    def _from_courier_log(self, flight: Flight) -> None:
-        pod = flight.ended_pod
-        if pod is None or flight.over:
+    def _stream(self, flight: Flight, pod: str) -> ResultStream:
+        offset = flight.buffer_of(pod).received
+        return ResultStream(self._api, flight.namespace, pod, (*READER, str(offset)))
+
+    def _take(self, flight: Flight, stream: ResultStream, pod: str) -> Taken:
+        """Receive, check, deliver, acknowledge."""
+
+        def flowing() -> None:
+            flight.flowing = True
+
+        buffer = flight.buffer_of(pod)
+        try:
+            with stream:
+                if stream.receive(buffer, flowing) is not Outcome.RESULT:
+                    return Taken.NOTHING
+                envelope = verify(buffer.data, flight.key, flight.call)
+                with flight.lock:
+                    flight.stream = None  # it is needed for one word more: nobody may close it now
+                if self._deliver(flight, envelope) and not flight.stays:
+                    stream.ack()
+                return Taken.DELIVERED
+        except (ResultCorruptedError, StreamGarbled):
+            flight.forget_buffer()
+            return Taken.DAMAGED
+        except ExecRefused:
+            self._permission.refused(flight.namespace)
+            return Taken.CUT
+        except TransportError:
+            return Taken.CUT
+
+    # -- without exec
+
+    def _without_exec(self, flight: Flight, pod: Pod) -> None:
+        """The courier leaves a result that nobody fetched in its log, and ends: then it is read there."""
+        if pod.courier.state == "terminated" or pod.phase in ("Succeeded", "Failed"):
+            self._from_courier_log(flight, pod)
             return
-        finding = explain.main_trouble(pod)
-        too_large = announced_size(pod.main.message) > LOG_LIMIT or not flight.options.results_in_log
-        if self.exec_refused and too_large:
-            self._give_up(flight, explain.needs_exec(pod))
+        large = announced_size(pod.main.message) > LOG_LIMIT or not flight.options.results_in_log
+        if large and self._permission.is_refused(flight.namespace):
+            self._fail(flight, explain.needs_exec(pod))
             return
-        wait_until = time.monotonic() + flight.options.fetch_grace + 10
-        while time.monotonic() < wait_until and not flight.over:
-            current = flight.ended_pod
-            if current is None or current.courier.state == "terminated" or current.phase in ("Succeeded", "Failed"):
-                break
-            time.sleep(0.25)
-        data = envelope_in_log(self._read_log(flight, pod.name, COURIER))
+        lost = explain.main_trouble(pod)
+        if flight.exec_given_up and pod.courier.state != "running" and lost is not None:
+            self._fail(flight, lost)  # a courier that has not started by now leaves nothing in its log
+
+    def _from_courier_log(self, flight: Flight, pod: Pod) -> None:
+        try:
+            log = self._api.read_bytes(log_path(flight.namespace, pod.name), query={"container": COURIER})
+        except (ConnectionFailed, ConfigurationError):
+            return  # the clock asks again
+        except ApiError:
+            log = b""
+        data = envelope_in_log(log)
         if data is not None:
-            try:
-                self._deliver(flight, verify(data, flight.key, flight.call))
-                return
-            except ResultCorruptedError as error:
-                if not flight.over:
-                    self._give_up(flight, explain.corrupted(pod, str(error)))
-                return
-        if finding is not None:
-            self._give_up(flight, finding)
+            self._deliver_from_log(flight, pod, data)
+            return
+        flight.log_misses += 1
+        lost = explain.main_trouble(pod)
+        if flight.log_misses >= LOG_MISSES and lost is not None:
+            self._fail(flight, lost)
 
-    def _give_up(self, flight: Flight, finding: explain.Finding) -> None:
-        self._ended(flight, finding)
+    def _deliver_from_log(self, flight: Flight, pod: Pod, data: bytes) -> None:
+        try:
+            envelope = verify(data, flight.key, flight.call)
+        except ResultCorruptedError as error:
+            self._fail(flight, explain.corrupted(pod, str(error)))
+            return
+        self._deliver(flight, envelope)
 
-    # -- delivering
+    # -- the end
 
     def _deliver(self, flight: Flight, envelope: Envelope) -> bool:
         if not flight.claim():
             return False
-        self._finish_output(flight, envelope)
+        self._outputs.finish(flight, envelope)
         flight.sink.deliver(envelope)
-        self._ended(flight, None)
+        self._done(flight)
         return True
-
-    def _finish_output(self, flight: Flight, envelope: Envelope) -> None:
-        """Hand over what was printed and not followed, before the result: nobody expects it after."""
-        with flight.lock:
-            follower, flight.follower = flight.follower, None
-            flight.following = True  # no new one
-            missing = envelope.printed - flight.followed
-        if follower is not None:
-            follower.close()
-        if missing <= 0:
-            return
-        tail = envelope.output or b""
-        if missing > len(tail):
-            pod = flight.pod()
-            tail = self._read_log(flight, pod.name, MAIN) if pod is not None else tail
-        flight.sink.output(tail[-missing:])
-
-    # -- output
-
-    def follow(self, flight: Flight, pod: explain.Pod) -> None:
-        """Show live what a call prints, where a follower is free."""
-        with flight.lock:
-            if flight.following or not self._followers.has_room:
-                return
-            flight.following = True
-        self._followers.do(lambda: self._follow(flight, pod))
-
-    def _follow(self, flight: Flight, pod: explain.Pod) -> None:
-        path = f"/api/v1/namespaces/{flight.namespace}/pods/{pod.name}/log"
-        stream = self._api.stream_bytes(path, {"container": MAIN, "follow": "true"}, idle_timeout=4 * 3600.0)
-        with flight.lock:
-            if flight.over:
-                return
-            flight.follower = stream
-        skip = flight.followed
-        try:
-            with stream:
-                for data in stream:
-                    skip = self._pass_on(flight, stream, data, skip)
-        except (ApiError, ConnectionFailed):
-            with flight.lock:
-                flight.following = flight.over  # the next tick may try again; what was shown is skipped then
-
-    def _pass_on(self, flight: Flight, stream: object, data: bytes, skip: int) -> int:
-        new = data[skip:]
-        with flight.lock:
-            if flight.follower is stream and new:
-                flight.followed += len(new)
-                flight.sink.output(new)
-        return max(0, skip - len(data))
-
-    def log_tail(self, flight: Flight) -> tuple[str, ...]:
-        """The last lines that the function printed, for an error."""
-        pod = flight.pod()
-        if pod is None or pod.main.state not in ("running", "terminated"):
-            return ()
-        return tuple(self._read_log(flight, pod.name, MAIN, tail=20).decode("utf-8", "replace").splitlines())
-
-    def _read_log(self, flight: Flight, pod: str, container: str, tail: int | None = None) -> bytes:
-        path = f"/api/v1/namespaces/{flight.namespace}/pods/{pod}/log"
-        query = {"container": container, **({} if tail is None else {"tailLines": str(tail)})}
-        try:
-            return self._api.read_bytes(path, query=query, deadline=5.0)
-        except (ApiError, ConnectionFailed):
-            return b""
 
     def release(self, flight: Flight) -> None:
         """Nobody waits for this flight any more."""
         with flight.lock:
-            stream = None if flight.flowing else flight.stream
-            follower, flight.follower = flight.follower, None
-        for each in (stream, follower):
-            if each is not None:
-                each.close()
+            stream, flight.stream = flight.stream, None
+            flight.forget_buffer()
+        if stream is not None:
+            stream.close()
 
 
 def announced_size(message: str) -> int:

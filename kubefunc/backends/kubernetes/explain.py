@@ -398,6 +398,7 @@ class Job:
     suspended: bool
     failed: str
     failed_message: str
+    complete: bool = False
 
 
 def job_view(job: JsonDict) -> Job:
@@ -418,6 +419,10 @@ def job_view(job: JsonDict) -> Job:
         suspended=bool(job.get("spec", {}).get("suspend")),
         failed=failed.get("reason", ""),
         failed_message=failed.get("message", ""),
+        complete=any(
+            condition["type"] in ("Complete", "SuccessCriteriaMet") and condition.get("status") == "True"
+            for condition in status.get("conditions", [])
+        ),
     )
 
 
@@ -440,6 +445,16 @@ def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
         "The Pods of this call were taken away more often than max_disruptions allows.",
         "Raise max_disruptions=, or ask why Pods are deleted or nodes drained.",
         words,
+    )
+
+
+def result_gone(job: Job) -> Finding:
+    """The Job ended well, and no Pod of it is there any more."""
+    return Finding(
+        errors.ResultLostError,
+        "ResultLost",
+        f"The Job {job.name} has ended, but its Pod is gone, and the result with it.",
+        "Run it again, and collect it before its Pod is removed: ttl= says how long it stays.",
     )
 
 

@@ -9,9 +9,27 @@ from dataclasses import dataclass, field
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api import Stream
 from kubefunc.backends.kubernetes.explain import Finding, Job, Pod
-from kubefunc.backends.kubernetes.transport import ResultStream
+from kubefunc.backends.kubernetes.transport import ResultBuffer, ResultStream
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.options import Options
+
+REPLACED = "its Pod was ended from outside, another takes its place"
+
+
+@dataclass(eq=False)
+class Output:
+    """What the ``main`` of one Pod printed, as far as it was passed on.
+
+    Its lock is its own: the terminal that output goes to may block, and news of the Pod must not wait for that.
+    """
+
+    pod: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    passed: int = 0
+    stream: Stream | None = None
+    following: bool = False
+    again_at: float = 0.0
+    closed: bool = False
 
 
 @dataclass(eq=False)
@@ -23,6 +41,14 @@ class Flight:
         submission: what was sent; None for an attached call.
         uid: the Job's UID, once it exists.
         stays: never acknowledged, never deleted by us: detached and attached calls.
+        written_off: UIDs of Pods that ended without a result; the Job puts others in their place.
+        ended_pod: the Pod whose ``main`` has left a result, or an explanation why there is none.
+        vanished: such a Pod that was gone before its result was fetched.
+        asked: names of the Pods that express has been to.
+        looking: a collector thread decides what to do next.
+        fetching: a stream thread fetches, or will.
+        flowing: the stream's first byte of the result has come.
+        settled_requests: nothing of its creation is under way any more.
     """
 
     call: str
@@ -38,27 +64,34 @@ class Flight:
     born: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    pods: dict[str, Pod] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict[str, Pod])
+    written_off: set[str] = field(default_factory=set[str])
     job_seen: Job | None = None
     where: Phase = Phase.SUBMITTING
     pod_since: float = 0.0
     running_since: float = 0.0
     deleting_since: float = 0.0
-    failed_since: float = 0.0
+    finished_since: float = 0.0
+    looked_last: bool = False
 
     over: bool = False
-    cancelled: bool = False
     ended_pod: Pod | None = None
-    collecting: bool = False
-    uploading: bool = False
+    ended_since: float = 0.0
+    vanished: Pod | None = None
 
+    looking: bool = False
+    look_again: bool = False
+    fetching: bool = False
+    exec_given_up: bool = False
+    log_misses: int = 0
+    asked: set[str] = field(default_factory=set[str])
     stream: ResultStream | None = None
     stream_since: float = 0.0
     flowing: bool = False
-
-    follower: Stream | None = None
-    following: bool = False
-    followed: int = 0
+    buffer: ResultBuffer = field(default_factory=ResultBuffer)
+    buffer_pod: str = ""
+    output: Output | None = None
+    uploads: set[str] = field(default_factory=set[str])
 
     finding: Finding | None = None
     finding_since: float = 0.0
@@ -88,15 +121,42 @@ class Flight:
         alive = [pod for pod in self.pods.values() if not pod.deleting] or list(self.pods.values())
         return alive[-1] if alive else None
 
+    def output_of(self, pod: str) -> Output:
+        """How far this Pod's output was passed on. A replacement prints from its own beginning."""
+        with self.lock:
+            if self.output is None or self.output.pod != pod:
+                self.output = Output(pod)
+            return self.output
+
+    def buffer_of(self, pod: str) -> ResultBuffer:
+        """What has come of this Pod's result: a stream that was cut is resumed there."""
+        with self.lock:
+            if self.buffer_pod != pod:
+                self.buffer, self.buffer_pod = ResultBuffer(), pod
+            return self.buffer
+
+    def forget_buffer(self) -> None:
+        """Start from the first byte again."""
+        with self.lock:
+            self.buffer, self.buffer_pod = ResultBuffer(), ""
+
     def move(self, pod: Pod) -> None:
         """Tell the call where it is, when that has changed."""
-        now = time.monotonic()
         if pod.where is self.where:
             return
         self.where = pod.where
         if pod.where is Phase.RUNNING:
-            self.running_since = now
+            self.running_since = time.monotonic()
         self.sink.moved(Whereabouts(pod.where, "", pod.name, pod.node))
+
+    def wait_for_another_pod(self, why: str) -> None:
+        """The Pod that counted is no more; the Job controller makes the next one."""
+        self.where = Phase.PENDING
+        self.ended_pod = None
+        self.exec_given_up, self.log_misses = False, 0
+        self.running_since = self.deleting_since = self.ended_since = 0.0
+        self.pod_since = time.monotonic()
+        self.sink.moved(Whereabouts(Phase.PENDING, why))
 
     def found(self, finding: Finding | None) -> None:
         """Remember why it does not go on, and since when."""
@@ -105,7 +165,7 @@ class Flight:
         self.finding = finding
 
     def diagnosis(self, log_tail: tuple[str, ...] = ()) -> Diagnosis:
-        pod = self.pod()
+        pod = self.pod() or self.vanished
         return Diagnosis(
             reason="",
             message="",

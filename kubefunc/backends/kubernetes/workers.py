@@ -29,6 +29,7 @@ class Workers:
         self._busy = 0
 
     def do(self, work: Work) -> None:
+        """Have it done soon. At exit, where no thread can be made any more, :meth:`drain` does it."""
         with self._changed:
             self._waiting.append(work)
             if self._idle >= len(self._waiting):
@@ -38,7 +39,11 @@ class Workers:
                 return
             self._threads += 1
             number = self._threads
-        threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True).start()
+        except RuntimeError:  # Python 3.12: "can't create new thread at interpreter shutdown"
+            with self._changed:
+                self._threads -= 1
 
     @property
     def backlog(self) -> int:
@@ -51,9 +56,18 @@ class Workers:
             return self._busy + len(self._waiting) < self._size
 
     def drain(self, timeout: float) -> bool:
-        """Wait until nothing waits and nothing runs; False when time is up first."""
+        """Help until nothing waits, then wait until nothing runs; False when time is up first."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            with self._changed:
+                if not self._waiting:
+                    break
+                work = self._begin()
+            self._carry_out(work)
         with self._changed:
-            return self._quiet.wait_for(lambda: not self._waiting and not self._busy, timeout)
+            return self._quiet.wait_for(
+                lambda: not self._waiting and not self._busy, max(0.0, until - time.monotonic())
+            )
 
     def _run(self) -> None:
         while True:
@@ -62,16 +76,23 @@ class Workers:
                 while not self._waiting:
                     self._changed.wait()
                 self._idle -= 1
-                work = self._take()
-                self._busy += 1
-            try:
-                work()
-            except Exception:  # a bug of ours must not end the thread that others wait for
-                traceback.print_exc()
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._quiet.notify_all()
+                work = self._begin()
+            self._carry_out(work)
+
+    def _begin(self) -> Work:
+        """Under the lock: what is to be done next."""
+        self._busy += 1
+        return self._take()
+
+    def _carry_out(self, work: Work) -> None:
+        try:
+            work()
+        except Exception:  # a bug of ours must not end the thread that others wait for
+            traceback.print_exc()
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._quiet.notify_all()
 
 
 class Clock:

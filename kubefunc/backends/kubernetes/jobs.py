@@ -1,0 +1,207 @@
+"""The objects of a call: Secrets, then the Job, then the Secrets' owner; and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeAlias, cast
+
+from kubefunc import errors
+from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.kubernetes import manifest
+from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, as_error
+from kubefunc.backends.kubernetes.explain import Finding
+from kubefunc.backends.kubernetes.flight import Flight
+from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.diagnosis import Phase
+
+JsonDict = dict[str, Any]
+SPEC = "spec.json"
+RETRY_DELAY = 5.0
+DELETE_TRIES = 24
+TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
+Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
+_DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+
+
+class Jobs:
+    """Creates and deletes; ``refused(flight, error)`` is told when a Job cannot be created at all."""
+
+    def __init__(
+        self,
+        api: Api,
+        requests: Workers,
+        clock: Clock,
+        permission: ExecPermission,
+        refused: Callable[[Flight, errors.KubefuncError], None],
+    ) -> None:
+        self._api = api
+        self._requests = requests
+        self._clock = clock
+        self._permission = permission
+        self._refused = refused
+
+    # -- creating
+
+    def create(self, flight: Flight, spec: manifest.JobSpec) -> None:
+        """Begin, in the background."""
+        self._requests.do(lambda: self._create(flight, spec))
+
+    def _create(self, flight: Flight, spec: manifest.JobSpec) -> None:
+        """Secret first, then the Job: a Pod that misses its Secret backs off for minutes (k8s#95778)."""
+        made: list[str] = []
+        try:
+            self._permission.ask(flight.namespace)
+            spec = self._with_exec_as_it_is(spec)
+            for secret in cast("list[JsonDict]", manifest.secrets(spec)):
+                if _unwanted(flight):
+                    self._take_back(flight, made)
+                    return
+                made.append(secret["metadata"]["name"])
+                self._post(f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
+            if _unwanted(flight):
+                self._take_back(flight, made)
+                return
+            reply = self._post(jobs_path(flight.namespace), manifest.job(spec))
+        except TROUBLE as error:
+            self._not_created(flight, spec, made, error)
+            return
+        with flight.lock:
+            flight.secrets = tuple(made)
+            flight.uid = reply["metadata"]["uid"]
+            flight.created = True
+            if flight.where is Phase.SUBMITTING:
+                flight.where = Phase.PENDING
+                flight.sink.moved(Whereabouts(Phase.PENDING))
+        self._requests.do(lambda: self._own(flight))
+
+    def _with_exec_as_it_is(self, spec: manifest.JobSpec) -> manifest.JobSpec:
+        """Tell the courier not to wait for a client that may not exec."""
+        if not self._permission.is_refused(spec.namespace):
+            return spec
+        told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False}
+        return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
+
+    def _post(self, path: str, body: JsonDict) -> JsonDict:
+        """Create an object. One that is there already is ours, where it says so: an earlier try was carried out."""
+        try:
+            return self._api.request("POST", path, body=body).body
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            there = self._api.request("GET", f"{path}/{body['metadata']['name']}").body
+            if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
+                raise
+            return there
+
+    def _not_created(self, flight: Flight, spec: manifest.JobSpec, made: list[str], error: Trouble) -> None:
+        if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
+            flight.found(
+                Finding(
+                    errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None
+                )
+            )
+            self._clock.after(RETRY_DELAY, lambda: self.create(flight, spec))
+            return
+        # Whether a request whose answer was lost has been carried out is not known: so all of it is deleted.
+        self._take_back(flight, made if len(made) > 1 or _maybe_carried_out(error) else [])
+        self._refused(flight, as_error(error))
+
+    def _take_back(self, flight: Flight, made: Sequence[str]) -> None:
+        with flight.lock:
+            flight.secrets = tuple(made)
+            flight.settled_requests = flight.delete_wanted = True
+        if made:
+            self._requests.do(lambda: self._delete(flight))
+        else:
+            flight.deleted = True
+
+    def _own(self, flight: Flight) -> None:
+        """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
+        patch = manifest.owner_patch(flight.job, flight.uid)
+        owned = True
+        for name in flight.secrets:
+            path = f"{secrets_path(flight.namespace)}/{name}"
+            try:
+                self._api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
+            except TROUBLE:
+                owned = False
+        with flight.lock:
+            flight.owned = owned
+            flight.settled_requests = True
+            wanted = flight.delete_wanted
+        if wanted:
+            self._delete(flight)
+
+    # -- deleting
+
+    def want_deleted(self, flight: Flight) -> None:
+        """Delete the Job, in the background, once nothing of its creation is under way."""
+        with flight.lock:
+            ready = flight.settled_requests and not flight.delete_wanted
+            flight.delete_wanted = True
+        if ready:
+            self._requests.do(lambda: self._delete(flight))
+
+    def _delete(self, flight: Flight, tries: int = DELETE_TRIES) -> None:
+        try:
+            self.delete_job(flight.namespace, flight.job)
+            if not flight.owned:
+                for name in flight.secrets:
+                    self.delete_secret(flight.namespace, name)
+            flight.deleted = True
+        except TROUBLE as error:
+            if tries and not (isinstance(error, ApiError) and error.denied_by_role):
+                again = lambda: self._delete(flight, tries - 1)  # noqa: E731
+                self._clock.after(RETRY_DELAY, lambda: self._requests.do(again))
+
+    def delete_job(self, namespace: str, name: str) -> None:
+        """``Background`` must be said: the API's own default would orphan the Pods (client-python#234)."""
+        with _absent_is_fine():
+            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE)
+
+    def delete_secret(self, namespace: str, name: str) -> None:
+        """Where no Job owns it."""
+        with _absent_is_fine():
+            self._api.request("DELETE", f"{secrets_path(namespace)}/{name}")
+
+    # -- reading
+
+    def of_call(self, namespace: str, call: str) -> list[JsonDict]:
+        """The Jobs of a call, the newest attempt last."""
+        found = self._api.request("GET", jobs_path(namespace), query={"labelSelector": f"kubefunc/call={call}"})
+        jobs: list[JsonDict] = found.body["items"]
+        return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
+
+
+def _unwanted(flight: Flight) -> bool:
+    """Cancelled meanwhile: by the flight, or by the call while there was no flight between two attempts."""
+    return flight.over or flight.sink.settled
+
+
+def _maybe_carried_out(error: Trouble) -> bool:
+    if isinstance(error, errors.ConfigurationError):
+        return False
+    if isinstance(error, ConnectionFailed) and error.reason not in ("refused", "dns", "proxy", "tls"):
+        return True
+    return error.attempts > 1 and not isinstance(error, ConnectionFailed)
+
+
+@contextlib.contextmanager
+def _absent_is_fine() -> Generator[None]:
+    try:
+        yield
+    except ApiError as error:
+        if not error.not_found:
+            raise
+
+
+def jobs_path(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def secrets_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/secrets"

@@ -1,0 +1,135 @@
+"""What functions print: followed while they run, completed when they end."""
+
+from __future__ import annotations
+
+import time
+
+from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, Stream
+from kubefunc.backends.kubernetes.explain import Pod
+from kubefunc.backends.kubernetes.flight import Flight, Output
+from kubefunc.backends.kubernetes.workers import Workers
+from kubefunc.envelope import Envelope
+from kubefunc.errors import ConfigurationError
+from kubefunc.runner import MAIN
+
+FOLLOWERS = 10
+FOLLOW_AGAIN = 2.0
+READ_DEADLINE = 10.0
+LATE = 2.0  # seconds that a container's last output may take to reach its log
+TAIL_LINES = 20
+_IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
+_TROUBLE = (ApiError, ConnectionFailed, ConfigurationError)
+
+
+class Outputs:
+    """Logs, live for as many calls as there are followers; each byte is handed on once, in order."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._followers = Workers("kubefunc-logs", FOLLOWERS)
+
+    def follow(self, flight: Flight, pod: Pod) -> None:
+        """Show live what a call prints, where a follower is free."""
+        output = flight.output_of(pod.name)
+        with output.lock:
+            if output.following or output.closed or time.monotonic() < output.again_at:
+                return
+            if not self._followers.has_room:
+                return
+            output.following = True
+        self._followers.do(lambda: self._follow(flight, output))
+
+    def _follow(self, flight: Flight, output: Output) -> None:
+        stream = self._api.stream_bytes(
+            log_path(flight.namespace, output.pod), {"container": MAIN, "follow": "true"}, idle_timeout=_IDLE
+        )
+        with output.lock:
+            if output.closed:
+                return
+            output.stream = stream
+            skip = output.passed
+        try:
+            with stream:
+                for data in stream:
+                    skip = _pass_on(flight, output, data, skip)
+        except _TROUBLE:
+            pass  # the next tick may try again, and skip what was shown
+        with output.lock:
+            output.stream = None
+            output.following = False
+            output.again_at = time.monotonic() + FOLLOW_AGAIN
+
+    def finish(self, flight: Flight, envelope: Envelope) -> None:
+        """Hand over what was printed and not followed, before the result: nobody expects it after."""
+        pod = flight.pod()
+        if pod is None and envelope.output is None:
+            return
+        output = flight.output_of(pod.name if pod is not None else "")
+        _close(output)
+        missing = envelope.printed - output.passed
+        if missing > 0:
+            flight.sink.output(self._missing(flight, output, envelope))
+
+    def _missing(self, flight: Flight, output: Output, envelope: Envelope) -> bytes:
+        tail = envelope.output or b""
+        missing = envelope.printed - output.passed
+        if missing <= len(tail):
+            return tail[-missing:]
+        log = self._log_of_at_least(envelope.printed - len(tail), flight, output.pod)
+        if len(log) >= envelope.printed:
+            return log[output.passed : envelope.printed]
+        if len(log) >= envelope.printed - len(tail):
+            return log[output.passed : envelope.printed - len(tail)] + tail
+        # The node keeps only the newest part of a long log.
+        return log[-missing:] if log.endswith(tail) else log[output.passed :] + tail
+
+    def _log_of_at_least(self, size: int, flight: Flight, pod: str) -> bytes:
+        """The log; its end may be some milliseconds late, for it goes through the container runtime."""
+        until = time.monotonic() + LATE
+        while True:
+            log = self._read(flight, pod, {})
+            if len(log) >= size or time.monotonic() > until:
+                return log
+            time.sleep(0.1)
+
+    def tail(self, flight: Flight) -> tuple[str, ...]:
+        """The last lines that the function printed, for an error."""
+        pod = flight.pod()
+        if pod is None or pod.main.state not in ("running", "terminated"):
+            return ()
+        data = self._read(flight, pod.name, {"tailLines": str(TAIL_LINES)})
+        return tuple(data.decode("utf-8", "replace").splitlines())
+
+    def _read(self, flight: Flight, pod: str, query: dict[str, str]) -> bytes:
+        path = log_path(flight.namespace, pod)
+        try:
+            return self._api.read_bytes(path, query={"container": MAIN, **query}, deadline=READ_DEADLINE)
+        except _TROUBLE:
+            return b""  # the result counts more than what was printed
+
+    def release(self, flight: Flight) -> None:
+        """Nobody listens any more."""
+        if flight.output is not None:
+            _close(flight.output)
+
+
+def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
+    new = data[skip:]
+    with output.lock:
+        if new and not output.closed:
+            output.passed += len(new)
+            flight.sink.output(new)
+    return max(0, skip - len(data))
+
+
+def _close(output: Output) -> None:
+    with output.lock:
+        output.closed = True
+        stream: Stream | None = output.stream
+    if stream is not None:
+        stream.close()
+
+
+def log_path(namespace: str, pod: str) -> str:
+    """The path of a Pod's log."""
+    return f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
