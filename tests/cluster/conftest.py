@@ -7,6 +7,8 @@ long as this run of pytest, else every test is skipped, which ``CI=true`` turns 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -68,6 +70,26 @@ def kube(cluster: ClusterUnderTest, tmp_path_factory: pytest.TempPathFactory) ->
     space = make_space(cluster.admin, tmp_path_factory.mktemp("kube"))
     yield space
     remove_space(space)
+
+
+@pytest.fixture
+def calling(kube: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Space]:
+    """``kube``, with this process as its caller: a session of its own, closed as at a program's end."""
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    with fresh_session():
+        yield kube
+
+
+@contextlib.contextmanager
+def fresh_session() -> Generator[None]:
+    """Calls made inside share nothing with those made before: the process's one session is another."""
+    module = importlib.import_module("kubefunc.session")
+    before, module._session = module._session, module.Session()
+    try:
+        yield
+    finally:
+        module._session.close()
+        module._session = before
 
 
 def _given_cluster(kubeconfig: Path) -> ClusterUnderTest:

@@ -1,0 +1,150 @@
+"""Functions that the tests of healthy calls run in Pods. They travel with this module: standard library only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import sys
+import time
+from typing import NamedTuple
+
+from kubefunc import current, remote
+
+
+BLOCK = 16_000_000
+
+
+class Digest(NamedTuple):
+    """What arrived, without sending it back. Its class must be the same one here and there."""
+
+    size: int
+    sha256: str
+
+
+def noise(size: int) -> bytes:
+    """Bytes that no compression makes smaller, the same for the same size; a long one repeats itself."""
+    block = random.Random(size).randbytes(min(size, BLOCK))
+    return block if size <= BLOCK else (block * (size // BLOCK + 1))[:size]
+
+
+def digest_of(data: bytes) -> Digest:
+    return Digest(len(data), hashlib.sha256(data).hexdigest())
+
+
+@remote
+def make(size: int) -> bytes:
+    return noise(size)
+
+
+@remote
+def read(data: bytes) -> Digest:
+    return digest_of(data)
+
+
+@remote
+def make_and_say_when(size: int) -> tuple[bytes, float]:
+    data = noise(size)
+    return data, time.time()
+
+
+@remote
+def double(number: int) -> int:
+    return 2 * number
+
+
+@remote
+def double_loudly(number: int) -> int:
+    print("doubling", number)
+    return 2 * number
+
+
+@remote
+def double_later(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return 2 * number
+
+
+@remote
+async def double_async(number: int) -> int:
+    await asyncio.sleep(0.01)
+    return 2 * number
+
+
+@remote
+def print_and_wait(lines: int, seconds: float) -> int:
+    """A line each time, numbered."""
+    for line in range(lines):
+        print("line", line)
+        time.sleep(seconds)
+    return lines
+
+
+@remote
+def write_bytes(data: bytes, pause: float) -> int:
+    """In two writes, cut in the middle, wherever that is."""
+    middle = len(data) // 2
+    for part in (data[:middle], data[middle:]):
+        sys.stdout.flush()
+        os.write(1, part)
+        time.sleep(pause)
+    return len(data)
+
+
+@remote
+def write_much(size: int) -> int:
+    """Numbered lines, ``size`` bytes of them."""
+    text = much(size)
+    sys.stdout.write(text)
+    return len(text)
+
+
+def much(size: int) -> str:
+    lines = "".join(f"{number:09d}\n" for number in range(size // 10 + 1))
+    return lines[:size]
+
+
+@remote
+def which_attempt_of_pod() -> str:
+    """The Pod's name, after long enough to delete the Pod meanwhile."""
+    name = os.environ.get("HOSTNAME", "")
+    time.sleep(4)
+    return name
+
+
+@remote
+def call_on(number: int) -> int:
+    """A call inside a call."""
+    return double.remote(number).result(timeout=60)
+
+
+@remote
+def raise_error(text: str) -> None:
+    raise LookupError(text)
+
+
+@remote
+def own_call_id() -> str | None:
+    return current.call_id()
+
+
+class Scale:
+    """Something with methods."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    @remote
+    def times(self, number: int) -> int:
+        return self.factor * number
+
+    @staticmethod
+    @remote
+    def plus_one(number: int) -> int:
+        return number + 1
+
+    @classmethod
+    @remote
+    def name(cls) -> str:
+        return cls.__name__
