@@ -330,7 +330,7 @@ def attach(call: str) -> Call[Any]:
         )
     here = session()
     options = here.options()
-    backend = here.backend(options.context)
+    backend = here.backend(options)
     handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
     backend.attach(call, CallSink(handle, printer_for(handle, options)))
     return handle

@@ -197,7 +197,7 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     refuse_nested()
     here = session()
     options = here.options(function._layer)
-    backend = here.backend(options.context)
+    backend = here.backend(options)
     target: Any = function if importable_reference(function) is not None else function.function
     payload = backend.packer.pack(target, args, kwargs, options.retry_exceptions)
     submission = Submission(

@@ -78,19 +78,20 @@ class Session:
 
     # -- backends
 
-    def backend(self, context: str | None) -> Backend:
-        """The backend for calls to this kubeconfig context, chosen and announced at its first use.
+    def backend(self, options: Options) -> Backend:
+        """The backend for calls with these options, chosen by their context and announced at its first use.
 
         Raises:
             ConfigurationError: the kubeconfig is broken, or KUBEFUNC_BACKEND names no backend.
         """
+        context = options.context
         with self._lock:
             for key in (("kubernetes", context), ("local", None)):
                 if key in self._backends and self._wanted in (None, key[0]):
                     return self._backends[key]
             backend = choose_backend(self.id, self._wanted, context, os.environ)
             self._backends[(backend.name, context if backend.name == "kubernetes" else None)] = backend
-        self.console.say(backend.introduce())
+        self.console.say(backend.introduce(options))
         return backend
 
     # -- calls

@@ -77,8 +77,8 @@ class Backend(Protocol):
     @property
     def packer(self) -> Packer: ...
 
-    def introduce(self) -> str:
-        """One line for the first call: what will run it, and where."""
+    def introduce(self, options: Options) -> str:
+        """One line for the first call, which has these options: what will run it, and where."""
         ...
 
     def submit(self, submission: Submission, sink: Sink) -> None:

@@ -27,6 +27,7 @@ from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, verify
+from kubefunc.options import Options
 from kubefunc.payload import Packer, runner_spec
 from kubefunc.runner import ARCHIVE
 
@@ -108,7 +109,7 @@ class LocalBackend:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._thread: threading.Thread | None = None
 
-    def introduce(self) -> str:
+    def introduce(self, options: Options) -> str:
         return "no cluster configured: calls run on this machine"
 
     def submit(self, submission: Submission, sink: Sink) -> None:

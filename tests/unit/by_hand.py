@@ -8,6 +8,7 @@ from typing import Any
 
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.envelope import Envelope, verify
+from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.runner import VALUE, wire
 
@@ -38,7 +39,7 @@ class HandBackend:
         self.discarded: list[str] = []
         self.closed: list[str] = []
 
-    def introduce(self) -> str:
+    def introduce(self, options: Options) -> str:
         return "by hand"
 
     def submit(self, submission: Submission, sink: Sink) -> None:

@@ -57,8 +57,9 @@ class KubernetesBackend:
         )
         self._namespaces: dict[str, str] = {}
 
-    def introduce(self) -> str:
-        return f"calls run on Kubernetes: context {self._config.context}, namespace {self._config.namespace}"
+    def introduce(self, options: Options) -> str:
+        namespace = options.namespace or self._config.namespace
+        return f"calls run on Kubernetes: context {self._config.context}, namespace {namespace}"
 
     # -- from above
 

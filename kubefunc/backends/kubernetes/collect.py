@@ -185,9 +185,7 @@ class Collector:
 
     def _may_fetch(self, flight: Flight, pod: Pod) -> bool:
         return not (
-            flight.exec_given_up
-            or pod.courier.state == "terminated"
-            or self._permission.is_refused(flight.namespace)
+            flight.exec_given_up or pod.courier.state == "terminated" or self._permission.is_refused(flight.namespace)
         )
 
     def _fetch(self, flight: Flight) -> None:
