@@ -13,11 +13,9 @@ def main() -> int:
     in_dir = os.environ.get("KUBEFUNC_IN", IN_DIR)
     out_dir = os.environ.get("KUBEFUNC_OUT", OUT_DIR)
     if program == "main":
-        from kubefunc.runner.supervisor import Place, supervise
+        from kubefunc.runner.supervisor import supervise
 
-        lifeline = os.environ.pop("KUBEFUNC_LIFELINE", None)
-        place = Place(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
-        return supervise(place, None if lifeline is None else int(lifeline))
+        return supervise(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
     from kubefunc.runner import courier
 
     if program == "courier":
@@ -26,6 +24,10 @@ def main() -> int:
         return courier.reader(out_dir, int(arguments[0]) if arguments else 0)
     if program == "uploader":
         return courier.uploader(out_dir)
+    if program == "server":
+        from kubefunc.runner.server import serve
+
+        return serve(arguments)
     print(f"kubefunc: no program {program!r}", file=sys.stderr)
     return 2
 

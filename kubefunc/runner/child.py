@@ -1,11 +1,14 @@
 """One attempt, in the forked child: unpickle, call, pickle what came of it.
 
-The child writes the body to a file and tells the supervisor the rest through a pipe, in frames of a letter, a length
-and bytes: ``S`` the function starts now, ``F`` it has ended (JSON: the envelope's header as far as the child knows it).
+The child tells the supervisor through a pipe, in frames (:func:`kubefunc.runner.wire.frame`): ``S`` the function starts
+now; ``B`` the result's body, unless it was large and stands in its file; ``F`` the function has ended (JSON: the
+envelope's header as far as the child knows it); ``E`` the exit handlers have run and this process ends now.
 """
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import hashlib
 import json
 import os
@@ -28,49 +31,137 @@ from kubefunc.runner import (
     wire,
 )
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
     from typing import Any
 
 FRAME_START = b"S"
+FRAME_BODY = b"B"
 FRAME_FINISH = b"F"
+FRAME_EXIT = b"E"
+BODY_IN_MEMORY = 64 * 1024  # bytes: a larger body goes to its file
 
 
-class HashingFile:
-    """A file for pickle to write to, that knows the size and digest of what went through it."""
+class Job:
+    """What a child is to do, and where it may put what.
+
+    Attributes:
+        spec: as in ``spec.json``.
+        attempt: counted from 1.
+        payload: the bytes, or the path of a file that holds them.
+        body: the path for a large body.
+        stacks: the path for the stacks at a timeout.
+        code: the directory for the caller's modules.
+    """
+
+    __slots__ = ("attempt", "body", "code", "payload", "spec", "stacks")
+
+    def __init__(
+        self, *, spec: dict[str, Any], attempt: int, payload: bytes | str, body: str, stacks: str, code: str
+    ) -> None:
+        self.spec = spec
+        self.attempt = attempt
+        self.payload = payload
+        self.body = body
+        self.stacks = stacks
+        self.code = code
+
+
+class FrameReader:
+    """The supervisor's view of the child's frames."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._frames = wire.Frames()
+        self.started = False
+        self.ended = False
+        self.body: bytes | None = None
+        self.header: dict[str, Any] | None = None
+
+    def read(self) -> bool:
+        """Take in what there is; False at the end of the pipe."""
+        data = os.read(self._descriptor, 65536)
+        for letter, content in self._frames.feed(data):
+            self.started = True
+            if letter == FRAME_BODY:
+                self.body = content
+            elif letter == FRAME_FINISH:
+                self.header = json.loads(content)
+            elif letter == FRAME_EXIT:
+                self.ended = True
+        return bool(data)
+
+
+class Body:
+    """A file for pickle to write to, that knows the size and digest of what went through it.
+
+    It stands in memory while it is small, and then in its file.
+    """
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "wb", buffering=0)
+        self._path = path
+        self._file: FileIO | None = None
         self._digest = hashlib.sha256()
+        self._parts = bytearray()
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> int:
-        self._digest.update(data)
+    def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
         view = memoryview(data).cast("B")
-        while view:
-            view = view[self._file.write(view) :]
-        self.size += memoryview(data).nbytes
-        return memoryview(data).nbytes
+        self._digest.update(view)
+        self.size += len(view)
+        if self._file is None and self.size <= BODY_IN_MEMORY:
+            self._parts += view
+            return len(view)
+        if self._file is None:
+            self._file = open(self._path, "wb", buffering=0)
+            wire.write_all(self._file.fileno(), self._parts)
+        wire.write_all(self._file.fileno(), view)
+        return len(view)
 
-    def close(self) -> dict[str, object]:
-        self._file.close()
+    def send(self, frames: int) -> None:
+        """Send it along, if it is still in memory."""
+        if self._file is None:
+            wire.write_all(frames, wire.frame(FRAME_BODY, bytes(self._parts)))
+        else:
+            self._file.close()
+
+    def discard(self) -> None:
+        """Half of a pickle that could not be made."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def seal(self) -> dict[str, object]:
+        """What the envelope's header says of it."""
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
 
-def run(spec: dict[str, Any], attempt: int, payload: bytes, body: str, frames: int) -> None:
-    """Run the call and report it: the body at the path ``body``, frames to the descriptor ``frames``."""
-    _prepare(spec, attempt)
+def run(job: Job, frames: int) -> None:
+    """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
+    _prepare(job)
+    header, body = _call(job, frames)
+    _cancel_stacks(job)
+    _finish(frames, header, body)
+    _run_exit_handlers()
+    wire.write_all(frames, wire.frame(FRAME_EXIT))
+
+
+def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
     try:
-        function, args, kwargs, retry_exceptions = _load(spec, payload)
+        function, args, kwargs, retry_exceptions = _load(job)
     except BaseException as error:
-        header = _raised(error, body)
-        _finish(
-            frames, {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error), "retry": False}
-        )
-        return
+        header, body = _raised(error, job.body)
+        return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
     started = time.time()
-    _send(frames, FRAME_START, b"")
+    wire.write_all(frames, wire.frame(FRAME_START))
+    _arm_stacks(job)
     try:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
@@ -78,43 +169,81 @@ def run(spec: dict[str, Any], attempt: int, payload: bytes, body: str, frames: i
 
             value = asyncio.run(value)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        detail = {"type": exceptions.type_name(type(error)), "exit_code": getattr(error, "code", None)}
-        if not isinstance(detail["exit_code"], (int, type(None))):
-            detail["exit_code"], detail["text"] = 1, str(detail["exit_code"])
-        header = {**_raised(error, body), "outcome": ERROR, "code": CODE_EXIT, "detail": detail, "retry": False}
+        header, body = _raised(error, job.body)
+        header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
         _add_ways_out(error)
-        header = {**_raised(error, body), "retry": isinstance(error, retry_exceptions)}
+        retry = isinstance(error, retry_exceptions)
+        header, body = _raised(error, job.body)
+        header.update(retry=retry)
     else:
-        header = _value(value, body)
-    _finish(frames, {**header, "started": started})
+        header, body = _value(value, job.body)
+    return {**header, "started": started}, body
 
 
-def _prepare(spec: dict[str, Any], attempt: int) -> None:
-    os.environ[ENV_CALL] = spec["call"]
-    os.environ[ENV_ATTEMPT] = str(attempt)
-    if spec.get("nested"):
+def _exit_detail(error: BaseException) -> dict[str, Any]:
+    detail: dict[str, Any] = {"type": exceptions.type_name(type(error)), "exit_code": None}
+    code = error.code if isinstance(error, SystemExit) else None
+    if isinstance(code, int):
+        detail["exit_code"] = int(code)
+    elif code is not None:  # what Python does with anything else: print it, and exit with 1
+        detail.update(exit_code=1, text=exceptions.text_of(code))
+    return detail
+
+
+def _prepare(job: Job) -> None:
+    os.environ[ENV_CALL] = job.spec["call"]
+    os.environ[ENV_ATTEMPT] = str(job.attempt)
+    if job.spec.get("nested"):
         os.environ[ENV_NESTED] = "1"
-    sys.argv = [spec["function"]]
+        _open_to_installed_kubefunc()
+    sys.argv = [job.spec["function"]]
     # What the caller defined in its __main__ arrives by value; this program's own __main__ is not theirs.
     sys.modules["__main__"] = ModuleType("__main__")
+    # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
+    faulthandler.enable(2)
 
 
-def _load(spec: dict[str, Any], payload: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+def _open_to_installed_kubefunc() -> None:
+    """A function that calls on needs what travels with no Pod, the backend: it is taken from the image's kubefunc."""
+    import pkgutil
+
+    import kubefunc
+    import kubefunc.backends
+
+    for package in (kubefunc, kubefunc.backends):
+        package.__path__ = pkgutil.extend_path(package.__path__, package.__name__)
+
+
+def _arm_stacks(job: Job) -> None:
+    """At the timeout, every thread's stack goes to a file, even where the function holds the GIL."""
+    if job.spec["timeout"] is not None:
+        stacks = os.open(job.stacks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        faulthandler.dump_traceback_later(job.spec["timeout"], file=stacks)
+
+
+def _cancel_stacks(job: Job) -> None:
+    if job.spec["timeout"] is not None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _load(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+    payload = job.payload
+    if isinstance(payload, str):
+        with open(payload, "rb") as file:
+            payload = file.read()
     code, call = wire.split_payload(payload)
     if code:
-        _unpack(code, spec["call"])
+        _unpack(code, job.code)
     reference, args, kwargs, retry_exceptions = pickle.loads(call)
     return _resolve(reference), args, kwargs, retry_exceptions
 
 
-def _unpack(code: bytes, call: str) -> None:
+def _unpack(code: bytes, where: str) -> None:
     """Put the caller's modules on disk: package data and __file__ work there as at home."""
     import io
-    import tempfile
     import zipfile
 
-    where = os.path.join(tempfile.gettempdir(), f"kubefunc-{call}")
     with zipfile.ZipFile(io.BytesIO(code)) as archive:
         archive.extractall(where)
     sys.path.insert(0, where)
@@ -132,33 +261,42 @@ def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _value(value: object, body: str) -> dict[str, Any]:
+def _value(value: object, path: str) -> tuple[dict[str, Any], Body]:
     try:
-        return {"outcome": VALUE, **_dump(value, body)}
+        body = _dump(value, path)
     except Exception as error:
-        from kubefunc.runner.culprit import find_unpicklable
-
-        path, culprit, cause = find_unpicklable(value, "result", dumps)
-        detail = {
-            "path": path,
-            "type": exceptions.type_name(type(culprit)),
-            "message": exceptions.text_of(cause or error),
-        }
-        return {**_raised(error, body), "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}
+        return _unpicklable(value, error, path)
+    return {"outcome": VALUE, **body.seal}, body
 
 
-def _dump(value: object, body: str) -> dict[str, object]:
-    """Pickle to the file. C's pickle first, it is faster; cloudpickle for what only that can."""
-    file = HashingFile(body)
+def _unpicklable(value: object, error: Exception, path: str) -> tuple[dict[str, Any], Body]:
+    from kubefunc.runner.culprit import find_unpicklable
+
     try:
-        pickle.Pickler(file, protocol=5).dump(value)
+        where, culprit, cause = find_unpicklable(value, "result", dumps)
+    except ValueError:  # it pickles now: what failed was not the value's own fault, or has passed
+        where, culprit, cause = "result", value, error
+    detail = {
+        "path": where,
+        "type": exceptions.type_name(type(culprit)),
+        "message": exceptions.text_of(cause),
+    }
+    header, body = _raised(error, path)
+    return {**header, "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}, body
+
+
+def _dump(value: object, path: str) -> Body:
+    """Pickle it. C's pickle first, it is faster; cloudpickle for what only that can."""
+    body = Body(path)
+    try:
+        pickle.Pickler(body, protocol=5).dump(value)
     except Exception:
-        file.close()
         import cloudpickle
 
-        file = HashingFile(body)
-        cloudpickle.Pickler(file, protocol=5).dump(value)
-    return file.close()
+        body.discard()
+        body = Body(path)
+        cloudpickle.Pickler(body, protocol=5).dump(value)
+    return body
 
 
 def dumps(value: object) -> bytes:
@@ -167,12 +305,12 @@ def dumps(value: object) -> bytes:
     return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
 
 
-def _raised(error: BaseException, body: str) -> dict[str, Any]:
+def _raised(error: BaseException, path: str) -> tuple[dict[str, Any], Body]:
     text = exceptions.traceback_text(error)
     nodes, pickles = exceptions.encode(error, dumps)
-    file = HashingFile(body)
-    file.write(pickles)
-    return {"outcome": RAISED, "nodes": nodes, "traceback": text, **file.close()}
+    body = Body(path)
+    body.write(pickles)
+    return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
 
 
 def _missing_module(error: BaseException) -> dict[str, Any]:
@@ -188,24 +326,33 @@ def _add_ways_out(error: BaseException) -> None:
     )
 
 
-def _finish(frames: int, header: dict[str, Any]) -> None:
+def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
+    _flush()  # before the result: all that the function printed is in the pipe then
+    header.update(finished=time.time(), peak_memory=_peak_memory())
+    body.send(frames)
+    wire.write_all(frames, wire.frame(FRAME_FINISH, json.dumps(header).encode()))
+
+
+def _run_exit_handlers() -> None:
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    _flush()
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):  # a function may close or replace them
             pass
-    header.update(finished=time.time(), peak_memory=_peak_memory())
-    _send(frames, FRAME_FINISH, json.dumps(header).encode())
 
 
 def _peak_memory() -> int:
-    import resource
-
+    if resource is None:
+        return 0
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return kib if sys.platform == "darwin" else kib * 1024
-
-
-def _send(frames: int, letter: bytes, data: bytes) -> None:
-    view = memoryview(letter + wire.LENGTH.pack(len(data)) + data)
-    while view:
-        view = view[os.write(frames, view) :]

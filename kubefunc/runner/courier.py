@@ -162,7 +162,7 @@ class Reader:
         try:
             result = os.open(self.out.path("result"), os.O_RDONLY)
         except FileNotFoundError:
-            write_all(1, READER_NOTHING)
+            wire.write_all(1, READER_NOTHING)
             return 0
         self._send(result, offset)
         return self._await_ack()
@@ -179,13 +179,13 @@ class Reader:
         """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
         if select.select([0], [], [], 0)[0] and not os.read(0, 1):
             os._exit(0)
-        write_all(1, READER_HEARTBEAT)
+        wire.write_all(1, READER_HEARTBEAT)
 
     def _send(self, result: int, offset: int) -> None:
         size = os.fstat(result).st_size
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
-        write_all(1, READER_RESULT + wire.READER_HEAD.pack(size, offset))
+        wire.write_all(1, READER_RESULT + wire.READER_HEAD.pack(size, offset))
         while offset < size:
             sent = os.sendfile(1, result, offset, CHUNK)
             if sent == 0:
@@ -211,7 +211,7 @@ def upload(out: Out) -> int:
             size -= len(data)
     os.chmod(out.path("payload.tmp"), 0o644)
     os.replace(out.path("payload.tmp"), out.path("payload"))
-    write_all(1, UPLOAD_DONE)
+    wire.write_all(1, UPLOAD_DONE)
     return 0
 
 
@@ -223,12 +223,6 @@ def read_exactly(size: int) -> bytes:
             raise EOFError("stdin ended before the length")
         data += more
     return data
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def courier(in_dir: str, out_dir: str) -> int:

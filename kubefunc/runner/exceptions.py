@@ -75,10 +75,11 @@ def type_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def text_of(error: BaseException) -> str:
+def text_of(error: object) -> str:
+    """Its text, whatever its class does when asked."""
     try:
         return str(error)
-    except Exception:  # a user's own __str__ may do anything
+    except Exception:
         return "<its __str__ raised>"
 
 

@@ -1,4 +1,4 @@
-"""The byte formats of the protocol, both ways: payload sections, envelopes, the termination message."""
+"""The byte formats of the protocol, both ways: payload sections, envelopes, the termination message, frames."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import os
 import struct
 import zlib
 
@@ -21,6 +22,7 @@ LENGTH = struct.Struct(">I")
 READER_HEAD = struct.Struct(">QQ")
 UPLOAD_HEAD = struct.Struct(">Q")
 MAC_SIZE = 32
+FRAME_HEAD = 1 + LENGTH.size
 FOOTER_SIZE = LENGTH.size + MAC_SIZE + len(ENVELOPE_MAGIC)
 
 
@@ -102,3 +104,37 @@ def from_termination_text(text: str) -> bytes | None:
         return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :]))
     except (binascii.Error, zlib.error, ValueError):
         return None
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write to a blocking descriptor until all is written."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def frame(letter: bytes, data: bytes = b"") -> bytes:
+    """A letter, the length and the data: how processes on one machine talk."""
+    return letter + LENGTH.pack(len(data)) + data
+
+
+class Frames:
+    """Takes frames apart that arrive in pieces."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        """The frames that are whole now, as letter and data."""
+        self._data += data
+        whole = []
+        start, end = 0, len(self._data)
+        while end - start >= FRAME_HEAD:
+            size = LENGTH.unpack_from(self._data, start + 1)[0]
+            if end - start < FRAME_HEAD + size:
+                break
+            content = start + FRAME_HEAD
+            whole.append((bytes(self._data[start : start + 1]), bytes(self._data[content : content + size])))
+            start = content + size
+        del self._data[:start]
+        return whole

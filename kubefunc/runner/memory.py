@@ -1,0 +1,39 @@
+"""What the cgroup of this container says about memory: version 2 first, then version 1."""
+
+from __future__ import annotations
+
+
+def oom_kills() -> int:
+    """How often the kernel's OOM killer struck in this container; 0 where nothing tells."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path) as file:
+                return parse_oom_kills(file.read())
+        except OSError:
+            continue
+    return 0
+
+
+def parse_oom_kills(text: str) -> int:
+    """The counter ``oom_kill`` of cgroup v2's memory.events or v1's memory.oom_control.
+
+    >>> parse_oom_kills("low 0\\nhigh 0\\noom 1\\noom_kill 2\\n")
+    2
+    """
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.strip().isdigit():
+            return int(value)
+    return 0
+
+
+def memory_limit() -> int | None:
+    """This container's limit in bytes, or None where there is none."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() and int(text) < 1 << 60 else None
+    return None

@@ -1,0 +1,402 @@
+"""The local backend's fork server: a fresh process for each call within a millisecond or two.
+
+::
+
+    client ── server          has cloudpickle loaded, forks slots; ``serve CONTROL DIRECTORY``
+                ├── slot      runs one call after another: the same supervisor that runs in a Pod
+                │     ├── child     the call's process, with a group of its own
+                │     └── spare     the next call's child, forked ahead of time, waiting
+                └── slot ...
+
+The client opens a slot by sending one end of a socket pair over the socket CONTROL. On it pass frames
+(:func:`kubefunc.runner.wire.frame`):
+
+``C``  to the slot: a call. Length of a JSON header (4 bytes), the header (see :class:`Request`), the payload.
+``T``  to the slot: end the call, by SIGTERM and after a grace by SIGKILL.
+``O``  from the slot: some of what the function printed.
+``R``  from the slot: the envelope. ``L``: it stands in the call's file ``body``.
+``E``  from the slot: the call has ended, the slot is free (text: the supervisor's exit code).
+
+Nothing outlives the client: its end closes CONTROL, the server's end closes the pipe ``life``, and then each slot kills
+the group of its child. On Linux server and slots are subreapers too: what a function started comes to them as an
+orphan, even out of another session, and is killed when its call ends. (On macOS such a process escapes.)
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from kubefunc.runner import child, wire
+from kubefunc.runner.supervisor import Child, Signals, Supervisor, fork_child, kill_group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+CALL = b"C"
+TERMINATE = b"T"
+OUTPUT = b"O"
+RESULT = b"R"
+LARGE_RESULT = b"L"
+ENDED = b"E"
+
+NEW_SLOT = b"n"
+END_GRACE = 5.0  # seconds between SIGTERM and SIGKILL of a cancelled call
+CLOSE_GRACE = 2.0  # seconds that slots get to kill their children
+RECEIVE = 1 << 18
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Request:
+    """A call as it comes from the client.
+
+    Header::
+
+        {"spec": as in spec.json, "key": hex, "payload": null or the path of a file that holds it,
+         "directory": where the call's files go, "cwd": path or null, "path": sys.path,
+         "set": {environment variables that differ from the server's}, "unset": [...]}
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        (size,) = wire.LENGTH.unpack_from(data)
+        start = wire.LENGTH.size
+        self.header: dict[str, Any] = json.loads(data[start : start + size])
+        self.payload: bytes | str = self.header["payload"] or data[start + size :]
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.header["directory"], f"{self.header['spec']['call']}.{name}")
+
+    def job(self, attempt: int) -> child.Job:
+        return child.Job(
+            spec=self.header["spec"],
+            attempt=attempt,
+            payload=self.payload,
+            body=self.path("body"),
+            stacks=self.path("stacks"),
+            code=self.path("code"),
+        )
+
+    def surround(self) -> None:
+        """Make this process's surroundings those of the caller when it made the call."""
+        header = self.header
+        for name in header["unset"]:
+            os.environ.pop(name, None)
+        os.environ.update(header["set"])
+        if header["cwd"] is not None:
+            os.chdir(header["cwd"])
+        sys.path[:] = header["path"]
+
+
+class ClientGone(Exception):
+    """Nobody waits for this call any more."""
+
+
+class Slot:
+    """The port of a supervisor on this machine: jobs come from the client's socket, all else goes there."""
+
+    end_grace = END_GRACE
+
+    def __init__(self, client: socket.socket, life: int, signals: Signals) -> None:
+        self.client = client
+        self.life = life
+        self.signals = signals
+        self.wakeups = (client.fileno(), life)
+        self.frames = wire.Frames()
+        self.request: Request | None = None
+        self.spare: Spare | None = None
+        self.answer = b""
+
+    def serve(self) -> None:
+        """Run calls until the client or the server is gone."""
+        try:
+            while True:
+                self._serve_one()
+        except (ClientGone, BrokenPipeError, ConnectionResetError):
+            if self.spare is not None:
+                self.spare.kill()
+            kill_orphans(keep=set())
+
+    def _serve_one(self) -> None:
+        if self.spare is None:
+            self.spare = Spare(self._forget)
+        self._receive_call()
+        status = Supervisor(self, self.signals).run()
+        kill_orphans(keep=self._spares())
+        self.client.sendall(self.answer + wire.frame(ENDED, str(status).encode()))
+        self.request, self.answer = None, b""
+
+    def _spares(self) -> set[int]:
+        return set() if self.spare is None else {self.spare.child.pid}
+
+    def _receive_call(self) -> None:
+        while self.request is None:
+            ready, _, _ = select.select([*self.wakeups, self.signals.pipe], [], [])
+            if self.signals.pipe in ready:
+                if self.signals.drain():
+                    raise ClientGone
+                reap_all()
+            for letter, content in self._news(ready):
+                if letter == CALL:  # a late TERMINATE meant the call before
+                    self.request = Request(content)
+
+    def _news(self, ready: list[int]) -> list[tuple[bytes, bytes]]:
+        if self.life in ready:
+            raise ClientGone
+        if self.client.fileno() not in ready:
+            return []
+        data = self.client.recv(RECEIVE)
+        if not data:
+            raise ClientGone
+        return self.frames.feed(data)
+
+    def _forget(self) -> None:
+        """In a child: what it must not keep."""
+        self.signals.forget()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.client.close()
+        os.close(self.life)
+
+    # -- for the supervisor
+
+    @property
+    def _call(self) -> Request:
+        if self.request is None:
+            raise RuntimeError("no call is being run")
+        return self.request
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self._call.header["spec"]  # type: ignore[no-any-return]
+
+    @property
+    def key(self) -> bytes:
+        return bytes.fromhex(self._call.header["key"])
+
+    def path(self, name: str) -> str:
+        return self._call.path(name)
+
+    def asked_to_end(self) -> bool:
+        ready, _, _ = select.select(self.wakeups, [], [], 0)
+        return any(letter == TERMINATE for letter, _ in self._news(ready))
+
+    def tick(self) -> None:
+        pass
+
+    def start(self, attempt: int) -> Child:
+        """Hand the call to the spare, and fork the next one while this one runs."""
+        spare, self.spare = self.spare, None
+        if spare is None or not spare.hand_over(attempt, self._call):
+            spare = Spare(self._forget)
+            spare.hand_over(attempt, self._call)
+        self.spare = Spare(self._forget)
+        return spare.child
+
+    def output(self, data: bytes) -> None:
+        self.client.sendall(wire.frame(OUTPUT, data))
+
+    def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
+        tail = wire.tail(header, self.key)
+        if body is not None:
+            self.answer = wire.frame(RESULT, body + tail)
+            return
+        with open(self.path("body"), "ab") as file:
+            file.write(tail)
+        self.answer = wire.frame(LARGE_RESULT)
+
+    def give_up(self) -> None:
+        pass
+
+
+class Spare:
+    """A child that was forked ahead of its call."""
+
+    def __init__(self, forget: Callable[[], None]) -> None:
+        calls, self._calls = os.pipe()
+
+        def forget_more() -> None:
+            forget()
+            os.close(self._calls)
+
+        self.child = fork_child(lambda frames: _wait_and_run(calls, frames), forget_more)
+        os.close(calls)
+
+    def hand_over(self, attempt: int, request: Request) -> bool:
+        """Give it its call; False if it has died."""
+        try:
+            wire.write_all(self._calls, attempt.to_bytes(4, "big") + request.data)
+        except BrokenPipeError:
+            self.child.close()
+            return False
+        finally:
+            os.close(self._calls)
+        return True
+
+    def kill(self) -> None:
+        kill_group(self.child.pid, signal.SIGKILL)
+
+
+def _wait_and_run(calls: int, frames: int) -> None:
+    """In the spare: until its call comes, or nobody is left to send one."""
+    with open(calls, "rb") as file:
+        data = file.read()
+    if not data:
+        os._exit(0)
+    request = Request(data[4:])
+    request.surround()
+    child.run(request.job(int.from_bytes(data[:4], "big")), frames)
+
+
+class Server:
+    """Forks slots until its client is gone."""
+
+    def __init__(self, control: socket.socket, directory: str) -> None:
+        self.control = control
+        self.directory = directory
+        self.signals = Signals()
+        self.life, self.life_end = os.pipe()
+        self.client = _watch_parent()
+        self.slots: set[int] = set()
+
+    def run(self) -> int:
+        watched = [self.control.fileno(), self.signals.pipe, *self.client]
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if self.signals.pipe in ready and self.signals.drain():
+                break
+            self._reap()
+            if any(client in ready for client in self.client):
+                break
+            if self.control.fileno() in ready and not self._open_slots():
+                break
+        self._end()
+        return 0
+
+    def _open_slots(self) -> bool:
+        """One slot for each socket that came; False when the client has gone."""
+        received = array.array("i")
+        data, ancillary, _, _ = self.control.recvmsg(64, socket.CMSG_SPACE(64 * received.itemsize))
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+        for descriptor in received:
+            os.set_inheritable(descriptor, False)
+            self._fork_slot(descriptor)
+            os.close(descriptor)
+        return bool(data)
+
+    def _fork_slot(self, descriptor: int) -> None:
+        pid = os.fork()
+        if pid:
+            self.slots.add(pid)
+            return
+        try:
+            self.signals.forget()
+            self.control.close()
+            os.close(self.life_end)
+            for client in self.client:
+                os.close(client)
+            become_subreaper()
+            Slot(socket.socket(fileno=descriptor), self.life, Signals()).serve()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _reap(self) -> None:
+        """A slot that died has left its children to us."""
+        ended = reap_all()
+        if self.slots.intersection(ended):
+            self.slots.difference_update(ended)
+            kill_orphans(keep=self.slots)
+
+    def _end(self) -> None:
+        os.close(self.life_end)  # the slots' sign to end
+        until = time.monotonic() + CLOSE_GRACE
+        while self.slots and time.monotonic() < until:
+            select.select([self.signals.pipe], [], [], 0.05)
+            self.signals.drain()
+            self.slots.difference_update(reap_all())
+        kill_orphans(keep=set())
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _watch_parent() -> list[int]:
+    """A descriptor that tells of the client's end, where there is such a thing.
+
+    CONTROL tells it too, unless a process that the client forked still holds a copy.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return []
+    try:
+        return [os.pidfd_open(os.getppid())]
+    except OSError:  # an old kernel, or a sandbox that forbids it
+        return []
+
+
+def become_subreaper() -> None:
+    """Orphans below this process come to it, instead of to the machine's first process. Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_all() -> set[int]:
+    """The ids of those children that have ended, now reaped."""
+    ended: set[int] = set()
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.add(pid)
+
+
+def kill_orphans(keep: set[int]) -> None:
+    """Kill all children of this process but these; theirs come to us in turn, and go the same way."""
+    until = time.monotonic() + CLOSE_GRACE
+    while time.monotonic() < until:
+        orphans = [pid for pid in children() if pid not in keep]
+        if not orphans:
+            return
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        reap_all()
+        time.sleep(0.001)
+
+
+def children() -> list[int]:
+    """This process's children, also those that have ended and were not reaped; none where the kernel does not tell."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(each) for each in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def serve(arguments: list[str]) -> int:
+    """The program ``server``: the descriptor of CONTROL, and the directory that goes when the client goes."""
+    importlib.import_module("cloudpickle")  # once, here: forks have it
+    control, directory = int(arguments[0]), arguments[1]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_subreaper()
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
+    return Server(socket.socket(fileno=control), directory).run()
