@@ -46,11 +46,14 @@ _KEPT = 8  # archives in the cache: a few versions of Python and kubefunc
 
 @functools.lru_cache(maxsize=1)
 def archive_bytes() -> bytes:
-    """``kubefunc.pyz``. Made, or read from the user's cache, once in a process.
+    """``kubefunc.pyz``. Made, or read from the user's cache, once in a process; inside a Pod it is there already.
 
     Raises:
         ConfigurationError: kubefunc was not loaded from files.
     """
+    inside = getattr(kubefunc.__loader__, "archive", None)
+    if inside is not None:
+        return Path(inside).read_bytes()
     return cached_archive(find_sources(), cache_directory(os.environ, sys.platform))
 
 

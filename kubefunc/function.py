@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from kubefunc.errors import ConfigurationError
+from kubefunc import current
+from kubefunc.errors import ConfigurationError, NestedCallError
 from kubefunc.options import Layer, parse_changes
 
 if TYPE_CHECKING:
@@ -188,13 +189,13 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         SerializationError: the function or an argument cannot be pickled.
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
+    refuse_nested()
     from kubefunc.backends.base import Submission
     from kubefunc.call import Call, CallSink, printer_for
     from kubefunc.payload import importable_reference, new_id
     from kubefunc.retries import RetryingSink
-    from kubefunc.session import refuse_nested, session
+    from kubefunc.session import session
 
-    refuse_nested()
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
@@ -211,3 +212,17 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     sink = CallSink(call, printer_for(call, options))
     here.start(backend, submission, RetryingSink(submission, sink, backend))
     return call
+
+
+def refuse_nested() -> None:
+    """Remote calls inside a remote call need credentials that the Pod does not have.
+
+    Raises:
+        NestedCallError: this code runs inside a call without ``service_account``.
+    """
+    if not current.may_call_on():
+        raise NestedCallError(
+            f"A remote call from inside the call {current.call_id()}: its Pod has no credentials for the cluster. "
+            "Call the function directly, f(x), to run it in place; or give the outer call service_account=... with "
+            "kubefunc's Role, so that it may start Jobs."
+        )

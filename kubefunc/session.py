@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from kubefunc import current
 from kubefunc.backends.base import Backend, Sink, Submission
-from kubefunc.errors import ConfigurationError, NestedCallError
+from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes
 from kubefunc.progress import Console
 
@@ -194,20 +193,6 @@ def configure(backend: BackendName | None = None, **changes: Unpack[OptionChange
     if backend not in (None, "kubernetes", "local"):
         raise ConfigurationError(f"configure(): backend={backend!r} is not 'kubernetes' or 'local'.")
     session().configure(backend, parse_changes("configure()", **changes))
-
-
-def refuse_nested() -> None:
-    """Remote calls inside a remote call need credentials that the Pod does not have.
-
-    Raises:
-        NestedCallError: this code runs inside a call without ``service_account``.
-    """
-    if not current.may_call_on():
-        raise NestedCallError(
-            f"A remote call from inside the call {current.call_id()}: its Pod has no credentials for the cluster. "
-            "Call the function directly, f(x), to run it in place; or give the outer call service_account=... with "
-            "kubefunc's Role, so that it may start Jobs."
-        )
 
 
 def _at_exit() -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: D103 - what they do is in their names and bodies
 """Functions that the tests of healthy calls run in Pods. They travel with this module: standard library only."""
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import time
 from typing import NamedTuple
 
 from kubefunc import current, remote
-
 
 BLOCK = 16_000_000
 

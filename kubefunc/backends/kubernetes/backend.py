@@ -27,6 +27,7 @@ from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.uploads import Uploads
 from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.payload import Packer, runner_spec
 from kubefunc.runner import ARCHIVE, MAIN
@@ -209,8 +210,11 @@ class KubernetesBackend:
 
     # -- how attempts end
 
-    def _done(self, flight: Flight) -> None:
+    def _done(self, flight: Flight, envelope: Envelope) -> None:
         """Its envelope was delivered. Wanted first, let go then: close() waits for whoever is not let go."""
+        for twin in self._tracker.of(flight.call):
+            if twin.job == flight.job:  # attached to in this same process: its Job is about to go
+                self._collector.deliver(twin, envelope)
         if not flight.stays:
             self._jobs.want_deleted(flight)
         self._tracker.let_go(flight)

@@ -61,14 +61,14 @@ class Taken(enum.Enum):
 
 
 class Collector:
-    """Brings each flight to its end once: ``done(flight)`` after delivery, or ``fail(flight, why)``."""
+    """Brings each flight to its end once: ``done(flight, envelope)`` after delivery, or ``fail(flight, why)``."""
 
     def __init__(
         self,
         api: Api,
         outputs: Outputs,
         permission: ExecPermission,
-        done: Callable[[Flight], None],
+        done: Callable[[Flight, Envelope], None],
         fail: Callable[[Flight, Finding], None],
     ) -> None:
         self._api = api
@@ -157,7 +157,7 @@ class Collector:
             return
         envelope = self._from_status(flight, pod)
         if envelope is not None:
-            self._deliver(flight, envelope)
+            self.deliver(flight, envelope)
             return
         died = None if pod.main.message.startswith("kubefunc:") else explain.main_trouble(pod)
         if died is not None and died.reason != "ResultLost":
@@ -246,7 +246,7 @@ class Collector:
                 envelope = verify(buffer.data, flight.key, flight.call)
                 with flight.lock:
                     flight.stream = None  # it is needed for one word more: nobody may close it now
-                if self._deliver(flight, envelope) and not flight.stays:
+                if self.deliver(flight, envelope) and not flight.stays:
                     stream.ack()
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled):
@@ -295,16 +295,17 @@ class Collector:
         except ResultCorruptedError as error:
             self._fail(flight, explain.corrupted(pod, str(error)))
             return
-        self._deliver(flight, envelope)
+        self.deliver(flight, envelope)
 
     # -- the end
 
-    def _deliver(self, flight: Flight, envelope: Envelope) -> bool:
+    def deliver(self, flight: Flight, envelope: Envelope) -> bool:
+        """Hand a result over, and before it what was printed. False where the flight had its end already."""
         if not flight.claim():
             return False
         self._outputs.finish(flight, envelope)
         flight.sink.deliver(envelope)
-        self._done(flight)
+        self._done(flight, envelope)
         return True
 
     def release(self, flight: Flight) -> None:

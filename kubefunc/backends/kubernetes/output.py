@@ -14,8 +14,9 @@ from kubefunc.runner import MAIN
 
 FOLLOWERS = 10
 FOLLOW_AGAIN = 2.0
-READ_DEADLINE = 10.0
-LATE = 2.0  # seconds that a container's last output may take to reach its log
+READ_DEADLINE = 5.0
+LATE = 2.0  # seconds without a byte after which a log is taken to be whole
+MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
 TAIL_LINES = 20
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
 _TROUBLE = (ApiError, ConnectionFailed, ConfigurationError)
@@ -84,28 +85,41 @@ class Outputs:
         return log[-missing:] if log.endswith(tail) else log[output.passed :] + tail
 
     def _log_of_at_least(self, size: int, flight: Flight, pod: str) -> bytes:
-        """The log; its end may be some milliseconds late, for it goes through the container runtime."""
+        """The log, to at least so many bytes.
+
+        It is followed, not read: what a container printed last comes to its log some time after its end, and a plain
+        read would stop short of that. Asked in its first moments, the kubelet does not know the container yet.
+        """
         until = time.monotonic() + LATE
-        while True:
-            log = self._read(flight, pod, {})
-            if len(log) >= size or time.monotonic() > until:
-                return log
+        while not (log := self._followed(size, flight, pod)) and time.monotonic() < until:
             time.sleep(0.1)
+        return log
+
+    def _followed(self, size: int, flight: Flight, pod: str) -> bytes:
+        query = {"container": MAIN, "follow": "true"}
+        until = time.monotonic() + MOST_READING
+        log = bytearray()
+        try:
+            with self._api.stream_bytes(log_path(flight.namespace, pod), query, idle_timeout=LATE) as stream:
+                for data in stream:
+                    log += data
+                    if len(log) >= size or time.monotonic() > until:
+                        break
+        except _TROUBLE:
+            pass  # the result counts more than what was printed
+        return bytes(log)
 
     def tail(self, flight: Flight) -> tuple[str, ...]:
         """The last lines that the function printed, for an error."""
         pod = flight.pod()
         if pod is None or pod.main.state not in ("running", "terminated"):
             return ()
-        data = self._read(flight, pod.name, {"tailLines": str(TAIL_LINES)})
-        return tuple(data.decode("utf-8", "replace").splitlines())
-
-    def _read(self, flight: Flight, pod: str, query: dict[str, str]) -> bytes:
-        path = log_path(flight.namespace, pod)
+        query = {"container": MAIN, "tailLines": str(TAIL_LINES)}
         try:
-            return self._api.read_bytes(path, query={"container": MAIN, **query}, deadline=READ_DEADLINE)
+            data = self._api.read_bytes(log_path(flight.namespace, pod.name), query=query, deadline=READ_DEADLINE)
         except _TROUBLE:
-            return b""  # the result counts more than what was printed
+            return ()
+        return tuple(data.decode("utf-8", "replace").splitlines())
 
     def release(self, flight: Flight) -> None:
         """Nobody listens any more."""

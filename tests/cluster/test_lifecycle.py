@@ -1,0 +1,316 @@
+"""A call's life: what it may be, what it prints, how it is cancelled, replaced and cleaned up."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kubernetes
+import pytest
+
+import kubefunc
+from kubefunc.errors import ConfigurationError, JobDeletedError, ResultLostError
+from tests.cluster import work
+from tests.cluster.cluster import Cluster
+from tests.cluster.conftest import fresh_session
+from tests.cluster.spaces import Space
+from tests.cluster.waiting import eventually, nothing_left, until_running
+from tests.conftest import ROOT, clean_environment
+
+# -- what can be called
+
+
+def test_functions_of_every_kind(calling: Space) -> None:
+    """Plain, async, bound, static and class methods; a class of the caller's comes back as itself."""
+    calls = [
+        (work.double.remote(21), 42),
+        (work.double_async.remote(21), 42),
+        (work.Scale(3).times.remote(5), 15),
+        (work.Scale.plus_one.remote(1), 2),
+        (work.Scale.name.remote(), "Scale"),
+    ]
+    assert [call.result(60) for call, _ in calls] == [value for _, value in calls]
+    assert type(work.read.remote(b"").result(60)) is work.Digest
+    nothing_left(calling)
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_call_is_a_future_and_awaitable() -> None:
+    """The stdlib's ``as_completed``, ``wait`` and ``await`` work on it."""
+    calls = [work.double.remote(number) for number in range(3)]
+    assert {call.result() for call in concurrent.futures.as_completed(calls, timeout=60)} == {0, 2, 4}
+
+    async def both() -> list[int]:
+        return await asyncio.gather(work.double.remote(5)._wait(), asyncio.wrap_future(work.double.remote(6)))
+
+    assert asyncio.run(both()) == [10, 12]
+
+
+def test_a_project_in_src_layout_travels(kube: Space, tmp_path: Path) -> None:
+    """Its modules, relative imports and package data are there in a bare image, and its exceptions are its own."""
+    package = tmp_path / "src" / "weather"
+    package.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'weather'\nversion = '1'\n")
+    (package / "__init__.py").write_text("")
+    (package / "stations.txt").write_text("north\nsouth\n")
+    (package / "errors.py").write_text("class NoStation(Exception):\n    pass\n")
+    (package / "report.py").write_text(
+        "from importlib.resources import files\n"
+        "from kubefunc import remote\n"
+        "from .errors import NoStation\n"
+        "@remote\n"
+        "def station(number):\n"
+        "    names = files(__package__).joinpath('stations.txt').read_text().split()\n"
+        "    if number >= len(names):\n"
+        "        raise NoStation(number)\n"
+        "    return names[number]\n"
+    )
+    program = tmp_path / "main.py"
+    program.write_text(
+        "from weather.errors import NoStation\n"
+        "from weather.report import station\n"
+        "print(station.remote(1).result())\n"
+        "try:\n"
+        "    station.remote(7).result()\n"
+        "except NoStation as error:\n"
+        "    print('NoStation', error.args)\n"
+    )
+    environ = clean_environment(tmp_path) | {
+        "KUBECONFIG": str(kube.kubeconfig),
+        "PYTHONPATH": f"{ROOT}:{tmp_path / 'src'}",
+    }
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines() == ["south", "NoStation (7,)"], done.stderr
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_nested_call_is_refused() -> None:
+    """Its Pod has no credentials: the error says what to do instead."""
+    with pytest.raises(ConfigurationError, match="service_account"):
+        work.call_on.remote(2).result(60)
+
+
+def test_a_nested_call_with_a_service_account(calling: Space) -> None:
+    """``service_account`` gives the Pod a token: the function calls on, with the cluster's own configuration.
+
+    The image must have kubefunc; here this machine's own packages are mounted in place of one that has.
+    """
+    site = str(Path(kubernetes.__file__).parents[1])
+    mounts = {"kubefunc": str(ROOT), "site-packages": site}
+    template = {
+        "spec": {
+            "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in mounts.items()],
+            "containers": [
+                {
+                    "name": "main",
+                    "env": [{"name": "PYTHONPATH", "value": "/opt/kubefunc:/opt/site-packages"}],
+                    "volumeMounts": [{"name": name, "mountPath": f"/opt/{name}"} for name in mounts],
+                }
+            ],
+        }
+    }
+    outer = work.call_on.options(service_account="caller", pod_template=template)
+    assert outer.remote(4).result(60) == 8
+    nothing_left(calling)
+
+
+# -- output
+
+
+def test_output_arrives_live(calling: Space, capsys: pytest.CaptureFixture[str]) -> None:
+    """While the function still runs, on the caller's standard error, and afterwards from logs()."""
+    call = work.print_and_wait.remote(6, 1.0)
+    eventually(lambda: "line 1" in capsys.readouterr().err, 30, "live output")
+    assert not call.done()
+    assert call.result(60) == 6
+    nothing_left(calling)
+    assert call.logs() == "".join(f"line {number}\n" for number in range(6))
+
+
+@pytest.mark.usefixtures("calling")
+def test_output_of_several_calls_carries_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """With more than one call running, each line says whose it is."""
+    calls = [work.print_and_wait.remote(3, 1.0) for _ in range(2)]
+    for call in calls:
+        call.result(60)
+    shown = capsys.readouterr().err
+    for call in calls:
+        assert f"[{call.id}] line 0\n" in shown
+
+
+@pytest.mark.usefixtures("calling")
+def test_silence_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """``verbose=False`` shows nothing; logs() has it all the same."""
+    call = work.double_loudly.options(verbose=False).remote(3)
+    assert call.result(60) == 6
+    assert "doubling" not in capsys.readouterr().err
+    assert call.logs() == "doubling 3\n"
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.5])
+@pytest.mark.usefixtures("calling")
+def test_torn_characters_and_a_last_line_without_an_end(pause: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """A character cut in two arrives whole; bytes that are no UTF-8 are shown as such; the last line is not lost."""
+    data = "süß".encode() + b"\xff" + "ü".encode()
+    call = work.write_bytes.remote(data, pause)
+    assert call.result(60) == len(data)
+    assert call.logs() == data.decode("utf-8", "replace")
+    assert data.decode("utf-8", "replace") + "\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000, 3_000_000])
+def test_all_that_was_printed_is_in_logs(size: int, calling: Space) -> None:
+    """However much it was, after the Job is gone."""
+    call = work.write_much.options(verbose=False).remote(size)
+    assert call.result(60) == size
+    nothing_left(calling)
+    assert call.logs() == work.much(size)
+
+
+# -- cancelling
+
+
+def test_cancel_before_there_is_a_pod(calling: Space) -> None:
+    """At once after .remote(): nothing was made, or it is taken back."""
+    call = work.double_later.remote(1, 60)
+    assert call.cancel()
+    assert call.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        call.result()
+    time.sleep(1)
+    nothing_left(calling)
+
+
+def test_cancel_while_it_waits_for_a_node(calling: Space) -> None:
+    """A call that no node has room for is cancelled like any other."""
+    call = work.double.options(cpu=500).remote(1)
+    eventually(lambda: bool(calling.admin.get("pods")), what="a Pod")
+    assert call.cancel()
+    nothing_left(calling)
+
+
+def test_cancel_while_the_pod_starts(calling: Space) -> None:
+    """Between the Pod's placing and the function's start."""
+    call = work.double_later.remote(1, 60)
+    eventually(lambda: bool(calling.admin.get("pods")), what="a Pod")
+    assert call.cancel()
+    nothing_left(calling)
+
+
+def test_cancel_while_it_runs(calling: Space) -> None:
+    """The function is stopped; unlike the stdlib's Future, this one says yes."""
+    call = work.double_later.remote(1, 60)
+    until_running(call)
+    assert call.cancel()
+    assert not call.running()
+    nothing_left(calling)
+
+
+# -- what others do to it
+
+
+def test_a_pod_deleted_while_running_is_replaced(calling: Space) -> None:
+    """The Job puts another in its place, and the call has that one's result."""
+    call = work.which_attempt_of_pod.remote()
+    until_running(call)
+    (first,) = [pod["metadata"]["name"] for pod in calling.admin.get("pods")]
+    began = time.monotonic()
+    calling.admin.run("delete", "pod", first, "--wait=false")
+    second = call.result(60)
+    print(f"from the deletion of the Pod to the result of another that works 4 s: {time.monotonic() - began:.1f} s")
+    assert second.startswith(call.id)
+    assert second != first
+    nothing_left(calling)
+
+
+def test_a_job_deleted_by_someone_else(calling: Space) -> None:
+    """The call ends with an error that says so."""
+    call = work.double_later.remote(1, 60)
+    until_running(call)
+    calling.admin.run("delete", "job", call.id, "--wait=false")
+    with pytest.raises(JobDeletedError, match=call.id):
+        call.result(10)
+
+
+def test_deleting_the_job_removes_everything(calling: Space) -> None:
+    """Pods and Secrets belong to it, also where the arguments fill several Secrets."""
+    call = work.read.options(detach=True).remote(work.noise(3_000_000))
+    assert call.result(60).size == 3_000_000
+    secrets = calling.admin.run("get", "secrets", "-o", "name").split()
+    assert len(secrets) == 4
+    calling.admin.run("delete", "job", call.id)
+    nothing_left(calling)
+
+
+def test_the_api_server_restarts_during_a_call(calling: Space, hermetic: Cluster) -> None:
+    """Neither a call that runs nor one made while the server is away fails."""
+    running = work.double_later.remote(1, 6)
+    large = work.make.remote(20_000_000)
+    until_running(running)
+    hermetic.restart_api_server()
+    made_meanwhile = work.double.remote(3)
+    assert running.result(60) == 2
+    assert made_meanwhile.result(60) == 6
+    assert large.result(60) == work.noise(20_000_000)
+
+
+# -- attaching
+
+
+def test_a_detached_call_is_collected_by_another_session(calling: Space) -> None:
+    """Its Job stays until it is discarded."""
+    call = work.double_loudly.options(detach=True).remote(4)
+    assert call.result(60) == 8
+    with fresh_session():
+        again = kubefunc.attach(f"{calling.namespace}/{call.id}")
+        assert again.result(30) == 8
+        assert again.logs() == "doubling 4\n"
+        again.discard()
+    nothing_left(calling)
+
+
+def test_attaching_beside_the_call_itself(calling: Space) -> None:
+    """Two handles of one call in one process both get the result."""
+    call = work.double_later.remote(4, 4)
+    until_running(call)
+    other = kubefunc.attach(call.id)
+    assert (other.result(30), call.result(30)) == (8, 8)
+    nothing_left(calling)
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_large_result_of_a_detached_call_waits_for_its_collector(size: int, calling: Space) -> None:
+    """It is kept in the courier's log or, above 4 MiB, by the courier itself."""
+    with fresh_session():
+        call = work.make.options(detach=True, result_ttl=120).remote(size)
+        eventually(lambda: _main_has_ended(calling, call.id), 30, "main's end")
+    with fresh_session():
+        assert kubefunc.attach(call.id).result(30) == work.noise(size)
+    kubefunc.attach(call.id).discard()
+
+
+def test_a_result_whose_pod_is_gone_is_lost_at_once(calling: Space) -> None:
+    """Whoever comes too late hears that within seconds, and why."""
+    call = work.double.options(detach=True).remote(4)
+    assert call.result(60) == 8
+    eventually(lambda: "Complete" in str(calling.admin.get("job", call.id)["status"]), what="the Job's end")
+    calling.admin.run("delete", "pods", "-l", f"kubefunc/call={call.id}")
+    began = time.monotonic()
+    with fresh_session(), pytest.raises(ResultLostError, match="its Pod is gone"):
+        kubefunc.attach(call.id).result(30)
+    assert time.monotonic() - began < 8
+    call.discard()
+    with fresh_session(), pytest.raises(ResultLostError, match="no call"):
+        kubefunc.attach(call.id).result(30)
+
+
+def _main_has_ended(space: Space, call: str) -> bool:
+    pods = space.admin.get("pods", "-l", f"kubefunc/call={call}")
+    statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]
+    return any(status["name"] == "main" and "terminated" in status["state"] for status in statuses)
