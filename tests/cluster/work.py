@@ -67,6 +67,18 @@ def double_later(number: int, seconds: float) -> int:
 
 
 @remote
+def make_later(size: int, seconds: float) -> bytes:
+    time.sleep(seconds)
+    return noise(size)
+
+
+@remote
+def say_when_later(seconds: float) -> float:
+    time.sleep(seconds)
+    return time.time()
+
+
+@remote
 async def double_async(number: int) -> int:
     await asyncio.sleep(0.01)
     return 2 * number
