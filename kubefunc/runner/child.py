@@ -209,10 +209,8 @@ def _open_to_installed_kubefunc() -> None:
     import pkgutil
 
     import kubefunc
-    import kubefunc.backends
 
-    for package in (kubefunc, kubefunc.backends):
-        package.__path__ = pkgutil.extend_path(package.__path__, package.__name__)
+    kubefunc.__path__ = pkgutil.extend_path(kubefunc.__path__, kubefunc.__name__)
 
 
 def _arm_stacks(job: Job) -> None:

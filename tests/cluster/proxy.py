@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import threading
@@ -29,9 +30,7 @@ class Proxy:
     """
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = json.loads(
-            Kubectl(kubeconfig).run("config", "view", "--raw", "--minify", "--flatten", "-o", "json")
-        )
+        config = json.loads(Kubectl(kubeconfig).run("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
         server = urlsplit(config["clusters"][0]["cluster"]["server"])
         self._upstream = (str(server.hostname), server.port or 443)
         self._tls = ssl.create_default_context()
@@ -70,19 +69,14 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as stack:
             stack.enter_context(client)
             raw = stack.enter_context(socket.create_connection(self._upstream, 10))
             raw.settimeout(None)
             server = stack.enter_context(self._tls.wrap_socket(raw))
             with self._lock:
                 self._open |= {client, server}
-            connection = _Connection(self, client, server)
-            answers = threading.Thread(target=connection.answers, daemon=True)
-            answers.start()
-            connection.requests()
-            _end(server)
-            answers.join(5)
+            _Connection(self, client, server).run()
             with self._lock:
                 self._open -= {client, server}
 
@@ -94,33 +88,45 @@ class Proxy:
 
 
 class _Connection:
+    """Both directions in one thread: a TLS connection is not for two at a time."""
+
     def __init__(self, proxy: Proxy, client: socket.socket, server: ssl.SSLSocket) -> None:
         self.proxy = proxy
         self.client = client
         self.server = server
         self.left: int | None = None
 
-    def requests(self) -> None:
-        """From the client to the server."""
-        with contextlib.suppress(OSError):
-            while data := self.client.recv(CHUNK):
-                if data.startswith(b"GET ") and b"/exec?" in data.partition(b"\r\n")[0]:
-                    self.left = self.proxy.next_cut()
-                self.proxy.holding.wait()
-                self.server.sendall(data)
+    def run(self) -> None:
+        """Until one side ends, or the connection is cut."""
+        while True:
+            ready = [self.server] if self.server.pending() else select.select([self.client, self.server], [], [])[0]
+            if self.client in ready and not self._request():
+                return
+            if self.server in ready and not self._answer():
+                return
 
-    def answers(self) -> None:
-        """From the server to the client, as far as that is let through."""
-        with contextlib.suppress(OSError):
-            while data := self.server.recv(CHUNK):
-                if self.left is not None:
-                    data = data[: self.left]
-                    self.left -= len(data)
-                self.client.sendall(data)
-                if self.left == 0:
-                    break
-        _end(self.client)
-        _end(self.server)
+    def _request(self) -> bool:
+        data = self.client.recv(CHUNK)
+        if data.startswith(b"GET ") and b"/exec?" in data.partition(b"\r\n")[0]:
+            self.left = self.proxy.next_cut()
+        self.proxy.holding.wait()
+        self.server.sendall(data)
+        return bool(data)
+
+    def _answer(self) -> bool:
+        self.server.setblocking(False)
+        try:
+            data = self.server.recv(CHUNK)
+        except ssl.SSLWantReadError:  # what came was TLS's own, a session ticket
+            return True
+        finally:
+            self.server.setblocking(True)
+        if self.left is None:
+            self.client.sendall(data)
+            return bool(data)
+        self.client.sendall(data[: self.left])
+        self.left -= min(len(data), self.left)
+        return bool(data) and self.left > 0
 
 
 def _end(connection: socket.socket) -> None:

@@ -31,6 +31,7 @@ from kubefunc.errors import ConfigurationError, ResultCorruptedError
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
+    EXIT_VALUE,
     IN_DIR,
     LOG_HEAD,
     LOG_LIMIT,
@@ -285,8 +286,13 @@ class Collector:
             self._deliver_from_log(flight, pod, data)
             return
         flight.log_misses += 1
+        if flight.log_misses < LOG_MISSES:
+            return
         lost = explain.main_trouble(pod)
-        if flight.log_misses >= LOG_MISSES and lost is not None:
+        job = flight.job_seen
+        if pod.courier.exit_code and pod.main.exit_code == EXIT_VALUE and not (job is not None and job.failed):
+            flight.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
+        elif lost is not None:
             self._fail(flight, lost)
 
     def _deliver_from_log(self, flight: Flight, pod: Pod, data: bytes) -> None:

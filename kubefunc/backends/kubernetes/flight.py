@@ -158,6 +158,13 @@ class Flight:
         self.pod_since = time.monotonic()
         self.sink.moved(Whereabouts(Phase.PENDING, why))
 
+    def write_off(self, pod: Pod) -> None:
+        """This Pod leaves no result, and its Job makes another."""
+        with self.lock:
+            self.written_off.add(pod.uid)
+            self.pods.pop(pod.uid, None)
+            self.wait_for_another_pod(REPLACED)
+
     def found(self, finding: Finding | None) -> None:
         """Remember why it does not go on, and since when."""
         if finding is not None and (self.finding is None or finding.reason != self.finding.reason):

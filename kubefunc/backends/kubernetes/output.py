@@ -15,6 +15,7 @@ from kubefunc.runner import MAIN
 FOLLOWERS = 10
 FOLLOW_AGAIN = 2.0
 READ_DEADLINE = 5.0
+READ_AGAIN = 0.1
 LATE = 2.0  # seconds without a byte after which a log is taken to be whole
 MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
 TAIL_LINES = 20
@@ -77,23 +78,25 @@ class Outputs:
         if missing <= len(tail):
             return tail[-missing:]
         log = self._log_of_at_least(envelope.printed - len(tail), flight, output.pod)
-        if len(log) >= envelope.printed:
-            return log[output.passed : envelope.printed]
-        if len(log) >= envelope.printed - len(tail):
-            return log[output.passed : envelope.printed - len(tail)] + tail
-        # The node keeps only the newest part of a long log.
-        return log[-missing:] if log.endswith(tail) else log[output.passed :] + tail
+        return assembled(log, tail, output.passed, envelope.printed)
 
     def _log_of_at_least(self, size: int, flight: Flight, pod: str) -> bytes:
-        """The log, to at least so many bytes.
+        """The log, to at least so many bytes where the node has them.
 
-        It is followed, not read: what a container printed last comes to its log some time after its end, and a plain
-        read would stop short of that. Asked in its first moments, the kubelet does not know the container yet.
+        What a container printed last comes to its log some time after its end, and even a follower that was told of
+        the end stops short of that. So a log that is too short is read again, until it has stopped growing. (In a
+        container's first moments the kubelet does not know it, and the log is empty.)
         """
-        until = time.monotonic() + LATE
-        while not (log := self._followed(size, flight, pod)) and time.monotonic() < until:
-            time.sleep(0.1)
-        return log
+        log = b""
+        begun = grown = time.monotonic()
+        while True:
+            newer = self._followed(size, flight, pod)
+            now = time.monotonic()
+            if len(newer) > len(log):
+                log, grown = newer, now
+            if len(log) >= size or now - grown > LATE or now - begun > MOST_READING:
+                return log
+            time.sleep(READ_AGAIN)
 
     def _followed(self, size: int, flight: Flight, pod: str) -> bytes:
         query = {"container": MAIN, "follow": "true"}
@@ -142,6 +145,29 @@ def _close(output: Output) -> None:
         stream: Stream | None = output.stream
     if stream is not None:
         stream.close()
+
+
+def assembled(log: bytes, tail: bytes, passed: int, printed: int) -> bytes:
+    """What was printed from byte ``passed`` on: from the log, and from the tail that came with the result.
+
+    Where neither has a part of it, a line says so in its place.
+
+    >>> assembled(b"abcdef", b"efgh", 2, 8)
+    b'cdefgh'
+    >>> assembled(b"abc", b"gh", 1, 8)
+    b'bc\\n[kubefunc: 3 bytes of output were not kept here]\\ngh'
+    """
+    before_tail = printed - len(tail)
+    if len(log) >= before_tail:
+        return log[passed:before_tail] + tail[max(0, passed - before_tail) :]
+    if log.endswith(tail):  # the node keeps only the newest part of a long log
+        known = log[-(printed - passed) :]
+        return _gap(printed - passed - len(known)) + known
+    return log[passed:] + _gap(before_tail - max(passed, len(log))) + tail
+
+
+def _gap(size: int) -> bytes:
+    return b"\n[kubefunc: %d bytes of output were not kept here]\n" % size if size > 0 else b""
 
 
 def log_path(namespace: str, pod: str) -> str:

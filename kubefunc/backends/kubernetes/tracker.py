@@ -203,10 +203,7 @@ class Tracker:
         with flight.lock:
             flight.found(None)
             if not pod.main.message and explain.main_trouble(pod) is None:
-                # SIGTERM without a result: the Job controller puts another Pod in its place.
-                flight.written_off.add(pod.uid)
-                flight.pods.pop(pod.uid, None)
-                flight.wait_for_another_pod(REPLACED)
+                flight.write_off(pod)  # SIGTERM without a result
                 return
             flight.ended_pod = pod
             flight.ended_since = flight.ended_since or time.monotonic()
