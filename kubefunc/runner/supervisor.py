@@ -65,6 +65,7 @@ ALIVE_EVERY = 2.0
 EXIT_GRACE = 10.0  # for a child's atexit handlers, once its result is written
 STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the child is killed
 UPLOAD_POLL = 0.02
+OUTPUT_READ_WITHIN = 5.0  # for the container runtime to take what was printed last
 OUTPUT_CHUNK = 65536
 STACKS_LIMIT = 20_000  # characters
 FOREVER = float("inf")
@@ -505,4 +506,31 @@ def kill_group(pid: int, number: int) -> None:
 def supervise(in_dir: str, out_dir: str, termination_log: str | None) -> int:
     """The program ``main``. The handlers come first: a first process without them would miss an early SIGTERM."""
     signals = Signals()
-    return Supervisor(Place(in_dir, out_dir, termination_log, signals), signals).run()
+    supervisor = Supervisor(Place(in_dir, out_dir, termination_log, signals), signals)
+    exit_code = supervisor.run()
+    if supervisor.printed:
+        wait_until_read(1, OUTPUT_READ_WITHIN)
+    return exit_code
+
+
+def wait_until_read(pipe: int, seconds: float) -> bool:
+    """Wait until nothing is left in a pipe that we write to; False if something still is.
+
+    containerd drops what its reader has not taken from a container's output when the first process ends: the log lacks
+    its last 64 KiB then, for good. The result is published before this wait, so no caller waits for it.
+    """
+    import array
+    import termios
+
+    unread = array.array("i", [0])
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.ioctl(pipe, termios.FIONREAD, unread)
+        except OSError:  # not a pipe: nothing to be lost
+            return True
+        if unread[0] == 0:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.002)
