@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,34 @@ class Submission:
     function: str
     options: Options
     payload: Payload
+    key: bytes
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSubmission:
+    """A map, ready to run: one function, many tuples of arguments.
+
+    Attributes:
+        call: the map's id, which is also its Job's name.
+        function: the function's name, for people.
+        payload: function, shared keyword arguments and code; positional arguments come with each item.
+        items: the pickled arguments to run with, by index. After ``retry_failed`` some indexes are not there.
+        count: how many items the whole map has.
+        chunksize: items for one Pod one after another; None: :func:`kubefunc.chunks.chunksize` decides.
+        max_parallelism: Pods, or processes of this machine, at once.
+        key: the map's secret, under which its outcomes are signed.
+        attempt: 1, and one more for each new Job of the same map.
+    """
+
+    call: str
+    function: str
+    options: Options
+    payload: Payload
+    items: Mapping[int, bytes]
+    count: int
+    chunksize: int | None
+    max_parallelism: int | None
     key: bytes
     attempt: int = 1
 
@@ -66,6 +94,42 @@ class Sink(Protocol):
     def fail(self, error: KubefuncError) -> None: ...
 
 
+class MapSink(Protocol):
+    """What a MapCall is to a backend. Methods may be called from any thread and never block on user code.
+
+    Of several outcomes of one item the first has an effect.
+    """
+
+    @property
+    def settled(self) -> bool:
+        """Whether every item has its outcome, or the map was cancelled."""
+        ...
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        """Those of these items that have no outcome yet and were not cancelled."""
+        ...
+
+    def opened(self, count: int, function: str) -> None:
+        """For a map that was attached to: how many items it has. Comes before all else."""
+        ...
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        """These items are waiting, starting or running now; detail says for what they wait."""
+        ...
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        """Some of what was printed while these items ran (those of one chunk), in order, each byte once."""
+        ...
+
+    def take(self, outcomes: Sequence[tuple[int, Envelope]]) -> None:
+        """Verified outcomes of items. On return they are safe in this process; nothing was unpickled yet."""
+        ...
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        """These items (None: all) get this error, as far as they have no outcome."""
+        ...
+
+
 class Backend(Protocol):
     """Runs payloads somewhere. Everything but ``submit``'s checks of its input ends up in the Sink."""
 
@@ -91,6 +155,18 @@ class Backend(Protocol):
 
     def attach(self, call: str, sink: Sink) -> None:
         """Follow a call that another process has started."""
+        ...
+
+    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
+        """Start a map; returns at once.
+
+        Raises:
+            ConfigurationError: an option does not fit this backend.
+        """
+        ...
+
+    def attach_map(self, call: str, sink: MapSink) -> None:
+        """Follow a map that another process has started."""
         ...
 
     def cancel(self, call: str) -> None:

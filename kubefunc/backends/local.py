@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import kubefunc
-from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
 from kubefunc.errors import ConfigurationError, ResultCorruptedError, WorkerDiedError
@@ -197,6 +197,12 @@ class LocalBackend:
         if run not in started:
             sink.moved(Whereabouts(Phase.PENDING))
         _tell_running(started)
+
+    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
+        raise NotImplementedError
+
+    def attach_map(self, call: str, sink: MapSink) -> None:
+        raise NotImplementedError
 
     def attach(self, call: str, sink: Sink) -> None:
         raise ConfigurationError(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
-from kubefunc.backends.base import Sink, Submission
+from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.collect import Collector
@@ -82,6 +82,12 @@ class KubernetesBackend:
         )
         self._tracker.add(flight)
         self._jobs.create(flight, spec)
+
+    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
+        raise NotImplementedError
+
+    def attach_map(self, call: str, sink: MapSink) -> None:
+        raise NotImplementedError
 
     def attach(self, call: str, sink: Sink) -> None:
         namespace, _, name = call.rpartition("/")
