@@ -159,6 +159,7 @@ class Api:
         query: Query | None = None,
         body: JsonDict | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         deadline: float = 60.0,
     ) -> Reply:
         """Send one request, again where that can help, and return the answer.
@@ -169,7 +170,9 @@ class Api:
         :attr:`ApiError.already_exists`.
         """
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        headers = {"Content-Type": content_type} if body is not None else {}
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
         raw, attempts = self._insist(method, _with_query(path, query), data, headers, deadline)
         return Reply(raw.status, _json_object(raw.data), _warnings(raw.headers), attempts)
 

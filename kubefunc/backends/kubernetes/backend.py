@@ -24,6 +24,7 @@ from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, sec
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.output import Outputs, log_path
 from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.sweep import Sweep
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.uploads import Uploads
 from kubefunc.backends.kubernetes.workers import Clock, Workers
@@ -33,6 +34,7 @@ from kubefunc.payload import Packer, runner_spec
 from kubefunc.runner import ARCHIVE, MAIN
 
 REQUEST_THREADS = 6
+SWEEP_AFTER = 10.0
 _FOLLOW_IDLE = 4 * 3600.0
 
 
@@ -56,6 +58,9 @@ class KubernetesBackend:
         self._tracker = Tracker(
             self.api, session, self._requests, clock, self._collector, self._outputs, uploads, self._fail
         )
+        self._sweep = Sweep(self.api, self._jobs)
+        self._clock = clock
+        self._swept: set[str] = set()
         self._namespaces: dict[str, str] = {}
 
     def introduce(self, options: Options) -> str:
@@ -82,6 +87,7 @@ class KubernetesBackend:
         )
         self._tracker.add(flight)
         self._jobs.create(flight, spec)
+        self._sweep_later(spec.namespace)
 
     def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
         raise NotImplementedError
@@ -204,6 +210,12 @@ class KubernetesBackend:
             settled_requests=True,
         )
         self._tracker.add_attached(flight)
+
+    def _sweep_later(self, namespace: str) -> None:
+        """Once a namespace, when the first calls are out of the way."""
+        if namespace not in self._swept:
+            self._swept.add(namespace)
+            self._clock.after(SWEEP_AFTER, lambda: self._requests.do(lambda: self._sweep.run(namespace)))
 
     def _remember(self, call: str, namespace: str) -> None:
         if namespace != self._config.namespace:

@@ -65,13 +65,14 @@ class Jobs:
             if _unwanted(flight):
                 self._take_back(flight, made)
                 return
-            reply = self._post(jobs_path(flight.namespace), manifest.job(spec))
+            job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec))
         except TROUBLE as error:
             self._not_created(flight, spec, made, error)
             return
         with flight.lock:
             flight.secrets = tuple(made)
-            flight.uid = reply["metadata"]["uid"]
+            flight.uid = job["metadata"]["uid"]
+            flight.warnings = warnings
             flight.created = True
             if flight.where is Phase.SUBMITTING:
                 flight.where = Phase.PENDING
@@ -85,17 +86,21 @@ class Jobs:
         told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False}
         return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
 
-    def _post(self, path: str, body: JsonDict) -> JsonDict:
-        """Create an object. One that is there already is ours, where it says so: an earlier try was carried out."""
+    def _post(self, path: str, body: JsonDict) -> tuple[JsonDict, tuple[str, ...]]:
+        """Create an object; it, and what the server warns of.
+
+        One that is there already is ours, where it says so: an earlier try was carried out.
+        """
         try:
-            return self._api.request("POST", path, body=body).body
+            reply = self._api.request("POST", path, body=body)
+            return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
         except ApiError as error:
             if not error.already_exists:
                 raise
             there = self._api.request("GET", f"{path}/{body['metadata']['name']}").body
             if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
                 raise
-            return there
+            return there, ()
 
     def _not_created(self, flight: Flight, spec: manifest.JobSpec, made: list[str], error: Trouble) -> None:
         if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
@@ -124,9 +129,8 @@ class Jobs:
         patch = manifest.owner_patch(flight.job, flight.uid)
         owned = True
         for name in flight.secrets:
-            path = f"{secrets_path(flight.namespace)}/{name}"
             try:
-                self._api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
+                self.give(flight.namespace, name, patch)
             except TROUBLE:
                 owned = False
         with flight.lock:
@@ -135,6 +139,11 @@ class Jobs:
             wanted = flight.delete_wanted
         if wanted:
             self._delete(flight)
+
+    def give(self, namespace: str, secret: str, owner: JsonDict) -> None:
+        """Make a Secret belong to a Job, by the patch that says so."""
+        path = f"{secrets_path(namespace)}/{secret}"
+        self._api.request("PATCH", path, body=owner, content_type="application/merge-patch+json")
 
     # -- deleting
 
