@@ -145,23 +145,36 @@ class Body:
 
 def run(job: Job, frames: int) -> None:
     """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
-    _prepare(job)
+    prepare(job.spec, job.attempt)
     header, body = _call(job, frames)
-    _cancel_stacks(job)
+    cancel_stacks(job.spec["timeout"])
     _finish(frames, header, body)
-    _run_exit_handlers()
+    run_exit_handlers()
     wire.write_all(frames, wire.frame(FRAME_EXIT))
 
 
 def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
     try:
-        function, args, kwargs, retry_exceptions = _load(job)
+        function, args, kwargs, retry_exceptions = load(job.payload, job.code)
     except BaseException as error:
-        header, body = _raised(error, job.body)
-        return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
+        return cannot_load(error, job.body)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))
-    _arm_stacks(job)
+    arm_stacks(job.spec["timeout"], job.stacks)
+    header, body = invoke(function, args, kwargs, retry_exceptions, job.body)
+    return {**header, "started": started}, body
+
+
+def cannot_load(error: BaseException, path: str) -> tuple[dict[str, Any], Body]:
+    """The outcome of a payload that does not unpickle here."""
+    header, body = _raised(error, path)
+    return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
+
+
+def invoke(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry_exceptions: Any, path: str
+) -> tuple[dict[str, Any], Body]:
+    """Call the function once, whatever comes of it: the header of an envelope, as far as it is known, and the body."""
     try:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
@@ -169,16 +182,16 @@ def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
 
             value = asyncio.run(value)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        header, body = _raised(error, job.body)
+        header, body = _raised(error, path)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
         _add_ways_out(error)
         retry = isinstance(error, retry_exceptions)
-        header, body = _raised(error, job.body)
+        header, body = _raised(error, path)
         header.update(retry=retry)
     else:
-        header, body = _value(value, job.body)
-    return {**header, "started": started}, body
+        header, body = _value(value, path)
+    return header, body
 
 
 def _exit_detail(error: BaseException) -> dict[str, Any]:
@@ -191,13 +204,14 @@ def _exit_detail(error: BaseException) -> dict[str, Any]:
     return detail
 
 
-def _prepare(job: Job) -> None:
-    os.environ[ENV_CALL] = job.spec["call"]
-    os.environ[ENV_ATTEMPT] = str(job.attempt)
-    if job.spec.get("nested"):
+def prepare(spec: dict[str, Any], attempt: int) -> None:
+    """Make this forked process one for the caller's code."""
+    os.environ[ENV_CALL] = spec["call"]
+    os.environ[ENV_ATTEMPT] = str(attempt)
+    if spec.get("nested"):
         os.environ[ENV_NESTED] = "1"
         _open_to_installed_kubefunc()
-    sys.argv = [job.spec["function"]]
+    sys.argv = [spec["function"]]
     # What the caller defined in its __main__ arrives by value; this program's own __main__ is not theirs.
     sys.modules["__main__"] = ModuleType("__main__")
     # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
@@ -213,26 +227,30 @@ def _open_to_installed_kubefunc() -> None:
     kubefunc.__path__ = pkgutil.extend_path(kubefunc.__path__, kubefunc.__name__)
 
 
-def _arm_stacks(job: Job) -> None:
+def arm_stacks(timeout: float | None, path: str) -> None:
     """At the timeout, every thread's stack goes to a file, even where the function holds the GIL."""
-    if job.spec["timeout"] is not None:
-        stacks = os.open(job.stacks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        faulthandler.dump_traceback_later(job.spec["timeout"], file=stacks)
+    if timeout is not None:
+        stacks = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        faulthandler.dump_traceback_later(timeout, file=stacks)
 
 
-def _cancel_stacks(job: Job) -> None:
-    if job.spec["timeout"] is not None:
+def cancel_stacks(timeout: float | None) -> None:
+    """The timeout has not come."""
+    if timeout is not None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _load(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
-    payload = job.payload
+def load(payload: bytes | str, code: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+    """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
+
+    Raises whatever the caller's modules and pickles raise.
+    """
     if isinstance(payload, str):
         with open(payload, "rb") as file:
             payload = file.read()
-    code, call = wire.split_payload(payload)
-    if code:
-        _unpack(code, job.code)
+    modules, call = wire.split_payload(payload)
+    if modules:
+        _unpack(modules, code)
     reference, args, kwargs, retry_exceptions = pickle.loads(call)
     return _resolve(reference), args, kwargs, retry_exceptions
 
@@ -325,23 +343,25 @@ def _add_ways_out(error: BaseException) -> None:
 
 
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
-    _flush()  # before the result: all that the function printed is in the pipe then
-    header.update(finished=time.time(), peak_memory=_peak_memory())
+    flush()  # before the result: all that the function printed is in the pipe then
+    header.update(finished=time.time(), peak_memory=peak_memory())
     body.send(frames)
     wire.write_all(frames, wire.frame(FRAME_FINISH, json.dumps(header).encode()))
 
 
-def _run_exit_handlers() -> None:
+def run_exit_handlers() -> None:
+    """What the caller's code has registered with atexit."""
     try:
         atexit._run_exitfuncs()
     except BaseException:
         import traceback
 
         traceback.print_exc()
-    _flush()
+    flush()
 
 
-def _flush() -> None:
+def flush() -> None:
+    """All that was printed is in the pipe then."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -349,7 +369,8 @@ def _flush() -> None:
             pass
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process or of one of its children."""
     if resource is None:
         return 0
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
