@@ -38,7 +38,8 @@ import time
 import traceback
 
 from kubefunc.runner import child, wire
-from kubefunc.runner.supervisor import Child, Signals, Supervisor, fork_child, kill_group
+from kubefunc.runner.process import Child, Signals, fork_child, kill_group
+from kubefunc.runner.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
