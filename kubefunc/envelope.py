@@ -334,7 +334,7 @@ def _timeout(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
 def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     number, exit_code = detail.get("signal"), detail.get("exit_code")
     if number is not None:
-        how = f"was ended by signal {number} ({_signal_name(number)})"
+        how = f"was ended by signal {number} ({signal_name(number)})"
         advice = "The last output may show where: a crash in a C extension prints its stack there."
     else:
         how = f"ended itself with exit code {exit_code} without returning"
@@ -343,7 +343,8 @@ def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     return errors.WorkerDiedError(str(told), exit_code=exit_code, signal=number, diagnosis=told)
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11."""
     try:
         return signals.Signals(number).name
     except ValueError:

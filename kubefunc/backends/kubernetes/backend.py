@@ -18,7 +18,7 @@ from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.collect import Collector
-from kubefunc.backends.kubernetes.explain import Finding
+from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig

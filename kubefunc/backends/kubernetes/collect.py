@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from kubefunc.backends.kubernetes import explain
+from kubefunc.backends.kubernetes import ending
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed
-from kubefunc.backends.kubernetes.explain import Finding, Pod
+from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.output import Outputs, log_path
 from kubefunc.backends.kubernetes.permission import ExecPermission
@@ -25,6 +25,7 @@ from kubefunc.backends.kubernetes.transport import (
     StreamGarbled,
     TransportError,
 )
+from kubefunc.backends.kubernetes.views import Pod
 from kubefunc.backends.kubernetes.workers import Workers
 from kubefunc.envelope import Envelope, verify
 from kubefunc.errors import ConfigurationError, ResultCorruptedError
@@ -160,7 +161,7 @@ class Collector:
         if envelope is not None:
             self.deliver(flight, envelope)
             return
-        died = None if pod.main.message.startswith("kubefunc:") else explain.main_trouble(pod)
+        died = None if pod.main.message.startswith("kubefunc:") else ending.main_trouble(pod)
         if died is not None and died.reason != "ResultLost":
             self._fail(flight, died)
             return
@@ -268,9 +269,9 @@ class Collector:
             return
         large = announced_size(pod.main.message) > LOG_LIMIT or not flight.options.results_in_log
         if large and self._permission.is_refused(flight.namespace):
-            self._fail(flight, explain.needs_exec(pod))
+            self._fail(flight, ending.needs_exec(pod))
             return
-        lost = explain.main_trouble(pod)
+        lost = ending.main_trouble(pod)
         if flight.exec_given_up and pod.courier.state != "running" and lost is not None:
             self._fail(flight, lost)  # a courier that has not started by now leaves nothing in its log
 
@@ -288,7 +289,7 @@ class Collector:
         flight.log_misses += 1
         if flight.log_misses < LOG_MISSES:
             return
-        lost = explain.main_trouble(pod)
+        lost = ending.main_trouble(pod)
         job = flight.job_seen
         if pod.courier.exit_code and pod.main.exit_code == EXIT_VALUE and not (job is not None and job.failed):
             flight.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
@@ -299,7 +300,7 @@ class Collector:
         try:
             envelope = verify(data, flight.key, flight.call)
         except ResultCorruptedError as error:
-            self._fail(flight, explain.corrupted(pod, str(error)))
+            self._fail(flight, ending.corrupted(pod, str(error)))
             return
         self.deliver(flight, envelope)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api import Stream
-from kubefunc.backends.kubernetes.explain import Finding, Job, Pod
+from kubefunc.backends.kubernetes.finding import Finding, sharper
 from kubefunc.backends.kubernetes.transport import ResultBuffer, ResultStream
+from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.options import Options
 
@@ -167,7 +168,8 @@ class Flight:
 
     def found(self, finding: Finding | None) -> None:
         """Remember why it does not go on, and since when."""
-        if finding is not None and (self.finding is None or finding.reason != self.finding.reason):
+        finding = sharper(self.finding, finding)
+        if finding is not None and not finding.same_as(self.finding):
             self.finding_since = time.monotonic()
         self.finding = finding
 

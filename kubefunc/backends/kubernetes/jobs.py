@@ -12,7 +12,7 @@ from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, as_error
-from kubefunc.backends.kubernetes.explain import Finding
+from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.workers import Clock, Workers

@@ -6,15 +6,14 @@ and registries. So what is not recognised is passed on in the cluster's own word
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes.finding import Finding
+from kubefunc.backends.kubernetes.finding import Finding, sharper
 from kubefunc.backends.kubernetes.refusals import quota_is_hopeless
-
-JsonDict = dict[str, Any]
+from kubefunc.backends.kubernetes.views import JsonDict, Pod
 
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
@@ -101,6 +100,31 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
 def _is_back_off_alone(words: str) -> bool:
     """Up to Kubernetes 1.29 a back-off does not repeat why."""
     return re.fullmatch(r'\s*(Back-off pulling image "[^"]*")?\s*', words) is not None
+
+
+# -- the whole Pod
+
+
+def start_trouble(pod: Pod) -> Finding | None:
+    """Why a Pod has not started, as far as its status tells."""
+    if pod.unscheduled:
+        return scheduling_trouble(pod.unscheduled, pod.unscheduled_message)
+    waiting = (container for container in pod.containers if container.state == "waiting")
+    findings = (waiting_trouble(each.reason, each.message, each.image) for each in waiting)
+    return next((finding for finding in findings if finding is not None), None)
+
+
+def gave_up_waiting(finding: Finding | None, seconds: float) -> Finding:
+    """``schedule_timeout`` has run out: what it waited for is the error."""
+    message = f"The function did not start within schedule_timeout={seconds:g} s."
+    if finding is None:
+        return Finding(
+            errors.PodStartError,
+            "ScheduleTimeout",
+            f"{message} The cluster has given no reason.",
+            "Raise schedule_timeout=: a large image alone may take minutes.",
+        )
+    return dataclasses.replace(finding, message=f"{message} {finding.message}", fatal_after=0.0)
 
 
 # -- containers that wait
@@ -243,21 +267,27 @@ _OPTION_OF = {"cpu": "cpu=", "memory": "memory="}
 # -- Events
 
 
-def event_trouble(events: Iterable[JsonDict], image: str = "") -> Finding | None:
+# After one of these, what an Event before it complained of is over.
+_PROGRESS = ("SuccessfulCreate", "Scheduled", "Pulling", "Pulled", "Created", "Started")
+
+
+def event_trouble(events: Iterable[JsonDict]) -> Finding | None:
     """What the Events of a Pod or Job that does not get on say, oldest first. The newest words decide."""
     finding = None
     for event in events:
-        finding = _of_event(event.get("reason", ""), event.get("message", "").strip(), image) or finding
+        reason = event.get("reason", "")
+        if reason in _PROGRESS:
+            finding = None
+            continue
+        finding = sharper(finding, _of_event(reason, event.get("message", "").strip()) or finding)
     return finding
 
 
-def _of_event(reason: str, words: str, image: str) -> Finding | None:
+def _of_event(reason: str, words: str) -> Finding | None:
     if reason == "FailedCreate":
         return creation_trouble(words)
     if reason == "FailedScheduling":
         return scheduling_trouble(reason, words)
-    if reason == "Failed" and words.startswith("Failed to pull image"):
-        return image_trouble("ErrImagePull", words, image)
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,

@@ -13,13 +13,14 @@ from typing import Any
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
-from kubefunc.backends.kubernetes import explain
+from kubefunc.backends.kubernetes import ending, starting, views
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.collect import Collector
-from kubefunc.backends.kubernetes.explain import Finding, Pod
+from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import REPLACED, Flight
 from kubefunc.backends.kubernetes.output import Outputs
 from kubefunc.backends.kubernetes.uploads import Uploads
+from kubefunc.backends.kubernetes.views import Pod
 from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -171,7 +172,7 @@ class Tracker:
     # -- news of Pods
 
     def _on_pod(self, kind: str, pod: JsonDict) -> None:
-        view = explain.pod_view(pod)
+        view = views.pod_view(pod)
         for flight in self._of_job(view.job, view.job_uid):
             if kind == "DELETED":
                 self._pod_gone(flight, view)
@@ -192,17 +193,17 @@ class Tracker:
             return
         if pod.courier.state == "running":
             self._uploads.send(flight, pod.name)
-        trouble = explain.pod_end_trouble(pod)
+        trouble = ending.pod_end_trouble(pod)
         if trouble is not None:
             self._fail(flight, trouble)
             return
-        flight.found(explain.start_trouble(pod) if pod.where is not Phase.RUNNING else None)
+        flight.found(starting.start_trouble(pod) if pod.where is not Phase.RUNNING else None)
         self._judge(flight)
 
     def _main_ended(self, flight: Flight, pod: Pod) -> None:
         with flight.lock:
             flight.found(None)
-            if not pod.main.message and explain.main_trouble(pod) is None:
+            if not pod.main.message and ending.main_trouble(pod) is None:
                 flight.write_off(pod)  # SIGTERM without a result
                 return
             flight.ended_pod = pod
@@ -233,11 +234,11 @@ class Tracker:
     # -- news of Jobs
 
     def _on_job(self, kind: str, job: JsonDict) -> None:
-        view = explain.job_view(job)
+        view = views.job_view(job)
         for flight in self._of_job(view.name, view.uid):
             if kind == "DELETED":
                 if flight.uid and not flight.delete_wanted:
-                    self._fail(flight, explain.deleted(flight.job))
+                    self._fail(flight, ending.deleted(flight.job))
                 continue
             flight.job_seen = view
             if (view.failed or view.complete) and not flight.finished_since:
@@ -251,14 +252,14 @@ class Tracker:
         except _TROUBLE:
             flight.looked_last = False  # the clock asks again
             return
-        for view in map(explain.pod_view, pods):
+        for view in map(views.pod_view, pods):
             if view.job_uid == flight.uid:
                 self._pod_news(flight, view)
         job = flight.job_seen
         if flight.ended_pod is not None or job is None:
             return
-        lost = explain.main_trouble(flight.vanished) if flight.vanished is not None else None
-        self._fail(flight, lost or explain.job_trouble(job, list(flight.pods.values())) or explain.result_gone(job))
+        lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
+        self._fail(flight, lost or ending.job_trouble(job, list(flight.pods.values())) or ending.result_gone(job))
 
     # -- time
 
@@ -291,7 +292,7 @@ class Tracker:
         self._say(flight, now)
         limit = flight.options.schedule_timeout
         if limit is not None and now - flight.born > limit:
-            self._fail(flight, explain.gave_up_waiting(flight.finding, limit))
+            self._fail(flight, starting.gave_up_waiting(flight.finding, limit))
 
     def _look_at_running(self, flight: Flight, now: float) -> None:
         pod = flight.pod()
@@ -300,7 +301,7 @@ class Tracker:
         if pod.courier.state == "running":
             self._uploads.send(flight, pod.name)
         if flight.deleting_since and now - flight.deleting_since > pod.grace + LOST_AFTER:
-            self._fail(flight, explain.lost(pod))
+            self._fail(flight, ending.lost(pod))
         elif now - flight.running_since > FOLLOW_AFTER and flight.options.verbose:
             self._outputs.follow(flight, pod)
 
@@ -314,14 +315,14 @@ class Tracker:
 
     def _look_for_reasons(self, flight: Flight, now: float) -> None:
         """Read Events where status is silent: no Pod yet, or a Pod whose volumes or sandbox fail."""
-        if not flight.created or (flight.finding is not None and flight.finding.reason != "FailedMount"):
+        pod = flight.pod()
+        if not flight.created or (pod is not None and starting.start_trouble(pod) is not None):
             return
         since = flight.pod_since or flight.born
         pause = LOOK_AGAIN if now - since < 20 else 5 * LOOK_AGAIN
         if now - since < LOOK_FIRST or now - flight.looked < pause:
             return
         flight.looked = now
-        pod = flight.pod()
         about = pod.uid if pod is not None else flight.uid
         self._requests.do(lambda: self._read_events(flight, about))
 
@@ -333,7 +334,7 @@ class Tracker:
             events = self._api.request("GET", f"/api/v1/namespaces/{flight.namespace}/events", query=query).body
         except _TROUBLE:
             return  # without permission on events: blinder, never broken
-        finding = explain.event_trouble(sorted(events["items"], key=_when))
+        finding = starting.event_trouble(sorted(events["items"], key=_when))
         if finding is not None and flight.where in (Phase.PENDING, Phase.STARTING):
             flight.found(finding)
             self._judge(flight)

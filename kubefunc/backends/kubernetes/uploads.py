@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kubefunc import errors
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.explain import Finding
+from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.transport import ExecRefused, TransportError, upload

@@ -1,0 +1,215 @@
+"""Why a call that had a Pod has no result: how its ``main``, its Pod or its Job ended. Pure.
+
+The order of the questions is from the whole to the part: what ended a Pod from outside also ends its containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kubefunc import errors
+from kubefunc.backends.kubernetes.finding import Finding
+from kubefunc.backends.kubernetes.views import Job, Pod
+from kubefunc.envelope import signal_name
+from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
+
+# -- a Pod whose main has ended without an envelope
+
+
+def main_trouble(pod: Pod) -> Finding | None:
+    """Why ``main`` ended without a result of its own; None where another Pod takes its place."""
+    whole = pod_end_trouble(pod)
+    if whole is not None:
+        return whole
+    main = pod.main
+    if main.exit_code == EXIT_VALUE or (main.exit_code == EXIT_RAISED and main.reason != OOM_KILLED):
+        return _result_lost(pod)
+    if pod.disruption or main.exit_code == EXIT_TERMINATED or pod.deleting:
+        return None
+    if main.reason == OOM_KILLED:
+        return _out_of_memory(pod)
+    if main.reason == "ContainerStatusUnknown":
+        return _container_lost(pod)
+    if main.exit_code == _NOT_STARTED or main.reason in ("StartError", "ContainerCannotRun"):
+        return _no_python(pod)
+    return _died(pod)
+
+
+OOM_KILLED = "OOMKilled"
+_NOT_STARTED = 128  # containerd's exit code for a command that it cannot execute
+_LAST_SIGNAL = 64
+
+
+def _result_lost(pod: Pod) -> Finding:
+    return Finding(
+        errors.ResultLostError,
+        "ResultLost",
+        "The function has ended, but its result is gone: no channel had it any more.",
+        "Run it again. For results that must survive long absences, keep the client running or raise fetch_grace=.",
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _out_of_memory(pod: Pod) -> Finding:
+    """The kernel killed the whole container, as it does under cgroup v2; under v1 the supervisor lives to tell."""
+    return Finding(
+        errors.OutOfMemoryError,
+        OOM_KILLED,
+        "The function used more memory than its limit, and the kernel killed it.",
+        'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _container_lost(pod: Pod) -> Finding:
+    return Finding(
+        errors.PodLostError,
+        "ContainerStatusUnknown",
+        f"The node {pod.node} no longer knows what became of the function: it was restarted, most likely.",
+        "Run it again.",
+        _pod_words(pod),
+    )
+
+
+def _no_python(pod: Pod) -> Finding:
+    return Finding(
+        errors.PodConfigError,
+        pod.main.reason or "StartError",
+        f"The image {pod.main.image} cannot start the function: it needs a python3 on its PATH.",
+        "Use an image with Python, such as the default, or one made from it.",
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _died(pod: Pod) -> Finding:
+    """Not the function's process, which has a supervisor to tell how it ended, but the supervisor itself."""
+    code = pod.main.exit_code
+    number = code - 128 if code is not None and 128 < code <= 128 + _LAST_SIGNAL else None
+    how = f"was killed by signal {number} ({signal_name(number)})" if number else f"ended with exit code {code}"
+    return Finding(
+        errors.WorkerDiedError,
+        "WorkerDied",
+        f"The program that runs the function in its container {how} before the function did.",
+        "Somebody or something on the node kills processes there: ask whoever runs the cluster. "
+        "The last output may say more."
+        if number
+        else "The last output may say why.",
+        _pod_words(pod),
+        exit_code=code,
+        signal=number,
+    )
+
+
+def pod_end_trouble(pod: Pod) -> Finding | None:
+    """A Pod that the kubelet ended as a whole, for what it did itself."""
+    words = _pod_words(pod)
+    if pod.reason == "Evicted" and not pod.disruption:
+        return Finding(
+            errors.EvictedError,
+            "Evicted",
+            "The kubelet evicted the Pod for the disk space it used.",
+            "Write less to /tmp, or raise the limit in pod_template=.",
+            words,
+        )
+    if pod.reason == "DeadlineExceeded":
+        return Finding(
+            errors.CallTimeoutError,
+            "DeadlineExceeded",
+            "The Pod's own deadline ran out: the function's timeout, all attempts and the image pull together.",
+            "Raise timeout= or pull_allowance=.",
+            words,
+        )
+    return None
+
+
+def _pod_words(pod: Pod) -> tuple[str, ...]:
+    main = pod.main
+    ended = f"main {main.reason or main.state}" + (
+        f", exit code {main.exit_code}" if main.exit_code is not None else ""
+    )
+    words = [ended + (f": {main.message}" if main.message and not main.message.startswith("kubefunc:") else "")]
+    if pod.reason:
+        words.append(f"{pod.reason}: {pod.message}")
+    if pod.disruption:
+        words.append(f"DisruptionTarget {pod.disruption}: {pod.disruption_message}")
+    return tuple(words)
+
+
+# -- the Job
+
+
+def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
+    """Why a Job failed that left no result behind."""
+    if not job.failed:
+        return None
+    words = (f"{job.failed}: {job.failed_message}", *(word for pod in pods for word in _pod_words(pod)))
+    if job.failed == "DeadlineExceeded":
+        return Finding(
+            errors.CallTimeoutError,
+            "DeadlineExceeded",
+            "The Job's deadline ran out, waiting for its start included.",
+            "Raise deadline=.",
+            words,
+        )
+    return Finding(
+        errors.PodLostError,
+        job.failed,
+        "The Pods of this call were taken away more often than max_disruptions allows.",
+        "Raise max_disruptions=, or ask why Pods are deleted or nodes drained.",
+        words,
+    )
+
+
+def result_gone(job: Job) -> Finding:
+    """The Job ended well, and no Pod of it is there any more."""
+    return Finding(
+        errors.ResultLostError,
+        "ResultLost",
+        f"The Job {job.name} has ended, but its Pod is gone, and the result with it.",
+        "Run it again, and collect it before its Pod is removed: ttl= says how long it stays.",
+    )
+
+
+def deleted(job: str) -> Finding:
+    return Finding(
+        errors.JobDeletedError,
+        "JobDeleted",
+        f"Someone else deleted the Job {job}.",
+        "Run it again; ask who cleans up in this namespace.",
+    )
+
+
+def lost(pod: Pod) -> Finding:
+    """A Pod that stays Terminating past its grace: its node is dead or cut off."""
+    return Finding(
+        errors.PodLostError,
+        "PodLost",
+        f"The Pod is gone with its node {pod.node}: it does not end although it was told to.",
+        "It is run again elsewhere, up to max_disruptions= times.",
+        _pod_words(pod),
+    )
+
+
+def needs_exec(pod: Pod) -> Finding:
+    """A result too large for a log, and no permission to fetch it."""
+    return Finding(
+        errors.ResultLostError,
+        "ResultUnreachable",
+        "The function has ended, but its result is too large for the Pod's status and log, and exec is refused.",
+        "Ask for pods/exec (create, get) in the Role, or write large results to a PersistentVolumeClaim.",
+        _pod_words(pod),
+    )
+
+
+def corrupted(pod: Pod, words: str) -> Finding:
+    """Every channel was asked, and what came is not what was written."""
+    return Finding(
+        errors.ResultCorruptedError,
+        "ResultCorrupted",
+        "The function has ended, but its result arrived damaged. Nothing of it was unpickled.",
+        "Run it again; if it happens twice, something between here and the Pod changes bytes.",
+        (words,),
+    )

@@ -1,0 +1,152 @@
+"""What matters of a Pod, a Job and an Event, as the API server sends them. Pure: dicts in, small values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubefunc.diagnosis import Phase
+from kubefunc.runner import COURIER, MAIN
+
+JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Container:
+    """The state of one container. ``state`` is ``waiting``, ``running``, ``terminated`` or empty."""
+
+    state: str = ""
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    name: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What matters of a Pod.
+
+    Attributes:
+        containers: all that have a status, those that run before the others first.
+        unscheduled, unscheduled_message: reason and words of the scheduler, as long as it has no node.
+        disruption, disruption_message: of its condition ``DisruptionTarget``: it was ended from outside.
+        grace: seconds that it has to end, once it is told to.
+    """
+
+    name: str
+    uid: str
+    job: str
+    job_uid: str
+    phase: str
+    node: str | None
+    main: Container
+    courier: Container
+    containers: tuple[Container, ...] = ()
+    reason: str = ""
+    message: str = ""
+    unscheduled: str = ""
+    unscheduled_message: str = ""
+    disruption: str = ""
+    disruption_message: str = ""
+    deleting: bool = False
+    grace: float = 30.0
+
+    @property
+    def where(self) -> Phase:
+        if self.main.state == "terminated":
+            return Phase.FETCHING
+        if self.main.state == "running":
+            return Phase.RUNNING
+        return Phase.STARTING if self.node else Phase.PENDING
+
+
+@dataclass(frozen=True)
+class Job:
+    """What matters of a Job."""
+
+    name: str
+    uid: str
+    call: str
+    suspended: bool
+    failed: str
+    failed_message: str
+    complete: bool = False
+
+
+def pod_view(pod: JsonDict) -> Pod:
+    """The fields that matter, each of which may be missing."""
+    metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
+    owner: JsonDict = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("kind") == "Job"), {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+    scheduled = conditions.get("PodScheduled", {})
+    unscheduled = scheduled.get("status") == "False" and not spec.get("nodeName")
+    disruption = conditions.get("DisruptionTarget", {})
+    disrupted = disruption.get("status") == "True"
+    containers = _containers(spec, status)
+    named = {container.name: container for container in containers}
+    return Pod(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        job=owner.get("name", ""),
+        job_uid=owner.get("uid", ""),
+        phase=status.get("phase", "Pending"),
+        node=spec.get("nodeName"),
+        main=named.get(MAIN, Container()),
+        courier=named.get(COURIER, Container()),
+        containers=containers,
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        unscheduled=scheduled.get("reason", "Unschedulable") if unscheduled else "",
+        unscheduled_message=scheduled.get("message", "") if unscheduled else "",
+        disruption=disruption.get("reason", "") if disrupted else "",
+        disruption_message=disruption.get("message", "") if disrupted else "",
+        deleting="deletionTimestamp" in metadata,
+        grace=float(metadata.get("deletionGracePeriodSeconds") or 30),
+    )
+
+
+def _containers(spec: JsonDict, status: JsonDict) -> tuple[Container, ...]:
+    # The image as the call named it: the status has the runtime's name for it.
+    described = [*spec.get("initContainers", []), *spec.get("containers", [])]
+    images = {each["name"]: each.get("image", "") for each in described}
+    statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return tuple(_container(each, images.get(each["name"], "")) for each in statuses)
+
+
+def _container(status: JsonDict, image: str) -> Container:
+    for state in ("terminated", "running", "waiting"):
+        found = status.get("state", {}).get(state)
+        if found is not None:
+            return Container(
+                state,
+                found.get("reason", ""),
+                found.get("message", ""),
+                found.get("exitCode"),
+                found.get("signal"),
+                status["name"],
+                image,
+            )
+    return Container(name=status["name"], image=image)
+
+
+def job_view(job: JsonDict) -> Job:
+    """The fields that matter of a Job."""
+    metadata, status = job["metadata"], job.get("status", {})
+    conditions = status.get("conditions", [])
+    failed: Mapping[str, Any] = next((each for each in conditions if _holds(each, "Failed", "FailureTarget")), {})
+    return Job(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        call=metadata.get("labels", {}).get("kubefunc/call", ""),
+        suspended=bool(job.get("spec", {}).get("suspend")),
+        failed=failed.get("reason", ""),
+        failed_message=failed.get("message", ""),
+        complete=any(_holds(each, "Complete", "SuccessCriteriaMet") for each in conditions),
+    )
+
+
+def _holds(condition: Mapping[str, Any], *types: str) -> bool:
+    return condition["type"] in types and condition.get("status") == "True"
