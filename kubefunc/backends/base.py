@@ -11,6 +11,7 @@ from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
 from kubefunc.payload import Packer, Payload
+from kubefunc.runner.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class MapSubmission:
         call: the map's id, which is also its Job's name.
         function: the function's name, for people.
         payload: function, shared keyword arguments and code; positional arguments come with each item.
-        items: the pickled arguments to run with, by index. After ``retry_failed`` some indexes are not there.
+        items: the pickled arguments to run with (a tuple), by index, and not changed any more. In a later attempt some
+            indexes are not there.
         count: how many items the whole map has.
         chunksize: items for one Pod one after another; None: :func:`kubefunc.chunks.chunksize` decides.
         max_parallelism: Pods, or processes of this machine, at once.
@@ -121,8 +123,9 @@ class MapSink(Protocol):
         """Some of what was printed while these items ran (those of one chunk), in order, each byte once."""
         ...
 
-    def take(self, outcomes: Sequence[tuple[int, Envelope]]) -> None:
-        """Verified outcomes of items. On return they are safe in this process; nothing was unpickled yet."""
+    def take(self, outcomes: Sequence[Record]) -> None:
+        """Outcomes of items whose signature was checked. On return they are safe in this process, nothing was
+        unpickled yet. Their bodies may be views: of bytes that are not changed any more."""
         ...
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
@@ -167,6 +170,14 @@ class Backend(Protocol):
 
     def attach_map(self, call: str, sink: MapSink) -> None:
         """Follow a map that another process has started."""
+        ...
+
+    def read_map(self, call: str) -> MapSubmission:
+        """A map that another process has started, as it was submitted: so that its failed items can run again.
+
+        Raises:
+            ConfigurationError: it is not there any more, or its arguments are not.
+        """
         ...
 
     def cancel(self, call: str) -> None:

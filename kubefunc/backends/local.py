@@ -204,6 +204,9 @@ class LocalBackend:
     def attach_map(self, call: str, sink: MapSink) -> None:
         raise NotImplementedError
 
+    def read_map(self, call: str) -> MapSubmission:
+        raise NotImplementedError
+
     def attach(self, call: str, sink: Sink) -> None:
         raise ConfigurationError(
             f"attach({call!r}) needs a cluster: on this machine a call ends with the program that made it."

@@ -95,6 +95,9 @@ class KubernetesBackend:
     def attach_map(self, call: str, sink: MapSink) -> None:
         raise NotImplementedError
 
+    def read_map(self, call: str) -> MapSubmission:
+        raise NotImplementedError
+
     def attach(self, call: str, sink: Sink) -> None:
         namespace, _, name = call.rpartition("/")
         namespace = namespace or self._config.namespace
