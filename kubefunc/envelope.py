@@ -17,6 +17,7 @@ from typing import Any
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.runner import (
+    CHUNK,
     CODE_DIED,
     CODE_EXIT,
     CODE_LOAD,
@@ -30,6 +31,7 @@ from kubefunc.runner import (
     VALUE,
     wire,
 )
+from kubefunc.runner.records import Record
 
 Buffer = bytes | bytearray | memoryview
 
@@ -73,30 +75,67 @@ def verify(data: Buffer, key: bytes, call: str) -> Envelope:
     Raises:
         ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another call.
     """
+    header, body = _opened(data, key, call)
+    if header["size"] != len(body):
+        raise corrupted(call, f"{len(body)} bytes arrived, {header['size']} were written")
+    if header["sha256"] != hashlib.sha256(body).hexdigest():
+        raise corrupted(call, "its sha256 is not that of the bytes written")
+    return Envelope(header, body)
+
+
+def verify_chunk(rest: Buffer, key: bytes, call: str, chunk: int, blocks: int) -> Envelope:
+    """Check what follows the blocks of a chunk, of which so many have come and were right.
+
+    It is the end of the chunk's envelope, or the whole envelope of an error that holds for each of its items.
+
+    Raises:
+        ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another chunk.
+    """
+    header, body = _opened(rest, key, call)
+    if header["chunk"] != chunk:
+        raise corrupted(call, f"it belongs to the chunk {header['chunk']}, not {chunk}")
+    if header["outcome"] != CHUNK:
+        return verify(rest, key, call)
+    if header["blocks"] != blocks or len(body):
+        raise corrupted(call, f"{blocks} blocks of its chunk {chunk} arrived, {header['blocks']} were written")
+    return Envelope(header, body)
+
+
+def of_record(record: Record, call: str) -> Envelope:
+    """The outcome of an item of a map as that of a call."""
+    header = {"outcome": VALUE} if record.header is None else record.header
+    known = {
+        "call": call,
+        "attempts": record.attempts,
+        "started": record.started or None,
+        "finished": record.finished,
+        "printed": 0,
+    }
+    return Envelope({**header, **known}, memoryview(record.body))
+
+
+def _opened(data: Buffer, key: bytes, call: str) -> tuple[dict[str, Any], memoryview]:
+    """Header and body of an envelope that was signed for this call; the body is not checked yet."""
     view = memoryview(data).cast("B")
     if len(view) < wire.FOOTER_SIZE or bytes(view[-len(ENVELOPE_MAGIC) :]) != ENVELOPE_MAGIC:
-        raise _corrupted(call, f"its {len(view)} bytes do not end as a result does: it was cut")
+        raise corrupted(call, f"its {len(view)} bytes do not end as a result does: it was cut")
     footer = view[-wire.FOOTER_SIZE :]
     (header_size,) = wire.LENGTH.unpack_from(footer)
     end = len(view) - wire.FOOTER_SIZE
     if header_size > end:
-        raise _corrupted(call, "its header is longer than the whole")
+        raise corrupted(call, "its header is longer than the whole")
     encoded = bytes(view[end - header_size : end])
     mac = bytes(footer[wire.LENGTH.size : wire.LENGTH.size + wire.MAC_SIZE])
     if not hmac.compare_digest(mac, wire.mac(key, encoded)):
-        raise _corrupted(call, "its signature (HMAC) is not this call's")
-    header = json.loads(encoded)
-    body = view[: end - header_size]
-    if header["size"] != len(body):
-        raise _corrupted(call, f"{len(body)} bytes arrived, {header['size']} were written")
-    if header["sha256"] != hashlib.sha256(body).hexdigest():
-        raise _corrupted(call, "its sha256 is not that of the bytes written")
+        raise corrupted(call, "its signature (HMAC) is not this call's")
+    header: dict[str, Any] = json.loads(encoded)
     if header["call"] != call:
-        raise _corrupted(call, f"it belongs to the call {header['call']!r}")
-    return Envelope(header, body)
+        raise corrupted(call, f"it belongs to the call {header['call']!r}")
+    return header, view[: end - header_size]
 
 
-def _corrupted(call: str, what: str) -> errors.ResultCorruptedError:
+def corrupted(call: str, what: str) -> errors.ResultCorruptedError:
+    """The error for bytes that are not what the Pod wrote."""
     message = f"The result of {call} arrived damaged: {what}. Nothing of it was unpickled."
     advice = "Run the call again; if it happens twice, something between here and the Pod changes bytes."
     diagnosis = Diagnosis("ResultCorrupted", message, advice, Phase.FETCHING, call)

@@ -5,22 +5,27 @@ This docstring is the protocol; every constant of it stands below, once, and the
 What it is given
     ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: :func:`kubefunc.payload.runner_spec`), ``key``
     (32 random bytes of this call), ``payload`` (or ``payload.0``, ``payload.1`` ... joined), ``kubefunc.pyz`` (this
-    program). ``/kubefunc/out`` (an emptyDir) is shared by both containers. A payload too large for Secrets arrives
-    as ``/kubefunc/out/payload`` instead (``"upload": true`` in the spec).
+    program), of a map also ``items`` (:mod:`kubefunc.runner.records`). ``/kubefunc/out`` (an emptyDir) is shared by
+    both containers. A payload too large for Secrets arrives as ``/kubefunc/out/payload`` instead (``"upload": true`` in
+    the spec), and so do the items of a chunk (``"upload_items": true``).
 
 Programs: ``python3 kubefunc.pyz PROGRAM``
     ``main``       the supervisor, in the container *main*: forks one child per attempt, writes the result
+                   (of a chunk of a map: for its items, one after another in one child)
     ``courier``    in the container *courier*: keeps the Pod's data port open until the result was fetched
     ``reader N``   started in *courier* by exec: waits for the result, sends it from byte N on
-    ``uploader``   started in *courier* by exec: takes a large payload in
+    ``follower N`` the same for a chunk, from its first record on, while it still runs
+    ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items`` or ``skip``
 
 Files in ``/kubefunc/out``
     ``lock``       exists: main has started. flock'ed exclusively by main alone; free: main has ended
     ``alive``      touched by main every 2 s: where flock lies (gVisor, Kata), its age tells
+    ``body``       what will be ``result``; that of a chunk grows by whole blocks
     ``result``     the envelope, put there whole by one rename
     ``inline``     exists: the termination message holds the whole envelope
     ``readers``    flock'ed shared by each reader; the courier ends only while it holds it exclusively
     ``ack``        exists: the client has the result
+    ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
 
 Payload
     ``KFP1``, header length (4 bytes, big endian), header (JSON: size and compression of each section), then the
@@ -35,18 +40,26 @@ Envelope (a result)
     (one of the codes below and its ``detail``). ``printed`` counts the bytes that the function printed, ``output`` is
     the last of them (base64, at most 16 KiB): most calls need no request for their log.
 
+    ``outcome`` of a chunk is ``chunk``, its body is blocks of records (:mod:`kubefunc.runner.records`); the header says
+    how many, how many ``items`` and ``failed`` ones are in them, and whether all are there (``complete``). A chunk of
+    which nothing could run leaves an ordinary envelope of an error, which holds for each of its items.
+
 Termination message of main
     ``kubefunc:envelope:`` and the zlib-compressed envelope in base64, if that text has at most 2,000 bytes (the
-    kubelet cuts at 12,288 bytes divided by the number of containers); else ``kubefunc:size:N:sha256:HEX``.
+    kubelet cuts at 12,288 bytes divided by the number of containers); else ``kubefunc:size:N:sha256:HEX``, for a chunk
+    ``kubefunc:size:N``. While a chunk runs: ``kubefunc:at:INDEX``, the item that was started last.
 
 Reader, on its stdout
     ``.`` every 10 s while it waits, then ``N`` (main has ended without a result), or ``R``, the envelope's size and the
     offset (8 bytes each, big endian) and the envelope from there on. On its stdin: ``A`` acknowledges.
+    Follower: ``.`` too; ``D``, a length (4 bytes) and as many bytes; then ``N``, or ``E`` and
+    the size of the whole (8 bytes), and it waits for ``A``.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
 Courier's log, when nobody came for the result: ``kubefunc:log:N``, the envelope in base64 lines, ``kubefunc:end``.
 
-Exit codes of main: 0 value; 64 the function raised or died (envelope written); 143 SIGTERM came, and no result.
+Exit codes of main: 0 value; 64 the function raised or died (envelope written); 143 SIGTERM came, and no result. Of a
+    chunk: 0, or 64 where an item failed and the server can count that against its index alone (``fail_index``).
 Exit codes of courier: 0; 65 SIGTERM came while a result still waited (it stands in the log).
 """
 
@@ -79,6 +92,8 @@ READER_HEARTBEAT = b"."
 READER_NOTHING = b"N"
 READER_RESULT = b"R"
 READER_ACK = b"A"
+FOLLOW_DATA = b"D"
+FOLLOW_END = b"E"
 UPLOAD_DONE = b"K"
 
 # Outcomes and the codes under which errors travel: names of Python classes would tie the two ends together.
@@ -95,6 +110,16 @@ CODE_DIED = "died"  # detail: exit_code or signal
 CODE_OOM = "oom"  # detail: limit
 CODE_UPLOAD = "upload"  # the payload never arrived
 
+CHUNK = "chunk"  # the envelope of a chunk: its body is blocks of records
+BLOCK_TIME = 0.05  # seconds after which a block is closed
+BLOCK_SIZE = 256 * 1024  # bytes at which it is closed sooner
+SKIP_WAIT = 10.0  # seconds that a replacement waits to hear what it may skip
+TERMINATION_AT = "kubefunc:at:"
+
+ENV_POD_INDEX = "JOB_COMPLETION_INDEX"  # set by Kubernetes
+ENV_FAILURES = "KUBEFUNC_FAILURES"  # of earlier Pods of this index: annotations, by the downward API
+ENV_IGNORED_FAILURES = "KUBEFUNC_IGNORED_FAILURES"
+ENV_INDEX = "KUBEFUNC_INDEX"
 ENV_CALL = "KUBEFUNC_CALL"
 ENV_ATTEMPT = "KUBEFUNC_ATTEMPT"
 ENV_NESTED = "KUBEFUNC_NESTED"

@@ -22,8 +22,10 @@ def main() -> int:
         return courier.courier(in_dir, out_dir)
     if program == "reader":
         return courier.reader(out_dir, int(arguments[0]) if arguments else 0)
+    if program == "follower":
+        return courier.follower(out_dir, int(arguments[0]))
     if program == "uploader":
-        return courier.uploader(out_dir)
+        return courier.uploader(out_dir, arguments[0] if arguments else "payload")
     if program == "server":
         from kubefunc.runner.server import serve
 

@@ -125,12 +125,17 @@ class Body:
         wire.write_all(self._file.fileno(), view)
         return len(view)
 
-    def send(self, frames: int) -> None:
-        """Send it along, if it is still in memory."""
-        if self._file is None:
-            wire.write_all(frames, wire.frame(FRAME_BODY, bytes(self._parts)))
-        else:
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is small: it travels in the pipe then."""
+        return self._file is None
+
+    def content(self) -> bytes:
+        """All of it, if it is still in memory; else nothing, and its file is whole."""
+        if self._file is not None:
             self._file.close()
+            return b""
+        return bytes(self._parts)
 
     def discard(self) -> None:
         """Half of a pickle that could not be made."""
@@ -345,7 +350,9 @@ def _add_ways_out(error: BaseException) -> None:
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
     flush()  # before the result: all that the function printed is in the pipe then
     header.update(finished=time.time(), peak_memory=peak_memory())
-    body.send(frames)
+    content = body.content()
+    if body.in_memory:
+        wire.write_all(frames, wire.frame(FRAME_BODY, content))
     wire.write_all(frames, wire.frame(FRAME_FINISH, json.dumps(header).encode()))
 
 

@@ -16,6 +16,8 @@ import time
 
 from kubefunc.runner import (
     EXIT_COURIER_TERMINATED,
+    FOLLOW_DATA,
+    FOLLOW_END,
     LOG_HEAD,
     LOG_LIMIT,
     LOG_TAIL,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 POLL = 0.05
+FOLLOW_POLL = 0.025
 HEARTBEAT_EVERY = 10.0
 IDLE_LIMIT = 30.0
 ALIVE_FRESH = 10.0
@@ -165,7 +168,7 @@ class Reader:
             wire.write_all(1, READER_NOTHING)
             return 0
         self._send(result, offset)
-        return self._await_ack()
+        return acknowledge(self.out)
 
     def _wait(self) -> None:
         signal.signal(signal.SIGALRM, self._heartbeat)
@@ -193,24 +196,119 @@ class Reader:
             offset += sent
             signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
 
-    def _await_ack(self) -> int:
-        if os.read(0, 1) == READER_ACK:
-            os.close(self.out.open("ack"))
+
+class Follower:
+    """Sends what a chunk has written, as it grows, to the client at the other end of an exec stream."""
+
+    def __init__(self, out: Out) -> None:
+        self.out = out
+        self.readers = out.open("readers")
+        fcntl.flock(self.readers, fcntl.LOCK_SH)
+        self.heard = time.monotonic()
+
+    def run(self, offset: int) -> int:
+        file = self._open()
+        while file is not None:
+            ended = self._has_ended()  # first this, then the size: nothing is written after the end
+            size = os.fstat(file).st_size
+            if size > offset:
+                offset = self._send(file, offset, size)
+            elif not ended:
+                self._pause()
+            elif self.out.has("result"):
+                self._write(FOLLOW_END + wire.UPLOAD_HEAD.pack(size))
+                signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+                return acknowledge(self.out)
+            else:
+                break
+        wire.write_all(1, READER_NOTHING)
         return 0
 
+    def _open(self) -> int | None:
+        """What main writes to: the file ``body``, whose name is ``result`` in the end."""
+        while True:
+            ended = self._has_ended()
+            for name in ("body", "result"):
+                try:
+                    return os.open(self.out.path(name), os.O_RDONLY)
+                except FileNotFoundError:
+                    continue
+            if ended:
+                return None
+            self._pause()
 
-def upload(out: Out) -> int:
-    """Take a payload in from stdin and give it its name once it is whole."""
+    def _has_ended(self) -> bool:
+        """Whether main has, as far as can be said without waiting."""
+        if self.out.has("result"):
+            return True
+        try:
+            lock = os.open(self.out.path("lock"), os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return self.out.alive_age() >= ALIVE_FRESH
+
+    def _pause(self) -> None:
+        """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
+        if select.select([0], [], [], FOLLOW_POLL)[0] and not os.read(0, 1):
+            os._exit(0)
+        if time.monotonic() - self.heard > HEARTBEAT_EVERY:
+            self._write(READER_HEARTBEAT)
+
+    def _send(self, file: int, offset: int, size: int) -> int:
+        """The next bytes, as many as are there or as one piece may have; where the next begin."""
+        end = min(size, offset + CHUNK)
+        self._write(FOLLOW_DATA + wire.LENGTH.pack(end - offset))
+        while offset < end:
+            with _client_takes():
+                sent = os.sendfile(1, file, offset, end - offset)
+            if sent == 0:
+                os._exit(1)
+            offset += sent
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        with _client_takes():
+            wire.write_all(1, data)
+        self.heard = time.monotonic()
+
+
+class _client_takes:  # noqa: N801 - reads as what it is
+    """Around a write: a client that takes nothing for long has gone without a word."""
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def acknowledge(out: Out) -> int:
+    """Wait for the client's word that it has all."""
+    if os.read(0, 1) == READER_ACK:
+        os.close(out.open("ack"))
+    return 0
+
+
+def upload(out: Out, name: str) -> int:
+    """Take a file in from stdin and give it its name once it is whole."""
     (size,) = wire.UPLOAD_HEAD.unpack(read_exactly(wire.UPLOAD_HEAD.size))
-    with open(out.path("payload.tmp"), "wb") as file:
+    part = out.path(f"{name}.{os.getpid()}")  # two clients may bring the same
+    with open(part, "wb") as file:
         while size:
             data = os.read(0, min(size, CHUNK))
             if not data:
                 return 1
             file.write(data)
             size -= len(data)
-    os.chmod(out.path("payload.tmp"), 0o644)
-    os.replace(out.path("payload.tmp"), out.path("payload"))
+    os.chmod(part, 0o644)
+    os.replace(part, out.path(name))
     wire.write_all(1, UPLOAD_DONE)
     return 0
 
@@ -235,5 +333,9 @@ def reader(out_dir: str, offset: int) -> int:
     return Reader(Out(out_dir)).run(offset)
 
 
-def uploader(out_dir: str) -> int:
-    return upload(Out(out_dir))
+def follower(out_dir: str, offset: int) -> int:
+    return Follower(Out(out_dir)).run(offset)
+
+
+def uploader(out_dir: str, name: str) -> int:
+    return upload(Out(out_dir), name)

@@ -9,13 +9,15 @@ import os
 import sys
 import time
 
-from kubefunc.runner import child, wire
+from kubefunc.runner import child, items, records, wire
 from kubefunc.runner.process import ALIVE_EVERY, FOREVER, Child, Signals, fork_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
+
+    from kubefunc.runner.items import Item
 
 
 class Place:
@@ -51,6 +53,36 @@ class Place:
     def start(self, attempt: int) -> Child:
         return fork_child(lambda frames: child.run(self._job(attempt), frames), self._forget)
 
+    def start_items(self, due: Sequence[Item]) -> Child:
+        """A child for items of a chunk."""
+        note = self._note()
+        work = items.Work(
+            spec=self.spec,
+            payload=self._blob("payload", "upload"),
+            items=due,
+            code=self._code(),
+            path=self.path,
+            note=note,
+        )
+        try:
+            return fork_child(lambda frames: items.run(work, frames), self._forget)
+        finally:
+            if note is not None:
+                os.close(note)
+
+    def arguments(self, chunk: int) -> bytes:
+        """The arguments of a chunk: uploaded alone, or out of those of all."""
+        data = self._blob("items", "upload_items")
+        return data if self.spec.get("upload_items") else records.chunk_of(data, chunk)
+
+    def _note(self) -> int | None:
+        if self.termination_log is None:
+            return None
+        try:
+            return os.open(self.termination_log, os.O_WRONLY | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+
     def output(self, data: bytes) -> None:
         wire.write_all(1, data)
 
@@ -81,7 +113,7 @@ class Place:
                 text = wire.termination_text(file.read() + wire.tail(header, self.key))
         try:
             with open(self.termination_log, "w") as file:
-                file.write(text or wire.termination_size(header["size"], header["sha256"]))
+                file.write(text or wire.termination_size(header["size"], header.get("sha256")))
         except OSError as error:  # the result stands in a file all the same
             print(f"kubefunc: no termination message: {error}", file=sys.stderr)
             return
@@ -105,21 +137,24 @@ class Place:
         return child.Job(
             spec=self.spec,
             attempt=attempt,
-            payload=self._payload(),
+            payload=self._blob("payload", "upload"),
             body=self.path("body"),
             stacks=self.path("stacks"),
-            code=os.path.join(os.environ.get("TMPDIR", "/tmp"), f"kubefunc-{self.spec['call']}"),
+            code=self._code(),
         )
 
-    def _payload(self) -> bytes:
+    def _code(self) -> str:
+        return os.path.join(os.environ.get("TMPDIR", "/tmp"), f"kubefunc-{self.spec['call']}")
+
+    def _blob(self, name: str, uploaded: str) -> bytes:
         """Uploaded, whole, or joined from the shards of several Secrets."""
-        if self.spec.get("upload"):
-            with open(self.path("payload"), "rb") as file:
+        if self.spec.get(uploaded):
+            with open(self.path(name), "rb") as file:
                 return file.read()
-        if os.path.exists(os.path.join(self.in_dir, "payload")):
-            return self._read("payload")
-        count = sum(name.startswith("payload.") for name in os.listdir(self.in_dir))
-        return b"".join(self._read(f"payload.{number}") for number in range(count))
+        if os.path.exists(os.path.join(self.in_dir, name)):
+            return self._read(name)
+        count = sum(each.startswith(f"{name}.") for each in os.listdir(self.in_dir))
+        return b"".join(self._read(f"{name}.{number}") for number in range(count))
 
     def _read(self, name: str) -> bytes:
         with open(os.path.join(self.in_dir, name), "rb") as file:

@@ -4,7 +4,12 @@ A map is one Job; a *chunk* is what one of its Pods works through, an *item* is 
 
 Arguments of a chunk
     for each item: its index in the map (8 bytes, big endian), the size of its pickle (4 bytes), the pickle: a tuple
-    of positional arguments.
+    of positional arguments. Those of all chunks in one file: how many there are (4 bytes), where each begins (8 bytes
+    each) and the last ends, then one after the other: a Pod reads its own only, and a node need not write a file for
+    each chunk into each Pod.
+
+Indexes
+    8 bytes each: the items that a replacement may skip.
 
 Record (the outcome of an item)
     index (8 bytes), start and end of the function (seconds since the epoch, 8 bytes each, IEEE), attempts (4 bytes),
@@ -27,14 +32,16 @@ import hmac
 import json
 import struct
 
+from kubefunc.runner import wire
 from kubefunc.runner.wire import MAC_SIZE, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 BLOCK_MAGIC = b"KFB1"
+INDEX = struct.Struct(">Q")
 ITEM = struct.Struct(">QI")
 RECORD = struct.Struct(">QddIIQ")
 BLOCK = struct.Struct(">4sIQ")
@@ -103,9 +110,57 @@ def split_items(data: bytes) -> Iterator[tuple[int, bytes]]:
         position += size
 
 
+def join_chunks(chunks: Sequence[bytes]) -> bytes:
+    """The arguments of all chunks in one file.
+
+    >>> [bytes(chunk_of(join_chunks([b"ab", b"", b"c"]), number)) for number in range(3)]
+    [b'ab', b'', b'c']
+    """
+    start = wire.LENGTH.size + INDEX.size * (len(chunks) + 1)
+    places = [start]
+    for chunk in chunks:
+        places.append(places[-1] + len(chunk))
+    return b"".join((wire.LENGTH.pack(len(chunks)), pack_indexes(places), *chunks))
+
+
+def chunk_of(data: bytes, number: int) -> bytes:
+    """The arguments of one chunk out of all.
+
+    Raises:
+        WireError: there is no such chunk, or the bytes are cut.
+    """
+    try:
+        (count,) = wire.LENGTH.unpack_from(data)
+        start, end = struct.unpack_from(">QQ", data, wire.LENGTH.size + INDEX.size * number)
+    except struct.error as error:
+        raise WireError(f"the arguments of all chunks are cut ({error})") from error
+    if not 0 <= number < count or not start <= end <= len(data):
+        raise WireError(f"the arguments of {count} chunks do not hold those of chunk {number}")
+    return data[start:end]
+
+
+def pack_indexes(indexes: Iterable[int]) -> bytes:
+    """Numbers of items as bytes.
+
+    >>> unpack_indexes(pack_indexes([0, 5]))
+    [0, 5]
+    """
+    return b"".join(map(INDEX.pack, indexes))
+
+
+def unpack_indexes(data: bytes) -> list[int]:
+    """The numbers in these bytes; what is cut at the end is left out."""
+    return [index for (index,) in INDEX.iter_unpack(data[: len(data) - len(data) % INDEX.size])]
+
+
 def pack_record(index: int, started: float, finished: float, attempts: int, header: bytes, body_size: int) -> bytes:
     """A record up to its body, which follows as it is: a large one is not copied for this."""
     return RECORD.pack(index, started, finished, attempts, len(header), body_size) + header
+
+
+def has_header(record: bytes) -> bool:
+    """Whether this record is of something else than a value."""
+    return bool(RECORD.unpack_from(record)[4])
 
 
 def split_records(content: bytes | memoryview) -> Iterator[Record]:
@@ -167,6 +222,8 @@ def seal_block(key: bytes, call: str, chunk: int, number: int, content: bytes) -
 class Blocks:
     """Takes the blocks of one Pod apart that arrive in pieces, and checks each before it is handed on.
 
+    What follows the last block (the tail of the envelope) does not begin as a block does, and is kept as it is.
+
     Attributes:
         count: how many whole blocks have come.
     """
@@ -180,9 +237,9 @@ class Blocks:
         self.count = 0
 
     @property
-    def pending(self) -> int:
-        """Bytes of a block that is not whole yet."""
-        return len(self._data)
+    def rest(self) -> bytes:
+        """What has come since the last whole block."""
+        return bytes(self._data)
 
     def feed(self, piece: bytes | memoryview) -> Iterator[bytes]:
         """The contents of the blocks that are whole now.
@@ -193,6 +250,8 @@ class Blocks:
         self._data += piece
         while len(self._data) >= self._need:
             if self._need == BLOCK.size:
+                if not self._data.startswith(BLOCK_MAGIC):
+                    return
                 self._need = BLOCK.size + self._content_size() + MAC_SIZE
                 continue
             end = self._need - MAC_SIZE
@@ -204,9 +263,9 @@ class Blocks:
             yield content
 
     def _content_size(self) -> int:
-        magic, number, size = BLOCK.unpack_from(self._data)
-        if magic != BLOCK_MAGIC or number != self.count:
-            raise WireError(f"block {self.count} does not begin as one")
+        _, number, size = BLOCK.unpack_from(self._data)
+        if number != self.count:
+            raise WireError(f"block {self.count} was due, and block {number} came")
         return int(size)
 
     def _check(self, content: bytes, mac: bytes) -> None:

@@ -150,8 +150,17 @@ class Supervisor(Overseer):
 def supervise(in_dir: str, out_dir: str, termination_log: str | None) -> int:
     """The program ``main``. The handlers come first: a first process without them would miss an early SIGTERM."""
     signals = Signals()
-    supervisor = Supervisor(Place(in_dir, out_dir, termination_log, signals), signals)
-    exit_code = supervisor.run()
-    if supervisor.printed:
+    place = Place(in_dir, out_dir, termination_log, signals)
+    if "map" in place.spec:
+        from kubefunc.runner.chunk import Chunk
+
+        chunk = Chunk(place, signals)
+        return _to_the_end(chunk, chunk.run())
+    supervisor = Supervisor(place, signals)
+    return _to_the_end(supervisor, supervisor.run())
+
+
+def _to_the_end(overseer: Overseer, exit_code: int) -> int:
+    if overseer.printed:
         wait_until_read(1, OUTPUT_READ_WITHIN)
     return exit_code

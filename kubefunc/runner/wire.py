@@ -91,9 +91,9 @@ def termination_text(envelope: bytes) -> str | None:
     return text if len(text) <= TERMINATION_TEXT_LIMIT else None
 
 
-def termination_size(size: int, digest: str) -> str:
-    """The termination message for an envelope that does not fit in one."""
-    return f"{TERMINATION_SIZE}{size}:sha256:{digest}"
+def termination_size(size: int, digest: str | None) -> str:
+    """The termination message for an envelope that does not fit in one. A chunk's has no digest of the whole."""
+    return f"{TERMINATION_SIZE}{size}" + ("" if digest is None else f":sha256:{digest}")
 
 
 def from_termination_text(text: str) -> bytes | None:
