@@ -31,7 +31,6 @@ from kubefunc.runner import (
     VALUE,
     wire,
 )
-from kubefunc.runner.records import Record
 
 Buffer = bytes | bytearray | memoryview
 
@@ -99,19 +98,6 @@ def verify_chunk(rest: Buffer, key: bytes, call: str, chunk: int, blocks: int) -
     if header["blocks"] != blocks or len(body):
         raise corrupted(call, f"{blocks} blocks of its chunk {chunk} arrived, {header['blocks']} were written")
     return Envelope(header, body)
-
-
-def of_record(record: Record, call: str) -> Envelope:
-    """The outcome of an item of a map as that of a call."""
-    header = {"outcome": VALUE} if record.header is None else record.header
-    known = {
-        "call": call,
-        "attempts": record.attempts,
-        "started": record.started or None,
-        "finished": record.finished,
-        "printed": 0,
-    }
-    return Envelope({**header, **known}, memoryview(record.body))
 
 
 def _opened(data: Buffer, key: bytes, call: str) -> tuple[dict[str, Any], memoryview]:

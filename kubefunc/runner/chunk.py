@@ -132,6 +132,7 @@ class _Run:
         self.started = 0.0
         self.reported = 0
         self.ended = False
+        self.stopping = False
         self.timed_out = False
 
 
@@ -227,11 +228,11 @@ class Chunk(Overseer):
 
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
-        over = run.clock.is_over()
-        if over:
+        if run.clock.is_over():
             run.timed_out = run.clock.why == "timeout"
             run.clock.stop()
-        if over or (self.ending and run.at is None):
+            run.stopping = True
+        if run.stopping or (self.ending and run.at is None):
             kill_group(run.process.pid, signal.SIGKILL)
 
     def _read(self, run: _Run) -> bool:
@@ -248,6 +249,7 @@ class Chunk(Overseer):
                 run.clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
         elif letter == items.EXIT:
             run.ended = True
+            (self.peak_memory,) = records.INDEX.unpack(content)
         elif letter == items.BROKEN:
             (size,) = wire.LENGTH.unpack_from(content)
             start = wire.LENGTH.size
@@ -258,6 +260,7 @@ class Chunk(Overseer):
     def _item_ended(self, run: _Run, letter: bytes, content: bytes) -> None:
         (index,) = records.INDEX.unpack_from(content)
         run.at = None
+        run.stopping = self.ending
         run.reported += 1
         if run.clock.why == "timeout":
             run.clock.stop()

@@ -3,7 +3,8 @@
 It tells the supervisor through a pipe, in frames (:func:`kubefunc.runner.wire.frame`): ``I`` an item starts now (its
 index); ``R`` it has ended (its record); ``L`` the same, but the record's body stands in the file ``item.INDEX``; ``A``
 it raised what is to be tried again (its index); ``X`` the payload does not load here (length of a JSON header, header,
-body); ``E`` the exit handlers have run and this process ends now.
+body); ``E`` the exit handlers have run and this process ends now
+(its peak memory).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def run(work: Work, frames: int) -> None:
     for item in work.items:
         runner.run(item)
     child.run_exit_handlers()
-    wire.write_all(frames, wire.frame(EXIT))
+    wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))
 
 
 class _Runner:

@@ -13,7 +13,7 @@ from kubefunc.backends.kubernetes.transport import (
     StreamCut,
     StreamGarbled,
 )
-from kubefunc.envelope import Envelope, corrupted, of_record, verify, verify_chunk
+from kubefunc.envelope import Envelope, corrupted, verify, verify_chunk
 from kubefunc.runner import (
     ARCHIVE,
     FOLLOW_DATA,
@@ -82,7 +82,7 @@ class CallReceipt:
         return verify(data, self._key, self._call)
 
 
-Take = Callable[[Sequence["tuple[int, Envelope]"]], None]
+Take = Callable[[Sequence[records.Record]], None]
 
 
 class ChunkReceipt:
@@ -121,7 +121,7 @@ class ChunkReceipt:
         self.received += len(data)
         try:
             for content in self._blocks.feed(data):
-                self._take([(each.index, of_record(each, self._call)) for each in records.split_records(content)])
+                self._take(list(records.split_records(content)))
         except wire.WireError as error:
             raise corrupted(self._call, f"in chunk {self._chunk}, {error}") from error
 
