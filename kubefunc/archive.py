@@ -33,7 +33,7 @@ import kubefunc
 from kubefunc.errors import ConfigurationError
 from kubefunc.runner import ARCHIVE
 
-_LEFT_OUT = ("backends/kubernetes/", "backends/local.py")
+_LEFT_OUT = ("backends/kubernetes/", "backends/local/")
 _LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "dask.py", "joblib.py", "progress.py"})
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function options values volumes".split())

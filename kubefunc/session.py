@@ -161,9 +161,9 @@ def choose_backend(session: str, wanted: str | None, context: str | None, enviro
 
 
 def _local(environ: Mapping[str, str]) -> Backend:
-    from kubefunc.backends.local import LocalBackend
+    from kubefunc.backends.local import local_backend
 
-    return LocalBackend()
+    return local_backend()
 
 
 # The one module-level state there is: the session belongs to a process, and a process has one.

@@ -16,6 +16,18 @@ def main() -> int:
         from kubefunc.runner.supervisor import supervise
 
         return supervise(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
+    if program == "server":
+        from kubefunc.runner.server import serve
+
+        return serve(arguments)
+    if program == "oneshot":
+        from kubefunc.runner.oneshot import run_one
+
+        return run_one(arguments)
+    return _data_port(program, arguments, in_dir, out_dir)
+
+
+def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) -> int:
     from kubefunc.runner import courier
 
     if program == "courier":
@@ -26,10 +38,6 @@ def main() -> int:
         return courier.follower(out_dir, int(arguments[0]))
     if program == "uploader":
         return courier.uploader(out_dir, arguments[0] if arguments else "payload")
-    if program == "server":
-        from kubefunc.runner.server import serve
-
-        return serve(arguments)
     print(f"kubefunc: no program {program!r}", file=sys.stderr)
     return 2
 

@@ -148,6 +148,16 @@ class Body:
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
 
+def renew_streams() -> None:
+    """New sys.stdout and sys.stderr: those from the start may have been made for a terminal or file, or by Windows."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = open(
+            number, "w", encoding="utf-8", errors="backslashreplace", newline="\n", buffering=1, closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 def run(job: Job, frames: int) -> None:
     """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
     prepare(job.spec, job.attempt)

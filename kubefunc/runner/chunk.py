@@ -33,18 +33,8 @@ from kubefunc.runner import (
     records,
     wire,
 )
-from kubefunc.runner.process import (
-    EXIT_GRACE,
-    FOREVER,
-    STACKS_GRACE,
-    Child,
-    Clock,
-    Overseer,
-    Signals,
-    error_header,
-    is_readable,
-    kill_group,
-)
+from kubefunc.runner.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
+from kubefunc.runner.process import Child, Overseer, Signals, is_readable, kill_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import sys
 import time
 
 from kubefunc.runner import child, items, records, wire
-from kubefunc.runner.process import ALIVE_EVERY, FOREVER, Child, Signals, fork_child
+from kubefunc.runner.attempts import FOREVER
+from kubefunc.runner.process import ALIVE_EVERY, Child, Signals, fork_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

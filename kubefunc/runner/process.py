@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import random
 import select
 import signal
 import sys
 import time
 import traceback
 
-from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, ERROR, OUTPUT_TAIL, memory
+from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, OUTPUT_TAIL, attempts, child, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +37,9 @@ if TYPE_CHECKING:
 
 
 ALIVE_EVERY = 2.0
-EXIT_GRACE = 10.0  # for a child's atexit handlers, once its result is written
-STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the child is killed
 UPLOAD_POLL = 0.02
 OUTPUT_READ_WITHIN = 5.0  # for the container runtime to take what was printed last
 OUTPUT_CHUNK = 65536
-STACKS_LIMIT = 20_000  # characters
-FOREVER = float("inf")
 EXIT_BROKEN = 70  # the child's own code failed: EX_SOFTWARE
 
 
@@ -125,11 +119,7 @@ def _become_child(output: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    # New streams: those of the parent may have been made for a terminal or a file, in another encoding.
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = open(number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    child.renew_streams()
 
 
 def _lead_group(pid: int) -> None:
@@ -137,27 +127,6 @@ def _lead_group(pid: int) -> None:
         os.setpgid(pid, pid)
     except (PermissionError, ProcessLookupError):  # it has exec'ed, or ended, already
         pass
-
-
-class Clock:
-    """When the child is to be killed, and why: at most one such time is set."""
-
-    def __init__(self) -> None:
-        self.at = FOREVER
-        self.why = ""
-
-    def set(self, why: str, seconds: float) -> None:
-        if self.why != "end":  # who was asked to end gets no more time for anything else
-            self.at, self.why = time.monotonic() + seconds, why
-
-    def stop(self) -> None:
-        self.at = FOREVER
-
-    def left(self) -> float:
-        return max(0.0, self.at - time.monotonic())
-
-    def is_over(self) -> bool:
-        return time.monotonic() >= self.at
 
 
 class Overseer:
@@ -213,8 +182,7 @@ class Overseer:
 
     def back_off(self, attempt: int) -> float:
         """Seconds before the attempt after this one."""
-        initial, factor, maximum = self.spec["backoff"]
-        return min(maximum, initial * factor ** (attempt - 1)) * random.uniform(0.5, 1.0)  # type: ignore[no-any-return]
+        return attempts.back_off(self.spec, attempt)
 
     def wait_for_file(self, name: str, seconds: float) -> bool:
         """Whether the client has brought this file, waiting so long for it."""
@@ -234,26 +202,15 @@ class Overseer:
     def verdict(self, status: int, timed_out: bool) -> dict[str, Any]:
         """What the header says of a child that left no result: the clock, the kernel, or how it ended."""
         if timed_out:
-            code, detail = CODE_TIMEOUT, {"timeout": self.spec["timeout"], "stacks": self.stacks()}
+            stacks = attempts.read_stacks(self.port.path("stacks"))
+            code, detail = CODE_TIMEOUT, {"timeout": self.spec["timeout"], "stacks": stacks}
         elif self.out_of_memory(status):
             code, detail = CODE_OOM, {"limit": memory.memory_limit()}
         elif os.WIFSIGNALED(status):
             code, detail = CODE_DIED, {"signal": os.WTERMSIG(status)}
         else:
             code, detail = CODE_DIED, {"exit_code": os.WEXITSTATUS(status)}
-        return error_header(code, detail)
-
-    def stacks(self) -> str:
-        try:
-            with open(self.port.path("stacks"), errors="replace") as file:
-                return file.read(STACKS_LIMIT)
-        except FileNotFoundError:
-            return ""
-
-
-def error_header(code: str, detail: dict[str, Any]) -> dict[str, Any]:
-    """The header of an error that travels as a code, with an empty body."""
-    return {"outcome": ERROR, "code": code, "detail": detail, "size": 0, "sha256": hashlib.sha256().hexdigest()}
+        return attempts.error_header(code, detail)
 
 
 def is_readable(descriptor: int) -> bool:

@@ -11,7 +11,7 @@
 The client opens a slot by sending one end of a socket pair over the socket CONTROL. On it pass frames
 (:func:`kubefunc.runner.wire.frame`):
 
-``C``  to the slot: a call. Length of a JSON header (4 bytes), the header (see :class:`Request`), the payload.
+``C``  to the slot: a call (:class:`kubefunc.runner.request.Request`).
 ``T``  to the slot: end the call, by SIGTERM and after a grace by SIGKILL.
 ``O``  from the slot: some of what the function printed.
 ``R``  from the slot: the envelope. ``L``: it stands in the call's file ``body``.
@@ -27,7 +27,6 @@ from __future__ import annotations
 import array
 import gc
 import importlib
-import json
 import os
 import select
 import shutil
@@ -39,6 +38,17 @@ import traceback
 
 from kubefunc.runner import child, wire
 from kubefunc.runner.process import Child, Signals, fork_child, kill_group
+from kubefunc.runner.request import (
+    CALL,
+    END_GRACE,
+    ENDED,
+    LARGE_RESULT,
+    OUTPUT,
+    RECEIVE,
+    RESULT,
+    TERMINATE,
+    Request,
+)
 from kubefunc.runner.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -46,59 +56,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-CALL = b"C"
-TERMINATE = b"T"
-OUTPUT = b"O"
-RESULT = b"R"
-LARGE_RESULT = b"L"
-ENDED = b"E"
-
 NEW_SLOT = b"n"
-END_GRACE = 5.0  # seconds between SIGTERM and SIGKILL of a cancelled call
 CLOSE_GRACE = 2.0  # seconds that slots get to kill their children
-RECEIVE = 1 << 18
 _PR_SET_CHILD_SUBREAPER = 36
-
-
-class Request:
-    """A call as it comes from the client.
-
-    Header::
-
-        {"spec": as in spec.json, "key": hex, "payload": null or the path of a file that holds it,
-         "directory": where the call's files go, "cwd": path or null, "path": sys.path,
-         "set": {environment variables that differ from the server's}, "unset": [...]}
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        (size,) = wire.LENGTH.unpack_from(data)
-        start = wire.LENGTH.size
-        self.header: dict[str, Any] = json.loads(data[start : start + size])
-        self.payload: bytes | str = self.header["payload"] or data[start + size :]
-
-    def path(self, name: str) -> str:
-        return os.path.join(self.header["directory"], f"{self.header['spec']['call']}.{name}")
-
-    def job(self, attempt: int) -> child.Job:
-        return child.Job(
-            spec=self.header["spec"],
-            attempt=attempt,
-            payload=self.payload,
-            body=self.path("body"),
-            stacks=self.path("stacks"),
-            code=self.path("code"),
-        )
-
-    def surround(self) -> None:
-        """Make this process's surroundings those of the caller when it made the call."""
-        header = self.header
-        for name in header["unset"]:
-            os.environ.pop(name, None)
-        os.environ.update(header["set"])
-        if header["cwd"] is not None:
-            os.chdir(header["cwd"])
-        sys.path[:] = header["path"]
 
 
 class ClientGone(Exception):
@@ -180,11 +140,7 @@ class Slot:
 
     @property
     def spec(self) -> dict[str, Any]:
-        return self._call.header["spec"]  # type: ignore[no-any-return]
-
-    @property
-    def key(self) -> bytes:
-        return bytes.fromhex(self._call.header["key"])
+        return self._call.spec
 
     def path(self, name: str) -> str:
         return self._call.path(name)
@@ -209,7 +165,7 @@ class Slot:
         self.client.sendall(wire.frame(OUTPUT, data))
 
     def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
-        tail = wire.tail(header, self.key)
+        tail = wire.tail(header, self._call.key)
         if body is not None:
             self.answer = wire.frame(RESULT, body + tail)
             return

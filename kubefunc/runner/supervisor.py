@@ -13,17 +13,13 @@ import sys
 import time
 
 from kubefunc.runner import CODE_PYTHON, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE, child
+from kubefunc.runner.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
 from kubefunc.runner.place import Place
 from kubefunc.runner.process import (
-    EXIT_GRACE,
-    FOREVER,
     OUTPUT_READ_WITHIN,
-    STACKS_GRACE,
     Child,
-    Clock,
     Overseer,
     Signals,
-    error_header,
     is_readable,
     kill_group,
     wait_until_read,

@@ -16,7 +16,8 @@ def test_a_back_off_without_words_does_not_hide_the_reason() -> None:
     """Up to Kubernetes 1.29 ``ImagePullBackOff`` says only that it waits: the refusal before it stays the finding."""
     refused = waiting_trouble("ErrImagePull", "pull access denied", "thing:1")
     waits = waiting_trouble("ImagePullBackOff", 'Back-off pulling image "thing:1"', "thing:1")
-    assert waits is not None and waits.vague
+    assert waits is not None
+    assert waits.vague
     assert sharper(refused, waits) is refused
     assert sharper(None, waits) is waits
 

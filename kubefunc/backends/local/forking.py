@@ -1,0 +1,280 @@
+"""Processes by fork: one server (:mod:`kubefunc.runner.server`) forks slots, each runs one call after another, every
+call in a fresh process. One thread here reads what all slots say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from kubefunc.backends.local.run import INLINE, Ended, Run, command
+from kubefunc.runner import wire
+from kubefunc.runner.request import CALL, ENDED, RECEIVE, TERMINATE
+from kubefunc.runner.server import NEW_SLOT
+
+KEPT_IDLE = max(2, os.cpu_count() or 1)  # slots that wait for the next call
+SOCKET_BUFFER = 4 * INLINE
+SERVER_END = 3.0  # seconds that the server gets to kill what it has started
+
+
+class _Slot:
+    """One end of a slot's socket, and the call that runs there."""
+
+    def __init__(self, ours: socket.socket, server: _Server) -> None:
+        self.socket = ours
+        self.server = server
+        self.frames = wire.Frames()
+        self.run: Run | None = None
+
+    def send(self, letter: bytes, data: bytes = b"") -> bool:
+        """False if nobody is there."""
+        try:
+            self.socket.sendall(wire.frame(letter, data))
+        except OSError:
+            return False
+        return True
+
+
+class _Server:
+    """The fork server's process."""
+
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                command("server", str(theirs.fileno()), str(directory)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environ,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+
+    def new_slot(self) -> _Slot:
+        """Ask for one.
+
+        Raises:
+            OSError: the server has died, or no socket is to be had.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+                socket.send_fds(self.control, [NEW_SLOT], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        return _Slot(ours, self)
+
+    def end(self, seconds: float) -> None:
+        """Its death signal is the end of our connection."""
+        self.control.close()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: it is not ours, there is nothing to wait for and nothing to warn of."""
+        self.process.returncode = 0
+        self.control.close()
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        code = self.process.returncode
+        if code >= 0:
+            return f"has ended with exit code {code}"
+        try:
+            return f"was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was ended by signal {-code}"
+
+
+class Forked:
+    """Implements :class:`kubefunc.backends.local.run.Processes`."""
+
+    def __init__(self, directory: Path, ended: Ended) -> None:
+        self.environ = dict(os.environ)
+        self._directory = directory
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._server: _Server | None = None
+        self._slots: set[_Slot] = set()
+        self._idle: list[_Slot] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._wake_end = os.pipe()
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._new: list[tuple[socket.socket, _Slot | _Server]] = []  # sockets that the reader does not watch yet
+        self._reader = threading.Thread(target=self._read, name="kubefunc-local", daemon=True)
+        self._closed = False
+
+    def warm(self) -> None:
+        with self._lock:
+            self._running_server()
+
+    def start(self, run: Run) -> None:
+        with self._lock:
+            while True:
+                slot = self._free_slot()
+                slot.run = run  # before the send: the answer may be quicker than this thread
+                if slot.send(CALL, run.request):
+                    run.request = b""
+                    return
+                slot.run = None  # it has died idle: the reader hears of that and lets it go
+
+    def end(self, run: Run) -> None:
+        with self._lock:
+            for slot in self._slots:
+                if slot.run is run:
+                    slot.send(TERMINATE)
+
+    def close(self, until: float) -> None:
+        with self._lock:
+            self._closed = True
+            server = self._server
+        os.write(self._wake_end, b".")
+        if self._reader.is_alive() and self._reader is not threading.current_thread():
+            self._reader.join(max(0.1, until - time.monotonic()))
+        if server is not None:
+            server.end(max(0.5, until - time.monotonic()))
+        self._close_descriptors()
+
+    def forget(self) -> None:
+        if self._server is not None:
+            self._server.forget()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for slot in self._slots:
+            slot.socket.close()
+        self._selector.close()
+        os.close(self._wake)
+        os.close(self._wake_end)
+
+    # -- to the slots; the lock is held
+
+    def _running_server(self) -> _Server:
+        if self._closed:
+            raise OSError("this program is ending")
+        if self._server is None:
+            self._server = _Server(self._directory, self.environ)
+            self._watch(self._server.control, self._server)
+        if not self._reader.is_alive():
+            self._reader.start()
+        return self._server
+
+    def _watch(self, connection: socket.socket, what: _Slot | _Server) -> None:
+        self._new.append((connection, what))
+        os.write(self._wake_end, b".")
+
+    def _free_slot(self) -> _Slot:
+        if self._idle:
+            return self._idle.pop()
+        slot = self._new_slot()
+        self._slots.add(slot)
+        self._watch(slot.socket, slot)
+        return slot
+
+    def _new_slot(self) -> _Slot:
+        try:
+            return self._running_server().new_slot()
+        except ConnectionError:  # the server has just died; the reader, who hears of that too, sees to what is left
+            self._server = None
+        return self._running_server().new_slot()
+
+    # -- from the slots; in the reader's thread
+
+    def _read(self) -> None:
+        while not self._closed:
+            for key, _ in self._selector.select():
+                try:
+                    self._handle(key)
+                except Exception:  # noqa: BLE001 - one call's fault must not end all others' news
+                    traceback.print_exc()
+
+    def _handle(self, key: selectors.SelectorKey) -> None:
+        if key.fileobj == self._wake:
+            os.read(self._wake, 512)
+            self._watch_new()
+        elif isinstance(key.data, _Server):
+            self._server_died(key.data)
+        elif key.data in self._slots:  # else it was let go since select() said so
+            self._hear(key.data)
+
+    def _watch_new(self) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+        for connection, what in new:
+            if connection.fileno() >= 0:  # else it was closed at once
+                self._selector.register(connection, selectors.EVENT_READ, what)
+
+    def _hear(self, slot: _Slot) -> None:
+        try:
+            data = slot.socket.recv(RECEIVE)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._slot_died(slot)
+            return
+        for letter, content in slot.frames.feed(data):
+            run = slot.run
+            if run is None:
+                continue
+            if letter == ENDED:
+                self._run_ended(slot, run)
+                continue
+            try:
+                run.heard(letter, content)
+            except Exception:  # noqa: BLE001 - what cannot be taken in must not hide what comes after it
+                traceback.print_exc()
+
+    def _run_ended(self, slot: _Slot, run: Run) -> None:
+        """The slot is free first, so that a caller who wakes up finds it."""
+        with self._lock:
+            slot.run = None
+            self._idle.append(slot)
+        self._ended(run, "the process that supervised it was told to end")
+        with self._lock:
+            spent = self._idle[KEPT_IDLE:]
+            for each in spent:
+                self._let_go(each)
+
+    def _let_go(self, slot: _Slot) -> None:
+        """Closing its socket ends the slot, and whatever it runs. The lock is held."""
+        with contextlib.suppress(KeyError):  # not watched yet
+            self._selector.unregister(slot.socket)
+        self._slots.discard(slot)
+        if slot in self._idle:
+            self._idle.remove(slot)
+        slot.socket.close()
+
+    def _slot_died(self, slot: _Slot) -> None:
+        with self._lock:
+            run, slot.run = slot.run, None
+            self._let_go(slot)
+        if run is not None:
+            self._ended(run, "the process that supervised it has died")
+
+    def _server_died(self, server: _Server) -> None:
+        """All its slots end with it, and the next call starts another."""
+        with self._lock:
+            if self._server is server:
+                self._server = None
+            self._selector.unregister(server.control)
+            slots = [slot for slot in self._slots if slot.server is server]
+            lost = [slot.run for slot in slots if slot.run is not None]
+            for slot in slots:
+                self._let_go(slot)
+        server.end(SERVER_END)
+        for run in lost:
+            self._ended(run, f"the server of the local backend (process {server.process.pid}) {server.how_it_ended()}")

@@ -1,0 +1,215 @@
+"""One call on this machine, and what starts processes for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import kubefunc
+from kubefunc.backends.base import Sink, Submission
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import verify
+from kubefunc.errors import ConfigurationError, ResultCorruptedError, WorkerDiedError
+from kubefunc.payload import runner_spec
+from kubefunc.runner.request import LARGE_RESULT, OUTPUT, RESULT, join_request
+
+INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
+
+# A process's first words. sys.path[0] of `-c` is the current directory, and nothing there may be imported. Our own
+# kubefunc and cloudpickle come behind the standard library and before whatever else is installed.
+_START = """\
+import sys
+homes, sys.argv[1:] = sys.argv[1:3], sys.argv[3:]
+path = [each for each in sys.path if each]
+place = next((at for at, each in enumerate(path) if each.endswith("-packages")), len(path))
+sys.path[:] = path[:place] + homes + path[place:]
+from kubefunc.runner.__main__ import main
+sys.exit(main())
+"""
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    """What starts a program of the runner on this machine.
+
+    Raises:
+        ConfigurationError: it is not known where Python is.
+    """
+    import cloudpickle
+
+    if not sys.executable:
+        raise ConfigurationError(
+            "Calls on this machine are processes of Python, and sys.executable does not say where Python is. "
+            "Set it, or run this program with a python command."
+        )
+    homes = [str(Path(module.__file__ or "").parent.parent) for module in (kubefunc, cloudpickle)]
+    return [sys.executable, "-c", _START, *homes, program, *arguments]
+
+
+class Run:
+    """One call from submission to its end.
+
+    Attributes:
+        request: what its process is to be told (:class:`kubefunc.runner.request.Request`).
+        answer: the envelope, once it is there.
+        cancelled: whether nobody wants the answer any more.
+        over: set when all is said and its files are gone, but for its log.
+    """
+
+    def __init__(self, submission: Submission, sink: Sink, directory: Path, environ: Mapping[str, str]) -> None:
+        self.submission = submission
+        self.sink = sink
+        self.answer: bytes | None = None
+        self.cancelled = False
+        self.over = threading.Event()
+        self._directory = directory
+        self._log: BinaryIO | None = None
+        self.request = self._made_request(environ)
+
+    @property
+    def call(self) -> str:
+        return self.submission.call
+
+    def file(self, name: str) -> Path:
+        return self._directory / f"{self.call}.{name}"
+
+    def _made_request(self, environ: Mapping[str, str]) -> bytes:
+        """Its surroundings are the caller's at this moment."""
+        submission = self.submission
+        options = submission.options
+        payload = submission.payload.data
+        if self._has_payload_file:
+            self.file("payload").write_bytes(payload)
+        wanted = {**os.environ, **{name: str(value) for name, value in options.env.items()}}
+        header = {
+            "spec": runner_spec(
+                call=submission.call,
+                function=submission.function,
+                timeout=options.timeout,
+                retries=options.retries,
+                nested=options.service_account is not None,
+            ),
+            "key": submission.key.hex(),
+            "payload": str(self.file("payload")) if self._has_payload_file else None,
+            "directory": str(self._directory),
+            "cwd": _working_directory(),
+            "path": sys.path,
+            "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
+            "unset": [name for name in environ if name not in wanted],
+        }
+        return join_request(header, b"" if self._has_payload_file else payload)
+
+    @property
+    def _has_payload_file(self) -> bool:
+        return len(self.submission.payload.data) > INLINE
+
+    # -- news of it
+
+    def heard(self, letter: bytes, content: bytes) -> None:
+        """Take in what its process says."""
+        if letter == OUTPUT:
+            self._output(content)
+        elif letter == RESULT:
+            self.answer = content
+        elif letter == LARGE_RESULT:
+            self.answer = self.file("body").read_bytes()
+
+    def _output(self, data: bytes) -> None:
+        """Keep it for ``logs()``, then pass it on. A full disk is no reason to lose the call."""
+        with contextlib.suppress(OSError):
+            if self._log is None:
+                self._log = open(self.file("log"), "ab", buffering=0)  # noqa: SIM115 - open while the call runs
+            self._log.write(data)
+        self.sink.output(data)
+
+    def settle(self, lost: str) -> None:
+        """It has ended: tell its answer; without one, ``lost`` says in words what became of its process."""
+        self._clean_up()
+        if self.answer is not None:
+            try:
+                envelope = verify(self.answer, self.submission.key, self.call)
+            except ResultCorruptedError as error:
+                self.sink.fail(error)
+            else:
+                self.sink.deliver(envelope)
+        elif not self.cancelled:
+            self.sink.fail(_died(self.call, lost))
+
+    def _clean_up(self) -> None:
+        """What it left on disk goes, but for what it printed."""
+        if self._log is not None:
+            self._log.close()
+        if self._has_payload_file:
+            self.file("payload").unlink(missing_ok=True)
+        if self.submission.payload.code_size:
+            shutil.rmtree(self.file("code"), ignore_errors=True)
+        if self.submission.options.timeout is not None:
+            self.file("stacks").unlink(missing_ok=True)
+        self.file("body").unlink(missing_ok=True)
+        self.over.set()
+
+
+Ended = Callable[[Run, str], None]  # the run, and what became of its process where there is no answer
+
+
+class Processes(Protocol):
+    """Starts processes for runs and watches them; tells the run what they say, and the backend when they end.
+
+    Made from the directory for the calls' files and the callable that is told of ends, which no method here calls.
+    """
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment that its processes begin with."""
+        ...
+
+    def warm(self) -> None:
+        """A call is being packed: start what can be started before it comes.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        ...
+
+    def start(self, run: Run) -> None:
+        """Begin the run in a fresh process; returns at once.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        ...
+
+    def end(self, run: Run) -> None:
+        """Ask its process to end, and make it end soon after. No effect on a run that is not running."""
+        ...
+
+    def close(self, until: float) -> None:
+        """Let no process stay, by this monotonic time."""
+        ...
+
+    def forget(self) -> None:
+        """In a forked child: let go of what was inherited, and touch nothing of the parent's."""
+        ...
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return None
+
+
+def _died(call: str, why: str) -> WorkerDiedError:
+    told = Diagnosis(
+        "WorkerDied",
+        f"The call was lost before its function ended: {why}.",
+        "Something on this machine stopped it: a person, or the kernel when memory ran out (see dmesg). Call again.",
+        Phase.FINISHED,
+        call,
+    )
+    return WorkerDiedError(str(told), diagnosis=told)

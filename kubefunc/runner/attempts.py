@@ -1,0 +1,59 @@
+"""What holds for every attempt of a call, whoever watches it: how long things may take, and how failures are told."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+
+from kubefunc.runner import ERROR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
+STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the process is killed
+STACKS_LIMIT = 20_000  # characters
+FOREVER = float("inf")
+
+
+class Clock:
+    """When the child is to be killed, and why: at most one such time is set."""
+
+    def __init__(self) -> None:
+        self.at = FOREVER
+        self.why = ""
+
+    def set(self, why: str, seconds: float) -> None:
+        if self.why != "end":  # who was asked to end gets no more time for anything else
+            self.at, self.why = time.monotonic() + seconds, why
+
+    def stop(self) -> None:
+        self.at = FOREVER
+
+    def left(self) -> float:
+        return max(0.0, self.at - time.monotonic())
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.at
+
+
+def back_off(spec: dict[str, Any], attempt: int) -> float:
+    """Seconds to wait after this attempt: more each time, and not the same for all calls that failed together."""
+    initial, factor, maximum = spec["backoff"]
+    return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
+
+
+def read_stacks(path: str) -> str:
+    """What faulthandler wrote there at the timeout."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read(STACKS_LIMIT)
+    except FileNotFoundError:
+        return ""
+
+
+def error_header(code: str, detail: dict[str, Any]) -> dict[str, Any]:
+    """The header of an error that travels as a code, with an empty body."""
+    return {"outcome": ERROR, "code": code, "detail": detail, "size": 0, "sha256": hashlib.sha256().hexdigest()}
