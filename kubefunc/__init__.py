@@ -23,10 +23,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Call",
     "ConfigMapKey",
+    "MapCall",
     "Options",
     "RemoteFunction",
     "SecretKey",
     "attach",
+    "attach_map",
     "configure",
     "current",
     "errors",
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from kubefunc import current, errors
     from kubefunc.call import Call, attach
     from kubefunc.function import RemoteFunction, remote
+    from kubefunc.map_call import MapCall, attach_map
     from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.session import configure
 else:
@@ -46,6 +49,8 @@ else:
         "attach": "kubefunc.call",
         "RemoteFunction": "kubefunc.function",
         "remote": "kubefunc.function",
+        "MapCall": "kubefunc.map_call",
+        "attach_map": "kubefunc.map_call",
         "ConfigMapKey": "kubefunc.options",
         "Options": "kubefunc.options",
         "SecretKey": "kubefunc.options",

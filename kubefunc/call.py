@@ -87,7 +87,8 @@ class Call(_Future[R]):
     @property
     def stats(self) -> CallStats:
         """What is known by now of times, memory and place."""
-        return dataclasses.replace(self._stats, pod=self._where.pod, node=self._where.node)
+        where = self._whereabouts()
+        return dataclasses.replace(self._stats, pod=where.pod, node=where.node)
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -115,7 +116,7 @@ class Call(_Future[R]):
 
     def running(self) -> bool:
         """Whether the function is being run."""
-        return not self.done() and self._where.phase is Phase.RUNNING
+        return not self.done() and self._whereabouts().phase is Phase.RUNNING
 
     def cancel(self) -> bool:
         """Stop the call, also while it runs: True at once unless it is done; the Job is deleted in the background.
@@ -127,8 +128,7 @@ class Call(_Future[R]):
                 return True
             if not super().cancel():
                 return False
-        self._session.finished(self._id)
-        self._backend.cancel(self._id)
+        self._stop()
         self._session.dispatcher.do(self._tell_cancelled)
         return True
 
@@ -154,7 +154,7 @@ class Call(_Future[R]):
         return self._wait().__await__()
 
     def __repr__(self) -> str:
-        state = self._state.lower() if self.done() else self._where.phase.value
+        state = self._state.lower() if self.done() else self._whereabouts().phase.value
         return f"<Call {self._id} {state}>"
 
     # -- inside
@@ -176,13 +176,20 @@ class Call(_Future[R]):
             raise
         return super().result()
 
-    def _waiting(self) -> _Waiting:
+    def _stop(self) -> None:
+        self._session.finished(self._id)
+        self._backend.cancel(self._id)
+
+    def _whereabouts(self) -> Whereabouts:
+        return self._where
+
+    def _waiting(self) -> Waiting:
         if not self.done() and self._session.dispatcher.is_this_thread():
             raise RuntimeError(
                 f"result() of the unfinished call {self._id} inside a done-callback would wait for ever: "
                 "callbacks run in the thread that completes calls. Wait elsewhere."
             )
-        return _Waiting(self)
+        return Waiting(self._session, f"{self._id} goes on; call.result() waits again, call.cancel() stops it")
 
     def _tell_cancelled(self) -> None:
         self._may_end()
@@ -195,7 +202,7 @@ class Call(_Future[R]):
         return self.set_running_or_notify_cancel()
 
     def _diagnosis(self) -> Diagnosis:
-        where = self._where
+        where = self._whereabouts()
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
         return Diagnosis(reason="", message=message, phase=where.phase, call=self._id, pod=where.pod, node=where.node)
 
@@ -210,19 +217,19 @@ class Call(_Future[R]):
             self.set_exception(ended.error)
 
 
-class _Waiting:
+class Waiting:
     """Around a wait: Ctrl-C cancels nothing; in a REPL or notebook a line says how to come back."""
 
-    def __init__(self, call: Call[Any]) -> None:
-        self._call = call
+    def __init__(self, of: Session, goes_on: str) -> None:
+        self._session = of
+        self._goes_on = goes_on
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is KeyboardInterrupt and interactive():
-            call = self._call
-            call._session.console.say(f"{call.id} goes on; call.result() waits again, call.cancel() stops it")
+            self._session.console.say(self._goes_on)
 
 
 def interactive() -> bool:
@@ -320,20 +327,30 @@ def attach(call: str) -> Call[Any]:
     Raises:
         ConfigurationError: it is no id, or there is no cluster: calls on this machine end with their process.
     """
-    from kubefunc.payload import is_valid_id
-
-    name = call.rpartition("/")[2]
-    if not is_valid_id(name):
-        raise ConfigurationError(
-            f"attach({call!r}): not the id of a call. An id looks like 'train-x7k2p9qa' or 'namespace/train-x7k2p9qa'; "
-            "call.id has it, and the Job has it as its name."
-        )
+    name = parse_id("attach", call)
     here = session()
     options = here.options()
     backend = here.backend(options)
     handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
     backend.attach(call, CallSink(handle, printer_for(handle, options)))
     return handle
+
+
+def parse_id(function: str, call: str) -> str:
+    """The id in ``id`` or ``namespace/id``.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    from kubefunc.payload import is_valid_id
+
+    name = call.rpartition("/")[2]
+    if not is_valid_id(name):
+        raise ConfigurationError(
+            f"{function}({call!r}): not the id of a call. An id looks like 'train-x7k2p9qa' or "
+            "'namespace/train-x7k2p9qa'; call.id has it, and the Job has it as its name."
+        )
+    return name
 
 
 def printer_for(call: Call[Any], options: Options) -> Printer | Silent:

@@ -32,6 +32,7 @@ from kubefunc.runner import (
     wire,
 )
 
+_SMALL = 16 * 1024  # bytes
 Buffer = bytes | bytearray | memoryview
 
 
@@ -156,6 +157,10 @@ def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 def loads(data: Buffer) -> Any:
     """Unpickle. A class that a by-value pickle brings from ``__main__`` becomes this ``__main__``'s class of that name,
     where it has one: so a result that another process asked for can be used with ``isinstance`` here."""
+    if len(data) <= _SMALL:
+        copy = bytes(data)
+        if b"cloudpickle" not in copy:  # then it brings no class by value, and C's unpickler is ten times as fast
+            return pickle.loads(copy)
     return _Unpickler(memoryview(data)).load()
 
 

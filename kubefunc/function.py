@@ -5,17 +5,31 @@ from __future__ import annotations
 import functools
 import inspect
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Iterable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from kubefunc import current
 from kubefunc.errors import ConfigurationError, NestedCallError
+from kubefunc.inputs import HowToMap, map_items, parse_how, starmap_items
 from kubefunc.options import Layer, parse_changes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kubefunc.call import Call
+    from kubefunc.map_call import MapCall
     from kubefunc.options import OptionChanges
 
 P = ParamSpec("P")
@@ -23,8 +37,20 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 Q = ParamSpec("Q")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 
 KEY_SIZE = 32  # bytes
+
+
+class MapOptions(TypedDict, total=False):
+    """The keywords of ``map`` and ``starmap`` that do not change what they give."""
+
+    kwargs: dict[str, Any] | None
+    chunksize: int | None
+    max_parallelism: int | None
 
 
 class RemoteFunction(Generic[P, R]):
@@ -61,6 +87,211 @@ class RemoteFunction(Generic[P, R]):
             ConfigurationError: an option is wrong, or the kubeconfig is broken.
         """
         return start(self, args, kwargs)
+
+    # `self` is typed as the callable that it is: mypy takes the argument types from that, but not from
+    # RemoteFunction[Concatenate[A, Q], R], where A would stay free and a wrong element pass.
+
+    @overload
+    def map(
+        self: Callable[Concatenate[A, Q], R],
+        a: Iterable[A],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, C, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, C, D, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, Q], R],
+        a: Iterable[A],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, C, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[A, B, C, D, Q], R],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    def map(
+        self,
+        *iterables: Any,
+        kwargs: dict[str, Any] | None = None,
+        chunksize: int | None = None,
+        max_parallelism: int | None = None,
+        return_exceptions: bool = False,
+    ) -> MapCall[Any]:
+        """Call it once for each item, all together as one Job; returns at once.
+
+        The inputs end with the shortest iterable, as with the builtin ``map``. Generators are consumed now.
+
+        Args:
+            iterables: one for each positional argument.
+            kwargs: keyword arguments that all items share; sent once.
+            chunksize: how many items one Pod works through, one after another. Default: a few Pods for small items
+                (:func:`kubefunc.chunks.chunksize` has the rule). Local: ignored, processes take item by item.
+            max_parallelism: Pods at once. Default: 500. Local: processes at once; default: one for each CPU.
+            return_exceptions: a failed item gives its exception instead of raising it.
+
+        Returns:
+            a :class:`kubefunc.MapCall`, which gives the results in order when iterated over.
+
+        Raises:
+            SerializationError: the function or an item cannot be pickled; the message names ``items[17].session``.
+            ConfigurationError: an option or keyword is wrong, or the kubeconfig is broken.
+        """
+        where = f"{self._name}.map()"
+        how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
+        return start_many(self, map_items(where, iterables), how)
+
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, Q], R],
+        items: Iterable[tuple[A]],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, Q], R],
+        items: Iterable[tuple[A, B]],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, C, Q], R],
+        items: Iterable[tuple[A, B, C]],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, C, D, Q], R],
+        items: Iterable[tuple[A, B, C, D]],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, Q], R],
+        items: Iterable[tuple[A]],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, Q], R],
+        items: Iterable[tuple[A, B]],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, C, Q], R],
+        items: Iterable[tuple[A, B, C]],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    @overload
+    def starmap(
+        self: Callable[Concatenate[A, B, C, D, Q], R],
+        items: Iterable[tuple[A, B, C, D]],
+        /,
+        *,
+        return_exceptions: Literal[True],
+        **how: Unpack[MapOptions],
+    ) -> MapCall[R | BaseException]: ...
+    def starmap(
+        self,
+        iterable: Any,
+        /,
+        *,
+        kwargs: dict[str, Any] | None = None,
+        chunksize: int | None = None,
+        max_parallelism: int | None = None,
+        return_exceptions: bool = False,
+    ) -> MapCall[Any]:
+        """The same as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
+        where = f"{self._name}.starmap()"
+        how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
+        return start_many(self, starmap_items(where, iterable), how)
 
     def options(self, **changes: Unpack[OptionChanges]) -> RemoteFunction[P, R]:
         """The same function with other options; ``env``, labels and their kind are merged by key.
@@ -192,15 +423,14 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     refuse_nested()
     from kubefunc.backends.base import Submission
     from kubefunc.call import Call, CallSink, printer_for
-    from kubefunc.payload import importable_reference, new_id
+    from kubefunc.payload import new_id
     from kubefunc.retries import RetryingSink
     from kubefunc.session import session
 
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
-    target: Any = function if importable_reference(function) is not None else function.function
-    payload = backend.packer.pack(target, args, kwargs, options.retry_exceptions)
+    payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     submission = Submission(
         call=new_id(function._name),
         function=function._name,
@@ -212,6 +442,45 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     sink = CallSink(call, printer_for(call, options))
     here.start(backend, submission, RetryingSink(submission, sink, backend))
     return call
+
+
+def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:
+    """As :func:`start`, for many items.
+
+    Raises:
+        NestedCallError: inside a call whose Pod has no credentials.
+        SerializationError: the function or an item cannot be pickled.
+        ConfigurationError: an option is wrong, or the kubeconfig is broken.
+    """
+    refuse_nested()
+    from kubefunc.backends.base import MapSubmission
+    from kubefunc.map_call import start_map
+    from kubefunc.payload import new_id
+    from kubefunc.session import session
+
+    here = session()
+    options = here.options(function._layer)
+    backend = here.backend(options)
+    payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
+    submission = MapSubmission(
+        call=new_id(function._name),
+        function=function._name,
+        options=options,
+        payload=payload,
+        items=dict(enumerate(packed)),
+        count=len(packed),
+        chunksize=how.chunksize,
+        max_parallelism=how.max_parallelism,
+        key=secrets.token_bytes(KEY_SIZE),
+    )
+    return start_map(here, backend, submission, return_exceptions=how.return_exceptions)
+
+
+def _target(function: RemoteFunction[Any, Any]) -> Any:
+    """What travels: the RemoteFunction where another process can import it, else the function in it."""
+    from kubefunc.payload import importable_reference
+
+    return function if importable_reference(function) is not None else function.function
 
 
 def refuse_nested() -> None:

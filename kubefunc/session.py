@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from kubefunc.backends.base import Backend, Sink, Submission
+from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes
 from kubefunc.progress import Console
@@ -56,7 +56,7 @@ class Session:
         self._defaults = parse_changes("configure()")
         self._wanted: BackendName | None = None
         self._backends: dict[tuple[str, str | None], Backend] = {}
-        self._unfinished: dict[str, tuple[Backend, Sink]] = {}
+        self._unfinished: dict[str, tuple[Backend, Sink | MapSink]] = {}
 
     # -- options
 
@@ -96,10 +96,17 @@ class Session:
     # -- calls
 
     def start(self, backend: Backend, submission: Submission, sink: Sink) -> None:
+        self._remember(backend, submission, sink)
+        backend.submit(submission, sink)
+
+    def start_map(self, backend: Backend, submission: MapSubmission, sink: MapSink) -> None:
+        self._remember(backend, submission, sink)
+        backend.submit_map(submission, sink)
+
+    def _remember(self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink) -> None:
         if not submission.options.detach:
             with self._lock:
                 self._unfinished[submission.call] = (backend, sink)
-        backend.submit(submission, sink)
 
     def finished(self, call: str) -> None:
         with self._lock:

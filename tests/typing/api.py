@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing_extensions import assert_type
 
 import kubefunc
-from kubefunc import Call, RemoteFunction, remote
+from kubefunc import Call, MapCall, RemoteFunction, remote
 
 
 @remote
@@ -60,7 +60,30 @@ assert_type(Model.load.remote("x").result(), bytes)
 assert_type(bare.remote(1).logs(), str)
 
 
+@remote
+def two(a: int, b: str = "") -> float:
+    return float(a) + len(b)
+
+
+assert_type(bare.map([1, 2]), MapCall[str])
+assert_type(bare.map(range(3), kwargs={"scale": 2.0}, chunksize=10, max_parallelism=3), MapCall[str])
+assert_type(bare.map([1], return_exceptions=True), MapCall[str | BaseException])
+assert_type(two.map([1, 2], ["a", "b"]), MapCall[float])
+assert_type(two.map(n for n in range(3)), MapCall[float])
+assert_type(two.starmap([(1, "a"), (2, "b")]), MapCall[float])
+assert_type(waits.map([1]), MapCall[float])
+assert_type(Model().predict.map([[1.0], [2.0]]), MapCall[float])
+assert_type(Model.load.map(["x"]).result(), list[bytes])
+assert_type(list(bare.map([1])), list[str])
+assert_type(list(two.map([1]).as_completed()), list[tuple[int, float]])
+assert_type(bare.map([1]).calls[0], Call[str])
+assert_type(bare.map([1]).retry_failed(), MapCall[str])
+assert_type(bare.map([1]).progress.failed, int)
+
+
 async def in_a_loop() -> None:
+    assert_type([each async for each in bare.map([1])], list[str])
+    assert_type(await bare.map([1]), list[str])
     assert_type(await bare.remote(1), str)
     assert_type(await asyncio.wrap_future(bare.remote(1)), str)
 
@@ -75,6 +98,7 @@ takes_a_future(bare.remote(1))
 takes_a_remote_function(called)
 kubefunc.configure(backend="local", image="python:3.12-slim", timeout=10)
 kubefunc.attach("bare-abcdefgh").result()
+kubefunc.attach_map("bare-abcdefgh").result()
 
 # -- refused
 
@@ -90,3 +114,14 @@ kubefunc.configure(backend="docker")  # type: ignore[arg-type]
 remote(cpus=2)  # type: ignore[call-overload]
 takes_a_future(called.remote(1))  # type: ignore[arg-type]
 kubefunc.attach(7)  # type: ignore[arg-type]
+bare.map(["1"])  # type: ignore[list-item]
+bare.map(1)  # type: ignore[call-overload]
+bare.map()  # type: ignore[call-overload]
+bare.map([1], [2])  # type: ignore[call-overload]
+bare.map([1], chunk=3)  # type: ignore[call-overload]
+bare.map([1], chunksize="3")  # type: ignore[call-overload]
+two.map([1], [2])  # type: ignore[list-item]
+two.starmap([(1, 2)])  # type: ignore[list-item]
+two.starmap([1])  # type: ignore[list-item]
+Model().predict.map([1.0])  # type: ignore[list-item]
+len(kubefunc.attach_map(7))  # type: ignore[arg-type]

@@ -6,11 +6,12 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kubefunc.backends.base import Sink, Submission
+from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
 from kubefunc.envelope import Envelope, verify
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner import VALUE, wire
+from kubefunc.runner import RAISED, VALUE, exceptions, wire
+from kubefunc.runner.records import Record
 
 KEY = b"k" * 32
 
@@ -27,6 +28,18 @@ def error_envelope(code: str, detail: dict[str, Any], call: str = "f-abcdefgh") 
     return verify(wire.seal(header, b"", KEY), KEY, call)
 
 
+def value_record(index: int, value: object, started: float = 1.0, finished: float = 2.0) -> Record:
+    """The outcome of an item that returned this."""
+    return Record(index, started, finished, 1, None, pickle.dumps(value))
+
+
+def raised_record(index: int, error: BaseException) -> Record:
+    """The outcome of an item that raised this."""
+    nodes, body = exceptions.encode(error, pickle.dumps)
+    header = {"outcome": RAISED, "nodes": nodes, "traceback": exceptions.traceback_text(error)}
+    return Record(index, 1.0, 2.0, 1, header, body)
+
+
 class HandBackend:
     """Remembers what it was asked."""
 
@@ -35,6 +48,8 @@ class HandBackend:
     def __init__(self) -> None:
         self.packer = Packer.for_local()
         self.submitted: list[tuple[Submission, Sink]] = []
+        self.maps: list[tuple[MapSubmission, MapSink]] = []
+        self.known_maps: dict[str, MapSubmission] = {}  # which another process has made
         self.cancelled: list[str] = []
         self.discarded: list[str] = []
         self.closed: list[str] = []
@@ -46,6 +61,14 @@ class HandBackend:
         self.submitted.append((submission, sink))
 
     def attach(self, call: str, sink: Sink) -> None: ...
+
+    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
+        self.maps.append((submission, sink))
+
+    def attach_map(self, call: str, sink: MapSink) -> None: ...
+
+    def read_map(self, call: str) -> MapSubmission:
+        return self.known_maps[call]
 
     def cancel(self, call: str) -> None:
         self.cancelled.append(call)

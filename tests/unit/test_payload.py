@@ -23,6 +23,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kubefunc.errors import SerializationError
 from kubefunc.function import remote
 from kubefunc.payload import (
     Packer,
@@ -44,6 +45,7 @@ VALUES = st.recursive(
 )
 PROJECT = """
 import threading
+from kubefunc.errors import SerializationError
 from kubefunc.function import remote
 
 LOCK = threading.Lock()
@@ -97,6 +99,45 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.M
 
 
 # --- the format ---
+
+
+def test_the_items_of_a_map_are_pickles_of_their_arguments() -> None:
+    """What they share travels once; an item is a tuple, and pickled alone."""
+    same = [1, 2]
+    values = [(1, "a"), (2.5, None), (same, same), (lambda x: x + 1,)]
+    payload, items = Packer.for_local().pack_map(math.pow, iter(values), {"base": 3}, (ValueError,))
+    assert pickle.loads(split_payload(payload.data)[1]) == (
+        ("import", "math", "pow"),
+        (),
+        {"base": 3},
+        (ValueError,),
+    )
+    first, second, third, fourth = (pickle.loads(item) for item in items)
+    assert (first, second, third) == ((1, "a"), (2.5, None), (same, same))
+    assert third[0] is third[1]
+    assert fourth[0](4) == 5
+
+
+def test_the_modules_that_items_need_travel(project: types.ModuleType) -> None:
+    """Not only those of the function."""
+    payload, _ = Packer.for_cluster().pack_map(str, [(1,), (project.Model(),)])
+    assert project.__name__ in payload.modules
+
+
+def test_an_item_that_cannot_be_sent_is_named_by_its_index() -> None:
+    """With the path to the culprit, and before anything is sent."""
+
+    class Session:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+    rows: list[tuple[object, ...]] = [(n,) for n in range(17)]
+    with pytest.raises(SerializationError, match=r"^str cannot be sent: items\[17\]\.lock is of type _thread\.lock"):
+        Packer.for_local().pack_map(str, [*rows, (Session(),)])
+    with pytest.raises(SerializationError, match=r"^pow cannot be sent: items\[17\]\[1\]\.lock is of type"):
+        Packer.for_local().pack_map(math.pow, [*rows, (1, Session())])
+    with pytest.raises(SerializationError, match=r"items\[0\] is .* pass call\.result\(\)"):
+        Packer.for_local().pack_map(str, [(concurrent.futures.Future[int](),)])
 
 
 @given(st.lists(VALUES, max_size=4), st.dictionaries(st.text(), VALUES, max_size=3))

@@ -1,0 +1,746 @@
+"""A map that was started: many calls as one Job, their outcomes in order, as they come, or as Futures.
+
+An outcome stays as the bytes that came until somebody wants it; it is unpickled once, in the thread that asks. A
+:class:`kubefunc.call.Call` is made for an item only when ``calls`` is asked for it: 100,000 items are not as many
+Futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
+from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, parse_id
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import Envelope, Raised, Returned, outcome
+from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.progress import Printer, Silent
+from kubefunc.runner import VALUE
+from kubefunc.runner.records import Record
+from kubefunc.session import Session, session
+
+R = TypeVar("R")
+
+_CANCELLED = Raised(concurrent.futures.CancelledError())
+_UNSENT = Whereabouts(Phase.SUBMITTING)
+_TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
+
+
+@dataclass(frozen=True)
+class MapProgress:
+    """How far a map has come: how many of its items are where. The sum of all but ``total`` is ``total``.
+
+    Attributes:
+        total: all items.
+        waiting: not started yet.
+        running: being worked on, or on their way back.
+        succeeded: ended with a value.
+        failed: ended with an exception or an error.
+        cancelled: were cancelled.
+        waits_for: what those that wait are waiting for, in a person's words, where that is known; else empty.
+    """
+
+    total: int
+    waiting: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    waits_for: str = ""
+
+    @property
+    def ended(self) -> int:
+        """All that need not be waited for."""
+        return self.succeeded + self.failed + self.cancelled
+
+
+class MapCall(Generic[R]):
+    """Many calls of one function. Made by ``f.map(...)``, ``f.starmap(...)`` or :func:`attach_map`, never directly.
+
+    Iterating gives the results in the order of the inputs, each as soon as it and those before it are there. Where an
+    item failed, its own exception is raised at its place; the same iterator goes on behind it, and another iterator
+    begins anew: results are kept.
+    """
+
+    __kubefunc_call__ = True  # the packer refuses it as an argument by this mark
+
+    def __init__(
+        self, call: str, function: str, backend: Backend, of: Session, *, return_exceptions: bool, verbose: bool
+    ) -> None:
+        self._id = call
+        self._function = function
+        self._backend = backend
+        self._session = of
+        self._return_exceptions = return_exceptions
+        self._verbose = verbose
+        self._queued = time.time()
+        self._submission: MapSubmission | None = None
+        self._attempt = 1
+        self._retried: dict[int, int] = {}  # which attempt may end an item, where it is not the first
+        self._news = threading.Condition(threading.Lock())
+        self._loading = threading.RLock()  # an item's value is unpickled once; taken before the lock of _news
+        self._count: int | None = None
+        self._failure: KubefuncError | None = None  # of an attached map of which nothing is known
+        self._records: list[Record | None] = []
+        self._ended: list[Returned | Raised | None] = []
+        self._where: list[Whereabouts] = []
+        self._phases: Counter[Phase] = Counter()
+        self._failed = 0
+        self._cancelled = 0
+        self._order: list[int] = []  # in which items ended
+        self._made: dict[int, ItemCall[R]] = {}
+        self._wakers: dict[int, list[Callable[[], None]]] = {}
+        self._output = _Output(self)
+
+    @property
+    def id(self) -> str:
+        """Its name for people, for the Job on the cluster and for :func:`attach_map`."""
+        return self._id
+
+    def __len__(self) -> int:
+        """How many items it has. Waits for that number where the map was attached to."""
+        return self._length(None)
+
+    @property
+    def calls(self) -> Sequence[Call[R]]:
+        """A Future for each item, made when asked for: for ``concurrent.futures.wait``, ``as_completed``, callbacks."""
+        return _Calls(self)
+
+    @property
+    def progress(self) -> MapProgress:
+        """How many items are where, by now."""
+        with self._news:
+            total = self._count or 0
+            running = self._phases[Phase.RUNNING] + self._phases[Phase.FETCHING]
+            ended = len(self._order)
+            return MapProgress(
+                total=total,
+                waiting=total - ended - running,
+                running=running,
+                succeeded=ended - self._failed - self._cancelled,
+                failed=self._failed,
+                cancelled=self._cancelled,
+                waits_for=self._output.waits_for,
+            )
+
+    def done(self) -> bool:
+        """Whether every item has its result or its error."""
+        return self._failure is not None or (self._count is not None and len(self._order) == self._count)
+
+    def __iter__(self) -> Iterator[R]:
+        return _InOrder(self)
+
+    def as_completed(self) -> Iterator[tuple[int, R]]:
+        """Pairs of index and result, in the order in which items end. A failed item raises, as when iterating."""
+        return _AsCompleted(self)
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return _InOrderAsync(self)
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        """The same as :meth:`result`, in an event loop."""
+        return self._all().__await__()
+
+    def result(self, timeout: float | None = None) -> list[R]:
+        """All results in order; raises what the first failed item raised.
+
+        Args:
+            timeout: seconds to wait; the map goes on when they are over.
+
+        Raises:
+            TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
+            CancelledError: an item was cancelled.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        results: list[R] = []
+        for index in range(self._length(until)):
+            self._wait(index, until)
+            results.append(self._give(index))
+        return results
+
+    def cancel(self) -> bool:
+        """Stop all that has no result yet: True at once, unless there is nothing to stop."""
+        if self._count is None:
+            self._stop()
+            return True
+        return self._cancel(range(self._count))
+
+    def retry_failed(self) -> MapCall[R]:
+        """Run again what failed or was cancelled, under the same id: what has its value keeps it, what runs goes on.
+
+        Returns:
+            this same map. A Call that was taken from ``calls`` before keeps its error: ``calls`` gives a new one.
+
+        Raises:
+            ConfigurationError: the map was attached to, and its arguments are not to be had any more.
+        """
+        with self._loading:
+            again = [index for index, ended in enumerate(self._ended) if self._has_failed(index, ended)]
+            if not again:
+                return self
+            known = self._submission or self._backend.read_map(self._id)
+            with self._news:
+                self._forget(again)
+        self._submission = known
+        items = {index: known.items[index] for index in again}
+        sent = dataclasses.replace(known, items=items, attempt=self._attempt)
+        self._session.start_map(self._backend, sent, MapCallSink(self, self._attempt))
+        return self
+
+    def discard(self) -> None:
+        """Remove the finished map and its kept results. A detached map stays until this, or until its ttl."""
+        self._backend.discard(self._id)
+
+    def logs(self) -> str:
+        """What the items printed up to now, chunk by chunk. A Call of ``calls`` has what its own item printed."""
+        kept = self._output.text()
+        if kept:
+            return kept
+        return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+
+    def __repr__(self) -> str:
+        if self._count is None:
+            return f"<MapCall {self._id}>"
+        now = self.progress
+        failed = f", {now.failed} failed" if now.failed else ""
+        return f"<MapCall {self._id} {now.ended} of {now.total} done{failed}>"
+
+    # -- waiting
+
+    def _waiting(self) -> Waiting:
+        return Waiting(self._session, f"{self._id} goes on; iterate again to wait, cancel() stops it")
+
+    def _length(self, until: float | None) -> int:
+        if self._count is not None:
+            return self._count
+        with self._waiting(), self._news:
+            while self._count is None:
+                if self._failure is not None:
+                    raise self._failure
+                self._wait_for_news(until)
+            return self._count
+
+    def _wait_for_news(self, until: float | None) -> None:
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            raise concurrent.futures.TimeoutError
+        self._news.wait(left)
+
+    def _wait(self, index: int, until: float | None) -> None:
+        if self._is_settled(index):
+            return
+        with self._waiting(), self._news:
+            while not self._is_settled(index):
+                self._wait_for_news(until)
+
+    async def _wait_async(self, index: int) -> None:
+        if self._is_settled(index):
+            return
+        loop = asyncio.get_running_loop()
+        there = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(there.set)
+
+        with self._news:
+            if self._is_settled(index):
+                return
+            self._wakers.setdefault(index, []).append(wake)
+        await there.wait()
+
+    async def _length_async(self) -> int:
+        while self._count is None:
+            if self._failure is not None:
+                raise self._failure
+            await asyncio.sleep(0.02)
+        return self._count
+
+    async def _all(self) -> list[R]:
+        try:
+            results: list[R] = []
+            for index in range(await self._length_async()):
+                await self._wait_async(index)
+                results.append(self._give(index))
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return results
+
+    def _is_settled(self, index: int) -> bool:
+        return self._records[index] is not None or self._ended[index] is not None
+
+    def _give(self, index: int) -> R:
+        """What a settled item returned; raises what it raised."""
+        ended = self._open(index)
+        if isinstance(ended, Returned):
+            return cast("R", ended.value)
+        if self._return_exceptions:
+            return cast("R", ended.error)
+        raise ended.error
+
+    def _open(self, index: int) -> Returned | Raised:
+        """The outcome of a settled item, unpickled now where nobody has asked before."""
+        ended = self._ended[index]
+        if ended is not None:
+            return ended
+        with self._loading:
+            ended = self._ended[index]
+            record = self._records[index]
+            if ended is None and record is not None:
+                ended = self._opened(index, record)
+                self._ended[index] = ended
+                record.body = b""
+        if ended is None:  # it failed, and retry_failed() came between: as if it had never been there
+            self._wait(index, None)
+            return self._open(index)
+        return ended
+
+    def _opened(self, index: int, record: Record) -> Returned | Raised:
+        body = memoryview(record.body)
+        header = {"outcome": VALUE} if record.header is None else record.header
+        known = self._diagnosis(index)
+        if record.header is not None:
+            known = dataclasses.replace(known, log_tail=self._output.last_lines(index))
+        ended = outcome(Envelope(header, body), known)
+        if isinstance(ended, Raised):
+            _add_note(ended.error, f"This is item {index} of {self._id}.")
+        return ended
+
+    def _diagnosis(self, index: int) -> Diagnosis:
+        where = self._where[index]
+        message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
+        call = f"{self._id}[{index}]"
+        return Diagnosis(reason="", message=message, phase=where.phase, call=call, pod=where.pod, node=where.node)
+
+    def _stats(self, index: int) -> CallStats:
+        record = self._records[index]
+        if record is None:
+            return CallStats(queued=self._queued)
+        return CallStats(
+            queued=self._queued,
+            started=record.started or None,
+            finished=record.finished or None,
+            peak_memory=(record.header or {}).get("peak_memory"),
+            attempts=record.attempts,
+        )
+
+    # -- what changes it; from any thread
+
+    def _open_to(self, count: int) -> None:
+        with self._news:
+            if self._count is not None:
+                return
+            self._records = [None] * count
+            self._ended = [None] * count
+            self._where = [_UNSENT] * count
+            self._phases[Phase.SUBMITTING] = count
+            self._count = count
+            self._news.notify_all()
+
+    def _settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int | None) -> int:
+        """The first outcome of each item counts. Gives how many did. No attempt: whichever runs now."""
+        settled: list[int] = []
+        with self._news:
+            for index, ended in outcomes:
+                if self._is_settled(index) or attempt not in (None, self._retried.get(index, 1)):
+                    continue
+                self._count_in(index, ended)
+                settled.append(index)
+            if not settled:
+                return 0
+            self._news.notify_all()
+            wakers = [wake for index in settled for wake in self._wakers.pop(index, ())] if self._wakers else ()
+            made = [(index, self._made[index]) for index in settled if index in self._made] if self._made else ()
+            over = len(self._order) == self._count
+        for wake in wakers:
+            wake()
+        for index, call in made:
+            self._session.dispatcher.do(_completing(self, index, call))
+        self._output.end(settled)
+        if over:
+            self._output.end_all()
+            self._session.finished(self._id)
+        return len(settled)
+
+    def _count_in(self, index: int, ended: Record | Raised) -> None:
+        if isinstance(ended, Record):
+            self._records[index] = ended
+            self._failed += ended.header is not None
+        else:
+            self._ended[index] = ended
+            self._failed += ended is not _CANCELLED
+            self._cancelled += ended is _CANCELLED
+        self._order.append(index)
+        self._phases[self._where[index].phase] -= 1
+
+    def _move(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        with self._news:
+            for index in indexes:
+                if not self._is_settled(index):
+                    self._phases[self._where[index].phase] -= 1
+                    self._phases[where.phase] += 1
+                    self._where[index] = where
+        self._output.moved(where)
+
+    def _cancel(self, indexes: Sequence[int]) -> bool:
+        stopped = self._settle([(index, _CANCELLED) for index in indexes], attempt=None)
+        if stopped and self.done():
+            self._stop()
+        return bool(stopped)
+
+    def _stop(self) -> None:
+        self._session.finished(self._id)
+        self._backend.cancel(self._id)
+
+    def _fail_unopened(self, error: KubefuncError) -> None:
+        with self._news:
+            self._failure = error
+            self._news.notify_all()
+        self._session.finished(self._id)
+
+    def _has_failed(self, index: int, ended: Returned | Raised | None) -> bool:
+        if ended is not None:
+            return isinstance(ended, Raised)
+        record = self._records[index]
+        return record is not None and record.header is not None
+
+    def _forget(self, again: list[int]) -> None:
+        """Before these items run again; the lock is held."""
+        self._attempt += 1
+        for index in again:
+            self._failed -= self._ended[index] is not _CANCELLED
+            self._cancelled -= self._ended[index] is _CANCELLED
+            self._records[index] = self._ended[index] = None
+            self._where[index] = _UNSENT
+            self._phases[Phase.SUBMITTING] += 1
+            self._retried[index] = self._attempt
+            self._made.pop(index, None)
+        left_out = set(again)
+        self._order = [index for index in self._order if index not in left_out]
+
+    def _call(self, index: int) -> Call[R]:
+        """The Future of one item."""
+        with self._news:
+            made = self._made.get(index)
+            if made is not None:
+                return made
+            made = ItemCall(self, index)
+            self._made[index] = made
+            settled = self._is_settled(index)
+        if settled:
+            self._session.dispatcher.do(_completing(self, index, made))
+        return made
+
+
+def _completing(of: MapCall[Any], index: int, call: ItemCall[Any]) -> Callable[[], None]:
+    return lambda: call._end(of._open(index))
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if sys.version_info >= (3, 11) and note not in getattr(error, "__notes__", ()):
+        with contextlib.suppress(AttributeError):  # an exception with __slots__ and no __dict__
+            error.add_note(note)
+
+
+# -- iterators
+
+
+class _InOrder(Iterator[R]):
+    """Results in the order of the inputs. An exception ends nothing: the next call of next() goes on behind it."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._next = 0
+
+    def __next__(self) -> R:
+        index = self._next
+        if index >= len(self._map):
+            raise StopIteration
+        self._map._wait(index, None)
+        self._next += 1  # not before: a wait that was interrupted is taken up again
+        return self._map._give(index)
+
+
+class _InOrderAsync(AsyncIterator[R]):
+    """The same for ``async for``."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._next = 0
+
+    async def __anext__(self) -> R:
+        index = self._next
+        if index >= await self._map._length_async():
+            raise StopAsyncIteration
+        await self._map._wait_async(index)
+        self._next += 1
+        return self._map._give(index)
+
+
+class _AsCompleted(Iterator[tuple[int, R]]):
+    """Index and result in the order in which items end."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._given = bytearray(len(of))
+        self._order: list[int] = []
+        self._next = 0
+
+    def __next__(self) -> tuple[int, R]:
+        if all(self._given):
+            raise StopIteration
+        index = self._wait()
+        self._given[index] = 1
+        return index, self._map._give(index)
+
+    def _wait(self) -> int:
+        of = self._map
+        with of._waiting(), of._news:
+            while True:
+                if self._order is not of._order:  # retry_failed() has made a new one
+                    self._order, self._next = of._order, 0
+                while self._next < len(self._order):
+                    index = self._order[self._next]
+                    self._next += 1
+                    if not self._given[index]:
+                        return index
+                of._news.wait()
+
+
+class _Calls(Sequence[Call[R]]):
+    """The Futures of a map's items, each made when it is asked for."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    @overload
+    def __getitem__(self, index: int) -> Call[R]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Call[R]]: ...
+    def __getitem__(self, index: int | slice) -> Call[R] | Sequence[Call[R]]:
+        indexes = range(len(self._map))[index]
+        if isinstance(indexes, range):
+            return [self._map._call(each) for each in indexes]
+        return self._map._call(indexes)
+
+
+class ItemCall(Call[R]):
+    """One item of a map as a Future."""
+
+    def __init__(self, of: MapCall[R], index: int) -> None:
+        super().__init__(f"{of._id}[{index}]", of._function, b"", of._backend, of._session)
+        self._map = of
+        self._index = index
+        self._stats = dataclasses.replace(self._stats, queued=of._queued)
+
+    def discard(self) -> None:
+        """Not for one item: the whole map is one Job.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(f"{self._id} is an item of a map, which is one Job: discard() the map.")
+
+    @overload
+    def logs(self, follow: Literal[False] = ...) -> str: ...
+    @overload
+    def logs(self, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - as Call.logs
+        """What was printed while it ran: by it, or where items run in chunks, by its chunk."""
+        text = self._map._output.text_of(self._index)
+        if not follow:
+            return text
+        self._map._wait(self._index, None)
+        return iter(self._map._output.text_of(self._index).splitlines())
+
+    def _stop(self) -> None:
+        self._map._cancel([self._index])
+
+    def _whereabouts(self) -> Whereabouts:
+        return self._map._where[self._index]
+
+    def _end(self, ended: Returned | Raised) -> None:
+        """In the dispatcher's thread."""
+        self._stats = self._map._stats(self._index)
+        if ended is _CANCELLED:
+            super(Call, self).cancel()
+            self._tell_cancelled()
+        else:
+            self._complete(ended)
+
+
+# -- what items print, and what they wait for
+
+
+class _Log:
+    """What was printed while some items ran."""
+
+    def __init__(self, indexes: Sequence[int], printer: Printer | Silent) -> None:
+        self.indexes = indexes
+        self.data = bytearray()
+        self.printer = printer
+
+
+class _Output:
+    """The output of a map, by the items that it came from; shown line by line, kept for ``logs()``."""
+
+    def __init__(self, of: MapCall[Any]) -> None:
+        self._map = of
+        self._lock = threading.Lock()
+        self._logs: dict[int, _Log] = {}  # by the first of the indexes
+        self._told: set[str] = set()
+        self.waits_for = ""
+
+    def moved(self, where: Whereabouts) -> None:
+        """Say once what must be waited for."""
+        if where.phase in (Phase.SUBMITTING, Phase.PENDING, Phase.STARTING):
+            self.waits_for = where.detail
+        if where.detail and where.detail not in self._told and self._map._verbose:
+            self._told.add(where.detail)
+            self._map._session.console.say(f"{self._map._id}: {where.detail}")
+
+    def feed(self, indexes: Sequence[int], data: bytes) -> None:
+        with self._lock:
+            log = self._logs.get(indexes[0])
+            if log is None:
+                log = self._logs[indexes[0]] = _Log(indexes, self._printer(indexes))
+            log.data += data
+            log.printer.feed(data)
+
+    def end(self, indexes: Sequence[int]) -> None:
+        """These items have ended: show the last line of those that were alone, which may lack its newline."""
+        if not self._logs:
+            return
+        with self._lock:
+            for log in map(self._logs.get, indexes):
+                if log is not None and len(log.indexes) == 1:
+                    log.printer.end()
+
+    def end_all(self) -> None:
+        with self._lock:
+            for log in self._logs.values():
+                log.printer.end()
+
+    def text(self) -> str:
+        with self._lock:
+            return b"".join(self._logs[first].data for first in sorted(self._logs)).decode("utf-8", "replace")
+
+    def text_of(self, index: int) -> str:
+        with self._lock:
+            return b"".join(log.data for log in self._of(index)).decode("utf-8", "replace")
+
+    def last_lines(self, index: int) -> tuple[str, ...]:
+        with self._lock:
+            data = b"".join(bytes(log.data[-_TAIL:]) for log in self._of(index))
+        return tuple(data.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+
+    def _of(self, index: int) -> list[_Log]:
+        log = self._logs.get(index)
+        if log is not None:
+            return [log]
+        return [log for log in self._logs.values() if len(log.indexes) > 1 and index in log.indexes]
+
+    def _printer(self, indexes: Sequence[int]) -> Printer | Silent:
+        if not self._map._verbose:
+            return Silent()
+        which = f"{indexes[0]}" if len(indexes) == 1 else f"{indexes[0]}-{indexes[-1]}"
+        return self._map._session.console.printer(f"{self._map._id}[{which}]")
+
+
+class MapCallSink:
+    """What a backend sees of a MapCall, in one attempt: it may be told everything twice and in any order."""
+
+    def __init__(self, of: MapCall[Any], attempt: int = 1) -> None:
+        self._map = of
+        self._attempt = attempt
+
+    @property
+    def settled(self) -> bool:
+        return self._map.done()
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        of = self._map
+        return [i for i in indexes if not of._is_settled(i) and of._retried.get(i, 1) == self._attempt]
+
+    def opened(self, count: int, function: str) -> None:
+        self._map._function = function
+        self._map._open_to(count)
+        if count == 0:
+            self._map._session.finished(self._map._id)
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        self._map._move(indexes, where)
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        self._map._output.feed(indexes, data)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._map._settle([(record.index, record) for record in outcomes], self._attempt)
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        of = self._map
+        if of._count is None:
+            of._fail_unopened(error)
+            return
+        which = range(of._count) if indexes is None else indexes
+        if len(which) == 1:
+            _add_note(error, f"This is item {which[0]} of {of._id}.")
+        self._map._settle([(index, Raised(error)) for index in which], self._attempt)
+
+
+def start_map(of: Session, backend: Backend, submission: MapSubmission, *, return_exceptions: bool) -> MapCall[Any]:
+    """The handle of a map, which is sent in the background; one without items is not sent at all."""
+    options = submission.options
+    handle: MapCall[Any] = MapCall(
+        submission.call,
+        submission.function,
+        backend,
+        of,
+        return_exceptions=return_exceptions,
+        verbose=options.verbose,
+    )
+    handle._submission = submission
+    handle._open_to(submission.count)
+    if submission.count:
+        of.start_map(backend, submission, MapCallSink(handle))
+    return handle
+
+
+def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
+    """The handle of a map that another process has made, by its id: results that exist, and those to come.
+
+    Args:
+        call: ``id`` or ``namespace/id``.
+        return_exceptions: a failed item gives its exception as its result.
+
+    Raises:
+        ConfigurationError: it is no id, or there is no cluster: maps on this machine end with their process.
+    """
+    name = parse_id("attach_map", call)
+    here = session()
+    options = here.options()
+    backend = here.backend(options)
+    handle: MapCall[Any] = MapCall(
+        name,
+        name.rpartition("-")[0],
+        backend,
+        here,
+        return_exceptions=return_exceptions,
+        verbose=options.verbose,
+    )
+    backend.attach_map(call, MapCallSink(handle))
+    return handle
