@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import os
 import sys
 import threading
 import time
@@ -161,6 +162,7 @@ class Call(_Future[R]):
 
     async def _wait(self) -> R:
         """Not asyncio.wrap_future: a StopIteration must end as RuntimeError, and it would be stuck there."""
+        self._check_process()
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
@@ -184,12 +186,21 @@ class Call(_Future[R]):
         return self._where
 
     def _waiting(self) -> Waiting:
+        self._check_process()
         if not self.done() and self._session.dispatcher.is_this_thread():
             raise RuntimeError(
                 f"result() of the unfinished call {self._id} inside a done-callback would wait for ever: "
                 "callbacks run in the thread that completes calls. Wait elsewhere."
             )
         return Waiting(self._session, f"{self._id} goes on; call.result() waits again, call.cancel() stops it")
+
+    def _check_process(self) -> None:
+        """A forked process inherits the handle, but not the threads that would complete it: waiting would not end."""
+        if not self.done() and self._session.pid != os.getpid():
+            raise RuntimeError(
+                f"The call {self._id} was made by process {self._session.pid}, and this process was forked from it: "
+                "only that one can wait for the result. Wait there, or make the call here."
+            )
 
     def _tell_cancelled(self) -> None:
         self._may_end()
@@ -257,6 +268,7 @@ class CallSink:
         self._claimed = False
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
+        call.add_done_callback(lambda _: self.end_output())  # also when it is cancelled, of which no sink is told
 
     @property
     def settled(self) -> bool:
@@ -298,6 +310,11 @@ class CallSink:
         if self._claim():
             self._end(Raised(error))
 
+    def end_output(self) -> None:
+        """Nothing more will be shown: the last line is, and other calls need no prefix to be told from this one."""
+        with self._lock:
+            self._printer.end()
+
     def _claim(self) -> bool:
         with self._lock:
             if self._claimed or self._call.done():
@@ -308,8 +325,7 @@ class CallSink:
     def _end(self, ended: Returned | Raised) -> None:
         call = self._call
         call._where = dataclasses.replace(call._where, phase=Phase.FINISHED, detail="")
-        with self._lock:
-            self._printer.end()
+        self.end_output()
         call._session.finished(call.id)
         call._session.dispatcher.do(lambda: call._complete(ended))
 

@@ -31,6 +31,7 @@ from kubefunc.runner import (
     VALUE,
     wire,
 )
+from kubefunc.runner.exceptions import text_of
 
 _SMALL = 16 * 1024  # bytes
 Buffer = bytes | bytearray | memoryview
@@ -142,11 +143,11 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     try:
         return Returned(loads(envelope.body))
-    except Exception as error:  # noqa: BLE001 - a class may raise what it likes when unpickled
+    except BaseException as error:  # noqa: BLE001 - a class may raise what it likes, and this thread must go on
         told = _diagnosis(
             diagnosis,
             "ResultUnreadable",
-            f"The function returned, but its value cannot be unpickled here: {type(error).__name__}: {error}.",
+            f"The function returned, but its value cannot be unpickled here: {type(error).__name__}: {text_of(error)}.",
             "Install here what the value's class needs, or return plain data (numbers, text, lists, dicts).",
         )
         failure = errors.SerializationError(str(told), diagnosis=told)
@@ -245,7 +246,7 @@ def _rebuilt(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
 def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagnosis) -> BaseException:
     if node["at"] is not None:
         start, size = node["at"]
-        with contextlib.suppress(Exception):  # whatever it is, the text below says all that is known
+        with contextlib.suppress(BaseException):  # whatever it is, the text below says all that is known
             loaded = loads(body[start : start + size])
             if isinstance(loaded, BaseException):
                 return loaded

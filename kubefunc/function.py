@@ -440,7 +440,11 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     )
     call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
     sink = CallSink(call, printer_for(call, options))
-    here.start(backend, submission, RetryingSink(submission, sink, backend))
+    try:
+        here.start(backend, submission, RetryingSink(submission, sink, backend))
+    except BaseException:
+        sink.end_output()
+        raise
     return call
 
 

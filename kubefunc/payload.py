@@ -1,8 +1,8 @@
 """A function, its arguments and its code as bytes: what is sent for a call.
 
-Layout (read by :func:`kubefunc.runner.wire.split_payload`): ``KFP1``, the header's length (4 bytes, big
-endian), the header (JSON: stored size and compression of each section), the section ``code`` (a zip, maybe
-empty) and the section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``, where the
+Layout (:func:`kubefunc.runner.wire.join_payload`): ``KFP1``, the header's length (4 bytes, big endian), the header
+(JSON: stored size, sha256 and compression of each section), the section ``code`` (a zip, maybe empty) and the
+section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``, where the
 reference is ``("import", module, qualname)`` or ``("value", callable)``.
 
 Functions and classes of modules that another process can import travel by name, and the caller's own modules
@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-import json
 import operator
 import os
 import pickle
@@ -32,7 +31,8 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.code import ProjectCode, has_source, imports_in_code, is_hidden
 from kubefunc.errors import SerializationError
-from kubefunc.runner import PAYLOAD_MAGIC, PROTOCOL
+from kubefunc.runner import PROTOCOL
+from kubefunc.runner.wire import join_payload
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
@@ -121,7 +121,7 @@ class Packer:
     def _payload(self, pickled: bytes, modules: set[str]) -> Payload:
         code = self._code.collect(modules)
         call, compression = self._compress(pickled)
-        data = _join(code.data, call, compression)
+        data = join_payload(code.data, call, compression)
         return Payload(data, code.modules, code_size=len(code.data), call_size=len(call))
 
 
@@ -142,15 +142,6 @@ def _pickle_call(
         parts += [("retry_exceptions", retry_exceptions), (f"function {_title(function)}", function)]
         raise _explained(function, parts, error) from error
     return pickled, modules | set((reference or ())[:1])
-
-
-def _join(code: bytes, call: bytes, compression: str) -> bytes:
-    sections = {
-        "code": {"size": len(code), "compression": ""},
-        "call": {"size": len(call), "compression": compression},
-    }
-    header = json.dumps(sections, separators=(",", ":")).encode()
-    return b"".join((PAYLOAD_MAGIC, len(header).to_bytes(4, "big"), header, code, call))
 
 
 def uncompressed(data: bytes) -> tuple[bytes, str]:

@@ -47,7 +47,7 @@ class Console:
             except UnicodeEncodeError:
                 encoding = getattr(stream, "encoding", None) or "ascii"
                 stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            except (OSError, ValueError):  # closed, or its reader has left: not a reason to lose a call
+            except Exception:  # noqa: BLE001 - closed, its reader has left, or it is anyone's class: no call is lost
                 return
 
 

@@ -8,6 +8,7 @@ import queue
 import secrets
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +42,11 @@ class Dispatcher:
 
     def _run(self) -> None:
         while True:
-            self._queue.get()()
+            work = self._queue.get()
+            try:
+                work()
+            except BaseException:  # noqa: BLE001 - a done-callback may even call sys.exit(); other calls must end too
+                traceback.print_exc()
 
 
 class Session:
@@ -97,7 +102,11 @@ class Session:
 
     def start(self, backend: Backend, submission: Submission, sink: Sink) -> None:
         self._remember(backend, submission, sink)
-        backend.submit(submission, sink)
+        try:
+            backend.submit(submission, sink)
+        except BaseException:
+            self.finished(submission.call)
+            raise
 
     def start_map(self, backend: Backend, submission: MapSubmission, sink: MapSink) -> None:
         self._remember(backend, submission, sink)
@@ -111,6 +120,11 @@ class Session:
     def finished(self, call: str) -> None:
         with self._lock:
             self._unfinished.pop(call, None)
+
+    def forget(self) -> None:
+        """In a forked child: all of this is the parent's."""
+        for backend in self._backends.values():
+            backend.forget()
 
     # -- the end
 
@@ -210,6 +224,8 @@ def _at_exit() -> None:
 def _after_fork_in_child() -> None:
     """The connections are the parent's: the child starts with none and closes nothing of them."""
     global _session, _session_lock
+    if _session is not None:
+        _session.forget()
     _session = None
     _session_lock = threading.Lock()
 

@@ -192,6 +192,10 @@ class Backend(Protocol):
         """What the function has printed."""
         ...
 
+    def forget(self) -> None:
+        """In a forked child: let go of what was inherited, and touch nothing of the parent's."""
+        ...
+
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """At exit, in the main thread, starting none: cancel these calls; gives the ids that could not be cancelled."""
         ...

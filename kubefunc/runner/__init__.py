@@ -28,7 +28,7 @@ Files in ``/kubefunc/out``
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
 
 Payload
-    ``KFP1``, header length (4 bytes, big endian), header (JSON: size and compression of each section), then the
+    ``KFP1``, header length (4 bytes, big endian), header (JSON: size, sha256 and compression of each section), then the
     sections ``code`` (a zip of the caller's modules) and ``call`` (a cloudpickle of
     ``(reference, args, kwargs, retry_exceptions)``).
 

@@ -30,32 +30,59 @@ class WireError(Exception):
     """Bytes that are not what the protocol says; the message says which part."""
 
 
+def join_payload(code: bytes, call: bytes, compression: str) -> bytes:
+    """A payload of these sections; ``compression`` says how ``call`` was compressed.
+
+    >>> split_payload(join_payload(b"code", b"call", ""))
+    (b'code', b'call')
+    """
+    sections = {"code": _section(code, ""), "call": _section(call, compression)}
+    header = json.dumps(sections, separators=(",", ":")).encode()
+    return b"".join((PAYLOAD_MAGIC, LENGTH.pack(len(header)), header, code, call))
+
+
+def _section(data: bytes, compression: str) -> dict[str, object]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "compression": compression}
+
+
 def split_payload(data: bytes) -> tuple[bytes, bytes]:
-    """The sections ``code`` and ``call`` of a payload.
+    """The sections ``code`` and ``call`` of a payload, whole and unchanged.
 
     Raises:
-        WireError: the bytes are no payload, or not a whole one.
+        WireError: the bytes are no payload, or not a whole one, or some of them have changed.
     """
     start = len(PAYLOAD_MAGIC) + LENGTH.size
     if len(data) < start or data[: len(PAYLOAD_MAGIC)] != PAYLOAD_MAGIC:
         raise WireError("not a payload: the first bytes are not " + repr(PAYLOAD_MAGIC))
     (length,) = LENGTH.unpack_from(data, len(PAYLOAD_MAGIC))
-    try:
-        header = json.loads(bytes(data[start : start + length]).decode())
-        sizes = [(header[name]["size"], header[name]["compression"]) for name in ("code", "call")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WireError(f"not a payload: its header does not parse ({error})") from error
-    sections = []
     position = start + length
-    for size, compression in sizes:
+    sections = []
+    for name, size, digest, compression in _payload_header(bytes(data[start:position])):
         raw = data[position : position + size]
         if len(raw) != size:
             raise WireError(f"the payload is cut: {len(data)} bytes, {position + size} expected at least")
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise WireError(f"the section {name!r} of the payload has changed on its way (sha256)")
         sections.append(_decompressed(raw, compression))
         position += size
     if position != len(data):
         raise WireError(f"the payload has {len(data) - position} bytes too many")
     return sections[0], sections[1]
+
+
+def _payload_header(encoded: bytes) -> list[tuple[str, int, str, str]]:
+    """Name, size, sha256 and compression of both sections."""
+    try:
+        header = json.loads(encoded.decode())
+        sections = [
+            (name, int(header[name]["size"]), str(header[name]["sha256"]), str(header[name]["compression"]))
+            for name in ("code", "call")
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise WireError(f"not a payload: its header does not parse ({error})") from error
+    if any(size < 0 for _, size, _, _ in sections):
+        raise WireError("not a payload: its header has a negative size")
+    return sections
 
 
 def _decompressed(raw: bytes, compression: str) -> bytes:
@@ -98,8 +125,8 @@ def termination_size(size: int, digest: str | None) -> str:
 
 def from_termination_text(text: str) -> bytes | None:
     """The envelope that a termination message holds, or None where it holds none or is cut."""
-    if not text.startswith(TERMINATION_ENVELOPE):
-        return None
+    if not text.startswith(TERMINATION_ENVELOPE) or len(text) > TERMINATION_TEXT_LIMIT:
+        return None  # the limit also bounds what a forged message can swell to: 1.5 MB
     try:
         return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :]))
     except (binascii.Error, zlib.error, ValueError):

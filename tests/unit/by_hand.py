@@ -79,6 +79,8 @@ class HandBackend:
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         yield from (b"one\ntw", b"o\nlast" if follow else b"o\n")
 
+    def forget(self) -> None: ...
+
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         self.closed += unfinished
         return []

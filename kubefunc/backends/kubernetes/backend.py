@@ -136,6 +136,9 @@ class KubernetesBackend:
             with contextlib.suppress(ApiError):  # its container has not started
                 yield self.api.read_bytes(path, query={"container": MAIN})
 
+    def forget(self) -> None:
+        """Connections are closed with the objects that hold them, and nothing is sent on them."""
+
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
