@@ -9,7 +9,8 @@ import secrets
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
@@ -101,21 +102,26 @@ class Session:
     # -- calls
 
     def start(self, backend: Backend, submission: Submission, sink: Sink) -> None:
-        self._remember(backend, submission, sink)
-        try:
+        with self._remembered(backend, submission, sink):
             backend.submit(submission, sink)
-        except BaseException:
-            self.finished(submission.call)
-            raise
 
     def start_map(self, backend: Backend, submission: MapSubmission, sink: MapSink) -> None:
-        self._remember(backend, submission, sink)
-        backend.submit_map(submission, sink)
+        with self._remembered(backend, submission, sink):
+            backend.submit_map(submission, sink)
 
-    def _remember(self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink) -> None:
+    @contextmanager
+    def _remembered(
+        self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink
+    ) -> Iterator[None]:
+        """To be cancelled at exit; not what was refused when it was submitted."""
         if not submission.options.detach:
             with self._lock:
                 self._unfinished[submission.call] = (backend, sink)
+        try:
+            yield
+        except BaseException:
+            self.finished(submission.call)
+            raise
 
     def finished(self, call: str) -> None:
         with self._lock:
