@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Call(_Future[R]):
         self._stats = CallStats(queued=time.time())
         self._where = Whereabouts(Phase.SUBMITTING)
         self._error: BaseException | None = None
+        self._log_tail: tuple[str, ...] = ()
         self._cancelling = threading.Lock()
         self._output = bytearray()
         self._notified = False  # only the dispatcher's thread asks
@@ -94,8 +96,16 @@ class Call(_Future[R]):
     @property
     def diagnosis(self) -> Diagnosis:
         """What went wrong, as data; while nothing has, where the call is."""
-        known = getattr(self._error, "diagnosis", None)
-        return known if isinstance(known, Diagnosis) else self._diagnosis()
+        error = self._error
+        if error is None:
+            return self._diagnosis()
+        known = getattr(error, "diagnosis", None)
+        if isinstance(known, Diagnosis):
+            return known
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        return dataclasses.replace(
+            self._diagnosis(), reason="Raised", message=f"The function raised {message}", log_tail=self._log_tail
+        )
 
     def result(self, timeout: float | None = None) -> R:
         """The function's value; raises what it raised, or a :class:`kubefunc.errors.KubefuncError`.
@@ -215,7 +225,7 @@ class Call(_Future[R]):
     def _diagnosis(self) -> Diagnosis:
         where = self._whereabouts()
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
-        return Diagnosis(reason="", message=message, phase=where.phase, call=self._id, pod=where.pod, node=where.node)
+        return Diagnosis("", message, "", where.phase, self._id, where.namespace, where.pod, where.node)
 
     def _complete(self, ended: Returned | Raised) -> None:
         """In the dispatcher's thread."""
@@ -277,7 +287,12 @@ class CallSink:
     def moved(self, where: Whereabouts) -> None:
         with self._lock:
             known = self._call._where
-            self._call._where = Whereabouts(where.phase, where.detail, where.pod or known.pod, where.node or known.node)
+            self._call._where = dataclasses.replace(
+                where,
+                pod=where.pod or known.pod,
+                node=where.node or known.node,
+                namespace=where.namespace or known.namespace,
+            )
         if where.detail and where.detail != known.detail and not isinstance(self._printer, Silent):
             self._call._session.console.say(f"{self._call.id}: {where.detail}")
 
@@ -302,7 +317,8 @@ class CallSink:
             peak_memory=header.get("peak_memory"),
             attempts=header.get("attempts"),
         )
-        known = dataclasses.replace(call._diagnosis(), log_tail=self._last_lines(envelope))
+        call._log_tail = self._last_lines(envelope)
+        known = dataclasses.replace(call._diagnosis(), log_tail=call._log_tail)
         ended = outcome(envelope, known)
         self._end(ended)
 

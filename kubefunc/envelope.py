@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import pickle
+import re
 import signal as signals
 import sys
 from collections.abc import Mapping
@@ -356,10 +357,20 @@ def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
 
 
 def _timeout(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    stacks = str(detail.get("stacks") or "").rstrip()
+    stacks = own_frames(str(detail.get("stacks") or ""))
     message = f"The function ran longer than its timeout of {detail['timeout']:g} s and was stopped."
     told = _diagnosis(known, "Timeout", message, "Raise timeout=, or look at the stacks for what it waited for.")
     return errors.CallTimeoutError(str(told) + (f"\n\n{stacks}" if stacks else ""), diagnosis=told)
+
+
+_RUNNER_FRAME = re.compile(r'^  File "(?:[^"]*/)?kubefunc\.pyz/|^  File "<frozen runpy>"')
+
+
+def own_frames(stacks: str) -> str:
+    """The stacks of all threads as the faulthandler wrote them, without the runner's frames below the function's."""
+    lines = stacks.splitlines()
+    kept = (line for line in lines if not _RUNNER_FRAME.match(line) and not line.startswith("Timeout ("))
+    return "\n".join(kept).strip()
 
 
 def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
@@ -390,6 +401,7 @@ def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefu
         "OOMKilled",
         f"The function used more memory than its limit{size}, and the kernel killed it.",
         'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+        signal=9,
     )
     return errors.OutOfMemoryError(str(told), diagnosis=told)
 

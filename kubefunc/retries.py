@@ -39,6 +39,12 @@ def _written(size: int) -> str:
     return str(size)
 
 
+def _used_up(error: PodLostError) -> bool:
+    """The Job controller has replaced the Pod as often as allowed: the client does not begin anew."""
+    reason = error.diagnosis.reason if error.diagnosis is not None else ""
+    return reason in ("BackoffLimitExceeded", "PodFailurePolicy")
+
+
 class RetryingSink:
     """Stands between a backend and a call's Sink: turns some failures into a further attempt."""
 
@@ -65,7 +71,7 @@ class RetryingSink:
 
     def fail(self, error: KubefuncError) -> None:
         again = (isinstance(error, OutOfMemoryError) and self._grow()) or (
-            isinstance(error, PodLostError) and self._replace_lost()
+            isinstance(error, PodLostError) and not _used_up(error) and self._replace_lost()
         )
         if not again:
             self._sink.fail(error)

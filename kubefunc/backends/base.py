@@ -70,6 +70,7 @@ class Whereabouts:
     detail: str = ""
     pod: str | None = None
     node: str | None = None
+    namespace: str | None = None
 
 
 class Sink(Protocol):

@@ -112,22 +112,53 @@ def _without_runner(frames: Any) -> Any:
 
 
 def _pickled(error: BaseException, dumps: Dumps) -> bytes | None:
-    """Its pickle if that loads again as an equal exception, else one that needs no ``__init__``, else None."""
+    """Its pickle, in the first of its forms that loads again as an equal exception; None where none does."""
+    form = _form(error, dumps)
+    return None if form is None else dumps(form)
+
+
+def _form(error: BaseException, dumps: Dumps) -> object | None:
+    """What to pickle for it: itself, or else something that needs neither its ``__init__`` nor all it holds."""
     state = {name: value for name, value in error.__dict__.items() if name != "__notes__"}
-    attempts: tuple[Callable[[], object], ...] = (
+    forms: tuple[Callable[[], object], ...] = (
         lambda: error,
         lambda: _Rebuilt(type(error), error.args, state),
         lambda: _Rebuilt(type(error), *_what_pickles(error.args, state, dumps)),
     )
-    for attempt in attempts:
+    if _members(error):
+        forms = (lambda: error, lambda: _rebuilt_group(error, state, dumps))
+    for make in forms:
         try:
-            data = dumps(attempt())
-            again = pickle.loads(data)
+            form = make()
+            again = pickle.loads(dumps(form))
         except Exception:
             continue
-        if type(again) is type(error) and text_of(again) == text_of(error):
-            return data
+        if _are_equal(again, error):
+            return form
     return None
+
+
+def _are_equal(again: object, error: BaseException) -> bool:
+    if type(again) is not type(error) or text_of(again) != text_of(error):
+        return False
+    return all(
+        _are_equal(mine, its) or isinstance(mine, _Unreadable)
+        for mine, its in zip(_members(again), _members(error), strict=True)
+    )
+
+
+class _Unreadable(Exception):
+    """Stands in an ExceptionGroup for a member that cannot be pickled in any form."""
+
+
+def _rebuilt_group(error: BaseException, state: dict[str, Any], dumps: Dumps) -> _Rebuilt:
+    """A group whose members are each in a form of its own."""
+    members = [
+        _form(member, dumps) or _Unreadable(f"{type_name(type(member))}: {text_of(member)} (it cannot be pickled)")
+        for member in _members(error)
+    ]
+    _, kept = _what_pickles((), state, dumps)
+    return _Rebuilt(type(error), (error.args[0], members), kept)
 
 
 class _Rebuilt:

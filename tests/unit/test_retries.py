@@ -9,6 +9,7 @@ import pytest
 from kubefunc import errors
 from kubefunc.backends.base import Submission
 from kubefunc.call import Call, CallSink
+from kubefunc.diagnosis import Diagnosis
 from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.progress import Silent
@@ -77,4 +78,13 @@ def test_other_failures_are_told_at_once() -> None:
     call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=5))
     sink.fail(errors.ImagePullError("no such image"))
     assert isinstance(call.exception(timeout=5), errors.ImagePullError)
+    assert backend.submitted == []
+
+
+def test_what_the_job_has_replaced_often_enough_the_client_does_not_begin_anew() -> None:
+    """``max_disruptions`` is one cap for both: the Job controller's attempts are not multiplied by the client's."""
+    call, sink, backend = flying(Options.of(max_disruptions=5))
+    told = Diagnosis("BackoffLimitExceeded", "ended from outside too often")
+    sink.fail(errors.PodLostError(str(told), diagnosis=told))
+    assert isinstance(call.exception(timeout=5), errors.PodLostError)
     assert backend.submitted == []

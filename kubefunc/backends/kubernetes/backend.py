@@ -248,10 +248,10 @@ class KubernetesBackend:
             self._requests.do(lambda: self._tell_failure(flight, finding))
 
     def _tell_failure(self, flight: Flight, finding: Finding) -> None:
-        error = finding.as_error(flight.diagnosis(self._outputs.tail(flight)))
+        error = finding.as_error(flight.diagnosis(self._outputs.tail(flight, finding.container)))
         flight.sink.fail(error)
         # A failed Job stays for a person to look at; not one that another attempt takes over from.
-        if not flight.stays and (_must_not_start_later(error) or not flight.sink.settled):
+        if not flight.stays and (finding.job_goes_on or _must_not_start_later(error) or not flight.sink.settled):
             self._jobs.want_deleted(flight)
         self._tracker.let_go(flight)
 

@@ -208,6 +208,9 @@ class Collector:
             if taken is Taken.DELIVERED:
                 return True
             damaged += taken is Taken.DAMAGED
+            if damaged == DAMAGED_LIMIT and flight.damage is not None:
+                self._fail(flight, ending.corrupted(flight.damage))  # its log would come from the same file
+                return True
             if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
                 return False
             if flight.buffer.received > received:
@@ -251,8 +254,9 @@ class Collector:
                 if self.deliver(flight, envelope) and not flight.stays:
                     stream.ack()
                 return Taken.DELIVERED
-        except (ResultCorruptedError, StreamGarbled):
+        except (ResultCorruptedError, StreamGarbled) as error:
             flight.forget_buffer()
+            flight.damage = error if isinstance(error, ResultCorruptedError) else None
             return Taken.DAMAGED
         except ExecRefused:
             self._permission.refused(flight.namespace)
@@ -300,7 +304,7 @@ class Collector:
         try:
             envelope = verify(data, flight.key, flight.call)
         except ResultCorruptedError as error:
-            self._fail(flight, ending.corrupted(pod, str(error)))
+            self._fail(flight, ending.corrupted(error))
             return
         self.deliver(flight, envelope)
 

@@ -5,13 +5,14 @@ The order of the questions is from the whole to the part: what ended a Pod from 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.envelope import signal_name
-from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
+from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, MAIN
 
 # -- a Pod whose main has ended without an envelope
 
@@ -104,35 +105,52 @@ def _died(pod: Pod) -> Finding:
 
 
 def pod_end_trouble(pod: Pod) -> Finding | None:
-    """A Pod that the kubelet ended as a whole, for what it did itself."""
-    words = _pod_words(pod)
+    """A Pod that the kubelet ended as a whole. It does so by SIGTERM: to the Job that is an end from outside."""
     if pod.reason == "Evicted" and not pod.disruption:
-        return Finding(
-            errors.EvictedError,
-            "Evicted",
-            "The kubelet evicted the Pod for the disk space it used.",
-            "Write less to /tmp, or raise the limit in pod_template=.",
-            words,
-        )
+        return _evicted(pod)
     if pod.reason == "DeadlineExceeded":
         return Finding(
             errors.CallTimeoutError,
             "DeadlineExceeded",
             "The Pod's own deadline ran out: the function's timeout, all attempts and the image pull together.",
             "Raise timeout= or pull_allowance=.",
-            words,
+            _pod_words(pod),
+            job_goes_on=True,
         )
     return None
 
 
+_OWN_FAULT = re.compile(r"usage of emptydir|exceeds the total limit|exceeded its local ephemeral", re.IGNORECASE)
+
+
+def _evicted(pod: Pod) -> Finding:
+    if _OWN_FAULT.search(pod.message):
+        return Finding(
+            errors.EvictedError,
+            "Evicted",
+            "The function was stopped because it wrote more to disk than it may.",
+            "Write less to /tmp and to the volume that is named, or raise its limit in pod_template= "
+            "(emptyDir.sizeLimit, or limits of ephemeral-storage).",
+            _pod_words(pod),
+            job_goes_on=True,
+        )
+    return Finding(
+        errors.PodLostError,
+        "Evicted",
+        f"The node {pod.node} was short of memory or disk, and the function was one of those it stopped.",
+        "Ask for the memory that the function needs (memory=): whoever uses more than asked for is stopped first.",
+        _pod_words(pod),
+    )
+
+
 def _pod_words(pod: Pod) -> tuple[str, ...]:
     main = pod.main
-    ended = f"main {main.reason or main.state}" + (
+    ended = f"main {main.reason or main.state or 'never started'}" + (
         f", exit code {main.exit_code}" if main.exit_code is not None else ""
     )
     words = [ended + (f": {main.message}" if main.message and not main.message.startswith("kubefunc:") else "")]
     if pod.reason:
-        words.append(f"{pod.reason}: {pod.message}")
+        words.append(f"{pod.reason}: {pod.message}".strip())
     if pod.disruption:
         words.append(f"DisruptionTarget {pod.disruption}: {pod.disruption_message}")
     return tuple(words)
@@ -142,7 +160,7 @@ def _pod_words(pod: Pod) -> tuple[str, ...]:
 
 
 def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
-    """Why a Job failed that left no result behind."""
+    """Why a Job failed that left no result behind. ``pods``: those that are there, or the last that was."""
     if not job.failed:
         return None
     words = (f"{job.failed}: {job.failed_message}", *(word for pod in pods for word in _pod_words(pod)))
@@ -150,16 +168,45 @@ def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
         return Finding(
             errors.CallTimeoutError,
             "DeadlineExceeded",
-            "The Job's deadline ran out, waiting for its start included.",
+            "The call's deadline ran out; it counts from the submission, waiting for the start included.",
             "Raise deadline=.",
             words,
         )
+    exit_code = _FAILED_BY_MAIN.search(job.failed_message)
+    if exit_code is not None:
+        return _died_unseen(int(exit_code[1]), words)
     return Finding(
         errors.PodLostError,
         job.failed,
-        "The Pods of this call were taken away more often than max_disruptions allows.",
-        "Raise max_disruptions=, or ask why Pods are deleted or nodes drained.",
+        "The function was ended from outside (its Pod deleted, its node drained, SIGTERM) more often than "
+        "max_disruptions= allows.",
+        "Raise max_disruptions=, or ask whoever runs the cluster why Pods end there.",
         words,
+    )
+
+
+# What a podFailurePolicy says of a container; a Pod's condition has other words.
+_FAILED_BY_MAIN = re.compile(rf"Container {MAIN} for pod \S+ failed with exit code (\d+)")
+
+
+def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
+    """The Job knows the exit code of a Pod that is gone."""
+    if exit_code == EXIT_RAISED:
+        return Finding(
+            errors.ResultLostError,
+            "ResultLost",
+            "The function raised an exception, but its Pod was removed before that was fetched.",
+            "Run it again, and keep the client running.",
+            words,
+            exit_code=exit_code,
+        )
+    return Finding(
+        errors.WorkerDiedError,
+        "WorkerDied",
+        f"The program that runs the function in its container ended with exit code {exit_code}; its Pod is gone.",
+        "Run it again: the Pod may have been short of memory, or killed on its node.",
+        words,
+        exit_code=exit_code,
     )
 
 
@@ -204,12 +251,12 @@ def needs_exec(pod: Pod) -> Finding:
     )
 
 
-def corrupted(pod: Pod, words: str) -> Finding:
-    """Every channel was asked, and what came is not what was written."""
+def corrupted(error: errors.ResultCorruptedError) -> Finding:
+    """What came is not what was written; the error says in which respect."""
+    told = error.diagnosis
     return Finding(
         errors.ResultCorruptedError,
         "ResultCorrupted",
-        "The function has ended, but its result arrived damaged. Nothing of it was unpickled.",
-        "Run it again; if it happens twice, something between here and the Pod changes bytes.",
-        (words,),
+        told.message if told is not None else str(error),
+        told.advice if told is not None else "",
     )

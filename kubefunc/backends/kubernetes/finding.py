@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
+from kubefunc.runner import MAIN
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Finding:
         advice: what to do next.
         words: the cluster's own.
         fatal_after: seconds that it must last to end the call; None: it passes by itself, wait on and say so.
+        container: the one whose last output belongs to it.
         vague: the cluster only says that it tries again; what was found before says more.
+        job_goes_on: the Job would run the function once more, after its caller was told of the failure.
     """
 
     error: type[errors.KubefuncError]
@@ -31,7 +34,9 @@ class Finding:
     fatal_after: float | None = 0.0
     exit_code: int | None = None
     signal: int | None = None
+    container: str = MAIN
     vague: bool = False
+    job_goes_on: bool = False
 
     def as_error(self, known: Diagnosis) -> errors.KubefuncError:
         """The error, with all that is known of the call."""

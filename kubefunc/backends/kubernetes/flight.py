@@ -12,6 +12,7 @@ from kubefunc.backends.kubernetes.finding import Finding, sharper
 from kubefunc.backends.kubernetes.transport import ResultBuffer, ResultStream
 from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.errors import ResultCorruptedError
 from kubefunc.options import Options
 
 REPLACED = "its Pod was ended from outside, another takes its place"
@@ -44,10 +45,11 @@ class Flight:
         stays: never acknowledged, never deleted by us: detached and attached calls.
         written_off: UIDs of Pods that ended without a result; the Job puts others in their place.
         ended_pod: the Pod whose ``main`` has left a result, or an explanation why there is none.
-        vanished: such a Pod that was gone before its result was fetched.
+        vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
         looking: a collector thread decides what to do next.
         fetching: a stream thread fetches, or will.
+        damage: what was wrong with the last result that came whole.
         flowing: the stream's first byte of the result has come.
         settled_requests: nothing of its creation is under way any more.
     """
@@ -84,6 +86,7 @@ class Flight:
     look_again: bool = False
     fetching: bool = False
     exec_given_up: bool = False
+    damage: ResultCorruptedError | None = None
     log_misses: int = 0
     asked: set[str] = field(default_factory=set[str])
     stream: ResultStream | None = None
@@ -122,6 +125,10 @@ class Flight:
         alive = [pod for pod in self.pods.values() if not pod.deleting] or list(self.pods.values())
         return alive[-1] if alive else None
 
+    def last_pods(self) -> list[Pod]:
+        """Those that are there, or else the last that was."""
+        return list(self.pods.values()) or ([self.vanished] if self.vanished is not None else [])
+
     def output_of(self, pod: str) -> Output:
         """How far this Pod's output was passed on. A replacement prints from its own beginning."""
         with self.lock:
@@ -148,7 +155,7 @@ class Flight:
         self.where = pod.where
         if pod.where is Phase.RUNNING:
             self.running_since = time.monotonic()
-        self.sink.moved(Whereabouts(pod.where, "", pod.name, pod.node))
+        self.sink.moved(Whereabouts(pod.where, "", pod.name, pod.node, self.namespace))
 
     def wait_for_another_pod(self, why: str) -> None:
         """The Pod that counted is no more; the Job controller makes the next one."""
@@ -163,6 +170,7 @@ class Flight:
         """This Pod leaves no result, and its Job makes another."""
         with self.lock:
             self.written_off.add(pod.uid)
+            self.vanished = pod
             self.pods.pop(pod.uid, None)
             self.wait_for_another_pod(REPLACED)
 

@@ -76,7 +76,7 @@ class Jobs:
             flight.created = True
             if flight.where is Phase.SUBMITTING:
                 flight.where = Phase.PENDING
-                flight.sink.moved(Whereabouts(Phase.PENDING))
+                flight.sink.moved(Whereabouts(Phase.PENDING, namespace=flight.namespace))
         self._requests.do(lambda: self._own(flight))
 
     def _with_exec_as_it_is(self, spec: manifest.JobSpec) -> manifest.JobSpec:

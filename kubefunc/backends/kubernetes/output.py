@@ -112,12 +112,13 @@ class Outputs:
             pass  # the result counts more than what was printed
         return bytes(log)
 
-    def tail(self, flight: Flight) -> tuple[str, ...]:
-        """The last lines that the function printed, for an error."""
+    def tail(self, flight: Flight, container: str) -> tuple[str, ...]:
+        """The last lines that this container printed, for an error."""
         pod = flight.pod()
-        if pod is None or pod.main.state not in ("running", "terminated"):
+        begun = () if pod is None else (each.name for each in pod.containers if each.state in ("running", "terminated"))
+        if pod is None or container not in begun:
             return ()
-        query = {"container": MAIN, "tailLines": str(TAIL_LINES)}
+        query = {"container": container, "tailLines": str(TAIL_LINES)}
         try:
             data = self._api.read_bytes(log_path(flight.namespace, pod.name), query=query, deadline=READ_DEADLINE)
         except _TROUBLE:

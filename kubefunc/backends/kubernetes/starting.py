@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from kubefunc import errors
 from kubefunc.backends.kubernetes.finding import Finding, sharper
 from kubefunc.backends.kubernetes.refusals import quota_is_hopeless
-from kubefunc.backends.kubernetes.views import JsonDict, Pod
+from kubefunc.backends.kubernetes.views import Container, JsonDict, Pod
 
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
@@ -109,9 +109,26 @@ def start_trouble(pod: Pod) -> Finding | None:
     """Why a Pod has not started, as far as its status tells."""
     if pod.unscheduled:
         return scheduling_trouble(pod.unscheduled, pod.unscheduled_message)
+    failed = next((each for each in pod.initial if each.state == "terminated" and each.exit_code), None)
+    if failed is not None and pod.phase == "Failed" and not pod.disruption:
+        return _preparation_trouble(failed)
     waiting = (container for container in pod.containers if container.state == "waiting")
     findings = (waiting_trouble(each.reason, each.message, each.image) for each in waiting)
     return next((finding for finding in findings if finding is not None), None)
+
+
+def _preparation_trouble(failed: Container) -> Finding:
+    return Finding(
+        errors.PodConfigError,
+        "InitContainerFailed",
+        f"The container {failed.name!r}, which pod_template= lets run before the function, failed: "
+        f"exit code {failed.exit_code}.",
+        "Correct it there; what it printed last stands above.",
+        (_line(f"{failed.name} {failed.reason}, exit code {failed.exit_code}", failed.message),),
+        exit_code=failed.exit_code,
+        container=failed.name,
+        job_goes_on=True,
+    )
 
 
 def gave_up_waiting(finding: Finding | None, seconds: float) -> Finding:
@@ -139,6 +156,15 @@ def waiting_trouble(reason: str, words: str, image: str) -> Finding | None:
         return image_trouble(reason, words, image)
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return _container_trouble(reason, words)
+    if reason == "CrashLoopBackOff":  # only containers beside ours are ever started again
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            "A container that runs beside the function fails again and again.",
+            "Correct it in pod_template=; `kubectl logs` shows what it printed.",
+            (_line(reason, words),),
+            None,
+        )
     return None
 
 
@@ -288,6 +314,15 @@ def _of_event(reason: str, words: str) -> Finding | None:
         return creation_trouble(words)
     if reason == "FailedScheduling":
         return scheduling_trouble(reason, words)
+    if f'for volume "{OWN_VOLUME}"' in words:
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            "The node has not got the call's own Secret yet; it asks again.",
+            "Wait; if it lasts, somebody has deleted the Secret, or the node is cut off.",
+            (_line(reason, words),),
+            None,
+        )
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,

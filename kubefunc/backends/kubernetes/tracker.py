@@ -259,7 +259,7 @@ class Tracker:
         if flight.ended_pod is not None or job is None:
             return
         lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
-        self._fail(flight, lost or ending.job_trouble(job, list(flight.pods.values())) or ending.result_gone(job))
+        self._fail(flight, lost or ending.job_trouble(job, flight.last_pods()) or ending.result_gone(job))
 
     # -- time
 

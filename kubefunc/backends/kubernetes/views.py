@@ -30,7 +30,8 @@ class Pod:
     """What matters of a Pod.
 
     Attributes:
-        containers: all that have a status, those that run before the others first.
+        initial: the containers that run before all others, as far as they have a status.
+        containers: all that have a status, the initial ones first.
         unscheduled, unscheduled_message: reason and words of the scheduler, as long as it has no node.
         disruption, disruption_message: of its condition ``DisruptionTarget``: it was ended from outside.
         grace: seconds that it has to end, once it is told to.
@@ -44,6 +45,7 @@ class Pod:
     node: str | None
     main: Container
     courier: Container
+    initial: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
     reason: str = ""
     message: str = ""
@@ -85,7 +87,8 @@ def pod_view(pod: JsonDict) -> Pod:
     unscheduled = scheduled.get("status") == "False" and not spec.get("nodeName")
     disruption = conditions.get("DisruptionTarget", {})
     disrupted = disruption.get("status") == "True"
-    containers = _containers(spec, status)
+    initial, others = (_containers(spec, status, kind) for kind in ("initContainer", "container"))
+    containers = (*initial, *others)
     named = {container.name: container for container in containers}
     return Pod(
         name=metadata["name"],
@@ -96,6 +99,7 @@ def pod_view(pod: JsonDict) -> Pod:
         node=spec.get("nodeName"),
         main=named.get(MAIN, Container()),
         courier=named.get(COURIER, Container()),
+        initial=initial,
         containers=containers,
         reason=status.get("reason", ""),
         message=status.get("message", ""),
@@ -108,12 +112,10 @@ def pod_view(pod: JsonDict) -> Pod:
     )
 
 
-def _containers(spec: JsonDict, status: JsonDict) -> tuple[Container, ...]:
+def _containers(spec: JsonDict, status: JsonDict, kind: str) -> tuple[Container, ...]:
     # The image as the call named it: the status has the runtime's name for it.
-    described = [*spec.get("initContainers", []), *spec.get("containers", [])]
-    images = {each["name"]: each.get("image", "") for each in described}
-    statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    return tuple(_container(each, images.get(each["name"], "")) for each in statuses)
+    images = {each["name"]: each.get("image", "") for each in spec.get(f"{kind}s", [])}
+    return tuple(_container(each, images.get(each["name"], "")) for each in status.get(f"{kind}Statuses", []))
 
 
 def _container(status: JsonDict, image: str) -> Container:
