@@ -21,6 +21,7 @@ from tests.cluster.cluster import Cluster, down, find_by_kubeconfig, up
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.needs import CannotRunHere
 from tests.cluster.spaces import Space, make_space, remove_space
+from tests.cluster.waiting import nothing_left_but_failed
 
 NO_CLUSTER = "no cluster to test on"
 
@@ -64,12 +65,24 @@ def hermetic(cluster: ClusterUnderTest) -> Cluster:
     return cluster.hermetic
 
 
+FAILED = pytest.StashKey[bool]()
+
+
 @pytest.fixture
-def kube(cluster: ClusterUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A namespace for this test and a user with exactly our Role: see Space."""
+def kube(
+    cluster: ClusterUnderTest, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Space]:
+    """A namespace for this test and a user with exactly our Role: see Space.
+
+    At its end, with failed calls discarded, it must hold no Job, Pod or Secret of ours.
+    """
     space = make_space(cluster.admin, tmp_path_factory.mktemp("kube"))
     yield space
-    remove_space(space)
+    try:
+        if not request.node.stash.get(FAILED, False):  # a test that failed in the middle has not tidied up
+            nothing_left_but_failed(space)
+    finally:
+        remove_space(space)
 
 
 @pytest.fixture
@@ -114,6 +127,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the namespace's Pods, events and logs to the report of a failed test."""
     report = yield
+    if report.failed and call.when == "call":
+        item.stash[FAILED] = True
     space = item.funcargs.get("kube") if isinstance(item, pytest.Function) else None
     if report.failed and call.when == "call" and isinstance(space, Space):
         report.sections.append((f"namespace {space.namespace}", space.report()))

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ class Proxy:
 
     Attributes:
         cuts: for each exec stream in turn, how many bytes of the server's answer come through; then nothing is cut.
+        late: seconds that the answer of an exec stream is held back.
         execs: how many exec streams there were.
         holding: while cleared, requests wait.
     """
@@ -41,6 +43,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.cuts: deque[int] = deque()
+        self.late = 0.0
         self.execs = 0
         self.holding = threading.Event()
         self.holding.set()
@@ -95,6 +98,7 @@ class _Connection:
         self.client = client
         self.server = server
         self.left: int | None = None
+        self.late = 0.0
 
     def run(self) -> None:
         """Until one side ends, or the connection is cut."""
@@ -109,6 +113,7 @@ class _Connection:
         data = self.client.recv(CHUNK)
         if data.startswith(b"GET ") and b"/exec?" in data.partition(b"\r\n")[0]:
             self.left = self.proxy.next_cut()
+            self.late = self.proxy.late
         self.proxy.holding.wait()
         self.server.sendall(data)
         return bool(data)
@@ -121,6 +126,8 @@ class _Connection:
             return True
         finally:
             self.server.setblocking(True)
+        time.sleep(self.late)
+        self.late = 0.0
         if self.left is None:
             self.client.sendall(data)
             return bool(data)

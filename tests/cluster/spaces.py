@@ -45,6 +45,18 @@ class Space:
         """What of ours is in the namespace now, as ``kind/name``: Jobs, Pods, Secrets."""
         return self.admin.run("get", "jobs,pods,secrets", "-l", OURS, "-o", "name").split()
 
+    def discard_failed(self) -> None:
+        """Delete the Jobs of failed calls as a user does: the Job alone, by its name."""
+        caller = Kubectl(self.kubeconfig, self.namespace)
+        for job in self.admin.get("jobs", "-l", OURS):
+            conditions = job.get("status", {}).get("conditions", [])
+            if any(each["type"] == "Failed" and each["status"] == "True" for each in conditions):
+                caller.run("delete", "job", job["metadata"]["name"], "--ignore-not-found", "--wait=false")
+
+    def clear(self) -> None:
+        """Delete what of ours a test has left on purpose, where nothing else would: Jobs and ownerless Secrets."""
+        self.admin.run("delete", "jobs,secrets", "-l", OURS, "--wait=false")
+
     def report(self) -> str:
         """Pods, events and logs of the namespace: what a person looks at after a failure."""
         parts = [

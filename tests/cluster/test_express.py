@@ -89,6 +89,35 @@ def test_large_results_and_arguments_without_exec_say_what_they_need(
             assert time.monotonic() - began < SOON
 
 
+def test_no_courier_yet(calling: Space) -> None:
+    """A function that ends before the courier has started: its result comes by status, no later for that.
+
+    The kubelet starts a Pod's containers in turn, and the next only after the hook of the one before.
+    """
+    hook = {"postStart": {"exec": {"command": ["sleep", "4"]}}}
+    template = {"spec": {"containers": [{"name": "main", "lifecycle": hook}]}}
+    call = work.say_when_later.options(pod_template=template).remote(1)
+    ended = call.result(60)
+    print(f"{time.time() - ended:.1f} s after the function's end")
+    assert time.time() - ended < SOON
+    nothing_left(calling, 60)
+
+
+def test_both_answers_at_once(proxy: Proxy, kube: Space, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stream's answer comes as late as the status, a bit sooner or later: one result, shown once."""
+    delivered: list[int] = []
+    for number in range(12):
+        proxy.late = 0.2 * number
+        call = work.double_loudly.remote(number)
+        call.add_done_callback(lambda done: delivered.append(done.result()))
+        assert call.result(60) == 2 * number
+        assert call.logs() == f"doubling {number}\n"
+    nothing_left(kube)
+    assert delivered == [2 * number for number in range(12)]
+    shown = capsys.readouterr().err
+    assert [shown.count(f"doubling {number}\n") for number in range(12)] == [1] * 12
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_stream_cut_at_any_byte(size: int, proxy: Proxy, kube: Space) -> None:
     """Before the upgrade, in a frame's head, in the reader's, in the middle, before the last byte."""

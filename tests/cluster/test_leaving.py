@@ -175,6 +175,7 @@ def test_a_client_killed_between_secret_and_job_leaves_no_job(kube: Space, start
     time.sleep(1)
     for pod in kube.admin.get("pods"):
         assert pod["metadata"]["ownerReferences"], "a Pod belongs to its Job"
+    kube.clear()
 
 
 def test_interrupted_twice_it_leaves_at_once(kube: Space, start: type[Program], tmp_path: Path) -> None:
@@ -194,6 +195,7 @@ def test_interrupted_twice_it_leaves_at_once(kube: Space, start: type[Program], 
         assert time.monotonic() - began < 2
         assert "not cancelled, still on the cluster: work-" in program.said
         assert any(name.startswith("job") for name in kube.leftovers())
+        kube.clear()
     finally:
         proxy.close()
 
@@ -211,6 +213,7 @@ def test_a_dead_network_holds_no_program(kube: Space, start: type[Program], tmp_
         program.end()
         assert 4 < time.monotonic() - began < 8
         assert "not cancelled, still on the cluster: work-" in program.said
+        kube.clear()
     finally:
         proxy.close()
 

@@ -76,6 +76,7 @@ def test_without_permission_nothing_happens(kube: Space) -> None:
     sweep(api, datetime.timedelta(0)).run(kube.namespace)
     assert kube.leftovers() == ["secret/f-bbbbbbbb"]
     api.close()
+    kube.clear()
 
 
 def test_a_warning_of_the_server_is_kept(calling: Space) -> None:

@@ -26,4 +26,22 @@ def until_running(call: Call[Any], within: float = 30.0) -> None:
 
 def nothing_left(space: Space, within: float = 20.0) -> None:
     """Return once no Job, Pod or Secret of ours is in the namespace."""
-    eventually(lambda: not space.leftovers(), within, f"the end of {space.leftovers()}")
+    _until_empty(space, within, lambda: None)
+
+
+def nothing_left_but_failed(space: Space, within: float = 60.0) -> None:
+    """Return once nothing of ours is in the namespace, failed calls discarded meanwhile.
+
+    Deleting its Job must remove all of a failed call. A call that was delivered or cancelled leaves nothing by
+    itself; one that was detached, or abandoned on purpose, is the test's own to discard.
+    """
+    _until_empty(space, within, space.discard_failed)
+
+
+def _until_empty(space: Space, within: float, meanwhile: Callable[[], None]) -> None:
+    until = time.monotonic() + within
+    while left := space.leftovers():
+        if time.monotonic() > until:
+            raise AssertionError(f"after {within:g} s still in {space.namespace}: {' '.join(left)}")
+        meanwhile()
+        time.sleep(0.2)

@@ -61,6 +61,16 @@ def double_loudly(number: int) -> int:
 
 
 @remote
+def double_in_many_lines(number: int) -> int:
+    sys.stdout.write(many_lines(number))
+    return 2 * number
+
+
+def many_lines(number: int) -> str:
+    return "".join(f"line {line} of {number}\n" for line in range(40))
+
+
+@remote
 def double_later(number: int, seconds: float) -> int:
     time.sleep(seconds)
     return 2 * number

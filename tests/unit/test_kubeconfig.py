@@ -88,6 +88,12 @@ def test_a_config_that_defines_nothing_is_no_cluster(tmp_path: Path) -> None:
     assert find_config(None, {"HOME": str(tmp_path)}, tmp_path) is None
 
 
+def test_dev_null_is_no_cluster(tmp_path: Path) -> None:
+    """``KUBECONFIG=/dev/null`` is how people say so, whatever stands in their home directory."""
+    kubeconfig(home(tmp_path), "work", current="work")
+    assert find_config(None, {"KUBECONFIG": os.devnull, "HOME": str(tmp_path)}, tmp_path) is None
+
+
 def test_in_a_pod_with_a_token(tmp_path: Path) -> None:
     """The service account's files and the environment's address are a configuration."""
     (tmp_path / "token").write_text("t")

@@ -32,13 +32,14 @@ def main_trouble(pod: Pod) -> Finding | None:
     if main.reason == "ContainerStatusUnknown":
         return _container_lost(pod)
     if main.exit_code == _NOT_STARTED or main.reason in ("StartError", "ContainerCannotRun"):
-        return _no_python(pod)
+        return _node_too_slow(pod) if _TIMED_OUT.search(main.message) else _no_python(pod)
     return _died(pod)
 
 
 OOM_KILLED = "OOMKilled"
 _NOT_STARTED = 128  # containerd's exit code for a command that it cannot execute
 _LAST_SIGNAL = 64
+_TIMED_OUT = re.compile(r"context canceled|deadline exceeded|timed out", re.IGNORECASE)
 
 
 def _result_lost(pod: Pod) -> Finding:
@@ -82,6 +83,18 @@ def _no_python(pod: Pod) -> Finding:
         "Use an image with Python, such as the default, or one made from it.",
         _pod_words(pod),
         exit_code=pod.main.exit_code,
+    )
+
+
+def _node_too_slow(pod: Pod) -> Finding:
+    """Its command was not reached: an overloaded node gives up after two minutes, and the Pod has failed."""
+    return Finding(
+        errors.PodLostError,
+        pod.main.reason or "StartError",
+        f"The node {pod.node} did not manage to start the function's container in time.",
+        "It is run again, up to max_disruptions= times. If it lasts, the node has too much to do: "
+        "say what a call needs with cpu=, so that no node gets more than it can carry.",
+        _pod_words(pod),
     )
 
 

@@ -24,6 +24,8 @@ RETRY_DELAY = 5.0
 DELETE_TRIES = 24
 TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
+# Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
 
 
@@ -92,12 +94,12 @@ class Jobs:
         One that is there already is ours, where it says so: an earlier try was carried out.
         """
         try:
-            reply = self._api.request("POST", path, body=body)
+            reply = self._api.request("POST", path, body=body, accept=_METADATA)
             return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
         except ApiError as error:
             if not error.already_exists:
                 raise
-            there = self._api.request("GET", f"{path}/{body['metadata']['name']}").body
+            there = self._api.request("GET", f"{path}/{body['metadata']['name']}", accept=_METADATA).body
             if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
                 raise
             return there, ()
@@ -143,7 +145,7 @@ class Jobs:
     def give(self, namespace: str, secret: str, owner: JsonDict) -> None:
         """Make a Secret belong to a Job, by the patch that says so."""
         path = f"{secrets_path(namespace)}/{secret}"
-        self._api.request("PATCH", path, body=owner, content_type="application/merge-patch+json")
+        self._api.request("PATCH", path, body=owner, content_type="application/merge-patch+json", accept=_METADATA)
 
     # -- deleting
 
@@ -170,7 +172,7 @@ class Jobs:
     def delete_job(self, namespace: str, name: str) -> None:
         """``Background`` must be said: the API's own default would orphan the Pods (client-python#234)."""
         with _absent_is_fine():
-            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE)
+            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE, accept=_METADATA)
 
     def delete_secret(self, namespace: str, name: str) -> None:
         """Where no Job owns it."""

@@ -71,7 +71,8 @@ def _kubeconfig_files(environ: Mapping[str, str]) -> list[str]:
         return [default] if os.path.isfile(default) else []
     # kubectl skips the missing files of a list; but a list of which nothing exists was set for a reason,
     # and running the program on this machine instead would be the silent switch that we promise not to make.
-    existing = [os.path.expanduser(path) for path in named if os.path.isfile(os.path.expanduser(path))]
+    # Not only regular files: /dev/null is the usual way to say "no cluster".
+    existing = [path for path in map(os.path.expanduser, named) if os.path.exists(path) and not os.path.isdir(path)]
     if existing:
         return existing
     raise ConfigurationError(
