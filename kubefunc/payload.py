@@ -169,6 +169,7 @@ def importable_reference(obj: object) -> tuple[str, str] | None:
     None for what ``__main__``, a notebook or a function body defines, and for what its name no longer means.
     A function is also found where its ``RemoteFunction`` stands under its name.
 
+    >>> import json
     >>> importable_reference(json.dumps)
     ('json', 'dumps')
     >>> importable_reference(lambda: 1) is None

@@ -49,8 +49,9 @@ def spread(values: Sequence[float]) -> str:
     )
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table."""
-    rows = ["| what | measured | target | |", "|---|---|---|---|"]
-    rows += [f"| {each.what} | {each.measured} | {each.target} | {each.verdict} |" for each in figures]
-    return "\n".join(rows)
+HEAD = "| what | measured | target | |\n|---|---|---|---|"
+
+
+def row(figure: Figure) -> str:
+    """The figure as a row of a Markdown table."""
+    return f"| {figure.what} | {figure.measured} | {figure.target} | {figure.verdict} |"
