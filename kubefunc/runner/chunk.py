@@ -314,7 +314,7 @@ class Chunk(Overseer):
         self.port.publish(header, None, bytes(self.tail))
         if self.todo:
             return EXIT_TERMINATED
-        return EXIT_RAISED if self.failed and self.spec["fail_index"] else EXIT_VALUE
+        return self._exit_code(self.failed)
 
     def _publish_broken(self, header: dict[str, Any], body: bytes) -> int:
         """Nothing of this chunk can run. What ran before all the same stays; each of the rest gets the reason."""
@@ -340,7 +340,11 @@ class Chunk(Overseer):
             printed=self.printed,
         )
         self.port.publish(header, body, bytes(self.tail))
-        return EXIT_RAISED
+        return self._exit_code(len(self.todo) or 1)
+
+    def _exit_code(self, failed: int) -> int:
+        """An old server would take a failed item for the Job's failure, or run the chunk again."""
+        return EXIT_RAISED if failed and self.spec["fail_index"] else EXIT_VALUE
 
     def _give_up(self) -> int:
         self.port.give_up()

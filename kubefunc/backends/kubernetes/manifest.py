@@ -15,11 +15,14 @@ from typing import Final, cast
 
 from kubefunc import __version__
 from kubefunc.backends.kubernetes.template import Json, customised, deep_copy, items, join_tolerations
+from kubefunc.backends.kubernetes.version import NEWEST, ServerVersion
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, EnvValue, Options, SecretKey
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
+    ENV_FAILURES,
+    ENV_IGNORED_FAILURES,
     EXIT_COURIER_TERMINATED,
     EXIT_TERMINATED,
     EXIT_VALUE,
@@ -42,8 +45,12 @@ ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
 VERSION_ANNOTATION: Final = "kubefunc/version"
 
 PAYLOAD: Final = "payload"
+ITEMS: Final = "items"
+_SPREAD: Final = (PAYLOAD, ITEMS)  # files that several Secrets may share
 SHARD_BYTES: Final = 950 * 1024  # a Secret holds 1 MiB of data; the rest is room for names and for what grows
 SECRETS_LIMIT: Final = 8 * 1024**2  # a larger payload is uploaded through the courier: etcd is no file store
+
+ITEMS_LIMIT: Final = 900 * 1024  # a node writes all of them into each Pod of a map; more is uploaded, to each its own
 
 IN_VOLUME: Final = "kubefunc-in"
 OUT_VOLUME: Final = "kubefunc-out"
@@ -71,6 +78,30 @@ _DEADLINE_SLACK: Final = 60.0
 _MOST_SECONDS: Final = 2**31 - 1
 
 
+COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+INDEX_FAILURES: Final = "batch.kubernetes.io/job-index-failure-count"
+INDEX_IGNORED_FAILURES: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
+_MANY_COMPLETIONS: Final = 100_000
+_MOST_FAILED_OF_MANY: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indexed:
+    """What makes a Job one of many Pods.
+
+    Attributes:
+        chunks: how many; an index of the Job each.
+        longest: items of the largest one.
+        parallelism: Pods at once.
+        server: what it knows decides about some fields.
+    """
+
+    chunks: int
+    longest: int
+    parallelism: int
+    server: ServerVersion = NEWEST
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """All that the objects of one call are made of.
@@ -81,7 +112,9 @@ class JobSpec:
         function: the function's name, for people.
         namespace: the Kubernetes namespace.
         options: all of them, resolved.
-        files: the content of ``/kubefunc/in`` by name; a missing ``payload`` is uploaded through the courier.
+        files: the content of ``/kubefunc/in`` by name; a missing ``payload`` is uploaded through the courier, and so
+            are a map's missing ``items``.
+        indexed: for a map.
         attempt: 1, or a higher number for a Job that replaces an earlier one of the same call.
         backoff: as in ``spec.json``: seconds before the first new attempt, factor, most seconds.
     """
@@ -94,6 +127,7 @@ class JobSpec:
     files: Mapping[str, bytes] = field(repr=False)
     attempt: int = 1
     backoff: tuple[float, float, float] = (1.0, 2.0, 60.0)
+    indexed: Indexed | None = None
 
     @property
     def name(self) -> str:
@@ -128,8 +162,7 @@ def job(spec: JobSpec) -> Json:
             "annotations": {**_notes(spec), **options.annotations},
         },
         "spec": {
-            "backoffLimit": options.max_disruptions,
-            "podFailurePolicy": {"rules": _failure_rules(options.max_disruptions)},
+            **_repetition(spec),
             # The TTL counts from the Job's end; only this ends a Job whose Pod never starts.
             "activeDeadlineSeconds": math.ceil(options.deadline),
             "ttlSecondsAfterFinished": math.ceil(options.ttl),
@@ -148,25 +181,63 @@ def owner_patch(job_name: str, job_uid: str) -> Json:
     return {"metadata": {"ownerReferences": [owner]}}
 
 
+def _repetition(spec: JobSpec) -> Json:
+    """How many Pods there are, and when another takes the place of one."""
+    most = spec.options.max_disruptions
+    indexed = spec.indexed
+    if indexed is None:
+        return {"backoffLimit": most, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
+    pods: Json = {
+        "completionMode": "Indexed",
+        "completions": indexed.chunks,
+        "parallelism": min(indexed.chunks, indexed.parallelism),
+    }
+    if indexed.server.counts_per_index:
+        return {
+            **pods,
+            "backoffLimitPerIndex": most,
+            # A Job that fails kills the Pods whose results are still to be fetched: so no number of them fails it.
+            "maxFailedIndexes": _most_failed(indexed.chunks),
+            "podFailurePolicy": {"rules": _failure_rules(most, "FailIndex")},
+        }
+    if indexed.server.has_failure_policy:
+        return {**pods, "backoffLimit": most, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
+    return {**pods, "backoffLimit": most}
+
+
+def _most_failed(chunks: int) -> int:
+    return chunks if chunks <= _MANY_COMPLETIONS else _MOST_FAILED_OF_MANY
+
+
 # --- Secrets
 
 
-def _shards(files: Mapping[str, bytes]) -> list[Mapping[str, bytes | memoryview]]:
-    """The files as spread over Secrets: the payload fills the first one up and goes on in others."""
-    first: dict[str, bytes | memoryview] = {name: data for name, data in files.items() if name != PAYLOAD}
-    room = SHARD_BYTES - sum(len(data) for data in first.values())
+def _shards(files: Mapping[str, bytes]) -> list[dict[str, bytes | memoryview]]:
+    """The files as spread over Secrets: payload and items fill the first one up and go on in others."""
+    shards: list[dict[str, bytes | memoryview]] = [{name: data for name, data in files.items() if name not in _SPREAD}]
+    room = SHARD_BYTES - sum(len(data) for data in shards[0].values())
     if room <= 0:
         raise ValueError(f"the runner's own files have {SHARD_BYTES - room} bytes, more than one Secret holds")
-    payload = files.get(PAYLOAD)
-    if payload is None:
-        return [first]
-    if len(payload) <= room:
-        return [{**first, PAYLOAD: payload}]
-    view = memoryview(payload)
-    first[f"{PAYLOAD}.0"] = view[:room]
-    starts = range(room, len(payload), SHARD_BYTES)
-    rest = [{f"{PAYLOAD}.{number}": view[at : at + SHARD_BYTES]} for number, at in enumerate(starts, start=1)]
-    return [first, *rest]
+    for name in _SPREAD:
+        if name in files:
+            room = _spread(name, files[name], shards, room)
+    return shards
+
+
+def _spread(name: str, data: bytes, shards: list[dict[str, bytes | memoryview]], room: int) -> int:
+    """Put a file into the last of these Secrets, in parts into as many more as it needs; the room left in the last."""
+    if len(data) <= room:
+        shards[-1][name] = data
+        return room - len(data)
+    view = memoryview(data)
+    number = 0
+    while view:
+        if not room:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][f"{name}.{number}"] = view[:room]
+        view, room, number = view[room:], max(0, room - len(view)), number + 1
+    return room
 
 
 def _secret_names(spec: JobSpec) -> list[str]:
@@ -204,16 +275,16 @@ def _notes(spec: JobSpec) -> dict[str, str]:
     }
 
 
-def _failure_rules(max_disruptions: int) -> list[Json]:
+def _failure_rules(max_disruptions: int, end: str) -> list[Json]:
     """Which ends of a Pod are the Job controller's business; it takes the first rule that matches.
 
     What no rule matches counts against ``backoffLimit``: SIGTERM without a result, a Pod deleted by hand (a
-    plain DELETE sets no DisruptionTarget).
+    plain DELETE sets no DisruptionTarget). ``end``: how to fail, the Job or the index.
     """
-    disrupted = "Ignore" if max_disruptions else "FailJob"  # Ignore has no cap, so "never again" must fail the Job
+    disrupted = "Ignore" if max_disruptions else end  # Ignore has no cap, so "never again" must fail
     return [
         {"action": disrupted, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailJob", "onExitCodes": _exit_codes(MAIN, "NotIn", EXIT_VALUE, EXIT_TERMINATED)},
+        {"action": end, "onExitCodes": _exit_codes(MAIN, "NotIn", EXIT_VALUE, EXIT_TERMINATED)},
         {"action": disrupted, "onExitCodes": _exit_codes(COURIER, "In", EXIT_COURIER_TERMINATED)},
     ]
 
@@ -258,7 +329,7 @@ def _pod_template(spec: JobSpec) -> Json:
                 "nodeSelector": {"kubernetes.io/os": "linux", **options.node_selector},
                 "tolerations": _tolerations(options),
                 "securityContext": _pod_security(options.run_as_user),
-                "containers": [_container(spec.options, name) for name in CONTAINER_ORDER],
+                "containers": [_container(spec, name) for name in CONTAINER_ORDER],
                 "volumes": _volumes(spec),
             }
         ),
@@ -275,11 +346,16 @@ def pod_deadline(spec: JobSpec) -> int | None:
     if options.timeout is None:
         return None
     initial, factor, most = spec.backoff
-    starting = options.pull_allowance * (1 if PAYLOAD in spec.files else 2)  # an upload may take as long again
-    attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE)
-    backoffs = sum(min(most, initial * factor**number) for number in range(options.retries))
+    starting = options.pull_allowance * (1 if _all_in_secrets(spec) else 2)  # an upload may take as long again
+    one_after_another = 1 if spec.indexed is None else spec.indexed.longest
+    attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE) * one_after_another
+    backoffs = sum(min(most, initial * factor**number) for number in range(options.retries)) * one_after_another
     waiting = options.fetch_grace + options.result_ttl
     return min(_MOST_SECONDS, math.ceil(starting + attempts + backoffs + waiting + _DEADLINE_SLACK))
+
+
+def _all_in_secrets(spec: JobSpec) -> bool:
+    return PAYLOAD in spec.files and (spec.indexed is None or ITEMS in spec.files)
 
 
 def _mesh_labels(options: Options) -> dict[str, str]:
@@ -322,14 +398,15 @@ def _pod_security(run_as_user: int | None) -> Json:
     return context
 
 
-def _container(options: Options, name: str) -> Json:
+def _container(spec: JobSpec, name: str) -> Json:
+    options = spec.options
     return _without_none(
         {
             "name": name,
             "image": options.resolved_image,
             "imagePullPolicy": options.image_pull_policy,
             "command": list(_COMMANDS[name]),
-            "env": _environment(options.env) if name == MAIN else None,
+            "env": _environment(options.env) + _index_history(spec) if name == MAIN else None,
             "resources": _main_resources(options) if name == MAIN else deep_copy(_COURIER_RESOURCES),
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": _mounts(name),
@@ -376,6 +453,17 @@ def _environment(env: Mapping[str, EnvValue]) -> list[Json]:
     """Each name once: duplicates keep some releases from 1.26 to 1.28 from ever removing the Pod."""
     merged: dict[str, EnvValue] = {"HOME": "/tmp", "PYTHONUNBUFFERED": "1", **env}
     return [_variable(name, value) for name, value in merged.items()]
+
+
+def _index_history(spec: JobSpec) -> list[Json]:
+    """How many Pods of its index there were before it: a replacement asks what it may skip."""
+    if spec.indexed is None or not spec.indexed.server.counts_per_index:
+        return []
+    fields = {ENV_FAILURES: INDEX_FAILURES, ENV_IGNORED_FAILURES: INDEX_IGNORED_FAILURES}
+    return [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}}
+        for name, annotation in fields.items()
+    ]
 
 
 def _variable(name: str, value: EnvValue) -> Json:
