@@ -27,7 +27,6 @@ from kubefunc.runner import (
     EXIT_RAISED,
     EXIT_TERMINATED,
     EXIT_VALUE,
-    SKIP_WAIT,
     items,
     memory,
     records,
@@ -164,7 +163,7 @@ class Chunk(Overseer):
     def _skipped(self) -> set[int]:
         """What a replacement need not run again. No answer: nobody knows of any outcome, so all of it."""
         replaces = any(os.environ.get(name, "0") not in ("", "0") for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))
-        if not replaces or self.spec["detached"] or not self.wait_for_file("skip", SKIP_WAIT):
+        if not replaces or not self.wait_for_file("skip", self.spec["skip_wait"]):
             return set()
         with open(self.port.path("skip"), "rb") as file:
             return set(records.unpack_indexes(file.read()))

@@ -22,6 +22,8 @@ from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
+from kubefunc.backends.kubernetes.mapflight import ChunkFlight
+from kubefunc.backends.kubernetes.maps import Maps
 from kubefunc.backends.kubernetes.output import Outputs, log_path
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.sweep import Sweep
@@ -58,6 +60,7 @@ class KubernetesBackend:
         self._tracker = Tracker(
             self.api, session, self._requests, clock, self._collector, self._outputs, uploads, self._fail
         )
+        self._maps = Maps(self.api, session, self._requests, clock, self._jobs, self._tracker, self._fail)
         self._sweep = Sweep(self.api, self._jobs)
         self._clock = clock
         self._swept: set[str] = set()
@@ -90,18 +93,20 @@ class KubernetesBackend:
         self._sweep_later(spec.namespace)
 
     def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
-        raise NotImplementedError
+        namespace = submission.options.namespace or self._config.namespace
+        self._remember(submission.call, namespace)
+        self._maps.submit(submission, sink, namespace)
+        self._sweep_later(namespace)
 
     def attach_map(self, call: str, sink: MapSink) -> None:
-        raise NotImplementedError
+        name, namespace = self._named(call)
+        self._requests.do(lambda: self._maps.attach(name, namespace, sink))
 
     def read_map(self, call: str) -> MapSubmission:
-        raise NotImplementedError
+        return self._maps.read(call, self._namespaces.get(call, self._config.namespace))
 
     def attach(self, call: str, sink: Sink) -> None:
-        namespace, _, name = call.rpartition("/")
-        namespace = namespace or self._config.namespace
-        self._remember(name, namespace)
+        name, namespace = self._named(call)
         self._requests.do(lambda: self._attach(name, namespace, sink))
 
     def cancel(self, call: str) -> None:
@@ -223,6 +228,13 @@ class KubernetesBackend:
             self._swept.add(namespace)
             self._clock.after(SWEEP_AFTER, lambda: self._requests.do(lambda: self._sweep.run(namespace)))
 
+    def _named(self, call: str) -> tuple[str, str]:
+        """The name and the namespace of ``id`` or ``namespace/id``."""
+        namespace, _, name = call.rpartition("/")
+        namespace = namespace or self._config.namespace
+        self._remember(name, namespace)
+        return name, namespace
+
     def _remember(self, call: str, namespace: str) -> None:
         if namespace != self._config.namespace:
             self._namespaces[call] = namespace
@@ -236,6 +248,9 @@ class KubernetesBackend:
 
     def _done(self, flight: Flight, envelope: Envelope) -> None:
         """Its envelope was delivered. Wanted first, let go then: close() waits for whoever is not let go."""
+        if isinstance(flight, ChunkFlight):
+            self._maps.chunk_ended(flight)
+            return
         for twin in self._tracker.of(flight.call):
             if twin.job == flight.job:  # attached to in this same process: its Job is about to go
                 self._collector.deliver(twin, envelope)
@@ -248,7 +263,11 @@ class KubernetesBackend:
             self._requests.do(lambda: self._tell_failure(flight, finding))
 
     def _tell_failure(self, flight: Flight, finding: Finding) -> None:
-        error = finding.as_error(flight.diagnosis(self._outputs.tail(flight, finding.container)))
+        tail = self._outputs.tail(flight, finding.container)
+        if isinstance(flight, ChunkFlight):
+            self._maps.chunk_failed(flight, finding, tail)
+            return
+        error = finding.as_error(flight.diagnosis(tail))
         flight.sink.fail(error)
         # A failed Job stays for a person to look at; not one that another attempt takes over from.
         if not flight.stays and (finding.job_goes_on or _must_not_start_later(error) or not flight.sink.settled):

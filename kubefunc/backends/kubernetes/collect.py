@@ -20,20 +20,18 @@ from kubefunc.backends.kubernetes.output import Outputs, log_path
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.transport import (
     ExecRefused,
-    Outcome,
     ResultStream,
     StreamGarbled,
     TransportError,
 )
 from kubefunc.backends.kubernetes.views import Pod
 from kubefunc.backends.kubernetes.workers import Workers
-from kubefunc.envelope import Envelope, verify
+from kubefunc.envelope import Envelope
 from kubefunc.errors import ConfigurationError, ResultCorruptedError
 from kubefunc.runner import (
-    ARCHIVE,
+    CHUNK,
     COURIER,
     EXIT_VALUE,
-    IN_DIR,
     LOG_HEAD,
     LOG_LIMIT,
     LOG_TAIL,
@@ -43,6 +41,10 @@ from kubefunc.runner import (
 
 STREAMS = 14
 COLLECTORS = 2
+LIVE_STREAMS = 10  # that follow chunks for as long as these run; the others serve who is in a hurry
+LIVE_EVERY = 0.25  # seconds from opening one to opening the next
+LIVE_BURST = 1.0  # seconds' worth of them that may be opened at once
+LIVE_AGAIN = 3.0  # seconds after which one that was cut is opened again
 STALE = 2.0  # seconds after which a courier's start is no news: the Pod's status will be as fast
 GIVE_WAY = 3.0  # seconds without a first byte after which an express stream yields to one that waits
 GIVE_UP = 30.0  # and after which it ends in any case
@@ -50,7 +52,6 @@ GIVE_UP_ENDED = 1.0  # the same once main has ended: then the first byte is due
 PATIENCE = 120.0  # seconds without a further byte after which a fetch turns to the log
 DAMAGED_LIMIT = 3
 LOG_MISSES = 3
-READER = ("python3", "-I", "-S", "-E", f"{IN_DIR}/{ARCHIVE}", "reader")
 
 
 class Taken(enum.Enum):
@@ -81,6 +82,8 @@ class Collector:
         self.streams = Workers("kubefunc-streams", STREAMS, newest_first=True)
         self._collectors = Workers("kubefunc-collect", COLLECTORS)
         self._express: set[Flight] = set()
+        self._live: set[Flight] = set()
+        self._next_live = 0.0
         self._lock = threading.Lock()
 
     # -- express
@@ -115,6 +118,36 @@ class Collector:
                 self._express.discard(flight)
             with flight.lock:
                 flight.stream = None
+            self.collect(flight)
+
+    # -- chunks while they run
+
+    def follow(self, flight: Flight, pod: str) -> None:
+        """Take a chunk's outcomes as they come, where a stream is free; else its Pod's end is early enough."""
+        now = time.monotonic()
+        if flight.live_again_at > now or self._permission.is_refused(flight.namespace):
+            return
+        with self._lock:
+            if flight in self._live or len(self._live) >= LIVE_STREAMS or now < self._next_live:
+                return
+            self._next_live = max(self._next_live + LIVE_EVERY, now - LIVE_BURST)
+            self._live.add(flight)
+        self.streams.do(lambda: self._follow(flight, pod))
+
+    def _follow(self, flight: Flight, pod: str) -> None:
+        try:
+            stream = self._stream(flight, pod)
+            with flight.lock:
+                if flight.over or flight.ended_pod is not None or flight.stream is not None:
+                    return
+                flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
+            self._take(flight, stream, pod)
+        finally:
+            with self._lock:
+                self._live.discard(flight)
+            with flight.lock:
+                flight.stream = None
+                flight.live_again_at = time.monotonic() + LIVE_AGAIN
             self.collect(flight)
 
     def make_way(self) -> None:
@@ -161,7 +194,7 @@ class Collector:
         if envelope is not None:
             self.deliver(flight, envelope)
             return
-        died = None if pod.main.message.startswith("kubefunc:") else ending.main_trouble(pod)
+        died = None if pod.has_result else ending.main_trouble(pod)
         if died is not None and died.reason != "ResultLost":
             self._fail(flight, died)
             return
@@ -179,7 +212,7 @@ class Collector:
         if data is None:
             return None
         try:
-            return verify(data, flight.key, flight.call)
+            return flight.new_receipt().whole(data)
         except ResultCorruptedError:
             return None
 
@@ -203,7 +236,7 @@ class Collector:
         until = time.monotonic() + PATIENCE
         damaged, pause = 0, 0.1
         while (pod := flight.ended_pod) is not None and not flight.over and self._may_fetch(flight, pod):
-            received = flight.buffer_of(pod.name).received
+            received = flight.receipt_of(pod.name).received
             taken = self._fetch_once(flight, pod.name)
             if taken is Taken.DELIVERED:
                 return True
@@ -213,7 +246,7 @@ class Collector:
                 return True
             if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
                 return False
-            if flight.buffer.received > received:
+            if flight.receipt_of(pod.name).received > received:
                 until, pause = time.monotonic() + PATIENCE, 0.1
             if time.monotonic() > until:
                 return False
@@ -234,8 +267,7 @@ class Collector:
                 flight.stream = None
 
     def _stream(self, flight: Flight, pod: str) -> ResultStream:
-        offset = flight.buffer_of(pod).received
-        return ResultStream(self._api, flight.namespace, pod, (*READER, str(offset)))
+        return flight.receipt_of(pod).stream(self._api, flight.namespace, pod)
 
     def _take(self, flight: Flight, stream: ResultStream, pod: str) -> Taken:
         """Receive, check, deliver, acknowledge."""
@@ -243,19 +275,19 @@ class Collector:
         def flowing() -> None:
             flight.flowing = True
 
-        buffer = flight.buffer_of(pod)
+        receipt = flight.receipt_of(pod)
         try:
             with stream:
-                if stream.receive(buffer, flowing) is not Outcome.RESULT:
+                envelope = receipt.receive(stream, flowing)
+                if envelope is None:
                     return Taken.NOTHING
-                envelope = verify(buffer.data, flight.key, flight.call)
                 with flight.lock:
                     flight.stream = None  # it is needed for one word more: nobody may close it now
                 if self.deliver(flight, envelope) and not flight.stays:
                     stream.ack()
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
-            flight.forget_buffer()
+            flight.forget_receipt()
             flight.damage = error if isinstance(error, ResultCorruptedError) else None
             return Taken.DAMAGED
         except ExecRefused:
@@ -299,10 +331,12 @@ class Collector:
             flight.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
         elif lost is not None:
             self._fail(flight, lost)
+        else:
+            flight.write_off(pod)  # ended from outside, in the middle of a chunk
 
     def _deliver_from_log(self, flight: Flight, pod: Pod, data: bytes) -> None:
         try:
-            envelope = verify(data, flight.key, flight.call)
+            envelope = flight.new_receipt().whole(data)
         except ResultCorruptedError as error:
             self._fail(flight, ending.corrupted(error))
             return
@@ -312,6 +346,9 @@ class Collector:
 
     def deliver(self, flight: Flight, envelope: Envelope) -> bool:
         """Hand a result over, and before it what was printed. False where the flight had its end already."""
+        if is_partial(envelope):
+            flight.write_off_ended()  # its outcomes were taken; the Pod that replaces it runs the rest
+            return True
         if not flight.claim():
             return False
         self._outputs.finish(flight, envelope)
@@ -323,9 +360,14 @@ class Collector:
         """Nobody waits for this flight any more."""
         with flight.lock:
             stream, flight.stream = flight.stream, None
-            flight.forget_buffer()
+            flight.forget_receipt()
         if stream is not None:
             stream.close()
+
+
+def is_partial(envelope: Envelope) -> bool:
+    """Whether this is what a chunk had when SIGTERM came."""
+    return envelope.header["outcome"] == CHUNK and not envelope.header["complete"]
 
 
 def announced_size(message: str) -> int:

@@ -188,9 +188,14 @@ def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
     exit_code = _FAILED_BY_MAIN.search(job.failed_message)
     if exit_code is not None:
         return _died_unseen(int(exit_code[1]), words)
+    return taken_too_often(job, words)
+
+
+def taken_too_often(job: Job, words: tuple[str, ...] = ()) -> Finding:
+    """Pods were ended from outside, until the Job gave up."""
     return Finding(
         errors.PodLostError,
-        job.failed,
+        job.failed or "FailedIndexes",
         "The function was ended from outside (its Pod deleted, its node drained, SIGTERM) more often than "
         "max_disruptions= allows.",
         "Raise max_disruptions=, or ask whoever runs the cluster why Pods end there.",

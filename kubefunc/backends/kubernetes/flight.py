@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api import Stream
 from kubefunc.backends.kubernetes.finding import Finding, sharper
-from kubefunc.backends.kubernetes.transport import ResultBuffer, ResultStream
+from kubefunc.backends.kubernetes.manifest import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.receipt import CallReceipt, Receipt
+from kubefunc.backends.kubernetes.transport import ResultStream
 from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import ResultCorruptedError
@@ -35,6 +38,13 @@ class Output:
 
 
 @dataclass(eq=False)
+class Looks:
+    """When Events were read last: the chunks of a map share one, so that they are not read for each Pod."""
+
+    at: float = 0.0
+
+
+@dataclass(eq=False)
 class Flight:
     """The mutable state of an attempt. ``lock`` guards every decision that must be taken once.
 
@@ -47,6 +57,7 @@ class Flight:
         ended_pod: the Pod whose ``main`` has left a result, or an explanation why there is none.
         vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
+        uploads: the files that were or are being brought, by Pod and name.
         looking: a collector thread decides what to do next.
         fetching: a stream thread fetches, or will.
         damage: what was wrong with the last result that came whole.
@@ -92,15 +103,16 @@ class Flight:
     stream: ResultStream | None = None
     stream_since: float = 0.0
     flowing: bool = False
-    buffer: ResultBuffer = field(default_factory=ResultBuffer)
-    buffer_pod: str = ""
+    receipt: Receipt | None = None
+    receipt_pod: str = ""
+    live_again_at: float = 0.0
     output: Output | None = None
-    uploads: set[str] = field(default_factory=set[str])
+    uploads: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     finding: Finding | None = None
     finding_since: float = 0.0
     said: float = 0.0
-    looked: float = 0.0
+    looks: Looks = field(default_factory=Looks)
     warnings: tuple[str, ...] = ()
 
     secrets: tuple[str, ...] = ()
@@ -136,17 +148,50 @@ class Flight:
                 self.output = Output(pod)
             return self.output
 
-    def buffer_of(self, pod: str) -> ResultBuffer:
+    def receipt_of(self, pod: str) -> Receipt:
         """What has come of this Pod's result: a stream that was cut is resumed there."""
         with self.lock:
-            if self.buffer_pod != pod:
-                self.buffer, self.buffer_pod = ResultBuffer(), pod
-            return self.buffer
+            if self.receipt is None or self.receipt_pod != pod:
+                self.receipt, self.receipt_pod = self.new_receipt(), pod
+            return self.receipt
 
-    def forget_buffer(self) -> None:
+    def new_receipt(self) -> Receipt:
+        """For a result of which nothing has come yet."""
+        return CallReceipt(self.key, self.call)
+
+    def forget_receipt(self) -> None:
         """Start from the first byte again."""
         with self.lock:
-            self.buffer, self.buffer_pod = ResultBuffer(), ""
+            self.receipt, self.receipt_pod = None, ""
+
+    def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
+        """What must be brought to this Pod by its courier: files by name."""
+        submission = self.submission
+        if submission is None or submission.payload.size <= SECRETS_LIMIT:
+            return {}
+        return {"payload": lambda: submission.payload.data}
+
+    def parts(self) -> list[Flight]:
+        """All that news of the Job may concern: a map has a part for each chunk that runs."""
+        return [self]
+
+    def of_index(self, index: int | None) -> Flight | None:
+        """Whom news of a Pod with this index concerns."""
+        return self
+
+    def without_end(self) -> list[Flight]:
+        """When the Job is over: those parts that have neither a result nor an explanation."""
+        return [] if self.over or self.ended_pod is not None else [self]
+
+    def index_failed(self, job: Job) -> bool:
+        """Whether the Job has given this part of it up."""
+        return False
+
+    def saw(self, job: Job) -> None:
+        """News of the Job."""
+        self.job_seen = job
+        if (job.failed or job.complete) and not self.finished_since:
+            self.finished_since = time.monotonic()
 
     def move(self, pod: Pod) -> None:
         """Tell the call where it is, when that has changed."""
@@ -173,6 +218,14 @@ class Flight:
             self.vanished = pod
             self.pods.pop(pod.uid, None)
             self.wait_for_another_pod(REPLACED)
+
+    def write_off_ended(self) -> None:
+        """The Pod whose result has come, and is not all of it; it may not be known yet that it has ended."""
+        with self.lock:
+            known = [pod for pod in self.pods.values() if pod.name == self.receipt_pod]
+            ended = self.ended_pod or (known[0] if known else None)
+            if ended is not None:
+                self.write_off(ended)
 
     def found(self, finding: Finding | None) -> None:
         """Remember why it does not go on, and since when."""

@@ -85,7 +85,7 @@ class Jobs:
         """Tell the courier not to wait for a client that may not exec."""
         if not self._permission.is_refused(spec.namespace):
             return spec
-        told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False}
+        told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False, "skip_wait": 0.0}
         return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
 
     def _post(self, path: str, body: JsonDict) -> tuple[JsonDict, tuple[str, ...]]:

@@ -132,7 +132,12 @@ class JobSpec:
     @property
     def name(self) -> str:
         """The name of the Job and of its first Secret."""
-        return self.call if self.attempt == 1 else f"{self.call}-r{self.attempt}"
+        return job_name(self.call, self.attempt)
+
+
+def job_name(call: str, attempt: int) -> str:
+    """The name of the Job that this attempt of a call or map is."""
+    return call if attempt == 1 else f"{call}-r{attempt}"
 
 
 def secrets(spec: JobSpec) -> list[Json]:

@@ -20,7 +20,7 @@ from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import REPLACED, Flight
 from kubefunc.backends.kubernetes.output import Outputs
 from kubefunc.backends.kubernetes.uploads import Uploads
-from kubefunc.backends.kubernetes.views import Pod
+from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -85,8 +85,9 @@ class Tracker:
 
     def let_go(self, flight: Flight) -> None:
         """No more news for this attempt: its streams end, its watches too where they were its own."""
-        self._collector.release(flight)
-        self._outputs.release(flight)
+        for part in flight.parts():
+            self._collector.release(part)
+            self._outputs.release(part)
         with self._lock:
             mine = self._flights.get(flight.job, [])
             if flight in mine:
@@ -174,10 +175,13 @@ class Tracker:
     def _on_pod(self, kind: str, pod: JsonDict) -> None:
         view = views.pod_view(pod)
         for flight in self._of_job(view.job, view.job_uid):
+            part = flight.of_index(view.index)
+            if part is None:
+                continue
             if kind == "DELETED":
-                self._pod_gone(flight, view)
+                self._pod_gone(part, view)
             else:
-                self._pod_news(flight, view)
+                self._pod_news(part, view)
 
     def _pod_news(self, flight: Flight, pod: Pod) -> None:
         with flight.lock:
@@ -203,7 +207,7 @@ class Tracker:
     def _main_ended(self, flight: Flight, pod: Pod) -> None:
         with flight.lock:
             flight.found(None)
-            if not pod.main.message and ending.main_trouble(pod) is None:
+            if not pod.has_result and ending.main_trouble(pod) is None:
                 flight.write_off(pod)  # SIGTERM without a result
                 return
             flight.ended_pod = pod
@@ -224,12 +228,25 @@ class Tracker:
         if kind == "DELETED":
             return
         pod = event["involvedObject"]["name"]
+        job, _, _ = pod.rpartition("-")
         with self._lock:
-            flights = list(self._flights.get(pod.rpartition("-")[0], ()))
+            flights = list(self._flights.get(job, ()))
+        if not flights:
+            self._chunk_started(pod)
         for flight in flights:
             self._uploads.send(flight, pod)
             if self._collector.is_express(flight):
                 self._collector.express(flight, pod)
+
+    def _chunk_started(self, pod: str) -> None:
+        """The Pods of an Indexed Job have their index in their names."""
+        job, _, index = pod.rpartition("-")[0].rpartition("-")
+        with self._lock:
+            flights = list(self._flights.get(job, ()))
+        for flight in flights:
+            part = flight.of_index(int(index)) if index.isdigit() else None
+            if part is not None:
+                self._uploads.send(part, pod)
 
     # -- news of Jobs
 
@@ -240,9 +257,7 @@ class Tracker:
                 if flight.uid and not flight.delete_wanted:
                     self._fail(flight, ending.deleted(flight.job))
                 continue
-            flight.job_seen = view
-            if (view.failed or view.complete) and not flight.finished_since:
-                flight.finished_since = time.monotonic()
+            flight.saw(view)
 
     def _look_last(self, flight: Flight) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
@@ -253,13 +268,16 @@ class Tracker:
             flight.looked_last = False  # the clock asks again
             return
         for view in map(views.pod_view, pods):
-            if view.job_uid == flight.uid:
-                self._pod_news(flight, view)
+            part = flight.of_index(view.index) if view.job_uid == flight.uid else None
+            if part is not None:
+                self._pod_news(part, view)
         job = flight.job_seen
-        if flight.ended_pod is not None or job is None:
+        if job is None:
             return
-        lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
-        self._fail(flight, lost or ending.job_trouble(job, flight.last_pods()) or ending.result_gone(job))
+        for part in flight.without_end():
+            self._fail(part, _without_result(part, job))
+        if len(flight.parts()) > 1:  # the results of some are still being fetched, and may be gone in the end
+            flight.finished_since, flight.looked_last = time.monotonic(), False
 
     # -- time
 
@@ -268,8 +286,9 @@ class Tracker:
         with self._lock:
             self._ticking = bool(flights)
         for flight in flights:
-            if not flight.over:
-                self._look_at(flight, time.monotonic())
+            for part in flight.parts():
+                if not part.over:
+                    self._look_at(part, time.monotonic())
         self._collector.make_way()
         if flights:
             self._clock.after(TICK, self._tick)
@@ -302,8 +321,11 @@ class Tracker:
             self._uploads.send(flight, pod.name)
         if flight.deleting_since and now - flight.deleting_since > pod.grace + LOST_AFTER:
             self._fail(flight, ending.lost(pod))
-        elif now - flight.running_since > FOLLOW_AFTER and flight.options.verbose:
-            self._outputs.follow(flight, pod)
+        elif now - flight.running_since > FOLLOW_AFTER:
+            if flight.options.verbose:
+                self._outputs.follow(flight, pod)
+            if pod.index is not None:
+                self._collector.follow(flight, pod.name)
 
     def _judge(self, flight: Flight) -> None:
         """End the call where what stands in its way has lasted long enough to be final."""
@@ -320,9 +342,9 @@ class Tracker:
             return
         since = flight.pod_since or flight.born
         pause = LOOK_AGAIN if now - since < 20 else 5 * LOOK_AGAIN
-        if now - since < LOOK_FIRST or now - flight.looked < pause:
+        if now - since < LOOK_FIRST or now - flight.looks.at < pause:
             return
-        flight.looked = now
+        flight.looks.at = now
         about = pod.uid if pod is not None else flight.uid
         self._requests.do(lambda: self._read_events(flight, about))
 
@@ -344,6 +366,15 @@ class Tracker:
             return
         flight.said = now
         flight.sink.moved(Whereabouts(flight.where, waiting_for(flight, now)))
+
+
+def _without_result(flight: Flight, job: Job) -> Finding:
+    """Why there is none, now that the Job is over."""
+    lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
+    trouble = lost or ending.job_trouble(job, flight.last_pods())
+    if trouble is not None:
+        return trouble
+    return ending.taken_too_often(job) if flight.index_failed(job) else ending.result_gone(job)
 
 
 def _when(event: Mapping[str, Any]) -> str:

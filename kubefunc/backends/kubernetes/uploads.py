@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.receipt import PROGRAM
 from kubefunc.backends.kubernetes.transport import ExecRefused, TransportError, upload
 from kubefunc.backends.kubernetes.workers import Workers
-from kubefunc.runner import ARCHIVE, IN_DIR
 
 PAUSES = (0.2, 1.0, 3.0, 5.0, 5.0)
-UPLOADER = ("python3", "-I", "-S", "-E", f"{IN_DIR}/{ARCHIVE}", "uploader")
 
 
 class Uploads:
@@ -31,36 +30,35 @@ class Uploads:
         self._fail = fail
 
     def send(self, flight: Flight, pod: str) -> None:
-        """See to it that this Pod gets its payload, where it is one that travels this way."""
-        submission = flight.submission
-        if submission is None or submission.payload.size <= manifest.SECRETS_LIMIT:
-            return
-        with flight.lock:
-            if pod in flight.uploads or flight.over:
-                return
-            flight.uploads.add(pod)
-        self._streams.do(lambda: self._send(flight, pod, submission.payload.data))
+        """See to it that this Pod gets what travels to it this way."""
+        for name, content in flight.cargo(pod).items():
+            with flight.lock:
+                if (pod, name) in flight.uploads or flight.over:
+                    continue
+                flight.uploads.add((pod, name))
+            self._streams.do(functools.partial(self._send, flight, pod, name, content))
 
-    def _send(self, flight: Flight, pod: str, data: bytes) -> None:
+    def _send(self, flight: Flight, pod: str, name: str, content: Callable[[], bytes]) -> None:
         for pause in PAUSES:
             if flight.over:
                 return
+            data = content()
             try:
-                upload(self._api, flight.namespace, pod, UPLOADER, data)
+                upload(self._api, flight.namespace, pod, (*PROGRAM, "uploader", name), data)
                 return
             except ExecRefused as error:
                 self._permission.refused(flight.namespace)
                 if self._permission.is_refused(flight.namespace):
-                    self._fail(flight, _refused(flight, data, str(error)))
+                    self._fail(flight, _refused(data, str(error)))
                     return
             except TransportError:
                 pass  # the courier is not up yet, or the stream was cut: from the beginning, then
             time.sleep(pause)
         with flight.lock:
-            flight.uploads.discard(pod)  # the next news of this Pod begins again
+            flight.uploads.discard((pod, name))  # the next news of this Pod begins again
 
 
-def _refused(flight: Flight, data: bytes, words: str) -> Finding:
+def _refused(data: bytes, words: str) -> Finding:
     return Finding(
         errors.PermissionDeniedError,
         "UploadRefused",

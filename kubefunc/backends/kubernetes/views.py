@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubefunc.backends.kubernetes.manifest import COMPLETION_INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES
 from kubefunc.diagnosis import Phase
-from kubefunc.runner import COURIER, MAIN
+from kubefunc.runner import COURIER, MAIN, TERMINATION_AT, TERMINATION_ENVELOPE, TERMINATION_SIZE
 
 JsonDict = dict[str, Any]
 
@@ -35,6 +36,8 @@ class Pod:
         unscheduled, unscheduled_message: reason and words of the scheduler, as long as it has no node.
         disruption, disruption_message: of its condition ``DisruptionTarget``: it was ended from outside.
         grace: seconds that it has to end, once it is told to.
+        index: which chunk of a map it runs, or None for a call.
+        replaces: there were other Pods of this index before it.
     """
 
     name: str
@@ -55,6 +58,22 @@ class Pod:
     disruption_message: str = ""
     deleting: bool = False
     grace: float = 30.0
+    index: int | None = None
+    replaces: bool = False
+
+    @property
+    def has_result(self) -> bool:
+        """Whether ``main`` has left a result, in the message or where that says."""
+        return self.main.message.startswith((TERMINATION_ENVELOPE, TERMINATION_SIZE))
+
+    @property
+    def at(self) -> int | None:
+        """The item of a map that ``main`` was at, where it left that word and no other."""
+        message = self.main.message
+        if not message.startswith(TERMINATION_AT):
+            return None
+        text = message[len(TERMINATION_AT) :].strip()
+        return int(text) if text.isdigit() else None
 
     @property
     def where(self) -> Phase:
@@ -76,6 +95,7 @@ class Job:
     failed: str
     failed_message: str
     complete: bool = False
+    failed_indexes: str = ""
 
 
 def pod_view(pod: JsonDict) -> Pod:
@@ -89,6 +109,7 @@ def pod_view(pod: JsonDict) -> Pod:
     disrupted = disruption.get("status") == "True"
     initial, others = (_containers(spec, status, kind) for kind in ("initContainer", "container"))
     containers = (*initial, *others)
+    notes = metadata.get("annotations", {})
     named = {container.name: container for container in containers}
     return Pod(
         name=metadata["name"],
@@ -109,7 +130,13 @@ def pod_view(pod: JsonDict) -> Pod:
         disruption_message=disruption.get("message", "") if disrupted else "",
         deleting="deletionTimestamp" in metadata,
         grace=float(metadata.get("deletionGracePeriodSeconds") or 30),
+        index=_number(notes.get(COMPLETION_INDEX)),
+        replaces=any(_number(notes.get(name)) for name in (INDEX_FAILURES, INDEX_IGNORED_FAILURES)),
     )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
 
 
 def _containers(spec: JsonDict, status: JsonDict, kind: str) -> tuple[Container, ...]:
@@ -147,7 +174,21 @@ def job_view(job: JsonDict) -> Job:
         failed=failed.get("reason", ""),
         failed_message=failed.get("message", ""),
         complete=any(_holds(each, "Complete", "SuccessCriteriaMet") for each in conditions),
+        failed_indexes=status.get("failedIndexes", ""),
     )
+
+
+def indexes(text: str) -> set[int]:
+    """Numbers as Kubernetes writes many of them.
+
+    >>> sorted(indexes("1,3-5,7"))
+    [1, 3, 4, 5, 7]
+    """
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _holds(condition: Mapping[str, Any], *types: str) -> bool:
