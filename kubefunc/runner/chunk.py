@@ -172,7 +172,9 @@ class Chunk(Overseer):
 
     def _run_those_due(self) -> None:
         now = time.monotonic()
-        due = [item for item in self.todo.values() if item.not_before <= now]
+        due = sorted(
+            (item for item in self.todo.values() if item.not_before <= now), key=lambda item: item.not_before
+        )  # what was never tried comes first
         if not due:
             self.blocks.flush()
             next_at = min(item.not_before for item in self.todo.values())

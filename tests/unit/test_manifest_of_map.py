@@ -31,7 +31,7 @@ def spec(
         namespace="team-a",
         options=Options.of(**changes),
         files=files or {"kubefunc.pyz": b"z", "spec.json": b"{}", "key": b"k", "payload": b"p", "items": b"i"},
-        indexed=Indexed(chunks=chunks, longest=longest, parallelism=parallelism, server=server),
+        indexed=Indexed(items=1000, chunks=chunks, longest=longest, parallelism=parallelism, server=server),
     )
 
 
@@ -69,6 +69,13 @@ def test_the_job_of_a_map() -> None:
         "activeDeadlineSeconds": 7 * 24 * 3600,
         "ttlSecondsAfterFinished": 24 * 3600,
     }
+
+
+def test_a_person_sees_how_many_items_there_are() -> None:
+    """On the Job alone: its Pods have a part of them each."""
+    made: Any = job(spec())
+    assert made["metadata"]["annotations"]["kubefunc/items"] == "1000"
+    assert "kubefunc/items" not in made["spec"]["template"]["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize(

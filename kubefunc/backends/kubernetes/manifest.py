@@ -43,6 +43,7 @@ CALL_LABEL: Final = "kubefunc/call"
 FUNCTION_ANNOTATION: Final = "kubefunc/function"
 ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
 VERSION_ANNOTATION: Final = "kubefunc/version"
+ITEMS_ANNOTATION: Final = "kubefunc/items"
 
 PAYLOAD: Final = "payload"
 ITEMS: Final = "items"
@@ -90,12 +91,14 @@ class Indexed:
     """What makes a Job one of many Pods.
 
     Attributes:
-        chunks: how many; an index of the Job each.
+        items: how many there are.
+        chunks: into how many they are split; an index of the Job each.
         longest: items of the largest one.
         parallelism: Pods at once.
         server: what it knows decides about some fields.
     """
 
+    items: int
     chunks: int
     longest: int
     parallelism: int
@@ -164,7 +167,7 @@ def job(spec: JobSpec) -> Json:
             "name": spec.name,
             "namespace": spec.namespace,
             "labels": _labels(spec),
-            "annotations": {**_notes(spec), **options.annotations},
+            "annotations": {**_notes(spec), **_size(spec), **options.annotations},
         },
         "spec": {
             **_repetition(spec),
@@ -278,6 +281,10 @@ def _notes(spec: JobSpec) -> dict[str, str]:
         ATTEMPT_ANNOTATION: str(spec.attempt),
         VERSION_ANNOTATION: __version__,
     }
+
+
+def _size(spec: JobSpec) -> dict[str, str]:
+    return {} if spec.indexed is None else {ITEMS_ANNOTATION: str(spec.indexed.items)}
 
 
 def _failure_rules(max_disruptions: int, end: str) -> list[Json]:

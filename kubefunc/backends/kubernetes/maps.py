@@ -134,7 +134,11 @@ class Maps:
             files={**files, SPEC: json.dumps(_runner_spec(flight, submission, layout, server)).encode()},
             attempt=submission.attempt,
             indexed=manifest.Indexed(
-                chunks=len(flight.chunks), longest=layout.size, parallelism=parallelism, server=server
+                items=len(layout.indexes),
+                chunks=len(flight.chunks),
+                longest=layout.size,
+                parallelism=parallelism,
+                server=server,
             ),
         )
 

@@ -1,0 +1,73 @@
+# ruff: noqa: D103 - what they do is in their names and bodies
+"""Functions that the tests of maps run in Pods. They travel with this module: standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from kubefunc import current, remote
+
+
+@remote
+def double(number: int) -> int:
+    return 2 * number
+
+
+@remote
+def nap(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return number
+
+
+@remote
+def where(number: int, seconds: float = 0.0) -> tuple[int, str, float]:
+    """The number, the Pod's name, and when it was worked on."""
+    begun = time.time()
+    time.sleep(seconds)
+    return number, os.environ.get("HOSTNAME", ""), begun
+
+
+@remote
+def size_of(data: bytes) -> int:
+    return len(data)
+
+
+@remote
+def make(size: int) -> bytes:
+    return bytes(size)
+
+
+@remote
+def loudly(number: int, seconds: float) -> int:
+    print("item", number)
+    time.sleep(seconds)
+    return number
+
+
+@remote
+def trouble(number: int, kind: str, seconds: float = 0.0) -> int:
+    """A value, or one of the ways in which an item fails."""
+    time.sleep(seconds)
+    if kind == "raise":
+        raise LookupError(number)
+    if kind == "exit":
+        os._exit(9)
+    if kind == "memory":
+        hoard = []
+        while True:
+            hoard.append(bytearray(os.urandom(1 << 20)))
+    if kind == "kill main":  # what ends the whole container at this item
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if kind == "hang":
+        time.sleep(600)
+    return number
+
+
+@remote
+def attempt_of(number: int, succeeds_at: int) -> int:
+    if current.attempt() < succeeds_at:
+        raise ConnectionError(number)
+    return current.attempt()

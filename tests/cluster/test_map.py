@@ -1,0 +1,294 @@
+"""Maps on a real cluster: one Indexed Job each, whatever becomes of its Pods."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kubefunc
+from kubefunc import MapCall
+from kubefunc.errors import (
+    ImagePullError,
+    JobDeletedError,
+    OutOfMemoryError,
+    PermissionDeniedError,
+    PodLostError,
+    WorkerDiedError,
+)
+from tests.cluster import mapped
+from tests.cluster.conftest import fresh_session
+from tests.cluster.spaces import Space
+from tests.cluster.waiting import eventually, nothing_left
+from tests.conftest import ROOT, clean_environment
+
+WAIT = 90
+
+
+def pods_of(space: Space, a_map: MapCall[Any]) -> list[dict[str, Any]]:
+    """The map's Pods that have no deletion under way."""
+    found = space.admin.get("pods", "-l", f"kubefunc/call={a_map.id}")
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def index_of(pod: dict[str, Any]) -> int:
+    """Which chunk it runs."""
+    return int(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
+
+
+def ended(a_map: MapCall[Any]) -> int:
+    """How many items have ended."""
+    return a_map.progress.ended
+
+
+# -- what it is
+
+
+def test_a_thousand_items_are_one_job(calling: Space) -> None:
+    """In order, in a few Pods, and nothing stays behind."""
+    a_map = mapped.where.map(range(1000))
+    (job,) = [each for each in _eventually_jobs(calling) if each["metadata"]["name"] == a_map.id]
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert job["spec"]["completions"] == 4
+    results = a_map.result(WAIT)
+    assert [number for number, _, _ in results] == list(range(1000))
+    assert Counter(pod for _, pod, _ in results).most_common() == [(pod, 250) for pod in _pods_in_order(results)]
+    nothing_left(calling)
+
+
+def _eventually_jobs(space: Space) -> list[dict[str, Any]]:
+    eventually(lambda: bool(space.admin.get("jobs")), what="the Job")
+    return list(space.admin.get("jobs"))
+
+
+def _pods_in_order(results: list[tuple[int, str, float]]) -> list[str]:
+    return list(dict.fromkeys(pod for _, pod, _ in results))
+
+
+def test_results_come_while_the_chunk_runs(calling: Space) -> None:
+    """One Pod, ten items of 0.7 s: the first is here long before the last has begun."""
+    a_map = mapped.where.map(range(10), [0.7] * 10, chunksize=10)
+    came = [(result, time.time()) for result in a_map]
+    (_, first_came), ((_, _, last_begun), _) = came[0], came[-1]
+    assert first_came < last_begun
+    assert len({pod for (_, pod, _), _ in came}) == 1
+    nothing_left(calling)
+
+
+def test_parallelism_is_limited(calling: Space) -> None:
+    """max_parallelism Pods at once; the next one starts when one has ended."""
+    a_map = mapped.where.map(range(3), [1.0] * 3, chunksize=1, max_parallelism=1)
+    begun = [begun for _, _, begun in a_map.result(WAIT)]
+    assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(begun))
+    nothing_left(calling)
+
+
+def test_large_results(calling: Space) -> None:
+    """Results of a few bytes and of megabytes in one chunk: fetched as one stream."""
+    sizes = [10, 3_000_000, 0, 70_000, 5_000_000]
+    assert list(map(len, mapped.make.map(sizes, chunksize=5).result(WAIT))) == sizes
+    nothing_left(calling)
+
+
+@pytest.mark.usefixtures("calling")
+def test_what_items_print(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is shown, and logs() has all of it."""
+    a_map = mapped.loudly.map(range(4), [0.8] * 4, chunksize=2)
+    assert a_map.result(WAIT) == [0, 1, 2, 3]
+    for number in range(4):
+        assert f"item {number}\n" in a_map.logs()
+    assert "item 3" in capsys.readouterr().err
+
+
+def test_arguments_too_large_for_secrets(calling: Space) -> None:
+    """Each Pod is brought its own by its courier."""
+    inputs = [os.urandom(1) * (400_000 + number) for number in range(6)]
+    a_map = mapped.size_of.map(inputs, chunksize=2)
+    assert a_map.result(WAIT) == [len(data) for data in inputs]
+    nothing_left(calling)
+
+
+def test_results_without_permission_to_exec(kube: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones stand in Pod status, larger ones in the couriers' logs; brought arguments are refused at once."""
+    monkeypatch.setenv("KUBECONFIG", str(kube.without("pods/exec")))
+    with fresh_session():
+        assert mapped.double.map(range(4)).result(WAIT) == [0, 2, 4, 6]
+        assert list(map(len, mapped.make.map([5000, 100_000]).result(WAIT))) == [5000, 100_000]
+        with pytest.raises(PermissionDeniedError, match="exec"):
+            mapped.size_of.map([bytes(500_000)] * 3).result(WAIT)
+
+
+# -- failures
+
+
+def test_each_failure_is_its_own(calling: Space) -> None:
+    """Items raise, one exhausts the memory, one's process exits: each has its own error, all others their values."""
+    kinds = {3: "raise", 7: "memory", 12: "exit", 17: "raise"}
+    a_map = mapped.trouble.options(memory="96Mi").map(
+        range(20), [kinds.get(number, "") for number in range(20)], chunksize=5, return_exceptions=True
+    )
+    results = a_map.result(WAIT)
+    assert {n: r for n, r in enumerate(results) if n not in kinds} == {n: n for n in range(20) if n not in kinds}
+    assert isinstance(results[3], LookupError)
+    assert results[3].args == (3,)
+    assert isinstance(results[7], OutOfMemoryError)
+    assert isinstance(results[12], WorkerDiedError)
+    assert results[12].exit_code == 9
+    assert isinstance(results[17], LookupError)
+    nothing_left(calling)
+
+
+def test_a_container_that_is_killed(calling: Space) -> None:
+    """As the kernel does under cgroup v2: the item that ran has the error, the others run in a new Job."""
+    template = {"spec": {"containers": [{"name": "main", "command": _UNDER_A_SHELL}]}}
+    a_map = mapped.trouble.options(pod_template=template).map(
+        range(6), ["", "", "kill main", "", "", ""], chunksize=3, return_exceptions=True
+    )
+    results = a_map.result(WAIT)
+    assert isinstance(results[2], WorkerDiedError), results
+    assert [results[n] for n in (0, 1, 3, 4, 5)] == [0, 1, 3, 4, 5]
+
+
+# No process can kill the first one of its container; as a shell's child the supervisor can be killed, and ends it so.
+_UNDER_A_SHELL = ["sh", "-c", 'python3 "$0" "$1"; exit $?', "/kubefunc/in/kubefunc.pyz", "main"]
+
+
+def test_retries_are_each_items_own(calling: Space) -> None:
+    """An item is tried again in its Pod, as often as it may; the others are not run twice."""
+    again = mapped.attempt_of.options(retries=2, retry_exceptions=[ConnectionError])
+    a_map = again.map(range(4), [1, 2, 3, 9], chunksize=4, return_exceptions=True)
+    *values, failed = a_map.result(WAIT)
+    assert values == [1, 2, 3]
+    assert isinstance(failed, ConnectionError)
+    nothing_left(calling)
+
+
+@pytest.mark.parametrize("how", ["delete", "evict"])
+def test_a_lost_pod_loses_only_what_was_not_here(how: str, calling: Space) -> None:
+    """Deleted by hand or evicted in the middle: its replacement skips what has its outcome, and runs the rest."""
+    a_map = mapped.where.map(range(8), [0.8] * 8, chunksize=8)
+    eventually(lambda: ended(a_map) >= 2, WAIT, "two results")
+    (pod,) = pods_of(calling, a_map)
+    lost_at = time.time()
+    if how == "delete":
+        calling.admin.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
+    else:
+        _evict(calling, pod["metadata"]["name"])
+    results = a_map.result(WAIT)
+    assert [number for number, _, _ in results] == list(range(8))
+    begun = [begun for _, _, begun in results]
+    assert begun[1] < lost_at, "what was here ran again"
+    assert begun[7] > lost_at, "the Pod had ended by itself: nothing was tried"
+    assert begun[7] - min(each for each in begun if each > lost_at) < 8 * 0.8, "the replacement ran all again"
+    nothing_left(calling)
+
+
+def _evict(space: Space, pod: str) -> None:
+    eviction = f'{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}'
+    path = f"/api/v1/namespaces/{space.namespace}/pods/{pod}/eviction"
+    space.admin.run("create", "--raw", path, "-f", "-", stdin=eviction)
+
+
+def test_pods_taken_away_too_often(calling: Space) -> None:
+    """max_disruptions is each chunk's: the others go on to their end."""
+    patient = mapped.nap.options(max_disruptions=0)
+    a_map = patient.map(range(2), [6.0, 3.0], chunksize=1, return_exceptions=True)
+    eventually(lambda: a_map.progress.running == 2, WAIT, "both running")
+    (first,) = [pod for pod in pods_of(calling, a_map) if index_of(pod) == 0]
+    calling.admin.run("delete", "pod", first["metadata"]["name"], "--wait=false", "--grace-period=1")
+    lost, value = a_map.result(WAIT)
+    assert isinstance(lost, PodLostError)
+    assert value == 1
+
+
+@pytest.mark.usefixtures("calling")
+def test_what_keeps_one_pod_from_starting_keeps_all() -> None:
+    """An image that does not exist ends the map once, with the reason."""
+    a_map = mapped.double.options(image="docker.io/library/no-such-image:1").map(range(100))
+    with pytest.raises(ImagePullError, match="no-such-image"):
+        a_map.result(WAIT)
+    assert a_map.progress.failed == 100
+
+
+def test_someone_deletes_the_job(calling: Space) -> None:
+    """Those that have their results keep them."""
+    a_map = mapped.nap.map(range(6), [0.6] * 6, chunksize=6, return_exceptions=True)
+    eventually(lambda: ended(a_map) >= 2, WAIT, "two results")
+    calling.admin.run("delete", "job", a_map.id)
+    results = a_map.result(WAIT)
+    assert results[:2] == [0, 1]
+    assert isinstance(results[-1], JobDeletedError)
+
+
+def test_cancel_in_the_middle_leaves_no_pod(calling: Space) -> None:
+    """What has ended stays; all else is cancelled, and the Job goes with its Pods."""
+    a_map = mapped.nap.map(range(40), [0.5] * 40, chunksize=20)
+    eventually(lambda: ended(a_map) >= 2, WAIT, "two results")
+    assert a_map.cancel()
+    nothing_left(calling, 60)
+    assert a_map.progress.cancelled > 0
+    with pytest.raises(CancelledError):
+        a_map.result()
+
+
+def test_retry_failed(calling: Space) -> None:
+    """Only what failed runs again: under the same id, in a Job of its own."""
+    failing = mapped.trouble.map(range(4), ["", "raise", "", "raise"], return_exceptions=True)
+    failing.result(WAIT)
+    assert failing.progress.failed == 2
+    again = failing.retry_failed()
+    assert again.id == failing.id
+    again.result(WAIT)
+    assert again.progress.failed == 2
+    nothing_left(calling)
+
+
+# -- another process, another day
+
+
+def test_attaching_to_a_detached_map(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that made it has ended: its results are there, those to come arrive; what failed can run again."""
+    program = tmp_path / "main.py"
+    program.write_text(
+        "from tests.cluster import mapped\n"
+        "kinds = ['', 'raise', '', '', 'hang', '']\n"
+        "a_map = mapped.trouble.options(detach=True, timeout=6).map(range(6), kinds, chunksize=3)\n"
+        "import time\n"
+        "while not a_map.progress.running:\n"
+        "    time.sleep(0.1)\n"
+        "print(a_map.id)\n"
+    )
+    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
+    )
+    call = done.stdout.strip()
+    assert call, done.stderr
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    with fresh_session():
+        attached = kubefunc.attach_map(call, return_exceptions=True)
+        assert len(attached) == 6
+        results = attached.result(WAIT)
+        assert [results[n] for n in (0, 2, 3, 5)] == [0, 2, 3, 5]
+        assert isinstance(results[1], LookupError)
+        assert isinstance(results[4], kubefunc.errors.CallTimeoutError)
+        again = attached.retry_failed()
+        again.result(WAIT)
+        assert again.progress.failed == 2
+        attached.discard()
+    nothing_left(kube)
+
+
+@pytest.mark.usefixtures("calling")
+def test_attaching_to_nothing() -> None:
+    """An id that no Job has: the error says what may have become of it."""
+    with pytest.raises(kubefunc.errors.ResultLostError, match="no map"):
+        kubefunc.attach_map("train-aaaaaaaa").result(WAIT)
