@@ -13,7 +13,7 @@ from kubefunc.backends.kubernetes import views
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.receipt import ChunkReceipt, Receipt
-from kubefunc.backends.kubernetes.views import Job
+from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.chunks import chunks
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
@@ -248,6 +248,12 @@ class ChunkFlight(Flight):
 
     def of_index(self, index: int | None) -> Flight | None:
         return self if index == self.number else None
+
+    def go_on_without(self, pod: Pod) -> None:
+        """This Pod has failed, and that was told; the one that replaces it has the rest of the chunk."""
+        with self.lock:
+            self.over = False
+            self.write_off(pod)
 
     def index_failed(self, job: Job) -> bool:
         return self.number in views.indexes(job.failed_indexes)

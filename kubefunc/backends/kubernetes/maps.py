@@ -32,8 +32,8 @@ from kubefunc.runner import ARCHIVE, SKIP_WAIT, records
 OPTIONS = "options"
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
 SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
-# Ends of a Pod or Job that say nothing of the items in it. Before 1.29 a Job fails so when one of its chunks does.
-_NOBODYS_FAULT = ("PodLost", "ContainerStatusUnknown", "PodFailurePolicy")
+_JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
+_NOBODYS_FAULT = ("PodLost", "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
 _ENDS_THE_CHUNK = ("DeadlineExceeded",)
 
 
@@ -158,10 +158,14 @@ class Maps:
             self._fail(chunk.of, finding)  # what keeps one Pod from starting keeps all
             return
         whole, pod = chunk.of.whole, chunk.pod() or chunk.vanished
-        guilty, innocent = blame(whole.missing(chunk.items), pod.at if pod is not None else None, finding.reason)
+        reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
+        guilty, innocent = blame(whole.missing(chunk.items), pod.at if pod is not None else None, reason)
         if guilty:
             chunk.of.keep = True
             whole.fail(guilty, error)
+        if finding.job_goes_on and pod is not None:
+            chunk.go_on_without(pod)  # the Job replaces the Pod: it is told to skip what has an outcome
+            return
         if innocent:
             self._lose(chunk.of, innocent, error, at_fault=bool(guilty))
         self._end(chunk)
@@ -287,6 +291,10 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
     if at is None or at not in missing or reason in _ENDS_THE_CHUNK:
         return list(missing), []
     return [at], [index for index in missing if index != at]
+
+
+def _ended_with_another(chunk: ChunkFlight) -> bool:
+    return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
 
 
 def _layout(submission: MapSubmission) -> Layout:
