@@ -33,7 +33,12 @@ import kubefunc
 from kubefunc.errors import ConfigurationError
 from kubefunc.runner import ARCHIVE
 
-_LEFT_OUT = ("backends/kubernetes/", "backends/local/")
+# What sends calls, and what runs them on the caller's own machine.
+_LEFT_OUT = (
+    "backends/kubernetes/",
+    "backends/local/",
+    *(f"runner/{name}.py" for name in "oneshot orphans pool request server worker".split()),
+)
 _LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "dask.py", "joblib.py", "progress.py"})
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function options values volumes".split())

@@ -438,8 +438,8 @@ class MapCall(Generic[R]):
             made = ItemCall(self, index)
             self._made[index] = made
             settled = self._is_settled(index)
-        if settled:
-            self._session.dispatcher.do(_completing(self, index, made))
+        if settled:  # nobody waits for it yet: it need not be told by the dispatcher
+            made._end(self._open(index))
         return made
 
 
@@ -545,7 +545,12 @@ class ItemCall(Call[R]):
         super().__init__(f"{of._id}[{index}]", of._function, b"", of._backend, of._session)
         self._map = of
         self._index = index
-        self._stats = dataclasses.replace(self._stats, queued=of._queued)
+
+    @property
+    def stats(self) -> CallStats:
+        """What is known by now of times and place."""
+        where = self._whereabouts()
+        return dataclasses.replace(self._map._stats(self._index), pod=where.pod, node=where.node)
 
     def discard(self) -> None:
         """Not for one item: the whole map is one Job.
@@ -574,8 +579,7 @@ class ItemCall(Call[R]):
         return self._map._where[self._index]
 
     def _end(self, ended: Returned | Raised) -> None:
-        """In the dispatcher's thread."""
-        self._stats = self._map._stats(self._index)
+        """In the dispatcher's thread, or before anybody has it."""
         if ended is _CANCELLED:
             super(Call, self).cancel()
             self._tell_cancelled()

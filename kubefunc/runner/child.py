@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from io import FileIO
     from typing import Any
 
+    NewBody = Callable[[], "Body"]
+
 FRAME_START = b"S"
 FRAME_BODY = b"B"
 FRAME_FINISH = b"F"
@@ -100,30 +102,28 @@ class FrameReader:
 
 
 class Body:
-    """A file for pickle to write to, that knows the size and digest of what went through it.
-
-    It stands in memory while it is small, and then in its file.
-    """
+    """A file for pickle to write to. It stands in memory while it is small, and then in its file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._file: FileIO | None = None
-        self._digest = hashlib.sha256()
         self._parts = bytearray()
         self.size = 0
 
     def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
         view = memoryview(data).cast("B")
-        self._digest.update(view)
         self.size += len(view)
         if self._file is None and self.size <= BODY_IN_MEMORY:
             self._parts += view
             return len(view)
         if self._file is None:
-            self._file = open(self._path, "wb", buffering=0)
+            self._file = self.open()
             wire.write_all(self._file.fileno(), self._parts)
         wire.write_all(self._file.fileno(), view)
         return len(view)
+
+    def open(self) -> FileIO:
+        return open(self._path, "wb", buffering=0)
 
     @property
     def in_memory(self) -> bool:
@@ -144,7 +144,23 @@ class Body:
 
     @property
     def seal(self) -> dict[str, object]:
-        """What the envelope's header says of it."""
+        """What the envelope's header says of it: nothing here, where records are signed in blocks, or not at all."""
+        return {}
+
+
+class SealedBody(Body):
+    """A body that knows its size and digest, from the one pass in which it was written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
+        self._digest.update(memoryview(data).cast("B"))
+        return super().write(data)
+
+    @property
+    def seal(self) -> dict[str, object]:
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
 
@@ -169,25 +185,32 @@ def run(job: Job, frames: int) -> None:
 
 
 def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
+    def new_body() -> Body:
+        return SealedBody(job.body)
+
     try:
         function, args, kwargs, retry_exceptions = load(job.payload, job.code)
     except BaseException as error:
-        return cannot_load(error, job.body)
+        return cannot_load(error, new_body)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))
     arm_stacks(job.spec["timeout"], job.stacks)
-    header, body = invoke(function, args, kwargs, retry_exceptions, job.body)
+    header, body = invoke(function, args, kwargs, retry_exceptions, new_body)
     return {**header, "started": started}, body
 
 
-def cannot_load(error: BaseException, path: str) -> tuple[dict[str, Any], Body]:
+def cannot_load(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
     """The outcome of a payload that does not unpickle here."""
-    header, body = _raised(error, path)
+    header, body = _raised(error, new_body)
     return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
 
 
 def invoke(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry_exceptions: Any, path: str
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    retry_exceptions: Any,
+    new_body: NewBody,
 ) -> tuple[dict[str, Any], Body]:
     """Call the function once, whatever comes of it: the header of an envelope, as far as it is known, and the body."""
     try:
@@ -197,15 +220,15 @@ def invoke(
 
             value = asyncio.run(value)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        header, body = _raised(error, path)
+        header, body = _raised(error, new_body)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
         _add_ways_out(error)
         retry = isinstance(error, retry_exceptions)
-        header, body = _raised(error, path)
+        header, body = _raised(error, new_body)
         header.update(retry=retry)
     else:
-        header, body = _value(value, path)
+        header, body = _value(value, new_body)
     return header, body
 
 
@@ -292,15 +315,15 @@ def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _value(value: object, path: str) -> tuple[dict[str, Any], Body]:
+def _value(value: object, new_body: NewBody) -> tuple[dict[str, Any], Body]:
     try:
-        body = _dump(value, path)
+        body = _dump(value, new_body)
     except Exception as error:
-        return _unpicklable(value, error, path)
+        return _unpicklable(value, error, new_body)
     return {"outcome": VALUE, **body.seal}, body
 
 
-def _unpicklable(value: object, error: Exception, path: str) -> tuple[dict[str, Any], Body]:
+def _unpicklable(value: object, error: Exception, new_body: NewBody) -> tuple[dict[str, Any], Body]:
     from kubefunc.runner.culprit import find_unpicklable
 
     try:
@@ -312,20 +335,20 @@ def _unpicklable(value: object, error: Exception, path: str) -> tuple[dict[str, 
         "type": exceptions.type_name(type(culprit)),
         "message": exceptions.text_of(cause),
     }
-    header, body = _raised(error, path)
+    header, body = _raised(error, new_body)
     return {**header, "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}, body
 
 
-def _dump(value: object, path: str) -> Body:
+def _dump(value: object, new_body: NewBody) -> Body:
     """Pickle it. C's pickle first, it is faster; cloudpickle for what only that can."""
-    body = Body(path)
+    body = new_body()
     try:
         pickle.Pickler(body, protocol=5).dump(value)
     except Exception:
         import cloudpickle
 
         body.discard()
-        body = Body(path)
+        body = new_body()
         cloudpickle.Pickler(body, protocol=5).dump(value)
     return body
 
@@ -336,10 +359,10 @@ def dumps(value: object) -> bytes:
     return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
 
 
-def _raised(error: BaseException, path: str) -> tuple[dict[str, Any], Body]:
+def _raised(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
     text = exceptions.traceback_text(error)
     nodes, pickles = exceptions.encode(error, dumps)
-    body = Body(path)
+    body = new_body()
     body.write(pickles)
     return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
 

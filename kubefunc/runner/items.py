@@ -20,6 +20,7 @@ from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE, child
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from mmap import mmap
     from typing import Any
 
 ITEM = b"I"
@@ -43,7 +44,7 @@ class Item:
 
     __slots__ = ("attempt", "data", "index", "not_before")
 
-    def __init__(self, index: int, data: bytes) -> None:
+    def __init__(self, index: int, data: bytes | mmap) -> None:
         self.index = index
         self.data = data
         self.attempt = 1
@@ -55,7 +56,7 @@ class Work:
 
     Attributes:
         spec: as in ``spec.json``.
-        payload: the function's.
+        payload: the function's, or the path of a file that holds it.
         items: to be run in this order.
         code: the directory for the caller's modules.
         path: makes the path of a file of this Pod.
@@ -68,7 +69,7 @@ class Work:
         self,
         *,
         spec: dict[str, Any],
-        payload: bytes,
+        payload: bytes | str,
         items: Sequence[Item],
         code: str,
         path: Callable[[str], str],
@@ -88,18 +89,20 @@ def run(work: Work, frames: int) -> None:
     try:
         function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
     except BaseException as error:
-        header, body = child.cannot_load(error, work.path("item"))
+        header, body = child.cannot_load(error, lambda: child.Body(work.path("item")))
         encoded = json.dumps(header).encode()
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
         return
-    runner = _Runner(work, frames, function, args, kwargs, retry_exceptions)
+    runner = Runner(work, frames, function, args, kwargs, retry_exceptions)
     for item in work.items:
         runner.run(item)
     child.run_exit_handlers()
     wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))
 
 
-class _Runner:
+class Runner:
+    """Runs items in this process, and reports each."""
+
     def __init__(
         self,
         work: Work,
@@ -120,37 +123,54 @@ class _Runner:
             self._stacks = os.open(work.path("stacks"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
     def run(self, item: Item) -> None:
-        self._note(item.index)
+        """Run the item once."""
+        self.begin(item)
         os.environ[ENV_INDEX], os.environ[ENV_ATTEMPT] = str(item.index), str(item.attempt)
-        wire.write_all(self._frames, wire.frame(ITEM, records.INDEX.pack(item.index)))
         if self._timeout is not None:
             faulthandler.dump_traceback_later(self._timeout, file=self._stacks)
         started = time.time()
         header, body = self._invoke(item)
         if self._timeout is not None:
             faulthandler.cancel_dump_traceback_later()
-        child.flush()
+        self.flush()
         if header.pop("retry", False) and item.attempt <= self._work.spec["retries"]:
             wire.write_all(self._frames, wire.frame(AGAIN, records.INDEX.pack(item.index)))
             return
         self._report(item, started, header, body)
 
-    def _note(self, index: int) -> None:
-        """Where the kernel kills the whole container (cgroup v2), only this tells which item it was at."""
+    def new_body(self, item: Item) -> child.Body:
+        """Where its outcome goes."""
+        return child.Body(self._work.path(f"item.{item.index}"))
+
+    def flush(self) -> None:
+        """All that the item printed is on its way before its outcome is."""
+        child.flush()
+
+    def begin(self, item: Item) -> None:
+        """Say which item starts now. Where the kernel kills the whole container (cgroup v2), only the note tells it."""
         if self._work.note is not None:
-            os.pwrite(self._work.note, f"{TERMINATION_AT}{index:<{_AT_SIZE}}".encode(), 0)
+            os.pwrite(self._work.note, f"{TERMINATION_AT}{item.index:<{_AT_SIZE}}".encode(), 0)
+        wire.write_all(self._frames, wire.frame(ITEM, records.INDEX.pack(item.index)))
 
     def _invoke(self, item: Item) -> tuple[dict[str, Any], child.Body]:
-        path = self._work.path(f"item.{item.index}")
+        def new_body() -> child.Body:
+            return self.new_body(item)
+
         try:
             args = pickle.loads(item.data)
         except BaseException as error:
-            return child.cannot_load(error, path)
-        return child.invoke(self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, path)
+            return child.cannot_load(error, new_body)
+        return child.invoke(self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body)
 
     def _report(self, item: Item, started: float, header: dict[str, Any], body: child.Body) -> None:
         encoded = records.VALUE_HEADER if header["outcome"] == VALUE else json.dumps(header).encode()
         head = records.pack_record(item.index, started, time.time(), item.attempt, encoded, body.size)
         content = body.content()
-        letter = RECORD if body.in_memory else LARGE_RECORD
-        wire.write_all(self._frames, wire.frame(letter, head + content))
+        if body.in_memory:
+            wire.write_all(self._frames, wire.frame(RECORD, head + content))
+        else:
+            self.report_large(head, body)
+
+    def report_large(self, head: bytes, body: child.Body) -> None:
+        """The outcome's body stands in its file."""
+        wire.write_all(self._frames, wire.frame(LARGE_RECORD, head))

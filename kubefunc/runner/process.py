@@ -97,22 +97,22 @@ def fork_child(run: Callable[[int], None], forget: Callable[[], None]) -> Child:
             forget()
             os.close(frames)
             os.close(output)
-            _become_child(output_end)
+            become_child(output_end)
             run(frames_end)
             os._exit(0)
         except BaseException:  # this program's own fault: say so, and end
             traceback.print_exc()
         finally:
             os._exit(EXIT_BROKEN)
-    _lead_group(pid)  # here and there: whoever comes first, from now on a signal to the group arrives
+    lead_group(pid)  # here and there: whoever comes first, from now on a signal to the group arrives
     os.close(frames_end)
     os.close(output_end)
     return Child(pid, frames, output)
 
 
-def _become_child(output: int) -> None:
+def become_child(output: int) -> None:
     """A group of its own; nothing to read; what it prints goes to the pipe."""
-    _lead_group(0)
+    lead_group(0)
     for number in (1, 2):
         os.dup2(output, number)
     os.close(output)
@@ -122,7 +122,8 @@ def _become_child(output: int) -> None:
     child.renew_streams()
 
 
-def _lead_group(pid: int) -> None:
+def lead_group(pid: int) -> None:
+    """Give the process (0: this one) a group of its own."""
     try:
         os.setpgid(pid, pid)
     except (PermissionError, ProcessLookupError):  # it has exec'ed, or ended, already

@@ -163,6 +163,18 @@ def has_header(record: bytes) -> bool:
     return bool(RECORD.unpack_from(record)[4])
 
 
+def unpack_record(data: bytes, body: memoryview | None = None) -> Record:
+    """A record that stands alone, its body behind it or elsewhere.
+
+    >>> unpack_record(pack_record(3, 1.0, 2.0, 1, b"", 2) + b"xy").index
+    3
+    """
+    index, started, finished, attempts, header_size, _ = RECORD.unpack_from(data)
+    start = RECORD.size + header_size
+    header = _header(data[RECORD.size : start]) if header_size else None
+    return Record(index, started, finished, attempts, header, data[start:] if body is None else body)
+
+
 def split_records(content: bytes | memoryview) -> Iterator[Record]:
     """The records of a block's content, once that was checked. Bodies are views of it.
 

@@ -6,10 +6,11 @@
                 ├── slot      runs one call after another: the same supervisor that runs in a Pod
                 │     ├── child     the call's process, with a group of its own
                 │     └── spare     the next call's child, forked ahead of time, waiting
-                └── slot ...
+                ├── slot ...
+                └── pool      the workers of a map, which take item after item (:mod:`kubefunc.runner.pool`)
 
-The client opens a slot by sending one end of a socket pair over the socket CONTROL. On it pass frames
-(:func:`kubefunc.runner.wire.frame`):
+The client opens a slot or a pool by sending a letter and one end of a socket pair over the socket CONTROL. On that of a
+slot pass frames (:func:`kubefunc.runner.wire.frame`):
 
 ``C``  to the slot: a call (:class:`kubefunc.runner.request.Request`).
 ``T``  to the slot: end the call, by SIGTERM and after a grace by SIGKILL.
@@ -32,11 +33,11 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import time
 import traceback
 
-from kubefunc.runner import child, wire
+from kubefunc.runner import child, pool, wire
+from kubefunc.runner.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.process import Child, Signals, fork_child, kill_group
 from kubefunc.runner.request import (
     CALL,
@@ -57,8 +58,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NEW_SLOT = b"n"
-CLOSE_GRACE = 2.0  # seconds that slots get to kill their children
-_PR_SET_CHILD_SUBREAPER = 36
+NEW_POOL = b"p"
 
 
 class ClientGone(Exception):
@@ -248,13 +248,13 @@ class Server:
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
-        for descriptor in received:
+        for kind, descriptor in zip(data, received, strict=False):
             os.set_inheritable(descriptor, False)
-            self._fork_slot(descriptor)
+            self._fork(bytes([kind]), descriptor)
             os.close(descriptor)
         return bool(data)
 
-    def _fork_slot(self, descriptor: int) -> None:
+    def _fork(self, kind: bytes, descriptor: int) -> None:
         pid = os.fork()
         if pid:
             self.slots.add(pid)
@@ -266,7 +266,8 @@ class Server:
             for client in self.client:
                 os.close(client)
             become_subreaper()
-            Slot(socket.socket(fileno=descriptor), self.life, Signals()).serve()
+            make = pool.Pool if kind == NEW_POOL else Slot
+            make(socket.socket(fileno=descriptor), self.life, Signals()).serve()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -301,50 +302,6 @@ def _watch_parent() -> list[int]:
     try:
         return [os.pidfd_open(os.getppid())]
     except OSError:  # an old kernel, or a sandbox that forbids it
-        return []
-
-
-def become_subreaper() -> None:
-    """Orphans below this process come to it, instead of to the machine's first process. Linux only."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def reap_all() -> set[int]:
-    """The ids of those children that have ended, now reaped."""
-    ended: set[int] = set()
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        ended.add(pid)
-
-
-def kill_orphans(keep: set[int]) -> None:
-    """Kill all children of this process but these; theirs come to us in turn, and go the same way."""
-    until = time.monotonic() + CLOSE_GRACE
-    while time.monotonic() < until:
-        orphans = [pid for pid in children() if pid not in keep]
-        if not orphans:
-            return
-        for pid in orphans:
-            os.kill(pid, signal.SIGKILL)
-        reap_all()
-        time.sleep(0.001)
-
-
-def children() -> list[int]:
-    """This process's children, also those that have ended and were not reaped; none where the kernel does not tell."""
-    pid = os.getpid()
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(each) for each in file.read().split()]
-    except FileNotFoundError:
         return []
 
 

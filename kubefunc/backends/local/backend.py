@@ -11,14 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
-from kubefunc.backends.local.run import Ended, Processes, Run
+from kubefunc.backends.local.run import Ended, Processes, Run, usable_cpus
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.runner.request import RECEIVE
+
+if TYPE_CHECKING:
+    from kubefunc.backends.local.maps import LocalMap
 
 AT_ONCE = 8 * (os.cpu_count() or 1)  # calls; a thousand at once must not be a thousand processes
 FOLLOW_EVERY = 0.05
@@ -38,6 +42,7 @@ class LocalBackend:
         self._changed = threading.Condition(self._lock)
         self._runs: dict[str, Run] = {}  # waiting and running
         self._waiting: deque[Run] = deque()
+        self._maps: list[LocalMap] = []
         self._closed = False
 
     @property
@@ -52,7 +57,7 @@ class LocalBackend:
         return "no cluster configured: calls run on this machine"
 
     def submit(self, submission: Submission, sink: Sink) -> None:
-        _check(submission)
+        _check(submission.options)
         self._check_open()
         run = Run(submission, sink, self._directory, self._processes.environ)
         with self._lock:
@@ -62,13 +67,46 @@ class LocalBackend:
         self._dispatch()
 
     def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
-        raise NotImplementedError
+        workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
+        self.open_map(submission, sink, workers, stays_open=False)
+
+    def open_map(self, submission: MapSubmission, sink: MapSink, workers: int, *, stays_open: bool = True) -> LocalMap:
+        """A map with so many workers, to which items may be added.
+
+        Raises:
+            ConfigurationError: an option needs a cluster, or this system has no fork.
+        """
+        _check(submission.options)
+        self._check_open()
+        if not hasattr(os, "fork"):
+            raise ConfigurationError(
+                "Maps and executors on this machine need fork, which this system lacks. Use f.remote() for each item, "
+                "or a cluster."
+            )
+        from kubefunc.backends.local.maps import LocalMap
+
+        started = LocalMap(
+            submission,
+            sink,
+            self._directory,
+            self._processes.environ,
+            self._processes.new_pool,
+            self._map_ended,
+            workers=workers,
+            stays_open=stays_open,
+        )
+        with self._lock:
+            self._maps.append(started)
+        started.start()
+        return started
 
     def attach_map(self, call: str, sink: MapSink) -> None:
-        raise NotImplementedError
+        raise ConfigurationError(
+            f"attach_map({call!r}) needs a cluster: on this machine a map ends with the program that made it."
+        )
 
     def read_map(self, call: str) -> MapSubmission:
-        raise NotImplementedError
+        raise ConfigurationError(f"The map {call} is not known here: on this machine a map ends with its program.")
 
     def attach(self, call: str, sink: Sink) -> None:
         raise ConfigurationError(
@@ -77,6 +115,9 @@ class LocalBackend:
 
     def cancel(self, call: str) -> None:
         with self._lock:
+            for each in self._maps:
+                if each.submission.call == call:
+                    each.cancel()
             run = self._runs.get(call)
             if run is None:
                 return
@@ -117,13 +158,30 @@ class LocalBackend:
             self.cancel(call)
         with self._lock:
             self._changed.wait_for(lambda: not self._runs, max(0.0, until - KILLED_WITHIN - time.monotonic()))
+        self._end_maps(until - KILLED_WITHIN)
         self._processes.close(until)
         shutil.rmtree(self._directory, ignore_errors=True)
         return []
 
     def forget(self) -> None:
         """In a forked child: the calls, their processes and files are the parent's."""
+        for each in self._maps:
+            each.forget()
         self._processes.forget()
+
+    def _end_maps(self, until: float) -> None:
+        """Workers whose map is done run their exit handlers; all others are cancelled."""
+        with self._lock:
+            maps = list(self._maps)
+        for each in maps:
+            if not each.is_ending:
+                each.cancel()
+        for each in maps:
+            each.join(max(0.0, until - time.monotonic()))
+
+    def _map_ended(self, ended: LocalMap) -> None:
+        with self._lock:
+            self._maps.remove(ended)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -161,13 +219,13 @@ class LocalBackend:
         run.settle(lost)
 
 
-def _check(submission: Submission) -> None:
-    if submission.options.detach:
+def _check(options: Options) -> None:
+    if options.detach:
         raise ConfigurationError(
             "detach=True needs a cluster: on this machine a call ends with the program that made it. "
             "Leave detach out, or configure a kubeconfig."
         )
-    for name, value in submission.options.env.items():
+    for name, value in options.env.items():
         if not isinstance(value, str):
             raise ConfigurationError(
                 f"env[{name!r}]={value!r} is kept in a cluster, and this call runs on this machine. "

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from kubefunc.backends.local.run import INLINE, Ended, Run, command
 from kubefunc.runner import wire
+from kubefunc.runner.pool import MESSAGES
 from kubefunc.runner.request import CALL, ENDED, RECEIVE, TERMINATE
-from kubefunc.runner.server import NEW_SLOT
+from kubefunc.runner.server import NEW_POOL, NEW_SLOT
 
 KEPT_IDLE = max(2, os.cpu_count() or 1)  # slots that wait for the next call
 SOCKET_BUFFER = 4 * INLINE
@@ -65,15 +66,23 @@ class _Server:
         Raises:
             OSError: the server has died, or no socket is to be had.
         """
-        ours, theirs = socket.socketpair()
+        ours = self._open(NEW_SLOT, socket.SOCK_STREAM)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        return _Slot(ours, self)
+
+    def new_pool(self) -> socket.socket:
+        """The same for the workers of a map."""
+        return self._open(NEW_POOL, MESSAGES)
+
+    def _open(self, letter: bytes, kind: int) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         with theirs:
             try:
-                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-                socket.send_fds(self.control, [NEW_SLOT], [theirs.fileno()])
+                socket.send_fds(self.control, [letter], [theirs.fileno()])
             except OSError:
                 ours.close()
                 raise
-        return _Slot(ours, self)
+        return ours
 
     def end(self, seconds: float) -> None:
         """Its death signal is the end of our connection."""
@@ -184,6 +193,19 @@ class Forked:
         self._slots.add(slot)
         self._watch(slot.socket, slot)
         return slot
+
+    def new_pool(self) -> socket.socket:
+        """Our end of a new pool's socket (:mod:`kubefunc.runner.pool`).
+
+        Raises:
+            OSError: none can be started.
+        """
+        with self._lock:
+            try:
+                return self._running_server().new_pool()
+            except ConnectionError:  # as for a slot
+                self._server = None
+            return self._running_server().new_pool()
 
     def _new_slot(self) -> _Slot:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import subprocess
 import threading
 import time
@@ -245,6 +246,9 @@ class OneShots:
             watcher = self._watchers.get(run.call)
         if watcher is not None:
             watcher.events.put(_Event(END))
+
+    def new_pool(self) -> socket.socket:
+        raise OSError("workers need fork")
 
     def close(self, until: float) -> None:
         with self._lock:

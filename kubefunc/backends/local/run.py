@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import kubefunc
-from kubefunc.backends.base import Sink, Submission
+from kubefunc.backends.base import MapSubmission, Sink, Submission
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
 from kubefunc.errors import ConfigurationError, ResultCorruptedError, WorkerDiedError
@@ -51,6 +52,15 @@ def command(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", _START, *homes, program, *arguments]
 
 
+def usable_cpus() -> int:
+    """The CPUs that this process may use."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Run:
     """One call from submission to its end.
 
@@ -81,27 +91,11 @@ class Run:
     def _made_request(self, environ: Mapping[str, str]) -> bytes:
         """Its surroundings are the caller's at this moment."""
         submission = self.submission
-        options = submission.options
         payload = submission.payload.data
         if self._has_payload_file:
             self.file("payload").write_bytes(payload)
-        wanted = {**os.environ, **{name: str(value) for name, value in options.env.items()}}
-        header = {
-            "spec": runner_spec(
-                call=submission.call,
-                function=submission.function,
-                timeout=options.timeout,
-                retries=options.retries,
-                nested=options.service_account is not None,
-            ),
-            "key": submission.key.hex(),
-            "payload": str(self.file("payload")) if self._has_payload_file else None,
-            "directory": str(self._directory),
-            "cwd": _working_directory(),
-            "path": sys.path,
-            "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
-            "unset": [name for name in environ if name not in wanted],
-        }
+        header = request_header(submission, self._directory, environ)
+        header["payload"] = str(self.file("payload")) if self._has_payload_file else None
         return join_request(header, b"" if self._has_payload_file else payload)
 
     @property
@@ -188,6 +182,14 @@ class Processes(Protocol):
         """Ask its process to end, and make it end soon after. No effect on a run that is not running."""
         ...
 
+    def new_pool(self) -> socket.socket:
+        """Start a pool for the workers of a map: our end of its socket (:mod:`kubefunc.runner.pool`).
+
+        Raises:
+            OSError: none can be started.
+        """
+        ...
+
     def close(self, until: float) -> None:
         """Let no process stay, by this monotonic time."""
         ...
@@ -195,6 +197,29 @@ class Processes(Protocol):
     def forget(self) -> None:
         """In a forked child: let go of what was inherited, and touch nothing of the parent's."""
         ...
+
+
+def request_header(
+    submission: Submission | MapSubmission, directory: Path, environ: Mapping[str, str]
+) -> dict[str, object]:
+    """What a process is told: how to run, and the caller's surroundings at this moment."""
+    options = submission.options
+    wanted = {**os.environ, **{name: str(value) for name, value in options.env.items()}}
+    return {
+        "spec": runner_spec(
+            call=submission.call,
+            function=submission.function,
+            timeout=options.timeout,
+            retries=options.retries,
+            nested=options.service_account is not None,
+        ),
+        "key": submission.key.hex(),
+        "directory": str(directory),
+        "cwd": _working_directory(),
+        "path": sys.path,
+        "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
+        "unset": [name for name in environ if name not in wanted],
+    }
 
 
 def _working_directory() -> str | None:

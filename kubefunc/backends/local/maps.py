@@ -1,0 +1,519 @@
+"""Maps on this machine: items go to a queue, workers take them, one thread here hears what came of each."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import selectors
+import shutil
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.local.run import INLINE, request_header
+from kubefunc.backends.local.workers import Pool, Seat
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.errors import WorkerDiedError
+from kubefunc.runner import CODE_DIED, CODE_OOM, attempts, items, worker
+from kubefunc.runner.pool import DIED
+from kubefunc.runner.records import INDEX, Record, unpack_record
+from kubefunc.runner.request import RECEIVE, join_request
+from kubefunc.runner.wire import LENGTH
+
+AHEAD = 2  # items in the queue for each worker, at least
+MOST_AHEAD = 64
+LEAD = 0.02  # seconds of work that the queue should hold
+LOOK_EVERY = 0.25  # seconds: at who is at which item, for those who watch
+LOST_EVERY = 1.0
+_PUMP = 1 << 16
+
+
+def ahead(seconds: float | None) -> int:
+    """How many items the queue should hold for each worker, by the time that one takes.
+
+    Few where they are long, so that they can still be cancelled; many where they are short, so that no worker waits for
+    this process.
+
+    >>> ahead(None), ahead(0.1), ahead(0.001), ahead(0.00001)
+    (2, 2, 20, 64)
+    """
+    if seconds is None:
+        return AHEAD
+    return max(AHEAD, min(MOST_AHEAD, int(LEAD / max(seconds, 1e-6))))
+
+
+class LocalMap:
+    """One map from submission to its end; everything happens in its thread, but for what the methods below say."""
+
+    def __init__(
+        self,
+        submission: MapSubmission,
+        sink: MapSink,
+        directory: Path,
+        environ: Mapping[str, str],
+        connect: Callable[[], socket.socket],
+        ended: Callable[[LocalMap], None],
+        *,
+        workers: int,
+        stays_open: bool = False,
+    ) -> None:
+        """Ready to start.
+
+        Args:
+            submission: what to run.
+            sink: who is told.
+            directory: for its files.
+            environ: the environment that workers begin with.
+            connect: asks the server for a new pool, gives our end of its socket.
+            ended: told when nothing is left of it.
+            workers: how many at once, at most.
+            stays_open: items may still be added, until ``no_more()``.
+        """
+        self.submission = submission
+        self._sink = sink
+        self._directory = directory / f"{submission.call}.{submission.attempt}"
+        self._connect = connect
+        self._ended = ended
+        self._workers = workers
+        self._open = stays_open
+        self._items = dict(submission.items)
+        self._waiting = deque(self._items)
+        self._attempts: dict[int, int] = {}
+        self._later: list[tuple[float, int]] = []
+        self._flying: set[int] = set()
+        self._records: list[Record] = []
+        self._buffer = memoryview(bytearray(RECEIVE))  # receiving into new bytes would cost ten times as much
+        self._seconds: float | None = None  # that an item takes, of late
+        self._told: dict[int, int] = {}
+        self._look_at = 0.0
+        self._lost_at = attempts.FOREVER
+        self._suspects: set[int] = set()
+        self._losses = 0  # of pools, with nothing done in between
+        self._cancelled = False
+        self._ending = False
+        self._lock = threading.Lock()
+        self._added: list[int] = []
+        self._wake, self._wake_end = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._wake_end, False)
+        self._selector = selectors.DefaultSelector()
+        self._queue_watched = False
+        self._pool: Pool | None = None
+        self._request = self._write_request(environ)
+        self._thread = threading.Thread(target=self._run, name=f"kubefunc-{submission.call}", daemon=True)
+
+    # -- from any thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def add(self, index: int, data: bytes) -> None:
+        """One more item, while it stays open."""
+        with self._lock:
+            self._items[index] = data
+            self._added.append(index)
+        self._nudge()
+
+    def no_more(self) -> None:
+        """No item will be added: it ends when all have ended."""
+        self._open = False
+        self._nudge()
+
+    def cancel(self) -> None:
+        """Stop everything."""
+        self._cancelled = True
+        self._nudge()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether all items have ended, and workers run their exit handlers."""
+        return self._ending
+
+    def join(self, seconds: float) -> None:
+        if self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def forget(self) -> None:
+        """In a forked child: close what was inherited. The files are the parent's."""
+        if self._pool is not None:
+            self._pool.close()
+        self._selector.close()
+        os.close(self._wake)
+        os.close(self._wake_end)
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):  # full: it will wake up; closed: it has ended
+            os.write(self._wake_end, b".")
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
+            while not self._is_over():
+                self._step()
+            self._say_goodbye()
+        except Exception as error:  # noqa: BLE001 - our own fault must not leave anybody waiting
+            traceback.print_exc()
+            self._sink.fail(None, _died(self.submission.call, f"the thread that watched it has failed ({error})"))
+        finally:
+            self._clean_up()
+            self._ended(self)
+
+    def _is_over(self) -> bool:
+        if self._cancelled:
+            return True
+        with self._lock:
+            return not (self._open or self._added or self._waiting or self._flying or self._later)
+
+    def _step(self) -> None:
+        self._bring_back_those_due()
+        self._staff()
+        self._feed()
+        self._listen(self._patience())
+        self._deliver()
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            self._look()
+        if now >= self._lost_at:
+            self._find_lost()
+
+    def _listen(self, seconds: float | None) -> None:
+        watched = self._selector.get_map()
+        for key, _ in self._selector.select(seconds):
+            if key.fd in watched:  # else it was let go since select() said so
+                key.data()
+
+    def _patience(self) -> float | None:
+        times = [at for at, _ in self._later[:1]]
+        if self._flying:
+            times += [self._look_at, self._lost_at]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 512)
+        with self._lock:
+            added, self._added = self._added, []
+            self._waiting += added
+
+    # -- to the workers
+
+    def _staff(self) -> None:
+        """As many workers as there is work for."""
+        wanted = min(self._workers, len(self._waiting) + len(self._flying))
+        while wanted > (0 if self._pool is None else len(self._pool.seats)):
+            try:
+                self._hire()
+            except OSError as error:
+                self._pool_died(error)
+                return
+
+    def _hire(self) -> None:
+        pool = self._pool
+        if pool is None:
+            notes = self._file("notes")
+            pool = self._pool = Pool(self._connect(), self._request, notes, self._workers)
+            self._selector.register(pool.control, selectors.EVENT_READ, self._hear_pool)
+        seat = pool.new_worker()
+        self._selector.register(seat.answers, selectors.EVENT_READ, lambda: self._hear(seat))
+        self._selector.register(seat.output, selectors.EVENT_READ, lambda: self._pump(seat))
+
+    def _feed(self) -> None:
+        pool = self._pool
+        if pool is None or not pool.seats:
+            return
+        most = len(pool.seats) * ahead(self._seconds)
+        while self._waiting and len(self._flying) < most:
+            index = self._waiting[0]
+            if self._sink.missing((index,)) and not self._send(pool, index):
+                self._watch_queue(pool)
+                return
+            self._waiting.popleft()
+        self._unwatch_queue(pool)
+
+    def _send(self, pool: Pool, index: int) -> bool:
+        """False where the queue is full."""
+        data, attempt = self._items[index], self._attempts.get(index, 1)
+        self._flying.add(index)
+        try:
+            if len(data) > INLINE:
+                pool.send_large(index, attempt, data, self._file(f"args.{index}"))
+            else:
+                pool.queue.send(worker.MESSAGE.pack(index, attempt, worker.INLINE) + data)
+        except (BlockingIOError, ConnectionError):  # where the pool has died, we hear of that next
+            self._flying.discard(index)
+            return False
+        return True
+
+    def _watch_queue(self, pool: Pool) -> None:
+        if not self._queue_watched:
+            self._selector.register(pool.queue, selectors.EVENT_WRITE, lambda: None)
+            self._queue_watched = True
+
+    def _unwatch_queue(self, pool: Pool) -> None:
+        if self._queue_watched:
+            self._selector.unregister(pool.queue)
+            self._queue_watched = False
+
+    def _bring_back_those_due(self) -> None:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._waiting.append(heapq.heappop(self._later)[1])
+
+    # -- from the workers
+
+    def _hear(self, seat: Seat) -> None:
+        """What came of items; what they printed goes first."""
+        self._pump(seat)
+        try:
+            size, ancillary, _, _ = seat.answers.recvmsg_into([self._buffer], worker.DESCRIPTOR_SPACE)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            size = 0
+        if not size:
+            self._unwatch(seat.answers)
+            return
+        if ancillary:
+            seat.large.append(worker.take_descriptor(ancillary))
+        for letter, content in seat.frames.feed(self._buffer[:size]):
+            self._take(seat, letter, content)
+
+    def _take(self, seat: Seat, letter: bytes, content: bytes) -> None:
+        if letter == items.BROKEN:
+            self._broken(content)
+            return
+        (index,) = INDEX.unpack_from(content)
+        body = self._large_body(seat, letter, index)
+        seat.last = index
+        self._losses = 0
+        if index not in self._flying:
+            return
+        self._flying.discard(index)
+        self._remove_arguments(index)
+        if letter == items.AGAIN:
+            self._try_again(index)
+            return
+        self._finish(unpack_record(content, body))
+
+    def _large_body(self, seat: Seat, letter: bytes, index: int) -> memoryview | None:
+        if letter == worker.MEMORY_RECORD:
+            return memoryview(worker.read_memory(seat.large.popleft()))
+        if letter == items.LARGE_RECORD:
+            path = self._file(f"item.{index}")
+            body = path.read_bytes()
+            path.unlink()
+            return memoryview(body)
+        return None
+
+    def _finish(self, record: Record) -> None:
+        took = max(0.0, record.finished - record.started)
+        self._seconds = took if self._seconds is None else 0.9 * self._seconds + 0.1 * took
+        self._records.append(record)
+        if self._open:
+            self._items.pop(record.index, None)
+
+    def _deliver(self) -> None:
+        if self._records:
+            done, self._records = self._records, []
+            self._sink.take(done)
+
+    def _pump(self, seat: Seat) -> None:
+        """Pass on what it has printed: a worker waits at its item until that was taken."""
+        while True:
+            index = None if self._pool is None else self._pool.item_of(seat)
+            try:
+                data = os.read(seat.output, _PUMP)
+            except BlockingIOError:
+                return
+            if not data:
+                self._unwatch(seat.output)
+                return
+            self._sink.output((seat.last if index is None else index,), data)
+            if len(data) < _PUMP:
+                return
+
+    def _try_again(self, index: int) -> None:
+        attempt = self._attempts.get(index, 1)
+        spec = {"backoff": (1.0, 2.0, 60.0)}
+        self._attempts[index] = attempt + 1
+        heapq.heappush(self._later, (time.monotonic() + attempts.back_off(spec, attempt), index))
+
+    def _broken(self, content: bytes) -> None:
+        """The function does not load: no item can run."""
+        (size,) = LENGTH.unpack_from(content)
+        start = LENGTH.size
+        self._fail_all(json.loads(content[start : start + size]), content[start + size :])
+
+    def _fail_all(self, header: dict[str, Any], body: bytes = b"") -> None:
+        now = time.time()
+        left = [*self._flying, *self._waiting, *(index for _, index in self._later)]
+        self._records += [Record(index, 0.0, now, self._attempts.get(index, 1), header, body) for index in left]
+        self._flying.clear()
+        self._waiting.clear()
+        self._later.clear()
+
+    # -- deaths
+
+    def _hear_pool(self) -> None:
+        pool = self._pool
+        if pool is None:
+            return
+        try:
+            message = pool.control.recv(RECEIVE)
+        except OSError:
+            message = b""
+        if not message:
+            self._pool_died(None)
+        elif message[:1] == DIED:
+            report = json.loads(message[1:])
+            self._worker_died(pool, pool.seats[report["seat"]], report["header"])
+
+    def _worker_died(self, pool: Pool, seat: Seat, header: dict[str, Any]) -> None:
+        """It costs the item that it was at. What it had to say before is taken in first."""
+        loading, index = pool.is_loading(seat), pool.item_of(seat)
+        self._drain(seat)
+        self._let_go(pool, seat)
+        if loading:  # so would the next
+            self._fail_all(header)
+        elif index is not None and index in self._flying:
+            self._item_died(index, header)
+        self._lost_at = min(self._lost_at, time.monotonic() + LOST_EVERY)
+
+    def _drain(self, seat: Seat) -> None:
+        self._pump(seat)
+        while seat.answers in self._selector.get_map():
+            before = len(self._records)
+            self._hear(seat)
+            if len(self._records) == before and not _readable(seat.answers):
+                return
+
+    def _let_go(self, pool: Pool, seat: Seat) -> None:
+        self._unwatch(seat.answers)
+        self._unwatch(seat.output)
+        del pool.seats[seat.number]
+        seat.close()
+
+    def _unwatch(self, each: socket.socket | int) -> None:
+        with contextlib.suppress(KeyError):  # its end was seen before
+            self._selector.unregister(each)
+
+    def _item_died(self, index: int, header: dict[str, Any]) -> None:
+        self._flying.discard(index)
+        self._remove_arguments(index)
+        attempt = self._attempts.get(index, 1)
+        if attempt <= self.submission.options.retries and header["code"] != CODE_OOM:
+            self._try_again(index)
+            return
+        now = time.time()
+        self._records.append(Record(index, 0.0, now, attempt, header, b""))
+
+    def _pool_died(self, error: OSError | None) -> None:
+        """Its workers have died with it: another begins, unless that one dies too before anything is done."""
+        pool, self._pool = self._pool, None
+        self._losses += 1
+        header = attempts.error_header(CODE_DIED, {"signal": 9})
+        if pool is not None:
+            self._unwatch_queue(pool)
+            self._unwatch(pool.control)
+            for seat in list(pool.seats.values()):
+                index = pool.item_of(seat)
+                self._drain(seat)
+                self._let_go(pool, seat)
+                if index is not None and index in self._flying:
+                    self._item_died(index, header)
+            pool.close()
+        self._waiting.extendleft(sorted(self._flying, reverse=True))
+        self._flying.clear()
+        if self._losses > 2:
+            self._fail_all(header)
+            if error is not None:
+                print(f"kubefunc: no workers can be started: {error}", file=sys.stderr)
+
+    def _find_lost(self) -> None:
+        """An item whose worker was killed after it had taken it and before it could note so: it never began."""
+        pool = self._pool
+        self._lost_at = time.monotonic() + LOST_EVERY
+        if pool is None or pool.unread() is not False:
+            return
+        noted = {pool.item_of(seat) for seat in pool.seats.values()}
+        lost = self._flying - noted
+        again = lost & self._suspects
+        self._flying -= again
+        self._waiting.extend(sorted(again))
+        self._suspects = lost - again
+
+    # -- for those who watch
+
+    def _look(self) -> None:
+        pool = self._pool
+        if pool is None:
+            return
+        at = {seat.number: index for seat in pool.seats.values() if (index := pool.item_of(seat)) is not None}
+        news = [index for number, index in at.items() if self._told.get(number) != index]
+        self._told = at
+        if news:
+            self._sink.moved(news, Whereabouts(Phase.RUNNING))
+
+    # -- the end
+
+    def _say_goodbye(self) -> None:
+        """Workers end by themselves at the end of the queue: their exit handlers run."""
+        self._ending = True
+        self._deliver()
+        pool = self._pool
+        if pool is None or self._cancelled:
+            return
+        self._unwatch_queue(pool)
+        pool.end_queue()
+        until = time.monotonic() + attempts.EXIT_GRACE
+        while self._pool is pool and pool.seats and not self._cancelled and (left := until - time.monotonic()) > 0:
+            self._listen(left)
+
+    def _clean_up(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        self._selector.close()
+        os.close(self._wake)
+        os.close(self._wake_end)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _remove_arguments(self, index: int) -> None:
+        if len(self._items[index]) > INLINE:
+            self._file(f"args.{index}").unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self._directory / f"{self.submission.call}.{name}"
+
+    def _write_request(self, environ: Mapping[str, str]) -> Path:
+        """What workers are told; their surroundings are the caller's at this moment."""
+        self._directory.mkdir()
+        header = request_header(self.submission, self._directory, environ)
+        header["payload"] = str(self._file("payload"))
+        header["notes"] = str(self._file("notes"))
+        self._file("payload").write_bytes(self.submission.payload.data)
+        path = self._file("request")
+        path.write_bytes(join_request(header, b""))
+        return path
+
+
+def _readable(connection: socket.socket) -> bool:
+    import select
+
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def _died(call: str, why: str) -> WorkerDiedError:
+    told = Diagnosis("WorkerDied", f"The map was lost: {why}.", "Call again.", Phase.FINISHED, call)
+    return WorkerDiedError(str(told), diagnosis=told)

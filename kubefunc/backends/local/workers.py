@@ -1,0 +1,149 @@
+"""The client's end of a pool of workers (:mod:`kubefunc.runner.pool`): the queue, their sockets and notes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import socket
+import sys
+from collections import deque
+from pathlib import Path
+
+from kubefunc.runner import wire
+from kubefunc.runner.pool import MESSAGES, NEW_WORKER, SETUP
+from kubefunc.runner.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
+
+_QUEUE_BUFFER = 4 << 20  # asked for; the kernel gives what it allows
+
+
+class Seat:
+    """A worker's place: its number, and this side of its socket and of the pipe for what it prints."""
+
+    def __init__(self, number: int, answers: socket.socket, output: int) -> None:
+        self.number = number
+        self.answers = answers
+        self.output = output
+        self.frames = wire.Frames()
+        self.large: deque[int] = deque()  # descriptors of outcomes whose frames have not come whole
+        self.last = 0  # the item that what it prints belongs to, where it is at none
+
+    def close(self) -> None:
+        self.answers.close()
+        os.close(self.output)
+        while self.large:
+            os.close(self.large.popleft())
+
+
+class Pool:
+    """Workers of one map. Not for several threads at once."""
+
+    def __init__(self, control: socket.socket, request: Path, notes: Path, seats: int) -> None:
+        """Begin with no worker.
+
+        Args:
+            control: our end of the pool's socket.
+            request: the file that tells the workers what they work on.
+            notes: where the file for their notes goes.
+            seats: the most workers there can be at once.
+        """
+        self.control = control
+        self.seats: dict[int, Seat] = {}
+        self.queue, theirs = socket.socketpair(socket.AF_UNIX, MESSAGES)
+        self._size = seats
+        with open(notes, "w+b") as file:
+            file.truncate(seats * NOTE.size)
+            self._notes = mmap.mmap(file.fileno(), 0)
+        with theirs:
+            with contextlib.suppress(OSError):
+                self.queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BUFFER)
+            self.queue.setblocking(False)
+            socket.send_fds(self.control, [SETUP + os.fsencode(request)], [theirs.fileno()])
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.seats) >= self._size
+
+    def new_worker(self) -> Seat:
+        """Have one more forked.
+
+        Raises:
+            OSError: the pool has died, or there is no descriptor left.
+        """
+        number = next(each for each in range(self._size) if each not in self.seats)
+        answers, theirs = socket.socketpair()
+        output, output_end = os.pipe()
+        os.set_blocking(output, False)
+        answers.setblocking(False)
+        seat = Seat(number, answers, output)
+        try:
+            with theirs:
+                message = NEW_WORKER + json.dumps(number).encode()
+                NOTE.pack_into(self._notes, number * NOTE.size, LOADING, 0.0)
+                socket.send_fds(self.control, [message], [theirs.fileno(), output_end])
+        except OSError:
+            seat.close()
+            raise
+        finally:
+            os.close(output_end)
+        self.seats[number] = seat
+        return seat
+
+    def send_large(self, index: int, attempt: int, data: bytes, path: Path) -> None:
+        """Queue an item beside its arguments: in memory that is handed over, or in this file.
+
+        Raises:
+            BlockingIOError: the queue is full.
+        """
+        memory = new_memory()
+        if memory is None:
+            path.write_bytes(data)
+            self.queue.send(MESSAGE.pack(index, attempt, IN_FILE) + os.fsencode(path))
+            return
+        try:
+            wire.write_all(memory, data)
+            socket.send_fds(self.queue, [MESSAGE.pack(index, attempt, IN_MEMORY)], [memory])
+        finally:
+            os.close(memory)
+
+    def is_loading(self, seat: Seat) -> bool:
+        """Whether it has not come so far as to take an item."""
+        return self._note(seat) == LOADING
+
+    def item_of(self, seat: Seat) -> int | None:
+        """The item that it is at, or was at when it died."""
+        what = self._note(seat)
+        return what - FIRST if what >= FIRST else None
+
+    def unread(self) -> bool | None:
+        """Whether the queue holds items that no worker has taken; None where the system does not tell."""
+        if sys.platform != "linux":
+            return None
+        import termios
+
+        count = bytearray(4)
+        fcntl.ioctl(self.queue, termios.TIOCOUTQ, count)
+        return int.from_bytes(count, "little") > 0
+
+    def end_queue(self) -> None:
+        """No more items: the workers end when they have done what they are at."""
+        if sys.platform != "linux":  # datagrams have no end
+            for _ in self.seats:
+                with contextlib.suppress(OSError):
+                    self.queue.send(b"")
+        self.queue.close()
+
+    def close(self) -> None:
+        """Ends the pool and whatever its workers are at."""
+        self.control.close()
+        self.queue.close()
+        for seat in self.seats.values():
+            seat.close()
+        self.seats.clear()
+        self._notes.close()
+
+    def _note(self, seat: Seat) -> int:
+        what: int = NOTE.unpack_from(self._notes, seat.number * NOTE.size)[0]
+        return what

@@ -1,0 +1,173 @@
+"""A pool: it forks the workers of one map (:mod:`kubefunc.runner.worker`), tells how they died, and ends them.
+
+Items and outcomes do not pass through here. Messages on its socket, each with the descriptors that belong to it:
+
+``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.request.Request`), whose
+       header also has ``notes``, the path of the file with the workers' seats. With it: the workers' end of the queue.
+``W``  from the client: a seat (JSON): fork a worker for it. With it: the worker's socket, and the pipe for its output.
+``D``  to the client: a worker has died (JSON: ``seat``, ``header``: what became of the item that it was at).
+
+The end of the socket ends the pool: its workers get SIGTERM, and after a grace SIGKILL.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, attempts, memory, worker
+from kubefunc.runner.orphans import become_subreaper, kill_orphans
+from kubefunc.runner.process import EXIT_BROKEN, Signals, become_child, kill_group, lead_group
+from kubefunc.runner.request import END_GRACE, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SETUP = b"S"
+NEW_WORKER = b"W"
+DIED = b"D"
+# Whole messages, and the end of the other side is seen. macOS has no such sockets for one machine, only datagrams.
+MESSAGES = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+_LARGEST = 1 << 16
+_LOOK_EVERY = 0.05  # seconds: at the workers' notes, where items have a timeout
+
+
+class Pool:
+    """Forks workers until its client or the server is gone."""
+
+    def __init__(self, client: socket.socket, life: int, signals: Signals) -> None:
+        self.client = client
+        self.life = life
+        self.signals = signals
+        self.workers: dict[int, int] = {}  # seats by process
+        self.timed_out: set[int] = set()
+        self.oom_kills = memory.oom_kills()
+        self.request: Request
+        self.queue: socket.socket
+        self.notes: mmap.mmap
+
+    def serve(self) -> None:
+        """Until the client closes its end, or dies."""
+        watched = [self.client.fileno(), self.life, self.signals.pipe]
+        pause: float | None = None
+        while True:
+            ready, _, _ = select.select(watched, [], [], pause)
+            if self.life in ready:
+                break
+            if self.signals.pipe in ready:
+                if self.signals.drain():
+                    break
+                self._reap()
+            if self.client.fileno() in ready and not self._hear():
+                self._terminate()
+                break
+            if pause is not None:
+                self._kill_overdue()
+            pause = _LOOK_EVERY if self.workers and self.request.spec["timeout"] is not None else None
+        kill_orphans(keep=set())
+
+    def _hear(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self.client, _LARGEST, 4)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        letter, content = message[:1], message[1:]
+        if letter == SETUP:
+            self._set_up(content.decode(), descriptors[0])
+        elif letter == NEW_WORKER:
+            self._fork(json.loads(content), *descriptors)
+        return bool(message)
+
+    def _set_up(self, path: str, queue: int) -> None:
+        with open(path, "rb") as file:
+            self.request = Request(file.read())
+        self.queue = socket.socket(fileno=queue)
+        with open(self.request.header["notes"], "r+b") as notes:
+            self.notes = mmap.mmap(notes.fileno(), 0)
+
+    def _fork(self, seat: int, answers: int, output: int) -> None:
+        worker.NOTE.pack_into(self.notes, seat * worker.NOTE.size, worker.LOADING, time.monotonic())
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(seat, answers, output)
+        lead_group(pid)
+        os.close(answers)
+        os.close(output)
+        self.workers[pid] = seat
+
+    def _become_worker(self, seat: int, answers: int, output: int) -> None:
+        try:
+            self.signals.forget()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.client.close()
+            os.close(self.life)
+            become_child(output)
+            become_subreaper()
+            self.request.surround()
+            worker.run(worker.Work(self.request, seat, self.queue, socket.socket(fileno=answers), self.notes))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(EXIT_BROKEN)
+
+    def _reap(self) -> None:
+        """Tell of workers that have ended. Whatever they left goes: it is no other worker's."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            seat = self.workers.pop(pid, None)
+            if seat is None:
+                continue
+            kill_group(pid, signal.SIGKILL)
+            kill_orphans(keep=set(self.workers))
+            report = {"seat": seat, "header": self._verdict(seat, status)}
+            self.client.send(DIED + json.dumps(report).encode())
+
+    def _verdict(self, seat: int, status: int) -> dict[str, Any]:
+        """What the header says of the item that the worker was at: the clock, the kernel, or how it ended."""
+        code, detail = CODE_DIED, {}
+        before, self.oom_kills = self.oom_kills, memory.oom_kills()
+        if seat in self.timed_out:
+            self.timed_out.remove(seat)
+            stacks = attempts.read_stacks(self.request.path(f"stacks.{seat}"))
+            code, detail = CODE_TIMEOUT, {"timeout": self.request.spec["timeout"], "stacks": stacks}
+        elif not os.WIFSIGNALED(status):
+            detail = {"exit_code": os.WEXITSTATUS(status)}
+        elif os.WTERMSIG(status) == signal.SIGKILL and self.oom_kills > before:
+            code, detail = CODE_OOM, {"limit": memory.memory_limit()}
+        else:
+            detail = {"signal": os.WTERMSIG(status)}
+        return attempts.error_header(code, detail)
+
+    def _kill_overdue(self) -> None:
+        """The worker's own faulthandler has written the stacks by now."""
+        allowed = self.request.spec["timeout"] + attempts.STACKS_GRACE
+        for pid, seat in self.workers.items():
+            what, since = worker.NOTE.unpack_from(self.notes, seat * worker.NOTE.size)
+            if what >= worker.FIRST and time.monotonic() - since > allowed:
+                self.timed_out.add(seat)
+                kill_group(pid, signal.SIGKILL)
+
+    def _terminate(self) -> None:
+        """Politely first."""
+        for pid in self.workers:
+            kill_group(pid, signal.SIGTERM)
+        until = time.monotonic() + END_GRACE
+        while self.workers and (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([self.life, self.signals.pipe], [], [], left)
+            if self.life in ready:
+                return
+            self.signals.drain()
+            self._reap()
