@@ -137,7 +137,10 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:
-        return Raised(_rebuilt(envelope, diagnosis))
+        error = _rebuilt(envelope, diagnosis)
+        if isinstance(error, ModuleNotFoundError) and error.name and diagnosis.namespace is not None:
+            _add_notes(error, [*getattr(error, "__notes__", []), f"kubefunc: {_how_to_have(error.name)}"])
+        return Raised(error)
     return Raised(_error(envelope, diagnosis))
 
 
@@ -323,15 +326,19 @@ def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     module = detail.get("module")
     if module:
         message = f"The function could not be loaded where it was to run: the module {module!r} is not installed there."
-        advice = (
-            f"Use an image that has {module.partition('.')[0]!r} (image=...). Code of your own travels by itself if it "
-            "lies outside site-packages; third-party packages must be in the image."
-        )
+        advice = _how_to_have(module)
     else:
         message = "The function could not be loaded where it was to run; the cause is shown above."
         advice = "Compare the versions of the packages here and in the image."
     told = _diagnosis(known, "LoadFailed", message, advice)
     return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _how_to_have(module: str) -> str:
+    return (
+        f"Use an image that has {module.partition('.')[0]!r} (image=...). Code of your own travels by itself if it "
+        "lies outside site-packages; third-party packages must be in the image."
+    )
 
 
 def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:

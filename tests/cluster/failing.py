@@ -208,3 +208,24 @@ def fill_disk(mib: int) -> None:
     print(f"writing {mib} MiB", flush=True)
     Path("/tmp/large").write_bytes(b"x" * (mib * 2**20))
     time.sleep(120)
+
+
+@remote
+def make_bytes(size: int) -> bytes:
+    """A result too large for the Pod's status."""
+    return b"r" * size
+
+
+# Run in the courier once the result is there: spoils it where it lies.
+SPOILER = """
+import sys
+with open("/kubefunc/out/result", "r+b") as file:
+    size = file.seek(0, 2)
+    if sys.argv[1] == "length":
+        file.truncate(size - 10)
+    else:
+        file.seek({"sha256": 50_000, "hmac": size - 30}[sys.argv[1]])
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+"""

@@ -39,15 +39,20 @@ def witnessing(admin: Kubectl) -> Generator[Witness]:
     """Watch by kubectl, as the administrator."""
     witness = Witness()
     environ = {**os.environ, "KUBECACHEDIR": str(cache_root() / "kubectl")}
-    watches = []
+    watches: list[subprocess.Popen[str]] = []
+    listeners: list[threading.Thread] = []
     try:
         for kind in ("pods", "events"):
             path = f"/api/v1/namespaces/{admin.namespace}/{kind}?watch=true"
             command = ["kubectl", "--kubeconfig", str(admin.kubeconfig), "get", "--raw", path]
             watches.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ))
-            threading.Thread(target=witness.listen, args=(watches[-1].stdout,), daemon=True).start()
+            listeners.append(threading.Thread(target=witness.listen, args=(watches[-1].stdout,), daemon=True))
+            listeners[-1].start()
         yield witness
     finally:
         for watch in watches:
             watch.kill()
-            watch.wait()
+        for listener in listeners:
+            listener.join()
+        for watch in watches:
+            watch.communicate()

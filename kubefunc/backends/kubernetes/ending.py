@@ -106,7 +106,7 @@ def _died(pod: Pod) -> Finding:
     return Finding(
         errors.WorkerDiedError,
         "WorkerDied",
-        f"The program that runs the function in its container {how} before the function did.",
+        f"The program that runs the function in its container {how}, and the function with it.",
         "Somebody or something on the node kills processes there: ask whoever runs the cluster. "
         "The last output may say more."
         if number
@@ -172,19 +172,16 @@ def _pod_words(pod: Pod) -> tuple[str, ...]:
 # -- the Job
 
 
-def job_trouble(job: Job, pods: Sequence[Pod]) -> Finding | None:
-    """Why a Job failed that left no result behind. ``pods``: those that are there, or the last that was."""
+def job_trouble(job: Job, pods: Sequence[Pod], waited_for: Finding | None = None) -> Finding | None:
+    """Why a Job failed that left no result behind.
+
+    ``pods``: those that are there, or the last that was. ``waited_for``: what it was waiting for.
+    """
     if not job.failed:
         return None
     words = (f"{job.failed}: {job.failed_message}", *(word for pod in pods for word in _pod_words(pod)))
     if job.failed == "DeadlineExceeded":
-        return Finding(
-            errors.CallTimeoutError,
-            "DeadlineExceeded",
-            "The call's deadline ran out; it counts from the submission, waiting for the start included.",
-            "Raise deadline=.",
-            words,
-        )
+        return _deadline(words, waited_for)
     exit_code = _FAILED_BY_MAIN.search(job.failed_message)
     if exit_code is not None:
         return _died_unseen(int(exit_code[1]), words)
@@ -201,6 +198,15 @@ def taken_too_often(job: Job, words: tuple[str, ...] = ()) -> Finding:
         "Raise max_disruptions=, or ask whoever runs the cluster why Pods end there.",
         words,
     )
+
+
+def _deadline(words: tuple[str, ...], waited_for: Finding | None) -> Finding:
+    message = "The call's deadline ran out; it counts from the submission, waiting for the start included."
+    if waited_for is None:
+        return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, "Raise deadline=.", words)
+    message = f"{message} It had not started: {waited_for.message}"
+    advice = f"{waited_for.advice} Or raise deadline=."
+    return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, advice, (*words, *waited_for.words))
 
 
 # What a podFailurePolicy says of a container; a Pod's condition has other words.

@@ -115,7 +115,7 @@ class Jobs:
             return
         # Whether a request whose answer was lost has been carried out is not known: so all of it is deleted.
         self._take_back(flight, made if len(made) > 1 or _maybe_carried_out(error) else [])
-        self._refused(flight, as_error(error))
+        self._refused(flight, as_error(error, flight.diagnosis()))
 
     def _take_back(self, flight: Flight, made: Sequence[str]) -> None:
         with flight.lock:

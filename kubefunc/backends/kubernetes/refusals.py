@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -117,14 +118,21 @@ class ConnectionFailed(Exception):
         self.attempts = 1
 
 
-def as_error(exc: ApiError | ConnectionFailed | KubefuncError) -> KubefuncError:
-    """The one place where the API server's refusals become kubefunc's errors, each with a Diagnosis."""
+_NOTHING_KNOWN = Diagnosis("", "")
+
+
+def as_error(exc: ApiError | ConnectionFailed | KubefuncError, known: Diagnosis = _NOTHING_KNOWN) -> KubefuncError:
+    """The one place where the API server's refusals become kubefunc's errors, each with a Diagnosis.
+
+    ``known`` is what is known of the call that was refused.
+    """
     if isinstance(exc, KubefuncError):
         return exc
     if isinstance(exc, ConnectionFailed):
-        return _unreachable(exc)
+        return _unreachable(exc, known)
     kind, sentence, advice = _judge(exc)
-    diagnosis = Diagnosis(
+    diagnosis = dataclasses.replace(
+        known,
         reason=exc.reason or f"HTTP{exc.status}",
         message=sentence,
         advice=advice,
@@ -203,14 +211,21 @@ def _forbidden(exc: ApiError, what: str) -> tuple[type[KubefuncError], str, str]
             "The namespace's Pod Security Standard refuses the Pod.",
             "Set run_as_user= to a number other than 0; *restricted* needs no more than that.",
         )
-    refused = _RBAC.search(exc.message)
-    if refused is None:
+    lacking = role_lacks(exc.message)
+    if lacking is None:
         # Admission plug-ins (LimitRanger, ServiceAccount, SCC ...) answer 403 too, in words of their own.
         return (AdmissionError, f"The cluster's admission rules refuse the request ({what}).", "")
+    return (PermissionDeniedError, *lacking)
+
+
+def role_lacks(message: str) -> tuple[str, str] | None:
+    """Who may not do what, and the rule that would allow it; None where the message is not about permissions."""
+    refused = _RBAC.search(message)
+    if refused is None:
+        return None
     verb, resource, group = refused["verb"], refused["resource"], refused["group"]
     place = f"in the namespace {refused['namespace']!r}" if refused["namespace"] else "in the whole cluster"
     return (
-        PermissionDeniedError,
         f"{refused['user']} may not {verb} {resource} {place}.",
         f'The Role needs the rule {{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}.',
     )
@@ -239,8 +254,9 @@ _ADVICE = {
 }
 
 
-def _unreachable(exc: ConnectionFailed) -> ClusterUnreachableError:
-    diagnosis = Diagnosis(
+def _unreachable(exc: ConnectionFailed, known: Diagnosis) -> ClusterUnreachableError:
+    diagnosis = dataclasses.replace(
+        known,
         reason="Unreachable",
         message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached, tried {exc.attempts} times.",
         advice=_ADVICE.get(exc.reason, "Is the cluster running? `kubectl cluster-info` asks it.")

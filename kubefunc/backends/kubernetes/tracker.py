@@ -19,6 +19,7 @@ from kubefunc.backends.kubernetes.collect import Collector
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import REPLACED, Flight
 from kubefunc.backends.kubernetes.output import Outputs
+from kubefunc.backends.kubernetes.refusals import role_lacks
 from kubefunc.backends.kubernetes.uploads import Uploads
 from kubefunc.backends.kubernetes.views import Job, Pod
 from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
@@ -154,14 +155,7 @@ class Tracker:
         return watchers
 
     def _watch_failed(self, namespace: str, state: WatchState, words: str) -> None:
-        forbidden = state is WatchState.FORBIDDEN
-        finding = Finding(
-            errors.PermissionDeniedError if forbidden else errors.ClusterUnreachableError,
-            "WatchForbidden" if forbidden else "WatchFailed",
-            "The call cannot be followed.",
-            "Ask for list and watch on pods and jobs in the Role." if forbidden else "Try again.",
-            (words,),
-        )
+        finding = _cannot_be_followed(state, words)
         with self._lock:
             watchers = self._watchers.pop(namespace, [])
         for watcher in watchers:
@@ -371,10 +365,21 @@ class Tracker:
 def _without_result(flight: Flight, job: Job) -> Finding:
     """Why there is none, now that the Job is over."""
     lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
-    trouble = lost or ending.job_trouble(job, flight.last_pods())
+    trouble = lost or ending.job_trouble(job, flight.last_pods(), flight.finding)
     if trouble is not None:
         return trouble
     return ending.taken_too_often(job) if flight.index_failed(job) else ending.result_gone(job)
+
+
+def _cannot_be_followed(state: WatchState, words: str) -> Finding:
+    if state is WatchState.FORBIDDEN:
+        message, advice = role_lacks(words) or (
+            "The call cannot be followed.",
+            "The Role needs list and watch of pods.",
+        )
+        return Finding(errors.PermissionDeniedError, "Forbidden", message, advice, (words,))
+    message = "The call cannot be followed: the connection to the cluster failed for good."
+    return Finding(errors.ClusterUnreachableError, "WatchFailed", message, "Attach to it when that is well.", (words,))
 
 
 def _when(event: Mapping[str, Any]) -> str:

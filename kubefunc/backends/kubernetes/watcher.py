@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kubefunc.backends.kubernetes.api import Api, JsonDict, Stream, backoff
-from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed, as_error
+from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed
 from kubefunc.errors import ConfigurationError
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -435,8 +435,8 @@ class Watcher:
     def _say_why(self, exc: Exception | None) -> None:
         """The last word before the end."""
         self.forbidden = isinstance(exc, ApiError) and exc.status == 403
-        text = str(as_error(exc) if isinstance(exc, (ApiError, ConnectionFailed, ConfigurationError)) else exc)
-        self._on_state(WatchState.FORBIDDEN if self.forbidden else WatchState.FAILED, text)
+        words = exc.message if isinstance(exc, ApiError) else str(exc)
+        self._on_state(WatchState.FORBIDDEN if self.forbidden else WatchState.FAILED, words)
 
 
 class TailWatcher(Watcher):
