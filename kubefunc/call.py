@@ -164,6 +164,10 @@ class Call(_Future[R]):
     def __await__(self) -> Generator[Any, None, R]:
         return self._wait().__await__()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is the handle that :func:`attach` gives to the process that unpickles it."""
+        return attach, (self._backend.address(self._id),)
+
     def __repr__(self) -> str:
         state = self._state.lower() if self.done() else self._whereabouts().phase.value
         return f"<Call {self._id} {state}>"

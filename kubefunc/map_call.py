@@ -23,7 +23,7 @@ from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
 from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, parse_id
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, outcome
-from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
 from kubefunc.progress import Printer, Silent
 from kubefunc.runner import VALUE
 from kubefunc.runner.records import Record
@@ -207,6 +207,10 @@ class MapCall(Generic[R]):
         if kept:
             return kept
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is the handle that :func:`attach_map` gives to the process that unpickles it."""
+        return _attached, (self._backend.address(self._id), self._return_exceptions)
 
     def __repr__(self) -> str:
         if self._count is None:
@@ -560,6 +564,11 @@ class ItemCall(Call[R]):
         """
         raise ConfigurationError(f"{self._id} is an item of a map, which is one Job: discard() the map.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise SerializationError(
+            f"{self._id} is an item of a map, which is one Job: pickle the map, and take calls[{self._index}] of it there."
+        )
+
     @overload
     def logs(self, follow: Literal[False] = ...) -> str: ...
     @overload
@@ -748,3 +757,7 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
     )
     backend.attach_map(call, MapCallSink(handle))
     return handle
+
+
+def _attached(call: str, return_exceptions: bool) -> MapCall[Any]:  # noqa: FBT001 - what a pickle calls has no keywords
+    return attach_map(call, return_exceptions=return_exceptions)

@@ -181,6 +181,14 @@ class Backend(Protocol):
         """
         ...
 
+    def address(self, call: str) -> str:
+        """What :meth:`attach` and :meth:`attach_map` need to find this call or map from another process.
+
+        Raises:
+            SerializationError: no other process can reach it.
+        """
+        ...
+
     def cancel(self, call: str) -> None:
         """Stop it and remove what it left; returns at once, works on in the background."""
         ...

@@ -70,6 +70,9 @@ class HandBackend:
     def read_map(self, call: str) -> MapSubmission:
         return self.known_maps[call]
 
+    def address(self, call: str) -> str:
+        return f"somewhere/{call}"
+
     def cancel(self, call: str) -> None:
         self.cancelled.append(call)
 

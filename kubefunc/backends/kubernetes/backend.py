@@ -109,6 +109,9 @@ class KubernetesBackend:
         name, namespace = self._named(call)
         self._requests.do(lambda: self._attach(name, namespace, sink))
 
+    def address(self, call: str) -> str:
+        return f"{self._namespaces.get(call, self._config.namespace)}/{call}"
+
     def cancel(self, call: str) -> None:
         for flight in self._tracker.of(call):
             flight.claim()

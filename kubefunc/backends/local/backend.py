@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
 from kubefunc.backends.local.run import Ended, Processes, Run, usable_cpus
 from kubefunc.diagnosis import Phase
-from kubefunc.errors import ConfigurationError
+from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.runner.request import RECEIVE
@@ -111,6 +111,12 @@ class LocalBackend:
     def attach(self, call: str, sink: Sink) -> None:
         raise ConfigurationError(
             f"attach({call!r}) needs a cluster: on this machine a call ends with the program that made it."
+        )
+
+    def address(self, call: str) -> str:
+        raise SerializationError(
+            f"{call} runs on this machine, as a process of this program: no other process can have a handle of it. "
+            "Pass its result() instead; on a cluster handles can be pickled."
         )
 
     def cancel(self, call: str) -> None:

@@ -1,0 +1,72 @@
+"""A handle that is pickled comes back, in whichever process, as one that was attached to."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from kubefunc import errors
+from kubefunc.backends.local import local_backend
+from kubefunc.call import Call
+from kubefunc.map_call import MapCall
+from kubefunc.session import Session
+from tests.unit.by_hand import KEY, HandBackend
+
+
+class Remembering(HandBackend):
+    """Remembers what was attached to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attached: list[str] = []
+
+    def attach(self, call: str, sink: object) -> None:
+        self.attached.append(call)
+
+    attach_map = attach
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
+    """The backend that this process's session has."""
+    made, session = Remembering(), Session()
+    session._backends["kubernetes", None] = made
+    monkeypatch.setattr(importlib.import_module("kubefunc.session"), "_session", session)
+    return made
+
+
+def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
+    """It finds the Job by namespace and id."""
+    call: Call[int] = Call("f-abcdefgh", "f", KEY, backend, Session())
+    again = pickle.loads(pickle.dumps(call))
+    assert isinstance(again, Call)
+    assert again.id == call.id
+    assert backend.attached == ["somewhere/f-abcdefgh"]
+
+
+def test_a_pickled_map_is_an_attached_one(backend: Remembering) -> None:
+    """And still gives exceptions as results, where it did."""
+    made: MapCall[int] = MapCall("f-abcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
+    again = pickle.loads(pickle.dumps(made))
+    assert isinstance(again, MapCall)
+    assert again.id == made.id
+    assert again._return_exceptions
+    assert backend.attached == ["somewhere/f-abcdefgh"]
+
+
+def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
+    """The map is: the error says what to do."""
+    made: MapCall[int] = MapCall("f-abcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
+    made._open_to(3)
+    with pytest.raises(errors.SerializationError, match=r"f-abcdefgh\[2\] .* take calls\[2\]"):
+        pickle.dumps(made.calls[2])
+
+
+def test_a_call_of_this_machine_is_not_pickled() -> None:
+    """It is a process of this program: no other can find it."""
+    call: Call[int] = Call("f-abcdefgh", "f", KEY, local_backend(), Session())
+    with pytest.raises(errors.SerializationError, match=r"runs on this machine.*Pass its result\(\)"):
+        pickle.dumps(call)
