@@ -7,7 +7,6 @@ end kills every reader there: it ends only while it holds the lock ``readers`` a
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import select
 import signal
@@ -26,7 +25,7 @@ from kubefunc.runner import (
     READER_NOTHING,
     READER_RESULT,
     UPLOAD_DONE,
-    wire,
+    pipes,
 )
 
 TYPE_CHECKING = False
@@ -165,7 +164,7 @@ class Reader:
         try:
             result = os.open(self.out.path("result"), os.O_RDONLY)
         except FileNotFoundError:
-            wire.write_all(1, READER_NOTHING)
+            pipes.write_all(1, READER_NOTHING)
             return 0
         self._send(result, offset)
         return acknowledge(self.out)
@@ -182,13 +181,13 @@ class Reader:
         """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
         if select.select([0], [], [], 0)[0] and not os.read(0, 1):
             os._exit(0)
-        wire.write_all(1, READER_HEARTBEAT)
+        pipes.write_all(1, READER_HEARTBEAT)
 
     def _send(self, result: int, offset: int) -> None:
         size = os.fstat(result).st_size
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
-        wire.write_all(1, READER_RESULT + wire.READER_HEAD.pack(size, offset))
+        pipes.write_all(1, READER_RESULT + pipes.READER_HEAD.pack(size, offset))
         while offset < size:
             sent = os.sendfile(1, result, offset, CHUNK)
             if sent == 0:
@@ -216,12 +215,12 @@ class Follower:
             elif not ended:
                 self._pause()
             elif self.out.has("result"):
-                self._write(FOLLOW_END + wire.UPLOAD_HEAD.pack(size))
+                self._write(FOLLOW_END + pipes.UPLOAD_HEAD.pack(size))
                 signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
                 return acknowledge(self.out)
             else:
                 break
-        wire.write_all(1, READER_NOTHING)
+        pipes.write_all(1, READER_NOTHING)
         return 0
 
     def _open(self) -> int | None:
@@ -263,7 +262,7 @@ class Follower:
     def _send(self, file: int, offset: int, size: int) -> int:
         """The next bytes, as many as are there or as one piece may have; where the next begin."""
         end = min(size, offset + CHUNK)
-        self._write(FOLLOW_DATA + wire.LENGTH.pack(end - offset))
+        self._write(FOLLOW_DATA + pipes.LENGTH.pack(end - offset))
         while offset < end:
             with _client_takes():
                 sent = os.sendfile(1, file, offset, end - offset)
@@ -274,7 +273,7 @@ class Follower:
 
     def _write(self, data: bytes) -> None:
         with _client_takes():
-            wire.write_all(1, data)
+            pipes.write_all(1, data)
         self.heard = time.monotonic()
 
 
@@ -298,7 +297,7 @@ def acknowledge(out: Out) -> int:
 
 def upload(out: Out, name: str) -> int:
     """Take a file in from stdin and give it its name once it is whole."""
-    (size,) = wire.UPLOAD_HEAD.unpack(read_exactly(wire.UPLOAD_HEAD.size))
+    (size,) = pipes.UPLOAD_HEAD.unpack(read_exactly(pipes.UPLOAD_HEAD.size))
     part = out.path(f"{name}.{os.getpid()}")  # two clients may bring the same
     with open(part, "wb") as file:
         while size:
@@ -309,7 +308,7 @@ def upload(out: Out, name: str) -> int:
             size -= len(data)
     os.chmod(part, 0o644)
     os.replace(part, out.path(name))
-    wire.write_all(1, UPLOAD_DONE)
+    pipes.write_all(1, UPLOAD_DONE)
     return 0
 
 
@@ -324,6 +323,8 @@ def read_exactly(size: int) -> bytes:
 
 
 def courier(in_dir: str, out_dir: str) -> int:
+    import json  # the readers, for which a client waits, do not need it
+
     with open(os.path.join(in_dir, "spec.json"), "rb") as file:
         spec = json.loads(file.read())
     return Courier(Out(out_dir), spec).run()

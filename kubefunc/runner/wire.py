@@ -6,8 +6,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import os
-import struct
 import zlib
 
 from kubefunc.runner import (
@@ -17,10 +15,9 @@ from kubefunc.runner import (
     TERMINATION_SIZE,
     TERMINATION_TEXT_LIMIT,
 )
+from kubefunc.runner.pipes import LENGTH as LENGTH
+from kubefunc.runner.pipes import write_all as write_all
 
-LENGTH = struct.Struct(">I")
-READER_HEAD = struct.Struct(">QQ")
-UPLOAD_HEAD = struct.Struct(">Q")
 MAC_SIZE = 32
 FRAME_HEAD = 1 + LENGTH.size
 FOOTER_SIZE = LENGTH.size + MAC_SIZE + len(ENVELOPE_MAGIC)
@@ -131,13 +128,6 @@ def from_termination_text(text: str) -> bytes | None:
         return zlib.decompress(binascii.a2b_base64(text[len(TERMINATION_ENVELOPE) :]))
     except (binascii.Error, zlib.error, ValueError):
         return None
-
-
-def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    """Write to a blocking descriptor until all is written."""
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def frame(letter: bytes, data: bytes = b"") -> bytes:

@@ -128,8 +128,9 @@ def client_cpu(ground: Ground) -> Iterator[Figure]:
 def large_result(ground: Ground) -> Iterator[Figure]:
     """100 MB from the function's return to the return of result(), against kubectl exec cat of such a file."""
     space, pod = ground.space, f"cat-{secrets.token_hex(3)}"
-    space.admin.apply(sleeper(pod, f"head -c {BIG} /dev/urandom > /tmp/file"))
+    space.admin.apply(sleeper(pod, f"head -c {BIG} /dev/urandom > /tmp/part; mv /tmp/part /tmp/file"))
     space.admin.run("wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=60s")
+    space.admin.run("exec", pod, "--", "sh", "-c", "until [ -e /tmp/file ]; do sleep 0.2; done")
     _kubectl_cat(space, pod)
     with Caller(space.kubeconfig) as caller:
         before = caller.peak_memory()

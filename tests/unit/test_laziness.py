@@ -46,6 +46,14 @@ def test_local_call_loads_no_kubernetes_client(clean_env: dict[str, str]) -> Non
     assert loaded.isdisjoint({*OF_KUBERNETES, "click"})
 
 
+def test_a_reader_starts_with_almost_nothing() -> None:
+    """A client waits for the program that hands its result out: no json, no hashes, no regular expressions."""
+    program = "import kubefunc.runner.courier, sys; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-E", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    assert loaded.isdisjoint({"json", "re", "typing", "hashlib", "pickle", "contextlib", "dataclasses"})
+
+
 @pytest.mark.parametrize("name", kubefunc.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     """Each name of ``__all__`` can be had, and is listed by dir()."""

@@ -21,6 +21,7 @@ from kubefunc.runner import (
     IN_DIR,
     READER_HEARTBEAT,
     READER_NOTHING,
+    pipes,
     records,
     wire,
 )
@@ -167,12 +168,12 @@ class FollowIntake:
         letter = bytes(self._head[:1])
         if letter not in (READER_HEARTBEAT, READER_NOTHING, FOLLOW_DATA, FOLLOW_END):
             raise StreamGarbled(f"expected '.', 'N', 'D' or 'E', not {letter!r}")
-        size = {FOLLOW_DATA: wire.LENGTH.size, FOLLOW_END: wire.UPLOAD_HEAD.size}.get(letter, 0)
+        size = {FOLLOW_DATA: wire.LENGTH.size, FOLLOW_END: pipes.UPLOAD_HEAD.size}.get(letter, 0)
         if len(self._head) <= size:
             return
         if letter == FOLLOW_DATA:
             (self._left,) = wire.LENGTH.unpack_from(self._head, 1)
         elif letter == FOLLOW_END:
-            (self.total,) = wire.UPLOAD_HEAD.unpack_from(self._head, 1)
+            (self.total,) = pipes.UPLOAD_HEAD.unpack_from(self._head, 1)
         self.nothing = letter == READER_NOTHING
         self._head.clear()
