@@ -566,7 +566,7 @@ class ItemCall(Call[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise SerializationError(
-            f"{self._id} is an item of a map, which is one Job: pickle the map, and take calls[{self._index}] of it there."
+            f"{self._id} is an item of a map, which is one Job: pickle the map, and there take calls[{self._index}]."
         )
 
     @overload

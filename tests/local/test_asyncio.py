@@ -25,16 +25,19 @@ needs_timeout = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.t
 
 @remote
 def square(x: int) -> int:
+    """Quick."""
     return x * x
 
 
 @remote
 def fail(message: str) -> None:
+    """An exception of the function's own."""
     raise LookupError(message)
 
 
 @remote
 def wait_for(path: Path) -> str:
+    """Until somebody has written the file."""
     while not path.exists():
         time.sleep(0.01)
     return path.read_text()
@@ -42,6 +45,7 @@ def wait_for(path: Path) -> str:
 
 @remote
 def say_and_wait(path: Path) -> None:
+    """Never ends by itself."""
     path.write_text("begun")
     time.sleep(600)
 
@@ -185,8 +189,8 @@ def test_a_failed_item_is_raised_where_it_stands(run: Callable[..., Any]) -> Non
     """As when iterating without ``async``."""
 
     async def main() -> None:
+        results = fail.map(["mine"]).__aiter__()
         with pytest.raises(LookupError, match="mine"):
-            async for _ in fail.map(["mine"]):
-                raise AssertionError
+            await results.__anext__()
 
     run(main())
