@@ -21,6 +21,7 @@ from kubefunc.envelope import Envelope, Raised, Returned, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
+from kubefunc.runner.attempts import without_runner
 from kubefunc.session import Session, session
 
 R = TypeVar("R")
@@ -351,7 +352,8 @@ class CallSink:
 
     def _last_lines(self, envelope: Envelope) -> tuple[str, ...]:
         data = b"".join(self._tail) or envelope.output or b""
-        return tuple(data.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+        lines = without_runner(data.decode("utf-8", "replace").splitlines())
+        return tuple(lines)[-LOG_TAIL_LINES:]
 
 
 def attach(call: str) -> Call[Any]:

@@ -10,6 +10,7 @@ from kubefunc.runner import ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
 EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
@@ -49,9 +50,23 @@ def read_stacks(path: str) -> str:
     """What faulthandler wrote there at the timeout."""
     try:
         with open(path, errors="replace") as file:
-            return file.read(STACKS_LIMIT)
+            return "\n".join(without_runner(file.read(STACKS_LIMIT).splitlines()))
     except FileNotFoundError:
         return ""
+
+
+def without_runner(lines: Iterable[str]) -> Iterator[str]:
+    """These lines of output, but for what faulthandler says of this program: its frames stand below the function's.
+
+    >>> list(without_runner(['Thread 1:', '  File "f.py", line 3 in f', '  File "kubefunc/runner/child.py"']))
+    ['Thread 1:', '  File "f.py", line 3 in f']
+    """
+    ours = False
+    for line in lines:
+        is_frame = line.startswith('  File "')
+        ours = is_frame and (ours or "kubefunc/runner/" in line)
+        if not ours:
+            yield line
 
 
 def error_header(code: str, detail: dict[str, Any]) -> dict[str, Any]:

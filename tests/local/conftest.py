@@ -1,0 +1,37 @@
+"""A fresh session on this machine for a module's tests, by each of the two ways to start processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import kubefunc.backends.local
+import kubefunc.session
+from kubefunc.backends.local.backend import LocalBackend
+from kubefunc.backends.local.oneshot import OneShots
+
+
+def ways_here() -> list[str]:
+    """``fork`` as on Linux and macOS, ``oneshot`` as on Windows; both can be had where there is fork."""
+    return ["fork", "oneshot"]
+
+
+@pytest.fixture(scope="module", params=ways_here())
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How calls get their processes; what is left of other tests' session is put away first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubefunc.session, "_session", None)
+        if request.param == "oneshot":
+            patch.setattr(kubefunc.backends.local, "local_backend", lambda: LocalBackend(OneShots))
+        yield request.param
+        kubefunc.session.session().close()
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[None]:
+    """The same with fork alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubefunc.session, "_session", None)
+        yield
+        kubefunc.session.session().close()
