@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Call",
     "ConfigMapKey",
+    "Executor",
     "MapCall",
     "Options",
     "RemoteFunction",
@@ -38,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from kubefunc import current, errors
     from kubefunc.call import Call, attach
+    from kubefunc.executor import Executor
     from kubefunc.function import RemoteFunction, remote
     from kubefunc.map_call import MapCall, attach_map
     from kubefunc.options import ConfigMapKey, Options, SecretKey
@@ -47,6 +49,7 @@ else:
     _ROOMS = {
         "Call": "kubefunc.call",
         "attach": "kubefunc.call",
+        "Executor": "kubefunc.executor",
         "RemoteFunction": "kubefunc.function",
         "remote": "kubefunc.function",
         "MapCall": "kubefunc.map_call",

@@ -9,9 +9,10 @@ import secrets
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
 from kubefunc.errors import ConfigurationError
@@ -50,6 +51,18 @@ class Dispatcher:
                 traceback.print_exc()
 
 
+class Waitable(Protocol):
+    """What an exit waits for."""
+
+    def end(self) -> None:
+        """No more will come."""
+        ...
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        ...
+
+
 class Session:
     """What all calls of this process share. Made at first use; a forked child makes its own."""
 
@@ -62,6 +75,7 @@ class Session:
         self._defaults = parse_changes("configure()")
         self._wanted: BackendName | None = None
         self._backends: dict[tuple[str, str | None], Backend] = {}
+        self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
         self._unfinished: dict[str, tuple[Backend, Sink | MapSink]] = {}
 
     # -- options
@@ -134,6 +148,19 @@ class Session:
 
     # -- the end
 
+    def wait_at_exit(self, for_what: Waitable) -> None:
+        """At exit, let this finish first: an executor's tasks, as the standard library's executors do."""
+        self._waited.add(for_what)
+
+    def wait(self) -> None:
+        """For all that is to finish first. Ctrl-C ends the wait, and what is unfinished is cancelled then."""
+        try:
+            for each in list(self._waited):
+                each.end()
+                each.wait()
+        except KeyboardInterrupt:
+            return
+
     def close(self) -> None:
         """Cancel what is unfinished and not detached, within 5 s; then let the backends go."""
         with self._lock:
@@ -141,9 +168,9 @@ class Session:
             backends = list(self._backends.values())
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
-            on_cluster = any(backend.name == "kubernetes" for backend in waiting.values())
-            way_out = "; detach=True would keep them" if on_cluster else ""
-            self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
+            self.console.say(
+                f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}); detach=True would keep them"
+            )
         try:
             left: list[str] = []
             for backend in backends:
@@ -224,6 +251,7 @@ def configure(backend: BackendName | None = None, **changes: Unpack[OptionChange
 
 def _at_exit() -> None:
     if _session is not None and _session.pid == os.getpid():
+        _session.wait()
         _session.close()
 
 

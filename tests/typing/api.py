@@ -94,6 +94,10 @@ def takes_a_future(future: concurrent.futures.Future[str]) -> None: ...
 def takes_a_remote_function(function: RemoteFunction[[int], list[int]]) -> None: ...
 
 
+executor = kubefunc.Executor(2, memory="1Gi", initializer=print, initargs=("ready",))
+assert_type(executor.submit(pow, 2, 3), concurrent.futures.Future[int])
+assert_type(list(executor.map(str, [1], timeout=3, chunksize=1)), list[str])
+
 takes_a_future(bare.remote(1))
 takes_a_remote_function(called)
 kubefunc.configure(backend="local", image="python:3.12-slim", timeout=10)
@@ -125,3 +129,6 @@ two.starmap([(1, 2)])  # type: ignore[list-item]
 two.starmap([1])  # type: ignore[list-item]
 Model().predict.map([1.0])  # type: ignore[list-item]
 len(kubefunc.attach_map(7))  # type: ignore[arg-type]
+kubefunc.Executor(memmory="1Gi")  # type: ignore[call-arg]
+kubefunc.Executor("2")  # type: ignore[arg-type]
+executor.submit(len, 3)  # type: ignore[arg-type]

@@ -68,10 +68,12 @@ class LocalBackend:
 
     def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
         workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
-        self.open_map(submission, sink, workers, stays_open=False)
+        self.open_map(submission, sink, workers)
 
-    def open_map(self, submission: MapSubmission, sink: MapSink, workers: int, *, stays_open: bool = True) -> LocalMap:
-        """A map with so many workers, to which items may be added.
+    def open_map(
+        self, submission: MapSubmission, sink: MapSink, workers: int, claim: Callable[[int], bool] | None = None
+    ) -> LocalMap:
+        """A map with so many workers; one to which items may be added where each is to be claimed before it runs.
 
         Raises:
             ConfigurationError: an option needs a cluster, or this system has no fork.
@@ -93,7 +95,7 @@ class LocalBackend:
             self._processes.new_pool,
             self._map_ended,
             workers=workers,
-            stays_open=stays_open,
+            claim=claim,
         )
         with self._lock:
             self._maps.append(started)

@@ -64,7 +64,7 @@ class LocalMap:
         ended: Callable[[LocalMap], None],
         *,
         workers: int,
-        stays_open: bool = False,
+        claim: Callable[[int], bool] | None = None,
     ) -> None:
         """Ready to start.
 
@@ -76,7 +76,8 @@ class LocalMap:
             connect: asks the server for a new pool, gives our end of its socket.
             ended: told when nothing is left of it.
             workers: how many at once, at most.
-            stays_open: items may still be added, until ``no_more()``.
+            claim: asked before an item is sent, whether it still is to run. Given for a map that stays open: items may
+                be added until ``no_more()``.
         """
         self.submission = submission
         self._sink = sink
@@ -84,7 +85,8 @@ class LocalMap:
         self._connect = connect
         self._ended = ended
         self._workers = workers
-        self._open = stays_open
+        self._open = claim is not None
+        self._claim = claim or (lambda index: bool(sink.missing((index,))))
         self._items = dict(submission.items)
         self._waiting = deque(self._items)
         self._attempts: dict[int, int] = {}
@@ -138,7 +140,11 @@ class LocalMap:
         """Whether all items have ended, and workers run their exit handlers."""
         return self._ending
 
-    def join(self, seconds: float) -> None:
+    def code_directory(self, index: int) -> Path:
+        """Where modules go that travel with this item alone."""
+        return self._file(f"code.of.{index}")
+
+    def join(self, seconds: float | None) -> None:
         if self._thread is not threading.current_thread():
             self._thread.join(seconds)
 
@@ -162,6 +168,8 @@ class LocalMap:
             while not self._is_over():
                 self._step()
             self._say_goodbye()
+            if self._cancelled:
+                self._sink.fail(None, _died(self.submission.call, "it was ended"))
         except Exception as error:  # noqa: BLE001 - our own fault must not leave anybody waiting
             traceback.print_exc()
             self._sink.fail(None, _died(self.submission.call, f"the thread that watched it has failed ({error})"))
@@ -236,7 +244,9 @@ class LocalMap:
         most = len(pool.seats) * ahead(self._seconds)
         while self._waiting and len(self._flying) < most:
             index = self._waiting[0]
-            if self._sink.missing((index,)) and not self._send(pool, index):
+            if not self._claim(index):  # it was cancelled
+                del self._items[index]
+            elif not self._send(pool, index):
                 self._watch_queue(pool)
                 return
             self._waiting.popleft()
@@ -281,7 +291,7 @@ class LocalMap:
         except BlockingIOError:
             return
         except ConnectionError:
-            size = 0
+            size, ancillary = 0, []
         if not size:
             self._unwatch(seat.answers)
             return

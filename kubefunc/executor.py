@@ -1,0 +1,429 @@
+"""``concurrent.futures.Executor`` over the same backends: for programs, and libraries, that already use one."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+
+from kubefunc.backends.base import MapSubmission, Whereabouts
+from kubefunc.call import Call
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import Envelope, Returned, outcome
+from kubefunc.errors import KubefuncError
+from kubefunc.function import KEY_SIZE, RemoteFunction, refuse_nested, remote, start_many
+from kubefunc.inputs import HowToMap, map_items
+from kubefunc.options import Layer, Options, parse_changes
+from kubefunc.payload import Packer, new_id
+from kubefunc.runner import VALUE
+from kubefunc.runner.records import Record
+from kubefunc.runner.workplace import InitializerFailed, Workplace
+from kubefunc.session import Session, session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kubefunc.backends.local.backend import LocalBackend
+    from kubefunc.backends.local.maps import LocalMap
+    from kubefunc.options import OptionChanges
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs functions on the cluster, each ``submit`` as a Job and each ``map`` as an Indexed Job; on this machine, by
+    persistent worker processes.
+
+    Differs from the standard library's ProcessPoolExecutor: a task whose process dies fails alone, with a
+    :class:`kubefunc.errors.WorkerDiedError`, and functions need not be importable.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[OptionChanges],
+    ) -> None:
+        """No process is started before it is needed.
+
+        Args:
+            max_workers: tasks at once. Default: on a cluster no limit of ours, on this machine one for each CPU.
+            initializer: called in each process before its first task.
+            initargs: its arguments.
+            **options: as for ``@remote``.
+
+        Raises:
+            ValueError: ``max_workers`` is not positive.
+            TypeError: ``initializer`` is not callable.
+            ConfigurationError: an option is wrong.
+        """
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._max_workers = max_workers
+        self._workplace = Workplace(initializer, tuple(initargs))
+        self._layer = parse_changes("Executor()", **options)
+        self._lock = threading.Lock()
+        self._tasks: _Tasks | None = None
+        self._shut = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have the function called; returns at once.
+
+        Raises:
+            RuntimeError: after ``shutdown()``, or once the initializer has failed (``BrokenExecutor``).
+            SerializationError: the function or an argument cannot be pickled.
+        """
+        refuse_nested()
+        with self._lock:
+            return cast("Future[T]", self._open_tasks().submit(fn, args, kwargs))
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[T]:
+        """As the builtin ``map``, all at once: the inputs are read now, the results come in order.
+
+        Args:
+            fn: called with one value of each iterable.
+            iterables: end with the shortest.
+            timeout: seconds from now; then ``next()`` raises TimeoutError, and what has not ended is cancelled.
+            chunksize: items for one Pod, one after another. Default: kubefunc decides. Local: ignored.
+
+        Raises:
+            ValueError: ``chunksize`` is not positive.
+            SerializationError: the function or an item cannot be pickled.
+        """
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        refuse_nested()
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            return self._open_tasks().map(fn, iterables, chunksize, until)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - stdlib's
+        """Take no more tasks.
+
+        Args:
+            wait: return only when all have ended, and the processes with them.
+            cancel_futures: cancel those that have not begun.
+        """
+        with self._lock:
+            self._shut = True
+            tasks = self._tasks
+        if tasks is not None:
+            tasks.end(cancel=cancel_futures)
+            if wait:
+                tasks.wait()
+
+    def _open_tasks(self) -> _Tasks:
+        """The lock is held."""
+        if self._shut:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        here = session()
+        if self._tasks is None or self._tasks.session is not here:  # a forked child begins anew
+            options = here.options(self._layer)
+            backend = here.backend(options)
+            if backend.name == "local":
+                self._tasks = _OnThisMachine(
+                    here, cast("LocalBackend", backend), options, self._workplace, self._max_workers
+                )
+            else:
+                self._tasks = _AsJobs(here, self._layer, self._workplace, self._max_workers)
+            here.wait_at_exit(self._tasks)
+            weakref.finalize(self, self._tasks.end).atexit = False
+        return self._tasks
+
+
+class _Tasks(Protocol):
+    """Where an executor's tasks go."""
+
+    @property
+    def session(self) -> Session: ...
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]: ...
+
+    def map(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
+    ) -> Iterator[Any]: ...
+
+    def end(self, *, cancel: bool = False) -> None:
+        """No more will come."""
+        ...
+
+    def wait(self) -> None:
+        """Until all have ended."""
+        ...
+
+
+# -- on a cluster
+
+
+class _AsJobs:
+    """Each task is a Job; at most so many at once, the others wait here."""
+
+    def __init__(self, of: Session, layer: Layer, workplace: Workplace, at_once: int | None) -> None:
+        self.session = of
+        self._layer = layer
+        self._workplace = workplace
+        self._at_once = at_once
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Call[Any]]]] = deque()
+        self._running = 0
+        self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
+        function = self._function(fn)
+        start = functools.partial(function.remote, *args, **kwargs)
+        if self._at_once is None:
+            call = start()
+            self._futures.add(call)
+            return call
+        future: Future[Any] = Future()
+        self._futures.add(future)
+        with self._lock:
+            self._waiting.append((future, start))
+        self._start_those_that_may()
+        return future
+
+    def map(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
+    ) -> Iterator[Any]:
+        how = HowToMap(kwargs={}, chunksize=chunksize, max_parallelism=self._at_once, return_exceptions=False)
+        started = start_many(self._function(fn), map_items("Executor.map()", iterables), how)
+
+        def results() -> Iterator[Any]:
+            try:
+                for index in range(len(started)):
+                    started._wait(index, until)
+                    yield started._give(index)
+            finally:
+                started.cancel()
+
+        return results()
+
+    def end(self, *, cancel: bool = False) -> None:
+        if cancel:
+            for future in list(self._futures):
+                if not future.running():
+                    future.cancel()
+
+    def wait(self) -> None:
+        concurrent.futures.wait(list(self._futures))
+
+    def _function(self, fn: Callable[..., Any]) -> RemoteFunction[..., Any]:
+        target = functools.partial(self._workplace.run, fn) if self._workplace.has_initializer else fn
+        if isinstance(target, type):  # @remote refuses classes; to call one is all right
+            target = functools.partial(target)
+        decorated = remote(target)
+        return RemoteFunction(decorated.function, _over(decorated._layer, self._layer), decorated._name)
+
+    def _start_those_that_may(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting or self._running >= (self._at_once or 1):
+                    return
+                future, start = self._waiting.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue
+                self._running += 1
+            try:
+                start().add_done_callback(functools.partial(self._ended, future))
+            except Exception as error:  # noqa: BLE001 - it is the task's, whatever it is
+                self._free()
+                future.set_exception(error)
+
+    def _ended(self, future: Future[Any], call: Future[Any]) -> None:
+        self._free()
+        self._start_those_that_may()
+        if call.cancelled():
+            future.set_exception(concurrent.futures.CancelledError())
+        elif (error := call.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(call.result())
+
+    def _free(self) -> None:
+        with self._lock:
+            self._running -= 1
+
+
+def _over(below: Layer, above: Layer) -> Layer:
+    merged = {**below, **above}
+    return Layer(merged, dict.fromkeys(merged, "Executor()"))
+
+
+# -- on this machine
+
+
+class _OnThisMachine:
+    """Tasks are the items of a map that stays open. It is the MapSink of that map too."""
+
+    def __init__(
+        self, of: Session, backend: LocalBackend, options: Options, workplace: Workplace, workers: int | None
+    ) -> None:
+        from kubefunc.backends.local.run import usable_cpus
+
+        self.session = of
+        self._packer: Packer = backend.packer
+        self._lock = threading.Lock()
+        self._futures: dict[int, Future[Any]] = {}
+        self._next = 0
+        self._broken: BaseException | None = None
+        payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
+        self._submission = MapSubmission(
+            call=new_id("executor"),
+            function="executor",
+            options=options,
+            payload=payload,
+            items={},
+            count=0,
+            chunksize=None,
+            max_parallelism=workers,
+            key=secrets.token_bytes(KEY_SIZE),
+        )
+        self._printer = of.console.printer(self._submission.call) if options.verbose else None
+        self._map: LocalMap = backend.open_map(self._submission, self, workers or usable_cpus(), claim=self.claim)
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
+        if self._broken is not None:
+            raise BrokenExecutor("no task can run any more, for the reason above") from self._broken
+        target = fn.function if isinstance(fn, RemoteFunction) else fn
+        payload = self._packer.pack(target, args, kwargs)
+        future: Future[Any] = Future()
+        with self._lock:
+            index = self._next
+            self._next += 1
+            self._futures[index] = future
+        self._map.add(index, pickle_task(payload.data, self._map.code_directory(index)))
+        return future
+
+    def map(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
+    ) -> Iterator[Any]:
+        futures = deque(self.submit(fn, args, {}) for args in zip(*iterables, strict=False))
+
+        def results() -> Iterator[Any]:
+            try:
+                while futures:
+                    left = None if until is None else until - time.monotonic()
+                    result = futures[0].result(left)
+                    futures.popleft()
+                    yield result
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        return results()
+
+    def end(self, *, cancel: bool = False) -> None:
+        if cancel:
+            with self._lock:
+                futures = list(self._futures.values())
+            for future in futures:
+                future.cancel()
+        self._map.no_more()
+
+    def wait(self) -> None:
+        with self._lock:
+            futures = list(self._futures.values())
+        concurrent.futures.wait(futures)
+        self._map.no_more()
+        self._map.join(None)
+        if self._printer is not None:
+            self._printer.end()
+
+    # -- for the map
+
+    @property
+    def settled(self) -> bool:
+        return not self._futures
+
+    def claim(self, index: int) -> bool:
+        """Whether the task is still wanted: it begins now, and cannot be cancelled any more."""
+        if _begins(self._futures[index]):
+            return True
+        with self._lock:
+            del self._futures[index]
+        return False
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return [index for index in indexes if index in self._futures]
+
+    def opened(self, count: int, function: str) -> None:
+        """It has no fixed count."""
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        """Futures tell no more than that they run."""
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        if self._printer is not None:
+            self._printer.feed(data)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self.session.dispatcher.do(lambda: self._complete(outcomes))
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        with self._lock:
+            which = list(self._futures) if indexes is None else indexes
+            futures = [future for index in which if (future := self._futures.pop(index, None)) is not None]
+        if indexes is None:
+            self._broken = error
+        self.session.dispatcher.do(lambda: _fail_all(futures, error))
+
+    def _complete(self, outcomes: Sequence[Record]) -> None:
+        """In the dispatcher's thread."""
+        for record in outcomes:
+            with self._lock:
+                future = self._futures.pop(record.index, None)
+            if future is not None:
+                self._set(future, record)
+
+    def _set(self, future: Future[Any], record: Record) -> None:
+        header = {"outcome": VALUE} if record.header is None else record.header
+        known = Diagnosis("", "", phase=Phase.RUNNING, call=f"{self._submission.call}[{record.index}]")
+        ended = outcome(Envelope(header, memoryview(record.body)), known)
+        if not _begins(future):
+            return
+        if isinstance(ended, Returned):
+            future.set_result(ended.value)
+        elif isinstance(ended.error, InitializerFailed):
+            self._broken = ended.error.__cause__ or ended.error
+            broken = BrokenExecutor(f"the initializer has failed: {ended.error}")
+            broken.__cause__ = self._broken
+            future.set_exception(broken)
+        else:
+            future.set_exception(ended.error)
+
+
+def _begins(future: Future[Any]) -> bool:
+    """Whether it may have a result: it has begun, or begins now. False if it was cancelled."""
+    return future.running() or future.set_running_or_notify_cancel()
+
+
+def _fail_all(futures: Iterable[Future[Any]], error: BaseException) -> None:
+    for future in futures:
+        if _begins(future):
+            future.set_exception(error)
+
+
+def pickle_task(payload: bytes, code: os.PathLike[str]) -> bytes:
+    """The arguments of :meth:`kubefunc.runner.workplace.Workplace.run_payload`."""
+    import pickle
+
+    return pickle.dumps((payload, os.fspath(code)), protocol=5)

@@ -1,0 +1,199 @@
+"""kubefunc.Executor on this machine: what programs expect of a concurrent.futures.Executor."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kubefunc
+from kubefunc import Executor, errors, remote
+from tests.conftest import ROOT
+
+SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def here() -> Iterator[None]:
+    """On this machine, silently."""
+    kubefunc.configure(backend="local", verbose=False)
+    yield
+    kubefunc.configure(verbose=True)
+
+
+def test_submit_and_map() -> None:
+    """Functions and lambdas alike; results of map in order."""
+    with Executor(2) as executor:
+        assert executor.submit(pow, 2, 5).result(SECONDS) == 32
+        assert executor.submit(lambda *, x: x + 1, x=1).result(SECONDS) == 2
+        assert list(executor.map(lambda a, b: a * b, range(50), range(50))) == [n * n for n in range(50)]
+        assert executor.submit(remote(len), "abc").result(SECONDS) == 3
+
+
+def test_processes_are_persistent_and_no_more_than_asked_for() -> None:
+    """Tasks share them."""
+    with Executor(2) as executor:
+        pids = set(executor.map(lambda _: os.getpid(), range(100)))
+    assert len(pids) <= 2
+    assert os.getpid() not in pids
+
+
+def test_an_exception_is_the_tasks_own() -> None:
+    """A task that fails disturbs no other; a process that dies neither."""
+
+    def fails(how: str) -> str:
+        if how == "raise":
+            raise KeyError("mine")
+        if how == "die":
+            os._exit(3)
+        return how
+
+    with Executor(1) as executor:
+        tasks = [executor.submit(fails, how) for how in ("a", "raise", "b", "die", "c")]
+        assert isinstance(tasks[1].exception(SECONDS), KeyError)
+        assert isinstance(tasks[3].exception(SECONDS), errors.WorkerDiedError)
+        assert [tasks[n].result(SECONDS) for n in (0, 2, 4)] == ["a", "b", "c"]
+
+
+def test_what_has_not_begun_can_be_cancelled() -> None:
+    """What runs cannot, as the standard library has it."""
+    with Executor(1) as executor:
+        tasks = [executor.submit(time.sleep, 0.2) for _ in range(20)]
+        assert tasks[-1].cancel()
+        executor.shutdown(cancel_futures=True)
+        assert all(task.done() for task in tasks)
+        assert sum(task.cancelled() for task in tasks) > 10
+        assert not tasks[0].cancelled()
+
+
+def test_map_times_out_and_cancels_the_rest() -> None:
+    """The timeout counts from the call of map."""
+    with Executor(1) as executor:
+        results = executor.map(time.sleep, [0, *[2] * 20], timeout=1)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            list(results)
+        started = time.monotonic()
+    assert time.monotonic() - started < 20  # most of them were cancelled
+
+
+def test_after_shutdown_nothing_is_accepted() -> None:
+    """With the standard library's words."""
+    executor = Executor(1)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(pow, 1, 1)
+
+
+def test_shutdown_waits_for_tasks_and_processes() -> None:
+    """When it returns, all have ended."""
+    executor = Executor(2)
+    tasks = [executor.submit(os.getpid) for _ in range(4)]
+    executor.shutdown()
+    assert all(task.done() for task in tasks)
+    assert not any(Path(f"/proc/{task.result()}/cmdline").exists() for task in tasks)
+
+
+def test_the_initializer_runs_once_in_each_process() -> None:
+    """Before its first task."""
+
+    def initialize(where: str) -> None:
+        sys.modules["prepared"] = type(sys)("prepared")
+        sys.modules["prepared"].where = [*getattr(sys.modules["prepared"], "where", []), where]  # type: ignore[attr-defined]
+
+    def prepared(_: int) -> object:
+        return sys.modules["prepared"].where
+
+    with Executor(2, initializer=initialize, initargs=("here",)) as executor:
+        assert list(executor.map(prepared, range(10))) == [["here"]] * 10
+
+
+def test_an_initializer_that_fails_breaks_the_executor() -> None:
+    """Its tasks say why, and no further one is accepted."""
+
+    def initialize() -> None:
+        raise OSError("no licence")
+
+    with Executor(1, initializer=initialize) as executor:
+        with pytest.raises(concurrent.futures.BrokenExecutor, match="no licence") as raised:
+            executor.submit(pow, 1, 1).result(SECONDS)
+        assert isinstance(raised.value.__cause__, OSError)
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            executor.submit(pow, 1, 1)
+
+
+def test_options_apply_to_all_tasks() -> None:
+    """As for @remote: here the environment, and new attempts."""
+
+    def attempt() -> tuple[str, str]:
+        if os.environ["KUBEFUNC_ATTEMPT"] == "1":
+            raise OSError("first try")
+        return os.environ["GIVEN"], os.environ["KUBEFUNC_ATTEMPT"]
+
+    with Executor(1, env={"GIVEN": "x"}, retries=1) as executor:
+        assert executor.submit(attempt).result(SECONDS) == ("x", "2")
+
+
+def test_bad_arguments_are_refused_at_once() -> None:
+    """The standard library's errors for its own parameters, ours for ours."""
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        Executor(0)
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        Executor(initializer=1)  # type: ignore[arg-type]
+    with pytest.raises(errors.ConfigurationError, match="there is no option 'memmory'"):
+        Executor(memmory="1Gi")  # type: ignore[call-arg]
+    with Executor(1) as executor:
+        with pytest.raises(errors.SerializationError, match=r"args\[0\] is of type _thread\.lock"):
+            executor.submit(id, threading.Lock())
+        with pytest.raises(ValueError, match="chunksize must be >= 1"):
+            executor.map(id, [1], chunksize=0)
+
+
+def test_an_event_loop_runs_functions_in_it() -> None:
+    """loop.run_in_executor, the loop stays free meanwhile."""
+
+    async def program() -> list[int]:
+        loop = asyncio.get_running_loop()
+        with Executor(2) as executor:
+            return await asyncio.gather(*(loop.run_in_executor(executor, pow, n, 2) for n in range(5)))
+
+    assert asyncio.run(program()) == [0, 1, 4, 9, 16]
+
+
+def test_exit_waits_for_tasks(tmp_path: Path, clean_env: dict[str, str]) -> None:
+    """As with the standard library's executors: a program that ends without shutdown() loses nothing."""
+    program = """
+        import time
+        from pathlib import Path
+        import kubefunc
+        kubefunc.configure(backend="local", verbose=False)
+
+        def task(n):
+            time.sleep(0.2)
+            Path(f"done.{n}").touch()
+
+        executor = kubefunc.Executor(1)
+        for n in range(4):
+            executor.submit(task, n)
+    """
+    env = {**clean_env, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=env, timeout=SECONDS, check=True)
+    assert sorted(file.name for file in tmp_path.glob("done.*")) == [f"done.{n}" for n in range(4)]
+
+
+def test_inside_a_call_it_is_refused() -> None:
+    """As f.remote() is."""
+
+    def nests() -> object:
+        return Executor(1).submit(pow, 1, 1)
+
+    with Executor(1) as executor, pytest.raises(errors.NestedCallError):
+        executor.submit(nests).result(SECONDS)
