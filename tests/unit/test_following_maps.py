@@ -1,0 +1,270 @@
+"""A map's Pods, told of in any order and as often as it pleases: each item ends once, with its own outcome."""
+
+from __future__ import annotations
+
+import binascii
+import pickle
+import random
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubefunc.backends.base import MapSink, Whereabouts
+from kubefunc.backends.kubernetes.api import Api
+from kubefunc.backends.kubernetes.collect import Collector
+from kubefunc.backends.kubernetes.finding import Finding
+from kubefunc.backends.kubernetes.flight import Flight
+from kubefunc.backends.kubernetes.mapflight import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
+from kubefunc.backends.kubernetes.maps import blame
+from kubefunc.backends.kubernetes.output import Outputs
+from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.tracker import Tracker
+from kubefunc.backends.kubernetes.uploads import Uploads
+from kubefunc.backends.kubernetes.views import indexes
+from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.diagnosis import Phase
+from kubefunc.envelope import Envelope
+from kubefunc.errors import KubefuncError
+from kubefunc.options import Options
+from kubefunc.runner import CHUNK, records, wire
+from kubefunc.runner.records import Record
+
+CALL = "f-abcdefgh"
+KEY = b"k" * 32
+UID = "uid-1"
+
+
+class Items:
+    """A map's sink that remembers the first outcome of each item."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.values: dict[int, Any] = {}
+        self.errors: dict[int, KubefuncError] = {}
+        self.where: dict[int, Phase] = {}
+        self.printed: dict[int, bytes] = {}
+
+    @property
+    def settled(self) -> bool:
+        return len(self.values) + len(self.errors) == self.count
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return [index for index in indexes if index not in self.values and index not in self.errors]
+
+    def opened(self, count: int, function: str) -> None:
+        self.count = count
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        self.where.update(dict.fromkeys(indexes, where.phase))
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        self.printed[indexes[0]] = self.printed.get(indexes[0], b"") + data
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        for each in outcomes:
+            if self.missing([each.index]):
+                self.values[each.index] = pickle.loads(each.body)
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        self.errors.update(dict.fromkeys(self.missing(range(self.count) if indexes is None else indexes), error))
+
+
+def lead_of(sink: MapSink, layout: Layout) -> MapFlight:
+    """The flight of a map's Job that exists."""
+    return MapFlight(
+        call=CALL,
+        job=CALL,
+        function="f",
+        namespace="team",
+        key=KEY,
+        options=Options.of(verbose=False),
+        sink=ItemsSink(sink, layout.indexes),
+        stays=False,
+        whole=sink,
+        chunks=layout.chunks,
+        uid=UID,
+        where=Phase.PENDING,
+        created=True,
+    )
+
+
+class Following:
+    """A tracker and a collector as they are in a session, and a test in place of the cluster."""
+
+    def __init__(self, lead: MapFlight) -> None:
+        self.lead = lead
+        self.ended: list[int] = []
+        self.failed: list[tuple[Flight, Finding]] = []
+        api = cast("Api", None)  # nothing here may ask the cluster for anything
+        outputs = Outputs(api)
+        permission = ExecPermission(api)
+        self.collector = Collector(api, outputs, permission, self._done, self._fail)
+        uploads = Uploads(api, self.collector.streams, permission, self._fail)
+        clock, requests = Clock("test-clock"), Workers("test-requests", 1)
+        self.tracker = Tracker(api, "s", requests, clock, self.collector, outputs, uploads, self._fail)
+        self.tracker._flights[lead.job].append(lead)  # tracked, without watches
+
+    def _done(self, flight: Flight, envelope: Envelope) -> None:
+        assert isinstance(flight, ChunkFlight)
+        self.ended.append(flight.number)
+        self.lead.end(flight)
+
+    def _fail(self, flight: Flight, finding: Finding) -> None:
+        if flight.claim():
+            self.failed.append((flight, finding))
+
+    def tell(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        for kind, pod in events:
+            self.tracker._on_pod(kind, pod)
+            assert self.collector._collectors.drain(10)
+
+
+def pod(number: int, state: str, message: str = "", attempt: int = 0, exit_code: int = 0) -> dict[str, Any]:
+    """A Pod of the map in one of its states."""
+    status: dict[str, Any] = {"phase": "Pending", "containerStatuses": []}
+    if state != "pending":
+        details = {"running": {}, "terminated": {"exitCode": exit_code, "message": message}}[state]
+        running = {"name": "courier", "state": {"running": {}}}
+        status = {"phase": "Running", "containerStatuses": [{"name": "main", "state": {state: details}}, running]}
+    return {
+        "metadata": {
+            "name": f"{CALL}-{number}-x{attempt}",
+            "uid": f"pod-{number}-{attempt}",
+            "ownerReferences": [{"kind": "Job", "name": CALL, "uid": UID}],
+            "annotations": {"batch.kubernetes.io/job-completion-index": str(number)},
+        },
+        "spec": {"nodeName": "node"} if state != "pending" else {},
+        "status": status,
+    }
+
+
+def inline(number: int, items: Sequence[int], *, complete: bool = True) -> str:
+    """The termination message of a chunk whose items doubled their index."""
+    bodies = [pickle.dumps(2 * index) for index in items]
+    content = b"".join(
+        records.pack_record(index, 1.0, 2.0, 1, b"", len(body)) + body
+        for index, body in zip(items, bodies, strict=True)
+    )
+    blocks = records.seal_block(KEY, CALL, number, 0, content) if items else b""
+    header = {
+        "outcome": CHUNK,
+        "call": CALL,
+        "chunk": number,
+        "blocks": 1 if items else 0,
+        "complete": complete,
+        "printed": 0,
+    }
+    data = zlib.compress(blocks + wire.tail(header, KEY))
+    return "kubefunc:envelope:" + binascii.b2a_base64(data, newline=False).decode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.randoms(use_true_random=False), st.integers(0, 12))
+def test_status_events_in_any_order(chunks: int, size: int, shuffle: random.Random, twice: int) -> None:
+    """Duplicates change nothing, nor does a Pod that is told to run after it was told to have ended."""
+    layout = Layout(chunks * size, size, range(chunks * size))
+    items = Items(layout.count)
+    following = Following(lead_of(items, layout))
+    events = [
+        ("MODIFIED", each)
+        for number, chunk in enumerate(layout.chunks)
+        for each in (pod(number, "pending"), pod(number, "running"), pod(number, "terminated", inline(number, chunk)))
+    ]
+    events += [shuffle.choice(events) for _ in range(twice)]
+    shuffle.shuffle(events)
+    following.tell(events)
+    assert items.values == {index: 2 * index for index in range(layout.count)}
+    assert sorted(following.ended) == list(range(chunks))
+    assert following.failed == []
+    assert following.lead.parts() == [following.lead]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 6), st.randoms(use_true_random=False))
+def test_a_pod_that_is_replaced(size: int, before: int, shuffle: random.Random) -> None:
+    """What the lost Pod had is taken; its late news do not disturb the one that replaces it."""
+    layout = Layout(size, size, range(size))
+    items = Items(size)
+    following = Following(lead_of(items, layout))
+    first = list(range(min(before, size - 1)))
+    lost = pod(0, "terminated", inline(0, first, complete=False), exit_code=143)
+    old = [("MODIFIED", pod(0, "running")), ("MODIFIED", lost), ("DELETED", lost)]
+    new = [pod(0, "pending", attempt=1), pod(0, "running", attempt=1)]
+    while old or new:  # each Pod's news in their order, the two mixed
+        if old and (not new or shuffle.random() < 0.6):
+            following.tell([old.pop(0)])
+        else:
+            following.tell([("MODIFIED", new.pop(0))])
+    # The replacement was told what is here already, and has run the rest.
+    rest = items.missing(range(size))
+    following.tell([("MODIFIED", pod(0, "terminated", inline(0, rest), attempt=1))])
+    assert items.values == {index: 2 * index for index in range(size)}
+    assert rest == [index for index in range(size) if index not in first]
+    assert following.ended == [0]
+    assert following.failed == []
+
+
+def test_a_container_that_was_killed_names_its_item() -> None:
+    """The item in the termination log is at fault; the chunk's others are not."""
+    layout = Layout(4, 4, range(4))
+    items = Items(4)
+    following = Following(lead_of(items, layout))
+    following.tell([("MODIFIED", pod(0, "terminated", "kubefunc:at:2                   ", exit_code=137))])
+    ((flight, finding),) = following.failed
+    died = flight.pod()
+    assert died is not None
+    assert died.at == 2
+    assert blame(items.missing(range(4)), died.at, finding.reason) == ([2], [0, 1, 3])
+
+
+def test_pods_of_another_job_are_not_ours() -> None:
+    """The name of a Job may be used again: the UID decides."""
+    layout = Layout(1, 1, range(1))
+    following = Following(lead_of(Items(1), layout))
+    foreign = pod(0, "terminated", inline(0, [0]))
+    foreign["metadata"]["ownerReferences"][0]["uid"] = "another"
+    following.tell([("ADDED", foreign)])
+    assert following.ended == []
+
+
+def test_a_job_that_gives_an_index_up() -> None:
+    """Only that chunk has a reason to end; the numbers come as Kubernetes writes them."""
+    assert indexes("") == set()
+    assert indexes("0,2-4,9") == {0, 2, 3, 4, 9}
+
+
+@given(st.sets(st.integers(0, 60), min_size=1), st.integers(1, 9))
+def test_the_layout_is_read_as_it_was_written(chosen: set[int], size: int) -> None:
+    """After retry_failed() the items have gaps: who attaches splits them into the same chunks."""
+    layout = Layout(61, size, sorted(chosen))
+    again = Layout.from_json(cast("dict[str, Any]", layout.as_json()))
+    assert [list(chunk) for chunk in again.chunks] == [list(chunk) for chunk in layout.chunks]
+    assert again.count == 61
+
+
+def test_an_older_job_hears_only_of_what_the_newer_ones_lack() -> None:
+    """Of two attempts that have an item, attaching takes the newer one's outcome."""
+    items = Items(3)
+    some = SomeItems(items, [0, 2])
+    some.take([Record(index, 1.0, 2.0, 1, None, pickle.dumps(index)) for index in range(3)])
+    assert items.values == {0: 0, 2: 2}
+    assert some.missing(range(3)) == []
+    some.fail(None, KubefuncError("gone"))
+    assert items.missing(range(3)) == [1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_chunk_is_forgotten_when_it_has_ended(count: int) -> None:
+    """Flights are made when a Pod is first seen, and dropped: a map of 10,000 chunks has as many as run."""
+    layout = Layout(4, 1, range(4))
+    lead = lead_of(Items(4), layout)
+    flights = [cast("ChunkFlight", lead.of_index(number)) for number in range(4)]
+    assert [lead.end(flight) for flight in flights[:count]] == [False] * count
+    assert len(lead.living) == 4 - count
+    assert [lead.of_index(number) is None for number in range(5)] == [
+        number < count or number == 4 for number in range(5)
+    ]
