@@ -167,11 +167,12 @@ class Tracker:
     # -- news of Pods
 
     def _on_pod(self, kind: str, pod: JsonDict) -> None:
+        job, uid, index = views.owner_of(pod)
+        parts = [part for flight in self._of_job(job, uid) if (part := flight.of_index(index)) is not None]
+        if not parts:
+            return  # most news of a map's Pods come when these have ended
         view = views.pod_view(pod)
-        for flight in self._of_job(view.job, view.job_uid):
-            part = flight.of_index(view.index)
-            if part is None:
-                continue
+        for part in parts:
             if kind == "DELETED":
                 self._pod_gone(part, view)
             else:

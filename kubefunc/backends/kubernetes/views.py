@@ -98,10 +98,18 @@ class Job:
     failed_indexes: str = ""
 
 
+def owner_of(pod: JsonDict) -> tuple[str, str, int | None]:
+    """Name and UID of a Pod's Job, and its index there: cheap to ask, before anything else is read."""
+    metadata = pod["metadata"]
+    owner: JsonDict = next((ref for ref in metadata.get("ownerReferences", ()) if ref.get("kind") == "Job"), {})
+    index = metadata.get("annotations", {}).get(COMPLETION_INDEX)
+    return owner.get("name", ""), owner.get("uid", ""), _number(index)
+
+
 def pod_view(pod: JsonDict) -> Pod:
     """The fields that matter, each of which may be missing."""
     metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
-    owner: JsonDict = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("kind") == "Job"), {})
+    job, job_uid, index = owner_of(pod)
     conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     scheduled = conditions.get("PodScheduled", {})
     unscheduled = scheduled.get("status") == "False" and not spec.get("nodeName")
@@ -114,8 +122,8 @@ def pod_view(pod: JsonDict) -> Pod:
     return Pod(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
-        job=owner.get("name", ""),
-        job_uid=owner.get("uid", ""),
+        job=job,
+        job_uid=job_uid,
         phase=status.get("phase", "Pending"),
         node=spec.get("nodeName"),
         main=named.get(MAIN, Container()),
@@ -130,7 +138,7 @@ def pod_view(pod: JsonDict) -> Pod:
         disruption_message=disruption.get("message", "") if disrupted else "",
         deleting="deletionTimestamp" in metadata,
         grace=float(metadata.get("deletionGracePeriodSeconds") or 30),
-        index=_number(notes.get(COMPLETION_INDEX)),
+        index=index,
         replaces=any(_number(notes.get(name)) for name in (INDEX_FAILURES, INDEX_IGNORED_FAILURES)),
     )
 
