@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import on_cluster, on_this_machine
+from tests.bench import maps_on_cluster, on_cluster, on_this_machine
 from tests.bench.figures import HEAD, Figure, row
 from tests.cluster.cluster import down, up
 from tests.cluster.spaces import make_space
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-KINDS = {"local": tuple(on_this_machine.ROWS), "cluster": tuple(on_cluster.ROWS)}
+KINDS = {"local": tuple(on_this_machine.ROWS), "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS)}
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def _on_cluster(names: Sequence[str], pairs: int) -> Iterator[Figure]:
         with tempfile.TemporaryDirectory() as directory:
             ground = on_cluster.Ground(cluster, make_space(cluster.admin, Path(directory)), pairs)
             for name in names:
-                yield from on_cluster.ROWS[name](ground)
+                yield from {**on_cluster.ROWS, **maps_on_cluster.ROWS}[name](ground)
     finally:
         down(cluster)
         os.close(reading_end)

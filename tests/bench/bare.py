@@ -26,6 +26,7 @@ class BareJobs:
         self.api = Api(config)
         self.namespace = config.namespace
         self._ended: dict[str, threading.Event] = {}
+        self._missing: dict[str, set[int]] = {}
         self._times: dict[str, float] = {}
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         self._watcher = Watcher(self.api, path, {"labelSelector": "bench=bare"}, self._on_pod)
@@ -35,12 +36,20 @@ class BareJobs:
 
     def run(self) -> float:
         """Seconds from the POST of a Job to its Pod's ``terminated`` in the watch."""
-        name = f"bare-{secrets.token_hex(4)}"
+        return self._run(_job(f"bare-{secrets.token_hex(4)}"), 1)
+
+    def run_many(self, pods: int, containers: int, secret: str | None) -> float:
+        """The same of an Indexed Job: to the end of its last Pod. With a Secret: it is mounted as ours is."""
+        return self._run(_indexed(f"bare-{secrets.token_hex(4)}", pods, containers, secret), pods)
+
+    def _run(self, job: dict[str, Any], pods: int) -> float:
+        name = job["metadata"]["name"]
         self._ended[name] = threading.Event()
+        self._missing[name] = set(range(pods))
         begun = time.perf_counter()
-        self.api.request("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", body=_job(name))
-        if not self._ended[name].wait(60):
-            raise RuntimeError(f"the bare Job {name} did not end within 60 s")
+        self.api.request("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", body=job)
+        if not self._ended[name].wait(600):
+            raise RuntimeError(f"the bare Job {name} did not end within 600 s")
         taken = self._times[name] - begun
         self.api.request(
             "DELETE",
@@ -52,7 +61,11 @@ class BareJobs:
     def _on_pod(self, kind: str, pod: dict[str, Any]) -> None:
         job = pod["metadata"].get("labels", {}).get("job-name", "")
         statuses = pod.get("status", {}).get("containerStatuses", [])
-        if job in self._ended and any("terminated" in status["state"] for status in statuses):
+        if job not in self._ended or not any("terminated" in status["state"] for status in statuses):
+            return
+        index = pod["metadata"].get("annotations", {}).get("batch.kubernetes.io/job-completion-index", "0")
+        self._missing[job].discard(int(index))
+        if not self._missing[job]:
             self._times.setdefault(job, time.perf_counter())
             self._ended[job].set()
 
@@ -79,6 +92,26 @@ def _job(name: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _indexed(name: str, pods: int, containers: int, secret: str | None) -> dict[str, Any]:
+    """Pods whose containers start Python and end; their volumes are those of a map's Pods."""
+    job = _job(name)
+    job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
+    pod = job["spec"]["template"]["spec"]
+    mounts = [] if secret is None else [{"name": "in", "mountPath": "/in"}, {"name": "out", "mountPath": "/out"}]
+    pod["containers"] = [
+        {"name": f"c{number}", "image": IMAGE, "command": ["python3", "-c", "pass"], "volumeMounts": mounts}
+        for number in range(containers)
+    ]
+    if secret is not None:
+        projected = {"sources": [{"secret": {"name": secret}}]}
+        pod["volumes"] = [
+            {"name": "in", "projected": projected},
+            *({"name": n, "emptyDir": {}} for n in ("out", "tmp")),
+        ]
+        pod["containers"][0]["volumeMounts"] = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]
+    return job
 
 
 def sleeper(name: str, script: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,18 @@ class Caller:
     def large(self, size: int) -> float:
         """Seconds from the function's return to that of ``.result()``, for a result of so many bytes."""
         return self._ask("large", size)
+
+    def map(self, items: int, chunksize: int = 0) -> float:
+        """Seconds from the entry of ``.map()`` to its last result, of trivial items."""
+        return self._ask("map", items, chunksize)
+
+    def map_naps(self, items: int, milliseconds: int, pods: int) -> float:
+        """The same of items that sleep, in so many Pods."""
+        return self._ask("map_naps", items, milliseconds, pods)
+
+    def map_inputs(self, items: int, size: int, chunksize: int) -> float:
+        """The same of items with inputs of so many bytes."""
+        return self._ask("map_inputs", items, size, chunksize)
 
     def cpu(self) -> float:
         """Seconds of CPU that the process has used so far."""
@@ -109,6 +121,12 @@ def _large(call: Callable[[int], Any], size: int) -> float:
     return taken
 
 
+def _sum_of(results: Iterable[float], expected: float, begun: float) -> float:
+    if abs(sum(results) - expected) > 1e-6 * expected:
+        raise RuntimeError("wrong sum")
+    return time.perf_counter() - begun
+
+
 def main() -> None:
     """Answer until there are no more questions."""
     from kubefunc import remote
@@ -117,10 +135,28 @@ def main() -> None:
     add = remote(**special)(work.add)
     loud = remote(**special)(work.add_while_printing)
     large = remote(**special)(work.random_bytes)
+    double, nap, size_of = (remote(**special)(each) for each in (work.double, work.nap, work.size_of))
+
+    def run_map(items: int, chunksize: int) -> float:
+        begun = time.perf_counter()
+        return _sum_of(double.map(range(items), chunksize=chunksize or None), items * (items - 1), begun)
+
+    def map_naps(items: int, milliseconds: int, pods: int) -> float:
+        begun = time.perf_counter()
+        naps = [milliseconds / 1000] * items
+        return _sum_of(nap.map(naps, max_parallelism=pods), sum(naps), begun)
+
+    def map_inputs(items: int, size: int, chunksize: int) -> float:
+        begun = time.perf_counter()
+        return _sum_of(size_of.map((os.urandom(size) for _ in range(items)), chunksize=chunksize), items * size, begun)
+
     answers: dict[str, Callable[..., float]] = {
         "call": lambda: _timed(add.remote),
         "loud_call": lambda: _timed(loud.remote),
         "large": lambda size: _large(large.remote, size),
+        "map": run_map,
+        "map_naps": map_naps,
+        "map_inputs": map_inputs,
         "cpu": time.process_time,
         "peak_memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -36,10 +36,16 @@ class Ground:
     @contextlib.contextmanager
     def bare(self) -> Generator[Measure]:
         """The bare Job to compare with."""
+        with self.bare_jobs() as jobs:
+            yield jobs.run
+
+    @contextlib.contextmanager
+    def bare_jobs(self) -> Generator[BareJobs]:
+        """Bare Jobs of every kind, warm."""
         jobs = BareJobs(self.space.kubeconfig)
         try:
             jobs.run()
-            yield jobs.run
+            yield jobs
         finally:
             jobs.close()
 

@@ -28,3 +28,19 @@ def random_bytes(size: int) -> tuple[bytes, float]:
 def sleep(seconds: float) -> None:
     """Something to look at while it runs."""
     time.sleep(seconds)
+
+
+def double(number: int) -> int:
+    """The trivial item of a map."""
+    return 2 * number
+
+
+def nap(seconds: float) -> float:
+    """An item that takes its time."""
+    time.sleep(seconds)
+    return seconds
+
+
+def size_of(data: bytes) -> int:
+    """An item with an input."""
+    return len(data)
