@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kubefunc.backends.kubernetes.receipt import ChunkReceipt, FollowIntake
 from kubefunc.backends.kubernetes.transport import StreamGarbled
 from kubefunc.errors import ResultCorruptedError
-from kubefunc.runner import CHUNK, records, wire
+from kubefunc.runner import CHUNK, pipes, records, wire
 from kubefunc.runner.attempts import error_header
 from kubefunc.runner.records import Record
 
@@ -118,7 +118,7 @@ def test_a_follower_whose_stream_is_cut_anywhere(frames: list[bytes | None], cut
     data = b"".join(each for each in frames if each is not None)
     intake = FollowIntake()
     came = b""
-    for piece in pieces(b"".join(wrote) + b"E" + wire.UPLOAD_HEAD.pack(len(data)), cuts):
+    for piece in pieces(b"".join(wrote) + b"E" + pipes.UPLOAD_HEAD.pack(len(data)), cuts):
         came += b"".join(intake.feed(memoryview(piece)))
     assert came == data
     assert intake.total == len(data)
