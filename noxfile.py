@@ -129,8 +129,15 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python=ON_CLUSTER)
 def cluster(session: nox.Session) -> None:
-    """Everything on a real Kubernetes: $KUBEFUNC_TEST_KUBECONFIG, else one that is started for the tests."""
-    _pytest(session, "tests/cluster")
+    """Everything on a real Kubernetes: $KUBEFUNC_TEST_KUBECONFIG, else one that is started for the tests.
+
+    Calls mostly wait for a kubelet, so several tests at once fit on few cores; those marked ``alone`` follow.
+    """
+    if session.posargs:
+        _pytest(session, "tests/cluster")
+        return
+    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "3")
+    _pytest(session, "tests/cluster", "-m", "alone")
 
 
 @nox.session

@@ -284,7 +284,36 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     while (below := _below(deepest)) is not None and id(below) not in seen:
         seen.add(id(below))
         deepest = below
-    deepest.__cause__ = errors.RemoteTraceback(text)
+    deepest.__cause__ = errors.RemoteTraceback(with_source_lines(text))
+
+
+_FRAME = re.compile(r'(?P<indent>[ |+-]*)File "(?P<file>[^"]+)", line (?P<number>\d+), in ')
+
+
+def with_source_lines(text: str) -> str:
+    """A traceback with the lines of source that are known here alone: of a script, a notebook, a REPL's input.
+
+    What a frame's own side could show is left as it is.
+
+    >>> import linecache
+    >>> linecache.cache["<a cell>"] = (5, None, ["1 / 0"], "<a cell>")
+    >>> print(with_source_lines('  File "<a cell>", line 1, in f'))
+      File "<a cell>", line 1, in f
+        1 / 0
+    """
+    import linecache
+
+    lines = text.split("\n")
+    whole: list[str] = []
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        whole.append(line)
+        frame = _FRAME.match(line)
+        if frame is None or below.startswith(frame["indent"] + "  "):
+            continue
+        source = linecache.getline(frame["file"], int(frame["number"])).strip()
+        if source:
+            whole.append(f"{frame['indent']}  {source}")
+    return "\n".join(whole)
 
 
 def _below(error: BaseException) -> BaseException | None:

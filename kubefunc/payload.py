@@ -36,6 +36,7 @@ from kubefunc.runner.wire import join_payload
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
+_NO_FILE = "<dynamic-code>"
 _ID = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?-[a-z2-7]{8}")
 _ID_NAME = 40  # characters of the function's name that an id shows
 
@@ -227,6 +228,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             self.modules.add(module)
         if isinstance(obj, types.FunctionType):
             return self._reduce_function(obj)
+        if isinstance(obj, types.CodeType):
+            return _reduce_code(obj)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and isinstance(obj, type) and not has_source(obj.__module__):
             return _reduce_by_value(obj)
@@ -249,6 +252,14 @@ def _by_path(function: types.FunctionType, attribute: str) -> tuple[object, ...]
     """By name, for a function that something else stands for under its name: ``attrgetter(...)(module)``."""
     path = f"{function.__qualname__}.{attribute}"
     return operator.attrgetter(path), (sys.modules[function.__module__],)
+
+
+def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
+    """With the name of its file, which cloudpickle leaves out: a traceback from there must say where it was here."""
+    reduce: Callable[[types.CodeType], tuple[object, tuple[object, ...]]]
+    reduce = importlib.import_module("cloudpickle.cloudpickle")._code_reduce
+    make, parts = reduce(code)
+    return make, tuple(code.co_filename if part == _NO_FILE else part for part in parts)
 
 
 def _reduce_by_value(cls: type) -> tuple[object, ...]:

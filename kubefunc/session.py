@@ -168,9 +168,9 @@ class Session:
             backends = list(self._backends.values())
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
-            self.console.say(
-                f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}); detach=True would keep them"
-            )
+            on_cluster = any(backend.name == "kubernetes" for backend in waiting.values())
+            way_out = "; detach=True would keep them" if on_cluster else ""
+            self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
         try:
             left: list[str] = []
             for backend in backends:

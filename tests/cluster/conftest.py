@@ -1,7 +1,8 @@
 """Where the cluster tests run, and what each test gets.
 
 ``cluster`` is, in this order: the one that ``KUBEFUNC_TEST_KUBECONFIG`` names, a hermetic one that lives as
-long as this run of pytest, else every test is skipped, which ``CI=true`` turns into a failure.
+long as this run of pytest (with ``-n`` all its processes share one), else every test is skipped, which ``CI=true``
+turns into a failure.
 ``kube`` is a namespace of its own for each test, with a user of kubefunc's Role.
 """
 
@@ -13,7 +14,7 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -35,26 +36,63 @@ class ClusterUnderTest:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[ClusterUnderTest]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterUnderTest]:
     """The cluster that the tests of this run share."""
-    given = os.environ.get("KUBEFUNC_TEST_KUBECONFIG")
+    shared = getattr(request.config, "workerinput", {}).get(SHARED)
+    given = os.environ.get("KUBEFUNC_TEST_KUBECONFIG") or shared
     if given:
         yield _given_cluster(Path(given))
         return
-    # When this process dies, however that happens, the kernel closes the pipe and the cluster ends.
-    reading_end, owner = os.pipe()
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            hermetic = up(f"pytest-{os.getpid()}", reading_end)
+            hermetic = stack.enter_context(cluster_of_this_process())
         except CannotRunHere as reason:
             skip_or_fail(f"{NO_CLUSTER}: {reason}")
+        yield ClusterUnderTest(hermetic.admin, hermetic)
+
+
+@contextlib.contextmanager
+def cluster_of_this_process() -> Generator[Cluster]:
+    """A hermetic cluster. When this process dies, however that happens, the kernel closes a pipe and the cluster ends.
+
+    Raises:
+        CannotRunHere: this machine lacks something.
+    """
+    reading_end, owner = os.pipe()
+    try:
+        hermetic = up(f"pytest-{os.getpid()}", reading_end)
         try:
-            yield ClusterUnderTest(hermetic.admin, hermetic)
+            yield hermetic
         finally:
             down(hermetic)
     finally:
         os.close(reading_end)
         os.close(owner)
+
+
+SHARED = "kubefunc_kubeconfig"
+_CLUSTER = pytest.StashKey[contextlib.ExitStack]()
+_KUBECONFIG = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """With ``-n`` (pytest-xdist): the process that hands out the tests owns the cluster; the others are told of it."""
+    config: pytest.Config = node.config
+    if os.environ.get("KUBEFUNC_TEST_KUBECONFIG"):
+        return
+    if _CLUSTER not in config.stash:
+        stack = config.stash[_CLUSTER] = contextlib.ExitStack()
+        with contextlib.suppress(CannotRunHere):  # each test will find that out, and say it
+            config.stash[_KUBECONFIG] = str(stack.enter_context(cluster_of_this_process()).kubeconfig)
+    if _KUBECONFIG in config.stash:
+        node.workerinput[SHARED] = config.stash[_KUBECONFIG]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The shared cluster ends with the run."""
+    if _CLUSTER in config.stash:
+        config.stash[_CLUSTER].close()
 
 
 @pytest.fixture

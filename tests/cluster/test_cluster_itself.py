@@ -95,6 +95,7 @@ def test_the_audit_log_counts_the_requests_of_one_user(kube: Space, hermetic: Cl
     ]
 
 
+@pytest.mark.alone
 def test_the_api_server_can_be_restarted_under_running_pods(kube: Space, hermetic: Cluster) -> None:
     """A killed API server comes back with all it knew, and the Pods have not noticed."""
     kube.admin.apply(pod("survivor", "import time; time.sleep(120)"))
@@ -114,6 +115,7 @@ def test_another_python_can_be_put_on_the_node(kube: Space, hermetic: Cluster) -
     assert kube.admin.run("logs", "newer") == "(3, 13)\n"
 
 
+@pytest.mark.alone
 def test_two_clusters_at_once_do_not_collide(hermetic: Cluster) -> None:
     """Each has its own address and knows only its own objects."""
     other = up(f"other-{os.getpid()}")

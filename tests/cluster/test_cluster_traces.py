@@ -27,6 +27,9 @@ OTHERS = re.compile(r"/var/(cache/(apt|debconf|man)|lib/(apt|dpkg)|log/(apt|dpkg
 KUBELET_SYSCTLS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
 
 
+pytestmark = pytest.mark.alone  # it counts what is on the machine
+
+
 @pytest.fixture
 def own_cache(hermetic: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test alone, with all that is dear to make already in it."""

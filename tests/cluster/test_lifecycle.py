@@ -248,6 +248,7 @@ def test_deleting_the_job_removes_everything(calling: Space) -> None:
     nothing_left(calling)
 
 
+@pytest.mark.alone
 def test_the_api_server_restarts_during_a_call(calling: Space, hermetic: Cluster) -> None:
     """Neither a call that runs nor one made while the server is away fails."""
     running = work.double_later.remote(1, 6)

@@ -34,6 +34,7 @@ def crowd(space: Space, directory: Path, kind: str, count: int = MANY) -> tuple[
     return went, done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_two_hundred_calls_at_once_with_output(kube: Space, tmp_path: Path) -> None:
     """Every result and every line of output is there, with few threads and connections, and nothing stays."""
@@ -46,6 +47,7 @@ def test_two_hundred_calls_at_once_with_output(kube: Space, tmp_path: Path) -> N
     nothing_left(kube, 60)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_two_hundred_calls_at_once_through_the_express_lane(kube: Space, tmp_path: Path, hermetic: Cluster) -> None:
     """Far more than it has streams: some travel by it, and it delays, repeats and spoils none of the others."""

@@ -292,6 +292,7 @@ def test_a_watch_without_permission(kube: Space) -> None:
     assert 'resources: ["events"]' in states[0][1]
 
 
+@pytest.mark.alone
 def test_an_api_server_that_restarts(kube: Space, api: Api, hermetic: Cluster) -> None:
     """Requests and watches that live through a restart neither fail nor lose anything."""
     seen: queue.Queue[tuple[str, Any]] = queue.Queue()

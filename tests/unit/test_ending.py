@@ -7,6 +7,7 @@ import pytest
 from kubefunc import errors
 from kubefunc.backends.kubernetes import ending
 from kubefunc.backends.kubernetes.finding import Finding
+from kubefunc.backends.kubernetes.starting import scheduling_trouble
 from kubefunc.backends.kubernetes.views import job_view, pod_view
 from tests.unit.statuses import COMPLETED, RUNNING, disrupted, job, pod, terminated
 
@@ -162,6 +163,18 @@ def test_the_jobs_deadline() -> None:
     assert finding is not None
     assert finding.error is errors.CallTimeoutError
     assert "deadline=" in finding.advice
+
+
+def test_a_deadline_says_what_was_waited_for() -> None:
+    """A call that no node could take: the reason, its words and its remedy are in the error."""
+    failed = job_view(job(reason="DeadlineExceeded", message="Job was active longer than specified deadline"))
+    waited_for = scheduling_trouble("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+    finding = ending.job_trouble(failed, [], waited_for)
+    assert finding is not None
+    assert finding.error is errors.CallTimeoutError
+    assert waited_for.message in finding.message
+    assert waited_for.words[0] in finding.words
+    assert "cpu=" in finding.advice
 
 
 def test_pods_taken_away_too_often() -> None:

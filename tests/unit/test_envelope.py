@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import pickle
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Raised, Returned, loads, outcome, verify
+from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_source_lines
 from kubefunc.errors import ResultCorruptedError, SerializationError
 from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, RAISED, VALUE, exceptions, wire
 from kubefunc.runner.child import dumps
@@ -335,3 +336,19 @@ def test_large_buffers_are_read_without_losing_a_byte() -> None:
     """Frames of protocol 5 are larger than what is read at once."""
     value = [bytes(range(256)) * 4096, "x" * 100_000, bytearray(b"y" * 70_000)]
     assert loads(pickle.dumps(value, protocol=5)) == value
+
+
+def test_a_traceback_from_elsewhere_shows_the_source_that_is_known_here() -> None:
+    """Of a script or a notebook's cell; what its own side could show stays, and what nobody knows stays away."""
+    linecache.cache["<cell 3>"] = (20, None, ["def f():\n", "    return 1 / 0\n"], "<cell 3>")
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "/usr/lib/json.py", line 1, in load\n'
+        "    its own line\n"
+        '  File "<cell 3>", line 2, in f\n'
+        '  File "<unknown>", line 7, in g\n'
+        "ZeroDivisionError: division by zero"
+    )
+    lines = with_source_lines(text).split("\n")
+    assert lines[3:6] == ['  File "<cell 3>", line 2, in f', "    return 1 / 0", '  File "<unknown>", line 7, in g']
+    assert len(lines) == len(text.split("\n")) + 1

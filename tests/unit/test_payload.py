@@ -266,6 +266,13 @@ def test_a_scripts_function_travels_by_value_with_what_it_uses() -> None:
     assert type(function(8)) is main["C"]
 
 
+def test_a_function_that_travels_by_value_still_knows_its_file() -> None:
+    """A traceback from elsewhere names the file and line here, also of a function inside the function."""
+    main = script("def f():\n    def g(): pass\n    return g")
+    function = reference(main["f"])[1]
+    assert function.__code__.co_filename == function().__code__.co_filename == main["f"].__code__.co_filename
+
+
 def test_a_scripts_decorated_function_can_refer_to_itself() -> None:
     """The RemoteFunction in the globals of its own function ends no pickling in a circle."""
     main = script("from kubefunc.function import remote\n@remote\ndef f(n): return f if n == 0 else f(n - 1)")

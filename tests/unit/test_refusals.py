@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed, as_error, quota_is_hopeless
+from kubefunc.diagnosis import Diagnosis
 from kubefunc.errors import (
     AdmissionError,
     ClusterError,
@@ -99,6 +100,15 @@ def test_a_server_that_does_not_answer_is_named(reason: str) -> None:
     text = str(as_error(failed))
     assert type(as_error(failed)) is ClusterUnreachableError
     assert not [word for word in ("https://k8s:6443", "'work'", "no route", "KUBEFUNC_BACKEND") if word not in text]
+
+
+def test_a_refusal_says_which_call_it_was() -> None:
+    """What is known of the call stays in the diagnosis and in the text."""
+    known = Diagnosis("", "", call="f-abcdefgh", namespace="team")
+    error = as_error(refused(403, ROLE), known)
+    assert error.diagnosis is not None
+    assert (error.diagnosis.call, error.diagnosis.namespace) == ("f-abcdefgh", "team")
+    assert "call f-abcdefgh, namespace team" in str(error)
 
 
 def test_our_own_errors_pass_through() -> None:

@@ -138,7 +138,7 @@ def test_a_gated_pod() -> None:
         ),
         (
             'error looking up service account ns/nobody: serviceaccount "nobody" not found',
-            *(errors.PodConfigError, "ServiceAccount", 3.0),
+            *(errors.PodConfigError, "ServiceAccount", 2.0),
         ),
         (
             "no PriorityClass with name nope was found",

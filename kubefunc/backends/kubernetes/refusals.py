@@ -225,9 +225,10 @@ def role_lacks(message: str) -> tuple[str, str] | None:
         return None
     verb, resource, group = refused["verb"], refused["resource"], refused["group"]
     place = f"in the namespace {refused['namespace']!r}" if refused["namespace"] else "in the whole cluster"
+    rule = f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}'
     return (
-        f"{refused['user']} may not {verb} {resource} {place}.",
-        f'The Role needs the rule {{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}.',
+        f"The user {refused['user']} of your kubeconfig may not {verb} {resource} {place}.",
+        f"Ask whoever runs the cluster to add this rule to the user's Role: {rule}.",
     )
 
 

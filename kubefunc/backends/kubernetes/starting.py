@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes.views import Container, JsonDict, Pod
 
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
-RECENT_PATIENCE = 3.0  # for what may have been made a moment ago
+RECENT_PATIENCE = 2.0  # for what may have been made a moment ago
 OWN_VOLUME = "kubefunc-in"  # its Secret was made before the Job: a node that misses it has not heard of it yet
 
 

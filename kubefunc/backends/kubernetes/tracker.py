@@ -374,10 +374,8 @@ def _without_result(flight: Flight, job: Job) -> Finding:
 
 def _cannot_be_followed(state: WatchState, words: str) -> Finding:
     if state is WatchState.FORBIDDEN:
-        message, advice = role_lacks(words) or (
-            "The call cannot be followed.",
-            "The Role needs list and watch of pods.",
-        )
+        lacking = role_lacks(words)
+        message, advice = lacking or ("The call cannot be followed.", "The user's Role needs list and watch of pods.")
         return Finding(errors.PermissionDeniedError, "Forbidden", message, advice, (words,))
     message = "The call cannot be followed: the connection to the cluster failed for good."
     return Finding(errors.ClusterUnreachableError, "WatchFailed", message, "Attach to it when that is well.", (words,))
