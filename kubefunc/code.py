@@ -36,7 +36,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kubefunc.errors import SerializationError
 
@@ -355,7 +355,7 @@ def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
     """
     portions: list[str] = []
     for entry in list(sys.path) if search is None else search:
-        finder = pkgutil.get_importer(entry or os.getcwd())
+        finder = _importer(entry)
         spec = None if finder is None else finder.find_spec(name)
         if spec is not None and spec.loader is not None:
             return _place(spec)
@@ -365,6 +365,14 @@ def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
         return _Place(None, tuple(portions))
     hooked = _hooked(name, search)
     return None if hooked is None else _place(hooked)
+
+
+def _importer(entry: str) -> Any:
+    """The finder for an entry of sys.path; none for a current directory that was removed, as for Python itself."""
+    try:
+        return pkgutil.get_importer(entry or os.getcwd())
+    except FileNotFoundError:
+        return None
 
 
 def _place(spec: importlib.machinery.ModuleSpec) -> _Place:

@@ -6,7 +6,6 @@ import atexit
 import os
 import queue
 import secrets
-import sys
 import threading
 import traceback
 import weakref
@@ -265,5 +264,5 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_at_exit)
-if sys.platform != "win32":
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,235 @@
+"""Programs that make calls on this machine: how they are started, and that nothing stays when they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.local.programs import WORK, Program, all_end, family, until
+
+DOUBLE = f"{WORK}\nprint('got', double.remote(21).result(30))\n"
+IN_TREE = f"{WORK}\ncall = tree.remote('tree')\n"
+
+
+@pytest.mark.parametrize("how", ["script", "-c", "stdin", "module"])
+def test_no_main_guard_is_needed(how: str, clean_env: dict[str, str], tmp_path: Path) -> None:
+    """A script without ``if __name__ == "__main__"``, ``python -c``, a heredoc, ``python -m``."""
+    (tmp_path / "program.py").write_text(DOUBLE)
+    arguments = {"script": ["program.py"], "-c": ["-c", DOUBLE], "stdin": ["-"], "module": ["-m", "program"]}[how]
+    program = Program(clean_env, tmp_path, *arguments, text=DOUBLE if how == "stdin" else None)
+    assert "got 42" in program.end()
+    assert program.process.returncode == 0
+    assert program.left_files() == []
+
+
+def test_what_lies_in_the_current_directory_is_not_imported(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """A file that is named like a module of the standard library breaks no call's process."""
+    (tmp_path / "select.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/program.py").write_text(DOUBLE)
+    program = Program(clean_env, tmp_path, "elsewhere/program.py")
+    assert "got 42" in program.end()
+
+
+def test_in_a_directory_that_was_removed(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """The call runs all the same."""
+    text = f"import os\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir('../gone')\n{DOUBLE}"
+    assert "got 42" in Program(clean_env, tmp_path, "-c", text).end()
+
+
+def test_exit_cancels(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """A program that ends takes its calls along, says so in one line, and leaves nothing."""
+    text = f"{IN_TREE}\nwhile not Path('tree').exists(): time.sleep(0.01)\n"
+    program = Program(clean_env, tmp_path, "-c", text)
+    pids = family(tmp_path / "tree")
+    printed = program.end()
+    assert printed.count("exit cancels 1 unfinished call (tree-") == 1
+    all_end(pids)
+    assert program.left_files() == []
+
+
+def test_ctrl_c_in_a_script(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Ends the wait by KeyboardInterrupt; the script ends by it, and so its calls."""
+    program = Program(clean_env, tmp_path, "-c", f"{IN_TREE}\ncall.result()\n")
+    pids = family(tmp_path / "tree")
+    program.process.send_signal(signal.SIGINT)
+    printed = program.end()
+    assert "KeyboardInterrupt" in printed
+    assert "exit cancels 1 unfinished call" in printed
+    all_end(pids)
+    assert program.left_files() == []
+
+
+def test_ctrl_c_in_an_interactive_interpreter(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """The call goes on, and a line says how to come back to it."""
+    program = Program(clean_env, tmp_path, "-i", "-c", IN_TREE)
+    pids = family(tmp_path / "tree")
+    program.stdin.write(b"Path('waiting').touch(); call.result()\n")
+    program.stdin.flush()
+    until((tmp_path / "waiting").exists, "the prompt")
+    program.process.send_signal(signal.SIGINT)
+    program.stdin.write(b"\nprint('still', call.running(), call.cancel())\n")
+    program.stdin.close()
+    printed = program.end()
+    assert "goes on; call.result() waits again" in printed
+    assert "still True True" in printed
+    all_end(pids)
+
+
+def test_a_client_that_is_killed_leaves_nothing(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """SIGKILL: no process of it stays, not even in another session, and no file."""
+    program = Program(clean_env, tmp_path, "-c", f"{IN_TREE}\ncall.result()\n")
+    pids = family(tmp_path / "tree")
+    program.process.kill()
+    program.end()
+    all_end(pids)
+    until(lambda: program.left_files() == [], "its files to go")
+
+
+def test_cancelling_leaves_no_grandchild(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Whatever the function has started ends with the call, while the program goes on."""
+    text = f"""{IN_TREE}
+while not Path('tree').exists(): time.sleep(0.01)
+call.cancel()
+print(double.remote(1).result(30))
+sys.stdin.read()
+"""
+    program = Program(clean_env, tmp_path, "-c", text)
+    all_end(family(tmp_path / "tree"))
+    program.stdin.close()
+    assert "2\n" in program.end()
+
+
+def test_a_function_that_ignores_sigterm_is_killed(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """After a grace; the program does not wait longer than five seconds at its end."""
+    text = f"""{WORK}
+import signal
+@remote
+def stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path('tree').write_text(str(os.getpid()))
+    while True: time.sleep(1)
+call = stubborn.remote()
+while not (Path('tree').exists() and Path('tree').read_text()): time.sleep(0.01)
+"""
+    program = Program(clean_env, tmp_path, "-c", text)
+    program.end()
+    all_end(family(tmp_path / "tree"))
+    assert program.left_files() == []
+
+
+def test_a_forked_client_has_a_session_of_its_own(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Parent and child both call on; the child cannot wait for the parent's call, and is told so."""
+    text = f"""{WORK}
+assert double.remote(1).result(30) == 2
+slow = tree.remote('tree')
+while not Path('tree').exists(): time.sleep(0.01)
+pid = os.fork()
+if pid == 0:
+    try:
+        slow.result()
+    except RuntimeError as error:
+        print('refused:', 'forked' in str(error), flush=True)
+    print('child', double.remote(2).result(30), flush=True)
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print('parent', slow.running(), double.remote(3).result(30), flush=True)
+"""
+    program = Program(clean_env, tmp_path, "-W", "error", "-c", text)
+    printed = program.end()
+    assert "refused: True" in printed
+    assert "child 4" in printed
+    assert "parent True 6" in printed
+    assert "Warning" not in printed
+    assert printed.count("exit cancels") == 1
+    all_end(family(tmp_path / "tree"))
+    assert program.left_files() == []
+
+
+def test_a_child_that_the_client_forked_does_not_keep_its_calls(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """The death of the client counts, not the last copy of its descriptors."""
+    text = f"{IN_TREE}\nif os.fork() == 0:\n    time.sleep(600)\nPath('forked').touch()\ncall.result()\n"
+    program = Program(clean_env, tmp_path, "-c", text)
+    pids = family(tmp_path / "tree")
+    until((tmp_path / "forked").exists, "the fork")
+    program.process.kill()
+    program.process.wait()
+    try:
+        all_end(pids)
+    finally:
+        os.killpg(program.process.pid, signal.SIGKILL)
+    program.end()
+
+
+def test_a_server_that_is_killed(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Running calls fail typed, naming what happened; the next call works; nothing stays."""
+    text = f"""{WORK}
+from kubefunc import errors
+call = tree.remote('tree')
+while not Path('tree').exists(): time.sleep(0.01)
+server = int(subprocess.run(['ps', '-o', 'ppid=', '-p', subprocess.run(['ps', '-o', 'ppid=', '-p',
+    Path('tree').read_text().split()[0]], capture_output=True, text=True).stdout.strip()],
+    capture_output=True, text=True).stdout)
+for _ in range(3):
+    os.kill(server, 9)
+    calls = [double.remote(n) for n in range(5)]
+    try:
+        call.result(30)
+    except errors.WorkerDiedError as error:
+        print(error)
+    for n, each in enumerate(calls):
+        error = each.exception(30)
+        assert isinstance(error, errors.WorkerDiedError) or each.result() == 2 * n
+    print('then', double.remote(5).result(30), flush=True)
+    break
+"""
+    program = Program(clean_env, tmp_path, "-c", text)
+    printed = program.end()
+    assert "was ended by SIGKILL" in printed
+    assert "then 10" in printed
+    all_end(family(tmp_path / "tree"))
+    until(lambda: program.left_files() == [], "its files to go")
+
+
+def test_two_hundred_calls_at_once(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """All come back right; there are never more processes than a small multiple of the cores."""
+    text = f"{WORK}\ncalls = [double.remote(n) for n in range(200)]\nprint(sum(call.result(50) for call in calls))\n"
+    program = Program(clean_env, tmp_path, "-c", text)
+    assert str(2 * sum(range(200))) in program.end()
+    assert program.left_files() == []
+
+
+def test_nested_calls_where_they_are_allowed(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """With a service_account, as on a cluster, a call may call on."""
+    text = f"""{WORK}
+@remote(service_account='runner')
+def outer(x):
+    return double.remote(x).result(30) + 1
+print('outer', outer.remote(4).result(30))
+"""
+    program = Program(clean_env, tmp_path, "-c", text)
+    assert "outer 9" in program.end()
+    until(lambda: program.left_files() == [], "its files to go")
+
+
+def test_without_an_interpreter_to_start(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """An embedded Python is told what to set; one that cannot be started fails the call, typed."""
+    text = f"""{WORK}
+from kubefunc import errors
+python, sys.executable = sys.executable, ''
+try:
+    double.remote(1)
+except errors.ConfigurationError as error:
+    print('configuration:', 'sys.executable' in str(error))
+sys.executable = '/no/such/python'
+print('typed:', isinstance(double.remote(1).exception(30), errors.WorkerDiedError))
+sys.executable = python
+print('then', double.remote(1).result(30))
+"""
+    printed = Program(clean_env, tmp_path, "-c", text).end()
+    assert "configuration: True" in printed
+    assert "typed: True" in printed
+    assert "then 2" in printed
