@@ -136,7 +136,7 @@ def cluster(session: nox.Session) -> None:
     if session.posargs:
         _pytest(session, "tests/cluster")
         return
-    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "3")
+    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "3", "--dist", "loadgroup")
     _pytest(session, "tests/cluster", "-m", "alone")
 
 

@@ -29,6 +29,8 @@ from tests.cluster.waiting import eventually
 from tests.cluster.witness import Witness, witnessing
 from tests.conftest import ROOT, clean_environment
 
+pytestmark = pytest.mark.xdist_group("failures")  # their fixtures start many calls: once is enough
+
 E = TypeVar("E", bound=BaseException)
 
 # The aim is 3 s after the cluster knows; a loaded machine may add to that, an error in our logic adds more.
