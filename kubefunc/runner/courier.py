@@ -303,6 +303,7 @@ def upload(out: Out, name: str) -> int:
         while size:
             data = os.read(0, min(size, CHUNK))
             if not data:
+                os.unlink(part)
                 return 1
             file.write(data)
             size -= len(data)
