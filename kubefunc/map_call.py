@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
@@ -24,7 +23,8 @@ from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, parse_id
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
-from kubefunc.progress import Printer, Silent
+from kubefunc.options import Options
+from kubefunc.progress import MapProgress, Printer, Silent, Unwatched, Watch
 from kubefunc.runner import VALUE
 from kubefunc.runner.records import Record
 from kubefunc.session import Session, session
@@ -34,34 +34,6 @@ R = TypeVar("R")
 _CANCELLED = Raised(concurrent.futures.CancelledError())
 _UNSENT = Whereabouts(Phase.SUBMITTING)
 _TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
-
-
-@dataclass(frozen=True)
-class MapProgress:
-    """How far a map has come: how many of its items are where. The sum of all but ``total`` is ``total``.
-
-    Attributes:
-        total: all items.
-        waiting: not started yet.
-        running: being worked on, or on their way back.
-        succeeded: ended with a value.
-        failed: ended with an exception or an error.
-        cancelled: were cancelled.
-        waits_for: what those that wait are waiting for, in a person's words, where that is known; else empty.
-    """
-
-    total: int
-    waiting: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    waits_for: str = ""
-
-    @property
-    def ended(self) -> int:
-        """All that need not be waited for."""
-        return self.succeeded + self.failed + self.cancelled
 
 
 class MapCall(Generic[R]):
@@ -101,6 +73,7 @@ class MapCall(Generic[R]):
         self._made: dict[int, ItemCall[R]] = {}
         self._wakers: dict[int, list[Callable[[], None]]] = {}
         self._output = _Output(self)
+        self._watch: Watch | Unwatched = Unwatched()
 
     @property
     def id(self) -> str:
@@ -227,25 +200,33 @@ class MapCall(Generic[R]):
     def _length(self, until: float | None) -> int:
         if self._count is not None:
             return self._count
-        with self._waiting(), self._news:
-            while self._count is None:
-                if self._failure is not None:
-                    raise self._failure
-                self._wait_for_news(until)
-            return self._count
+        self._wait_until(lambda: self._count is not None or self._failure is not None, until)
+        if self._count is None:
+            raise self._failure or RuntimeError("a map without length or failure")
+        return self._count
 
-    def _wait_for_news(self, until: float | None) -> None:
-        left = None if until is None else until - time.monotonic()
-        if left is not None and left <= 0:
-            raise concurrent.futures.TimeoutError
-        self._news.wait(left)
+    def _wait_until(self, true: Callable[[], bool], until: float | None) -> None:
+        """Until this, which is asked with the lock held, is true; shows the progress meanwhile.
+
+        Raises:
+            TimeoutError: it is not, at this monotonic time.
+        """
+        try:
+            with self._waiting():
+                while True:
+                    pause = self._watch.tick()
+                    left = None if until is None else max(0.0, until - time.monotonic())
+                    with self._news:
+                        if self._news.wait_for(true, pause if left is None else min(left, pause)):
+                            return
+                    if left == 0.0:
+                        raise concurrent.futures.TimeoutError
+        finally:
+            self._watch.pause()
 
     def _wait(self, index: int, until: float | None) -> None:
-        if self._is_settled(index):
-            return
-        with self._waiting(), self._news:
-            while not self._is_settled(index):
-                self._wait_for_news(until)
+        if not self._is_settled(index):
+            self._wait_until(lambda: self._is_settled(index), until)
 
     async def _wait_async(self, index: int) -> None:
         if self._is_settled(index):
@@ -509,17 +490,18 @@ class _AsCompleted(Iterator[tuple[int, R]]):
         return index, self._map._give(index)
 
     def _wait(self) -> int:
-        of = self._map
-        with of._waiting(), of._news:
-            while True:
-                if self._order is not of._order:  # retry_failed() has made a new one
-                    self._order, self._next = of._order, 0
-                while self._next < len(self._order):
-                    index = self._order[self._next]
-                    self._next += 1
-                    if not self._given[index]:
-                        return index
-                of._news.wait()
+        self._map._wait_until(self._finds_next, None)
+        return self._order[self._next - 1]
+
+    def _finds_next(self) -> bool:
+        """Whether an item has ended that was not given yet: it stands before ``_next`` then. The lock is held."""
+        if self._order is not self._map._order:  # retry_failed() has made a new one
+            self._order, self._next = self._map._order, 0
+        while self._next < len(self._order):
+            self._next += 1
+            if not self._given[self._order[self._next - 1]]:
+                return True
+        return False
 
 
 class _Calls(Sequence[Call[R]]):
@@ -715,6 +697,10 @@ class MapCallSink:
         self._map._settle([(index, Raised(error)) for index in which], self._attempt)
 
 
+def _watch(of: MapCall[Any], options: Options) -> Watch | Unwatched:
+    return Watch(of._id, lambda: of.progress, of._session.console) if options.progress else Unwatched()
+
+
 def start_map(of: Session, backend: Backend, submission: MapSubmission, *, return_exceptions: bool) -> MapCall[Any]:
     """The handle of a map, which is sent in the background; one without items is not sent at all."""
     options = submission.options
@@ -727,6 +713,7 @@ def start_map(of: Session, backend: Backend, submission: MapSubmission, *, retur
         verbose=options.verbose,
     )
     handle._submission = submission
+    handle._watch = _watch(handle, options)
     handle._open_to(submission.count)
     if submission.count:
         of.start_map(backend, submission, MapCallSink(handle))
@@ -755,6 +742,7 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
         return_exceptions=return_exceptions,
         verbose=options.verbose,
     )
+    handle._watch = _watch(handle, options)
     backend.attach_map(call, MapCallSink(handle))
     return handle
 

@@ -103,6 +103,7 @@ class OptionChanges(TypedDict, total=False):
     pod_template: PodTemplate | Unset | None
     detach: bool | Unset
     verbose: bool | Unset
+    progress: bool | Unset
     express: bool | Unset
     inline: bool | Unset
     results_in_log: bool | Unset
@@ -469,6 +470,14 @@ class Options:
 
     verbose: bool = field(default=True, metadata=_SWITCH)
     """Show what the function prints, and what the call waits for, on ``sys.stderr``.
+
+    Default: True.
+    Local: obeyed.
+    """
+
+    progress: bool = field(default=True, metadata=_SWITCH)
+    """Show how far a map is, on ``sys.stderr``, while the program waits for it: a live line on a terminal or in a
+    notebook, elsewhere a line every 30 s.
 
     Default: True.
     Local: obeyed.

@@ -12,7 +12,7 @@ import kubefunc
 from tests.conftest import ROOT
 
 OF_KUBERNETES = {"kubernetes", "tenacity", "yaml", "urllib3", "requests"}
-HEAVY = OF_KUBERNETES | {"cloudpickle", "click", "asyncio", "concurrent.futures", "ssl"}
+HEAVY = OF_KUBERNETES | {"cloudpickle", "click", "rich", "asyncio", "concurrent.futures", "ssl"}
 
 
 def _modules_after(statements: str, env: dict[str, str]) -> set[str]:
@@ -43,7 +43,7 @@ def test_local_call_loads_no_kubernetes_client(clean_env: dict[str, str]) -> Non
     """A call on this machine imports neither the Kubernetes client nor what only that needs."""
     script = "import kubefunc\nassert kubefunc.remote(len).remote([1, 2, 3]).result(30) == 3"
     loaded = _modules_after(script, clean_env)
-    assert loaded.isdisjoint({*OF_KUBERNETES, "click"})
+    assert loaded.isdisjoint({*OF_KUBERNETES, "click", "rich"})
 
 
 def test_a_reader_starts_with_almost_nothing() -> None:

@@ -1,13 +1,18 @@
-"""What a person sees of a function's output, whatever pieces it arrives in."""
+"""What a person sees: a function's output, whatever pieces it arrives in, and how far a map is."""
 
 from __future__ import annotations
 
+import importlib
 import io
+import re
+import sys
+import types
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.progress import Console
+from kubefunc.progress import Console, MapProgress, Watch
 
 
 def shown(pieces: list[bytes]) -> str:
@@ -76,3 +81,122 @@ def test_a_closed_stream_is_no_reason_to_lose_a_call() -> None:
     stream.close()
     Console(lambda: stream).say("hello")
     Console(lambda: None).say("hello")
+
+
+# -- the progress of a map
+
+
+class Terminal(io.StringIO):
+    """What a terminal shows: a carriage return goes back, and what is written there replaces what was."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def screen(self) -> list[str]:
+        lines = []
+        for row in re.sub(r"\x1b\[[0-9;]*m", "", self.getvalue()).split("\n"):
+            cells: list[str] = []
+            for piece in row.split("\r"):
+                cells[: len(piece)] = piece
+            lines.append("".join(cells).rstrip())
+        return lines
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watched(stream: io.StringIO, clock: Clock) -> tuple[Watch, Console]:
+    """A map of a thousand items, 400 of them done."""
+    console = Console(lambda: stream)
+    return Watch("f-abc", lambda: MapProgress(1000, 588, 12, 398, 2, 0, "waiting for a node"), console, clock), console
+
+
+def test_a_terminal_shows_a_live_line_while_a_wait_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn anew in its place, and gone when the program goes on: the program's own prints find a clean line."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = Terminal(), Clock()
+    watch, _ = watched(terminal, clock)
+    watch.tick()
+    assert terminal.getvalue() == ""  # what is done in a moment needs no line
+    for _ in range(3):
+        clock.now += 10
+        watch.tick()
+    (line,) = terminal.screen
+    assert line.startswith("f-abc ")
+    assert line.endswith("400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 13.3/s, 45 s left")
+    watch.pause()
+    assert terminal.screen == [""]
+
+
+def test_printed_lines_stand_above_the_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What items print, and what kubefunc says, is never mixed with it."""
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = Terminal(), Clock()
+    watch, console = watched(terminal, clock)
+    clock.now += 10
+    watch.tick()
+    console.say("hello")
+    assert terminal.screen == ["kubefunc: hello", ""]
+
+
+def test_a_narrow_terminal_cuts_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that wraps could not be erased."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = Terminal(), Clock()
+    watch, _ = watched(terminal, clock)
+    clock.now += 10
+    watch.tick()
+    (line,) = terminal.screen
+    assert len(line) < 40
+
+
+def test_a_log_file_gets_a_line_every_thirty_seconds() -> None:
+    """And nothing that could not be read in a file."""
+    file, clock = io.StringIO(), Clock()
+    watch, _ = watched(file, clock)
+    for _ in range(65):
+        watch.tick()
+        clock.now += 1
+    assert file.getvalue().splitlines() == [
+        "kubefunc: f-abc: 400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 13.3/s, 45 s left",
+        "kubefunc: f-abc: 400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 6.67/s, 1 min 30 s left",
+    ]
+
+
+@pytest.mark.parametrize("other", ["tqdm", "rich"])
+def test_it_keeps_out_of_the_way_of_other_bars(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tqdm or rich draws on the screen just now, no line is drawn."""
+    monkeypatch.setenv("TERM", "xterm")
+    shown = types.ModuleType(other)
+    if other == "tqdm":
+        shown.tqdm = types.SimpleNamespace(_instances={"a bar"})  # type: ignore[attr-defined]
+    else:
+        shown._console = types.SimpleNamespace(_live="a display")  # type: ignore[attr-defined]
+    terminal, clock = Terminal(), Clock()
+    watch, _ = watched(terminal, clock)
+    monkeypatch.setitem(sys.modules, other, shown)
+    clock.now += 10
+    watch.tick()
+    assert terminal.getvalue() == ""
+
+
+def test_a_real_display_of_rich_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what rich itself keeps of it."""
+    monkeypatch.setenv("TERM", "xterm")
+    rich, live = importlib.import_module("rich"), importlib.import_module("rich.live")
+    terminal = Terminal()
+    console = Console(lambda: terminal)
+    assert console.is_live
+    with live.Live("a display", console=rich.get_console(), redirect_stdout=False, redirect_stderr=False):
+        assert not console.is_live
+    assert console.is_live
