@@ -30,7 +30,7 @@ class Pod:
         self.message = directory / "termination-log"
         for each in (self.in_dir, self.out_dir):
             each.mkdir()
-        self.payload = Packer.for_local().pack(function).data
+        self.payload = Packer.for_local().pack(function, retry_exceptions=(Exception,)).data
         self.write("spec.json", json.dumps({**runner_spec(call=CALL, function="f"), **spec}).encode())
         self.write("key", KEY)
         self.environ = {
