@@ -16,7 +16,7 @@ SECRET = "bench-inputs"
 PODS = 100
 RUNS = 5  # of 100 Pods each way
 MEMORY = 400e6
-STREAMS = "create pods/exec"
+STREAMS = "get pods/exec"
 
 
 def small_items(ground: Ground) -> Iterator[Figure]:

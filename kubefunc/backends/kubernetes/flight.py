@@ -179,6 +179,11 @@ class Flight:
         """Whom news of a Pod with this index concerns."""
         return self
 
+    @property
+    def is_hurried(self) -> bool:
+        """Whether a chunk's outcomes are waited for from its courier's start on, as a call's result is by express."""
+        return False
+
     def without_end(self) -> list[Flight]:
         """When the Job is over: those parts that have neither a result nor an explanation."""
         return [] if self.over or self.ended_pod is not None else [self]

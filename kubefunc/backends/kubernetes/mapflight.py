@@ -22,6 +22,9 @@ from kubefunc.options import Options
 from kubefunc.runner import CHUNK, records
 from kubefunc.runner.records import Record
 
+# Of a map: an early stream to each saves it the kubelet's tick, and costs no more than those of as many calls.
+FEW_PODS = 4
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -254,6 +257,10 @@ class ChunkFlight(Flight):
         with self.lock:
             self.over = False
             self.write_off(pod)
+
+    @property
+    def is_hurried(self) -> bool:
+        return len(self.of.chunks) <= FEW_PODS and self.options.express and not self.stays
 
     def index_failed(self, job: Job) -> bool:
         return self.number in views.indexes(job.failed_indexes)

@@ -242,6 +242,8 @@ class Tracker:
             part = flight.of_index(int(index)) if index.isdigit() else None
             if part is not None:
                 self._uploads.send(part, pod)
+                if part.is_hurried:
+                    self._collector.follow(part, pod)
 
     # -- news of Jobs
 
