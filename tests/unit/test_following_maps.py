@@ -73,15 +73,16 @@ class Items:
         self.errors.update(dict.fromkeys(self.missing(range(self.count) if indexes is None else indexes), error))
 
 
-def lead_of(sink: MapSink, layout: Layout) -> MapFlight:
+def lead_of(sink: MapSink, layout: Layout, **changes: Any) -> MapFlight:
     """The flight of a map's Job that exists."""
+    options = {"verbose": False, **changes}
     return MapFlight(
         call=CALL,
         job=CALL,
         function="f",
         namespace="team",
         key=KEY,
-        options=Options.of(verbose=False),
+        options=Options.of(**options),
         sink=ItemsSink(sink, layout.indexes),
         stays=False,
         whole=sink,
@@ -95,14 +96,14 @@ def lead_of(sink: MapSink, layout: Layout) -> MapFlight:
 class Following:
     """A tracker and a collector as they are in a session, and a test in place of the cluster."""
 
-    def __init__(self, lead: MapFlight) -> None:
+    def __init__(self, lead: MapFlight, kind: type[Collector] = Collector) -> None:
         self.lead = lead
         self.ended: list[int] = []
         self.failed: list[tuple[Flight, Finding]] = []
         api = cast("Api", None)  # nothing here may ask the cluster for anything
         outputs = Outputs(api)
         permission = ExecPermission(api)
-        self.collector = Collector(api, outputs, permission, self._done, self._fail)
+        self.collector = kind(api, outputs, permission, self._done, self._fail)
         uploads = Uploads(api, self.collector.streams, permission, self._fail)
         clock, requests = Clock("test-clock"), Workers("test-requests", 1)
         self.tracker = Tracker(api, "s", requests, clock, self.collector, outputs, uploads, self._fail)
@@ -219,6 +220,28 @@ def test_a_container_that_was_killed_names_its_item() -> None:
     assert died is not None
     assert died.at == 2
     assert blame(items.missing(range(4)), died.at, finding.reason) == ([2], [0, 1, 3])
+
+
+class Followed(Collector):
+    """Remembers which chunks it was asked to follow."""
+
+    chunks: list[int]
+
+    def follow(self, flight: Flight, pod: str) -> None:
+        assert isinstance(flight, ChunkFlight)
+        assert pod == f"{CALL}-{flight.number}-abcde"
+        self.chunks.append(flight.number)
+
+
+@pytest.mark.parametrize(("chunks", "express", "followed"), [(4, True, [2]), (5, True, []), (4, False, [])])
+def test_a_small_map_is_followed_from_its_start(chunks: int, express: object, followed: list[int]) -> None:
+    """Where there are few Pods, each has a stream as soon as its courier has started, as a call has."""
+    following = Following(lead_of(Items(chunks), Layout(chunks, 1, range(chunks)), express=express), Followed)
+    asked = cast("Followed", following.collector)
+    asked.chunks = []
+    following.tracker._on_started("ADDED", {"involvedObject": {"name": f"{CALL}-2-abcde"}})
+    following.tracker._on_started("ADDED", {"involvedObject": {"name": "another-call-2-abcde"}})
+    assert asked.chunks == followed
 
 
 def test_pods_of_another_job_are_not_ours() -> None:
