@@ -2,9 +2,10 @@
 
 Items and outcomes do not pass through here. Messages on its socket, each with the descriptors that belong to it:
 
-``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.request.Request`), whose
-       header also has ``notes``, the path of the file with the workers' seats. With it: the workers' end of the queue.
+``Q``  from the client, first: the path of the file with the workers' seats. With it: the workers' end of the queue.
 ``W``  from the client: a seat (JSON): fork a worker for it. With it: the worker's socket, and the pipe for its output.
+``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.request.Request`). Workers
+       get it by themselves: they may be forked before there is a map.
 ``D``  to the client: a worker has died (JSON: ``seat``, ``header``: what became of the item that it was at).
 
 The end of the socket ends the pool: its workers get SIGTERM, and after a grace SIGKILL.
@@ -25,13 +26,14 @@ import traceback
 from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, attempts, memory, worker
 from kubefunc.runner.orphans import become_subreaper, kill_orphans
 from kubefunc.runner.process import EXIT_BROKEN, Signals, become_child, kill_group, lead_group
-from kubefunc.runner.request import END_GRACE, Request
+from kubefunc.runner.request import END_GRACE, Request, read_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SETUP = b"S"
+QUEUE = b"Q"
+START = b"S"
 NEW_WORKER = b"W"
 DIED = b"D"
 # Whole messages, and the end of the other side is seen. macOS has no such sockets for one machine, only datagrams.
@@ -50,7 +52,7 @@ class Pool:
         self.workers: dict[int, int] = {}  # seats by process
         self.timed_out: set[int] = set()
         self.oom_kills = memory.oom_kills()
-        self.request: Request
+        self.request: Request | None = None
         self.queue: socket.socket
         self.notes: mmap.mmap
 
@@ -69,9 +71,10 @@ class Pool:
             if self.client.fileno() in ready and not self._hear():
                 self._terminate()
                 break
-            if pause is not None:
-                self._kill_overdue()
-            pause = _LOOK_EVERY if self.workers and self.request.spec["timeout"] is not None else None
+            timeout = None if self.request is None else self.request.spec["timeout"]
+            if timeout is not None:
+                self._kill_overdue(timeout + attempts.STACKS_GRACE)
+            pause = _LOOK_EVERY if self.workers and timeout is not None else None
         kill_orphans(keep=set())
 
     def _hear(self) -> bool:
@@ -79,18 +82,15 @@ class Pool:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         letter, content = message[:1], message[1:]
-        if letter == SETUP:
-            self._set_up(content.decode(), descriptors[0])
+        if letter == QUEUE:
+            self.queue = socket.socket(fileno=descriptors[0])
+            with open(content, "r+b") as notes:
+                self.notes = mmap.mmap(notes.fileno(), 0)
+        elif letter == START:
+            self.request = read_request(os.fsdecode(content))
         elif letter == NEW_WORKER:
             self._fork(json.loads(content), *descriptors)
         return bool(message)
-
-    def _set_up(self, path: str, queue: int) -> None:
-        with open(path, "rb") as file:
-            self.request = Request(file.read())
-        self.queue = socket.socket(fileno=queue)
-        with open(self.request.header["notes"], "r+b") as notes:
-            self.notes = mmap.mmap(notes.fileno(), 0)
 
     def _fork(self, seat: int, answers: int, output: int) -> None:
         worker.NOTE.pack_into(self.notes, seat * worker.NOTE.size, worker.LOADING, time.monotonic())
@@ -110,8 +110,7 @@ class Pool:
             os.close(self.life)
             become_child(output)
             become_subreaper()
-            self.request.surround()
-            worker.run(worker.Work(self.request, seat, self.queue, socket.socket(fileno=answers), self.notes))
+            worker.serve(seat, self.queue, socket.socket(fileno=answers), self.notes)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -133,13 +132,16 @@ class Pool:
             kill_group(pid, signal.SIGKILL)
             kill_orphans(keep=set(self.workers))
             report = {"seat": seat, "header": self._verdict(seat, status)}
-            self.client.send(DIED + json.dumps(report).encode())
+            try:
+                self.client.send(DIED + json.dumps(report).encode())
+            except OSError:  # it has closed its end, which is why they die
+                pass
 
     def _verdict(self, seat: int, status: int) -> dict[str, Any]:
         """What the header says of the item that the worker was at: the clock, the kernel, or how it ended."""
         code, detail = CODE_DIED, {}
         before, self.oom_kills = self.oom_kills, memory.oom_kills()
-        if seat in self.timed_out:
+        if seat in self.timed_out and self.request is not None:
             self.timed_out.remove(seat)
             stacks = attempts.read_stacks(self.request.path(f"stacks.{seat}"))
             code, detail = CODE_TIMEOUT, {"timeout": self.request.spec["timeout"], "stacks": stacks}
@@ -151,9 +153,8 @@ class Pool:
             detail = {"signal": os.WTERMSIG(status)}
         return attempts.error_header(code, detail)
 
-    def _kill_overdue(self) -> None:
+    def _kill_overdue(self, allowed: float) -> None:
         """The worker's own faulthandler has written the stacks by now."""
-        allowed = self.request.spec["timeout"] + attempts.STACKS_GRACE
         for pid, seat in self.workers.items():
             what, since = worker.NOTE.unpack_from(self.notes, seat * worker.NOTE.size)
             if what >= worker.FIRST and time.monotonic() - since > allowed:

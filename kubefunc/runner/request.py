@@ -82,3 +82,9 @@ def join_request(header: dict[str, Any], payload: bytes) -> bytes:
     """The request's bytes; no payload where the header names a file."""
     encoded = json.dumps(header).encode()
     return wire.LENGTH.pack(len(encoded)) + encoded + payload
+
+
+def read_request(path: str) -> Request:
+    """The request in a file."""
+    with open(path, "rb") as file:
+        return Request(file.read())

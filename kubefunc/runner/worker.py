@@ -7,6 +7,9 @@ bytes), then ``I`` and the pickle of its arguments, or where that is large, ``F`
 or ``M`` and a descriptor of memory that holds it. An empty message, or the end of the queue: no more items. Large
 outcomes travel in the same two ways.
 
+A worker may be forked before there is a map. On its socket comes, from the client, the path of the file with the map's
+request (a frame ``S``); the end of the socket before that: there will be none.
+
 Which item a worker is at stands in a file that pool and client map too, in the worker's seat (:data:`NOTE`): that takes
 no message, and it is there whatever ends the worker.
 """
@@ -23,13 +26,12 @@ import struct
 import time
 
 from kubefunc.runner import child, items, wire
+from kubefunc.runner.request import Request, read_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import FileIO
     from typing import Any
-
-    from kubefunc.runner.request import Request
 
 MESSAGE = struct.Struct(">QIc")
 INLINE = b"I"
@@ -65,6 +67,23 @@ class Work(items.Work):
         self.queue = queue
         self.answers = answers
         self.notes = notes
+
+
+def serve(seat: int, queue: socket.socket, answers: socket.socket, notes: mmap.mmap) -> None:
+    """Wait for a map, and work for it."""
+    path = _receive_start(answers)
+    if path:
+        request = read_request(path)
+        request.surround()
+        run(Work(request, seat, queue, answers, notes))
+
+
+def _receive_start(answers: socket.socket) -> str:
+    frames = wire.Frames()
+    while data := answers.recv(4096):
+        for _, path in frames.feed(data):
+            return os.fsdecode(path)
+    return ""
 
 
 def run(work: Work) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from kubefunc.runner.request import RECEIVE
 
 if TYPE_CHECKING:
     from kubefunc.backends.local.maps import LocalMap
+    from kubefunc.backends.local.workers import Pool
 
 AT_ONCE = 8 * (os.cpu_count() or 1)  # calls; a thousand at once must not be a thousand processes
 FOLLOW_EVERY = 0.05
@@ -43,6 +45,7 @@ class LocalBackend:
         self._runs: dict[str, Run] = {}  # waiting and running
         self._waiting: deque[Run] = deque()
         self._maps: list[LocalMap] = []
+        self._spare: Pool | None = None
         self._closed = False
 
     @property
@@ -92,7 +95,7 @@ class LocalBackend:
             sink,
             self._directory,
             self._processes.environ,
-            self._processes.new_pool,
+            self._take_pool,
             self._map_ended,
             workers=workers,
             claim=claim,
@@ -167,6 +170,8 @@ class LocalBackend:
         with self._lock:
             self._changed.wait_for(lambda: not self._runs, max(0.0, until - KILLED_WITHIN - time.monotonic()))
         self._end_maps(until - KILLED_WITHIN)
+        if self._spare is not None:
+            self._spare.close()
         self._processes.close(until)
         shutil.rmtree(self._directory, ignore_errors=True)
         return []
@@ -175,6 +180,8 @@ class LocalBackend:
         """In a forked child: the calls, their processes and files are the parent's."""
         for each in self._maps:
             each.forget()
+        if self._spare is not None:
+            self._spare.close()
         self._processes.forget()
 
     def _end_maps(self, until: float) -> None:
@@ -188,8 +195,31 @@ class LocalBackend:
             each.join(max(0.0, until - time.monotonic()))
 
     def _map_ended(self, ended: LocalMap) -> None:
+        """Who has made one map will make another: its workers are forked now, so that it need not wait for them."""
         with self._lock:
             self._maps.remove(ended)
+            if self._closed or self._spare is not None:
+                return
+            with contextlib.suppress(OSError):  # the next map will tell
+                self._spare = self._new_pool(usable_cpus())
+                self._spare.fill()
+
+    def _take_pool(self, size: int) -> Pool:
+        """The spare one, if it has room for so many workers.
+
+        Raises:
+            OSError: none can be started.
+        """
+        with self._lock:
+            if self._spare is not None and self._spare.size >= size:
+                spare, self._spare = self._spare, None
+                return spare
+        return self._new_pool(size)
+
+    def _new_pool(self, size: int) -> Pool:
+        from kubefunc.backends.local.workers import Pool
+
+        return Pool(self._processes.new_pool(), self._directory / f"{secrets.token_hex(5)}.notes", size)
 
     def _check_open(self) -> None:
         if self._closed:

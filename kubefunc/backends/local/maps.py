@@ -60,7 +60,7 @@ class LocalMap:
         sink: MapSink,
         directory: Path,
         environ: Mapping[str, str],
-        connect: Callable[[], socket.socket],
+        new_pool: Callable[[int], Pool],
         ended: Callable[[LocalMap], None],
         *,
         workers: int,
@@ -73,7 +73,7 @@ class LocalMap:
             sink: who is told.
             directory: for its files.
             environ: the environment that workers begin with.
-            connect: asks the server for a new pool, gives our end of its socket.
+            new_pool: gives a pool with room for so many workers.
             ended: told when nothing is left of it.
             workers: how many at once, at most.
             claim: asked before an item is sent, whether it still is to run. Given for a map that stays open: items may
@@ -82,7 +82,7 @@ class LocalMap:
         self.submission = submission
         self._sink = sink
         self._directory = directory / f"{submission.call}.{submission.attempt}"
-        self._connect = connect
+        self._new_pool = new_pool
         self._ended = ended
         self._workers = workers
         self._open = claim is not None
@@ -230,8 +230,8 @@ class LocalMap:
     def _hire(self) -> None:
         pool = self._pool
         if pool is None:
-            notes = self._file("notes")
-            pool = self._pool = Pool(self._connect(), self._request, notes, self._workers)
+            pool = self._pool = self._new_pool(self._workers)
+            pool.begin(self._request)
             self._selector.register(pool.control, selectors.EVENT_READ, self._hear_pool)
         seat = pool.new_worker()
         self._selector.register(seat.answers, selectors.EVENT_READ, lambda: self._hear(seat))
@@ -388,7 +388,11 @@ class LocalMap:
             self._pool_died(None)
         elif message[:1] == DIED:
             report = json.loads(message[1:])
-            self._worker_died(pool, pool.seats[report["seat"]], report["header"])
+            seat = pool.seats.get(report["seat"])
+            if seat is None:
+                pool.drop_blank(report["seat"])
+            else:
+                self._worker_died(pool, seat, report["header"])
 
     def _worker_died(self, pool: Pool, seat: Seat, header: dict[str, Any]) -> None:
         """It costs the item that it was at. What it had to say before is taken in first."""
@@ -444,6 +448,7 @@ class LocalMap:
                 if index is not None and index in self._flying:
                     self._item_died(index, header)
             pool.close()
+            pool.remove_file()
         self._waiting.extendleft(sorted(self._flying, reverse=True))
         self._flying.clear()
         if self._losses > 2:
@@ -494,6 +499,7 @@ class LocalMap:
     def _clean_up(self) -> None:
         if self._pool is not None:
             self._pool.close()
+            self._pool.remove_file()
         self._selector.close()
         os.close(self._wake)
         os.close(self._wake_end)
@@ -511,7 +517,6 @@ class LocalMap:
         self._directory.mkdir()
         header = request_header(self.submission, self._directory, environ)
         header["payload"] = str(self._file("payload"))
-        header["notes"] = str(self._file("notes"))
         self._file("payload").write_bytes(self.submission.payload.data)
         path = self._file("request")
         path.write_bytes(join_request(header, b""))

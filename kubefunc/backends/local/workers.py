@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from kubefunc.runner import wire
-from kubefunc.runner.pool import MESSAGES, NEW_WORKER, SETUP
+from kubefunc.runner.pool import MESSAGES, NEW_WORKER, QUEUE, START
 from kubefunc.runner.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
 
 _QUEUE_BUFFER = 4 << 20  # asked for; the kernel gives what it allows
@@ -38,41 +38,72 @@ class Seat:
 
 
 class Pool:
-    """Workers of one map. Not for several threads at once."""
+    """Workers of one map, some of them perhaps forked before it. Not for several threads at once.
 
-    def __init__(self, control: socket.socket, request: Path, notes: Path, seats: int) -> None:
+    Attributes:
+        control: our end of the pool's socket.
+        seats: the workers that work for the map.
+    """
+
+    def __init__(self, control: socket.socket, notes: Path, size: int) -> None:
         """Begin with no worker.
 
         Args:
             control: our end of the pool's socket.
-            request: the file that tells the workers what they work on.
-            notes: where the file for their notes goes.
-            seats: the most workers there can be at once.
+            notes: where the file for the workers' notes goes.
+            size: the most workers there can be at once.
         """
         self.control = control
         self.seats: dict[int, Seat] = {}
+        self.size = size
+        self._blank: dict[int, Seat] = {}  # workers that no map has yet
+        self._request = b""
         self.queue, theirs = socket.socketpair(socket.AF_UNIX, MESSAGES)
-        self._size = seats
         with open(notes, "w+b") as file:
-            file.truncate(seats * NOTE.size)
+            file.truncate(size * NOTE.size)
             self._notes = mmap.mmap(file.fileno(), 0)
+        self._notes_file = notes
         with theirs:
             with contextlib.suppress(OSError):
                 self.queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BUFFER)
             self.queue.setblocking(False)
-            socket.send_fds(self.control, [SETUP + os.fsencode(request)], [theirs.fileno()])
+            socket.send_fds(self.control, [QUEUE + os.fsencode(notes)], [theirs.fileno()])
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.seats) >= self._size
-
-    def new_worker(self) -> Seat:
-        """Have one more forked.
+    def fill(self) -> None:
+        """Have all its workers forked ahead of a map.
 
         Raises:
             OSError: the pool has died, or there is no descriptor left.
         """
-        number = next(each for each in range(self._size) if each not in self.seats)
+        while len(self._blank) < self.size:
+            self._fork()
+
+    def begin(self, request: Path) -> None:
+        """The map is there: what its workers are to be told.
+
+        Raises:
+            OSError: the pool has died.
+        """
+        self._request = os.fsencode(request)
+        self.control.send(START + self._request)
+
+    def new_worker(self) -> Seat:
+        """One more worker for the map.
+
+        Raises:
+            OSError: the pool has died, or there is no descriptor left.
+        """
+        while True:
+            if not self._blank:
+                self._fork()
+            number, seat = self._blank.popitem()
+            self.seats[number] = seat
+            with contextlib.suppress(ConnectionError):  # it has died: we are told
+                seat.answers.send(wire.frame(START, self._request))
+            return seat
+
+    def _fork(self) -> None:
+        number = next(each for each in range(self.size) if each not in self.seats and each not in self._blank)
         answers, theirs = socket.socketpair()
         output, output_end = os.pipe()
         os.set_blocking(output, False)
@@ -81,15 +112,19 @@ class Pool:
         try:
             with theirs:
                 message = NEW_WORKER + json.dumps(number).encode()
-                NOTE.pack_into(self._notes, number * NOTE.size, LOADING, 0.0)
                 socket.send_fds(self.control, [message], [theirs.fileno(), output_end])
         except OSError:
             seat.close()
             raise
         finally:
             os.close(output_end)
-        self.seats[number] = seat
-        return seat
+        self._blank[number] = seat
+
+    def drop_blank(self, number: int) -> None:
+        """This worker has died before it had a map."""
+        seat = self._blank.pop(number, None)
+        if seat is not None:
+            seat.close()
 
     def send_large(self, index: int, attempt: int, data: bytes, path: Path) -> None:
         """Queue an item beside its arguments: in memory that is handed over, or in this file.
@@ -135,13 +170,17 @@ class Pool:
                     self.queue.send(b"")
         self.queue.close()
 
+    def remove_file(self) -> None:
+        self._notes_file.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Ends the pool and whatever its workers are at."""
         self.control.close()
         self.queue.close()
-        for seat in self.seats.values():
+        for seat in (*self.seats.values(), *self._blank.values()):
             seat.close()
         self.seats.clear()
+        self._blank.clear()
         self._notes.close()
 
     def _note(self, seat: Seat) -> int:
