@@ -26,7 +26,7 @@ from kubefunc.payload import Packer, new_id
 from kubefunc.runner import VALUE
 from kubefunc.runner.records import Record
 from kubefunc.runner.workplace import InitializerFailed, Workplace
-from kubefunc.session import Session, session
+from kubefunc.session import Session, exiting, session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -131,10 +131,23 @@ class Executor(concurrent.futures.Executor):
             if wait:
                 tasks.wait()
 
+    def terminate_workers(self) -> None:
+        """End all tasks at once, also those that run, and take no more; the standard library has it from 3.14 on.
+
+        Their Futures are cancelled; those of tasks that ran get a ``CancelledError`` as their exception.
+        """
+        with self._lock:
+            self._shut = True
+            tasks = self._tasks
+        if tasks is not None:
+            tasks.terminate()
+
     def _open_tasks(self) -> _Tasks:
         """The lock is held."""
         if self._shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if exiting():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         here = session()
         if self._tasks is None or self._tasks.session is not here:  # a forked child begins anew
             options = here.options(self._layer)
@@ -166,6 +179,10 @@ class _Tasks(Protocol):
         """No more will come."""
         ...
 
+    def terminate(self) -> None:
+        """End them all."""
+        ...
+
     def wait(self) -> None:
         """Until all have ended."""
         ...
@@ -185,6 +202,8 @@ class _AsJobs:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Any], Callable[[], Call[Any]]]] = deque()
         self._running = 0
+        self._calls: set[Call[Any]] = set()  # that run, where their number is limited
+        self._terminated = False
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
@@ -223,6 +242,13 @@ class _AsJobs:
                 if not future.running():
                     future.cancel()
 
+    def terminate(self) -> None:
+        with self._lock:
+            self._terminated = True
+            calls = list(self._calls)
+        for future in [*calls, *self._futures]:
+            future.cancel()
+
     def wait(self) -> None:
         concurrent.futures.wait(list(self._futures))
 
@@ -243,13 +269,21 @@ class _AsJobs:
                     continue
                 self._running += 1
             try:
-                start().add_done_callback(functools.partial(self._ended, future))
+                self._follow(future, start())
             except Exception as error:  # noqa: BLE001 - it is the task's, whatever it is
                 self._free()
                 future.set_exception(error)
 
+    def _follow(self, future: Future[Any], call: Call[Any]) -> None:
+        with self._lock:
+            self._calls.add(call)
+            terminated = self._terminated
+        call.add_done_callback(functools.partial(self._ended, future))
+        if terminated:  # while it was being started
+            call.cancel()
+
     def _ended(self, future: Future[Any], call: Future[Any]) -> None:
-        self._free()
+        self._free(call)
         self._start_those_that_may()
         if call.cancelled():
             future.set_exception(concurrent.futures.CancelledError())
@@ -258,9 +292,10 @@ class _AsJobs:
         else:
             future.set_result(call.result())
 
-    def _free(self) -> None:
+    def _free(self, call: Future[Any] | None = None) -> None:
         with self._lock:
             self._running -= 1
+            self._calls.discard(cast("Call[Any]", call))
 
 
 def _over(below: Layer, above: Layer) -> Layer:
@@ -321,10 +356,7 @@ class _OnThisMachine:
         def results() -> Iterator[Any]:
             try:
                 while futures:
-                    left = None if until is None else until - time.monotonic()
-                    result = futures[0].result(left)
-                    futures.popleft()
-                    yield result
+                    yield _next_result(futures, until)
             finally:
                 for future in futures:
                     future.cancel()
@@ -338,6 +370,16 @@ class _OnThisMachine:
             for future in futures:
                 future.cancel()
         self._map.no_more()
+
+    def terminate(self) -> None:
+        with self._lock:
+            futures = list(self._futures.values())  # none of them begins any more, or ends otherwise
+            self._futures.clear()
+        self._map.cancel()
+        for future in futures:
+            future.cancel()
+        # Those that were cancelled tell it to who waits; the others run.
+        self.session.dispatcher.do(lambda: _fail_all(futures, concurrent.futures.CancelledError()))
 
     def wait(self) -> None:
         with self._lock:
@@ -356,9 +398,12 @@ class _OnThisMachine:
 
     def claim(self, index: int) -> bool:
         """Whether the task is still wanted: it begins now, and cannot be cancelled any more."""
-        if _begins(self._futures[index]):
-            return True
-        with self._lock:
+        with self._lock:  # terminate() takes all that have not begun
+            future = self._futures.get(index)
+            if future is None:
+                return False
+            if _begins(future):
+                return True
             del self._futures[index]
         return False
 
@@ -409,6 +454,14 @@ class _OnThisMachine:
             future.set_exception(broken)
         else:
             future.set_exception(ended.error)
+
+
+def _next_result(futures: deque[Future[Any]], until: float | None) -> Any:
+    """Of the first one, which is let go of: its result is its caller's alone."""
+    left = None if until is None else until - time.monotonic()
+    result = futures[0].result(left)
+    futures.popleft()
+    return result
 
 
 def _begins(future: Future[Any]) -> bool:

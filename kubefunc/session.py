@@ -219,9 +219,15 @@ def _local(environ: Mapping[str, str]) -> Backend:
     return local_backend()
 
 
-# The one module-level state there is: the session belongs to a process, and a process has one.
+# The module-level state that there is: the session belongs to a process, and a process has one.
 _session: Session | None = None
 _session_lock = threading.Lock()
+_exiting = False
+
+
+def exiting() -> bool:
+    """Whether this process has begun to exit: nothing can be started any more."""
+    return _exiting
 
 
 def session() -> Session:
@@ -249,6 +255,8 @@ def configure(backend: BackendName | None = None, **changes: Unpack[OptionChange
 
 
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     if _session is not None and _session.pid == os.getpid():
         _session.wait()
         _session.close()

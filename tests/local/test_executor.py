@@ -86,6 +86,55 @@ def test_map_times_out_and_cancels_the_rest() -> None:
     assert time.monotonic() - started < 20  # most of them were cancelled
 
 
+def test_terminate_workers_ends_what_runs(tmp_path: Path) -> None:
+    """Nothing is waited for: neither by shutdown() nor at exit. Tasks that had not begun are cancelled."""
+
+    def begin_and_stay() -> None:
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(600)
+
+    executor = Executor(2)
+    tasks = [executor.submit(begin_and_stay) for _ in range(20)]
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    executor.terminate_workers()
+    concurrent.futures.wait(tasks, SECONDS)
+    assert all(task.done() for task in tasks)
+    assert any(task.cancelled() for task in tasks)
+    with pytest.raises(concurrent.futures.CancelledError):
+        tasks[0].result()
+    executor.shutdown()
+    while any(Path("/proc", process.name).exists() for process in tmp_path.iterdir()):
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(pow, 1, 1)
+
+
+def test_results_of_a_map_are_their_takers_alone() -> None:
+    """The iterator keeps none: a long map of large results takes no more memory than one of them."""
+    import weakref
+
+    with Executor(1) as executor:
+        for result in executor.map(set, [[1], [2], [3]]):
+            gone = weakref.ref(result)
+            del result
+            assert gone() is None
+
+
+def test_at_exit_nothing_is_accepted(clean_env: dict[str, str]) -> None:
+    """Not even by an executor that was never used before; with the standard library's words."""
+    program = """
+    import atexit
+    atexit.register(lambda: executor.submit(pow, 1, 1))
+    from kubefunc import Executor
+    executor = Executor(1)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=clean_env, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert "RuntimeError: cannot schedule new futures after interpreter shutdown" in result.stderr
+
+
 def test_after_shutdown_nothing_is_accepted() -> None:
     """With the standard library's words."""
     executor = Executor(1)
