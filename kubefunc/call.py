@@ -210,12 +210,8 @@ class Call(_Future[R]):
         return Waiting(self._session, f"{self._id} goes on; call.result() waits again, call.cancel() stops it")
 
     def _check_process(self) -> None:
-        """A forked process inherits the handle, but not the threads that would complete it: waiting would not end."""
-        if not self.done() and self._session.pid != os.getpid():
-            raise RuntimeError(
-                f"The call {self._id} was made by process {self._session.pid}, and this process was forked from it: "
-                "only that one can wait for the result. Wait there, or make the call here."
-            )
+        if not self.done():
+            check_process(f"The call {self._id}", self._session)
 
     def _tell_cancelled(self) -> None:
         self._may_end()
@@ -241,6 +237,19 @@ class Call(_Future[R]):
         else:
             self._error = ended.error
             self.set_exception(ended.error)
+
+
+def check_process(what: str, of: Session) -> None:
+    """A forked process inherits the handle, but not the threads that would complete it: waiting would not end.
+
+    Raises:
+        RuntimeError: this process is such a one.
+    """
+    if of.pid != os.getpid():
+        raise RuntimeError(
+            f"{what} was made by process {of.pid}, and this process was forked from it: "
+            "only that one can wait for the result. Wait there, or make the call here."
+        )
 
 
 class Waiting:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
-from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, parse_id
+from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
@@ -194,7 +194,12 @@ class MapCall(Generic[R]):
 
     # -- waiting
 
+    def _check_process(self) -> None:
+        if not self.done():
+            check_process(f"The map {self._id}", self._session)
+
     def _waiting(self) -> Waiting:
+        self._check_process()
         return Waiting(self._session, f"{self._id} goes on; iterate again to wait, cancel() stops it")
 
     def _length(self, until: float | None) -> int:
@@ -231,6 +236,7 @@ class MapCall(Generic[R]):
     async def _wait_async(self, index: int) -> None:
         if self._is_settled(index):
             return
+        self._check_process()
         loop = asyncio.get_running_loop()
         there = asyncio.Event()
 
@@ -246,6 +252,7 @@ class MapCall(Generic[R]):
 
     async def _length_async(self) -> int:
         while self._count is None:
+            self._check_process()
             if self._failure is not None:
                 raise self._failure
             await asyncio.sleep(0.02)

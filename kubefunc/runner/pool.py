@@ -93,7 +93,7 @@ class Pool:
         return bool(message)
 
     def _fork(self, seat: int, answers: int, output: int) -> None:
-        worker.NOTE.pack_into(self.notes, seat * worker.NOTE.size, worker.LOADING, time.monotonic())
+        worker.NOTE.pack_into(self.notes, seat * worker.NOTE.size, time.monotonic(), worker.LOADING)
         pid = os.fork()
         if pid == 0:
             self._become_worker(seat, answers, output)
@@ -156,10 +156,15 @@ class Pool:
     def _kill_overdue(self, allowed: float) -> None:
         """The worker's own faulthandler has written the stacks by now."""
         for pid, seat in self.workers.items():
-            what, since = worker.NOTE.unpack_from(self.notes, seat * worker.NOTE.size)
-            if what >= worker.FIRST and time.monotonic() - since > allowed:
+            if self._is_overdue(seat, allowed) and self._is_overdue(
+                seat, allowed
+            ):  # the note may have changed while it was read
                 self.timed_out.add(seat)
                 kill_group(pid, signal.SIGKILL)
+
+    def _is_overdue(self, seat: int, allowed: float) -> bool:
+        since, what = worker.NOTE.unpack_from(self.notes, seat * worker.NOTE.size)
+        return bool(what >= worker.FIRST and time.monotonic() - since > allowed)
 
     def _terminate(self) -> None:
         """Politely first."""

@@ -305,10 +305,19 @@ def _watch_parent() -> list[int]:
         return []
 
 
+def _lowered(descriptor: int) -> int:
+    """The same under the lowest number that is free: select() takes none from 1,024 on, and the client may have had so
+    many files open."""
+    try:
+        return os.dup(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def serve(arguments: list[str]) -> int:
     """The program ``server``: the descriptor of CONTROL, and the directory that goes when the client goes."""
     importlib.import_module("cloudpickle")  # once, here: forks have it
-    control, directory = int(arguments[0]), arguments[1]
+    control, directory = _lowered(int(arguments[0])), arguments[1]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
     gc.collect()

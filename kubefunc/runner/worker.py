@@ -41,8 +41,11 @@ MEMORY_RECORD = b"M"  # a frame: as items.LARGE_RECORD, with a descriptor
 DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 LARGEST_MESSAGE = 1 << 18
 
-NOTE = struct.Struct("=Qd")  # what the worker is at (see below), and since when (monotonic clock)
+# Since when (monotonic clock) the worker is at what (see below). The time stands, and so is written, first: who reads a
+# note that is half written sees an item with too young a time, never with one that makes it overdue.
+NOTE = struct.Struct("@dQ")
 LOADING, IDLE, FIRST = 0, 1, 2  # FIRST + index: at this item
+ENDED = float("inf")  # as the time of an item: its function has ended, and its outcome is on its way
 
 OUTPUT_TAKEN_WITHIN = 5.0
 
@@ -109,11 +112,12 @@ def _with_header(header: dict[str, Any], body: bytes) -> bytes:
 
 class _Runner(items.Runner):
     _work: Work
+    _at = IDLE
     _buffer = memoryview(bytearray(LARGEST_MESSAGE))  # receiving into new bytes would cost ten times as much
 
     def run_next(self) -> bool:
         """Wait for an item and run it; False where there are no more."""
-        self._note(IDLE)
+        self._note(IDLE, time.monotonic())
         size, ancillary, _, _ = self._work.queue.recvmsg_into([self._buffer], DESCRIPTOR_SPACE)
         if not size:
             return False
@@ -121,7 +125,8 @@ class _Runner(items.Runner):
         data = bytes(self._buffer[MESSAGE.size : size])
         item = items.Item(index, data)
         item.attempt = attempt
-        self._note(FIRST + index)
+        self._at = FIRST + index
+        self._note(self._at, time.monotonic())
         if place == IN_FILE:
             with open(data, "rb", buffering=0) as file:
                 item.data = file.readall()
@@ -144,7 +149,11 @@ class _Runner(items.Runner):
         """Noted already."""
 
     def flush(self) -> None:
-        """Nothing of the next item may be taken for this one's: let the client take what was printed first."""
+        """Nothing of the next item may be taken for this one's: let the client take what was printed first.
+
+        The client may be slow, or stopped: from here on that is not the item's own time.
+        """
+        self._note(self._at, ENDED)
         child.flush()
         until = time.monotonic() + OUTPUT_TAKEN_WITHIN
         pause = 0.00002
@@ -152,8 +161,8 @@ class _Runner(items.Runner):
             time.sleep(pause)
             pause = min(2 * pause, 0.002)
 
-    def _note(self, what: int) -> None:
-        NOTE.pack_into(self._work.notes, self._work.seat * NOTE.size, what, time.monotonic())
+    def _note(self, what: int, since: float) -> None:
+        NOTE.pack_into(self._work.notes, self._work.seat * NOTE.size, since, what)
 
 
 class MemoryBody(child.Body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -122,17 +123,22 @@ while not (Path('tree').exists() and Path('tree').read_text()): time.sleep(0.01)
 
 
 def test_a_forked_client_has_a_session_of_its_own(clean_env: dict[str, str], tmp_path: Path) -> None:
-    """Parent and child both call on; the child cannot wait for the parent's call, and is told so."""
+    """Parent and child both call on; the child cannot wait for the parent's call or map, and is told so."""
     text = f"""{WORK}
 assert double.remote(1).result(30) == 2
 slow = tree.remote('tree')
-while not Path('tree').exists(): time.sleep(0.01)
+many = tree.map(['of_map'])
+while not (Path('tree').exists() and Path('of_map').exists()): time.sleep(0.01)
 pid = os.fork()
 if pid == 0:
     try:
         slow.result()
     except RuntimeError as error:
         print('refused:', 'forked' in str(error), flush=True)
+    try:
+        print(list(many))
+    except RuntimeError as error:
+        print('refused too:', 'forked' in str(error), flush=True)
     print('child', double.remote(2).result(30), flush=True)
     sys.exit(0)
 assert os.waitpid(pid, 0)[1] == 0
@@ -141,6 +147,7 @@ print('parent', slow.running(), double.remote(3).result(30), flush=True)
     program = Program(clean_env, tmp_path, "-W", "error", "-c", text)
     printed = program.end()
     assert "refused: True" in printed
+    assert "refused too: True" in printed
     assert "child 4" in printed
     assert "parent True 6" in printed
     assert "Warning" not in printed
@@ -233,3 +240,68 @@ print('then', double.remote(1).result(30))
     assert "configuration: True" in printed
     assert "typed: True" in printed
     assert "then 2" in printed
+
+
+MANY_FILES = """
+import resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limit), limit))
+files = [open(os.devnull) for _ in range(1100)]
+"""
+
+
+def test_with_more_open_files_than_select_takes(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Calls and maps run all the same, and a worker that dies is noticed."""
+    text = f"""{WORK}{MANY_FILES}
+@remote
+def fragile(x):
+    if x == 2: os._exit(3)
+    return x
+print('got', double.remote(21).result(30))
+print([type(each).__name__ for each in fragile.map(range(4), return_exceptions=True).result(30)])
+"""
+    printed = Program(clean_env, tmp_path, "-c", text).end()
+    assert "got 42" in printed
+    assert "['int', 'int', 'WorkerDiedError', 'int']" in printed
+
+
+def test_without_a_free_descriptor(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """A map for which no worker can be had says so instead of waiting for ever; the next one has its workers."""
+    text = f"""{WORK}
+import resource
+assert double.remote(1).result(30) == 2
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit[1]))
+files = []
+try:
+    while True: files.append(open(os.devnull))
+except OSError:
+    del files[-8:]
+try:
+    double.map(range(3)).result(30)
+except Exception as error:
+    print(type(error).__name__, 'Too many open files' in str(error))
+resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+print('then', double.map(range(3)).result(30))
+"""
+    printed = Program(clean_env, tmp_path, "-c", text).end()
+    assert "WorkerDiedError True" in printed
+    assert "then [0, 2, 4]" in printed
+
+
+def test_the_time_for_which_a_client_was_stopped_is_no_items_own(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """An item that has ended in time, and whose outcome waits for the client, is not taken for one that hangs."""
+    text = f"""{WORK}
+@remote(timeout=1, verbose=False)
+def quick(x):
+    Path(f'begun.{{x}}').touch()
+    print('something')
+    return x
+print('got', quick.map(range(2)).result(30))
+"""
+    program = Program(clean_env, tmp_path, "-c", f"{WORK}\nassert double.remote(1).result(30) == 2\n{text}")
+    until((tmp_path / "begun.0").exists, "the first item")
+    program.process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)  # well over the timeout
+    program.process.send_signal(signal.SIGCONT)
+    assert "got [0, 1]" in program.end()

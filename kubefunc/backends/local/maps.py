@@ -9,7 +9,6 @@ import os
 import selectors
 import shutil
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -34,6 +33,7 @@ MOST_AHEAD = 64
 LEAD = 0.02  # seconds of work that the queue should hold
 LOOK_EVERY = 0.25  # seconds: at who is at which item, for those who watch
 LOST_EVERY = 1.0
+HIRE_AGAIN = 0.2  # seconds after which workers are asked for again where none could be had
 _PUMP = 1 << 16
 
 
@@ -206,6 +206,8 @@ class LocalMap:
         times = [at for at, _ in self._later[:1]]
         if self._flying:
             times += [self._look_at, self._lost_at]
+        if self._waiting and (self._pool is None or not self._pool.seats):
+            times.append(time.monotonic() + HIRE_AGAIN)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _woken(self) -> None:
@@ -224,8 +226,9 @@ class LocalMap:
             try:
                 self._hire()
             except OSError as error:
-                self._pool_died(error)
-                return
+                if self._pool is None or not self._pool.seats:
+                    self._pool_died(error)
+                return  # those that are there will do; the next round asks for more
 
     def _hire(self) -> None:
         pool = self._pool
@@ -368,11 +371,16 @@ class LocalMap:
 
     def _fail_all(self, header: dict[str, Any], body: bytes = b"") -> None:
         now = time.time()
-        left = [*self._flying, *self._waiting, *(index for _, index in self._later)]
+        left = self._take_all()
         self._records += [Record(index, 0.0, now, self._attempts.get(index, 1), header, body) for index in left]
+
+    def _take_all(self) -> list[int]:
+        """The items that have not ended: none of them is to run any more."""
+        left = [*self._flying, *self._waiting, *(index for _, index in self._later)]
         self._flying.clear()
         self._waiting.clear()
         self._later.clear()
+        return left
 
     # -- deaths
 
@@ -451,10 +459,13 @@ class LocalMap:
             pool.remove_file()
         self._waiting.extendleft(sorted(self._flying, reverse=True))
         self._flying.clear()
-        if self._losses > 2:
+        if self._losses <= 2:
+            return
+        if error is None:
             self._fail_all(header)
-            if error is not None:
-                print(f"kubefunc: no workers can be started: {error}", file=sys.stderr)
+            return
+        left = self._take_all()
+        self._sink.fail(left, _died(self.submission.call, f"no worker process could be started for it ({error})"))
 
     def _find_lost(self) -> None:
         """An item whose worker was killed after it had taken it and before it could note so: it never began."""
@@ -524,9 +535,14 @@ class LocalMap:
 
 
 def _readable(connection: socket.socket) -> bool:
-    import select
-
-    return bool(select.select([connection], [], [], 0)[0])
+    """Not by select(): a program with more than 1,024 open files has descriptors that it does not take."""
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass  # there is news: its end
+    return True
 
 
 def _died(call: str, why: str) -> WorkerDiedError:

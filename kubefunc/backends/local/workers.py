@@ -184,5 +184,5 @@ class Pool:
         self._notes.close()
 
     def _note(self, seat: Seat) -> int:
-        what: int = NOTE.unpack_from(self._notes, seat.number * NOTE.size)[0]
+        what: int = NOTE.unpack_from(self._notes, seat.number * NOTE.size)[1]
         return what
