@@ -13,14 +13,15 @@ Programs: ``python3 kubefunc.pyz PROGRAM``
     ``main``       the supervisor, in the container *main*: forks one child per attempt, writes the result
                    (of a chunk of a map: for its items, one after another in one child)
     ``courier``    in the container *courier*: keeps the Pod's data port open until the result was fetched
-    ``reader N``   started in *courier* by exec: waits for the result, sends it from byte N on
+    ``reader N``   started in *courier* by exec: waits for the result, sends it from byte N on; a large one while it is
+                   still written
     ``follower N`` the same for a chunk, from its first record on, while it still runs
     ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items`` or ``skip``
 
 Files in ``/kubefunc/out``
     ``lock``       exists: main has started. flock'ed exclusively by main alone; free: main has ended
     ``alive``      touched by main every 2 s: where flock lies (gVisor, Kata), its age tells
-    ``body``       what will be ``result``; that of a chunk grows by whole blocks
+    ``body``       what will be ``result``; that of a chunk grows by whole blocks. Another attempt's is another file
     ``result``     the envelope, put there whole by one rename
     ``inline``     exists: the termination message holds the whole envelope
     ``readers``    flock'ed shared by each reader; the courier ends only while it holds it exclusively
@@ -51,7 +52,8 @@ Termination message of main
 
 Reader, on its stdout
     ``.`` every 10 s while it waits, then ``N`` (main has ended without a result), or ``R``, the envelope's size and the
-    offset (8 bytes each, big endian) and the envelope from there on. On its stdin: ``A`` acknowledges.
+    offset (8 bytes each, big endian) and the envelope from there on. Or, of one that is still written, what a follower
+    says; ``N`` means then that what came before is void. On its stdin: ``A`` acknowledges.
     Follower: ``.`` too; ``D``, a length (4 bytes) and as many bytes; then ``N``, or ``E`` and
     the size of the whole (8 bytes), and it waits for ``A``.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.

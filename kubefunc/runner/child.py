@@ -123,7 +123,7 @@ class Body:
         return len(view)
 
     def open(self) -> FileIO:
-        return open(self._path, "wb", buffering=0)
+        return wire.new_file(self._path)
 
     @property
     def in_memory(self) -> bool:
@@ -156,8 +156,9 @@ class SealedBody(Body):
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
+        size = super().write(data)  # first: a reader sends it on meanwhile
         self._digest.update(memoryview(data).cast("B"))
-        return super().write(data)
+        return size
 
     @property
     def seal(self) -> dict[str, object]:

@@ -151,6 +151,10 @@ class Courier:
         sys.stdout.flush()
 
 
+class _LargeBegins(Exception):
+    """There is a file ``body``: a result too large for a pipe is being written."""
+
+
 class Reader:
     """Sends the result to the client at the other end of an exec stream."""
 
@@ -160,7 +164,10 @@ class Reader:
         fcntl.flock(self.readers, fcntl.LOCK_SH)
 
     def run(self, offset: int) -> int:
-        self._wait()
+        try:
+            self._wait()
+        except _LargeBegins:
+            return LargeFollower(self.out).run(offset)
         try:
             result = os.open(self.out.path("result"), os.O_RDONLY)
         except FileNotFoundError:
@@ -170,18 +177,29 @@ class Reader:
         return acknowledge(self.out)
 
     def _wait(self) -> None:
-        signal.signal(signal.SIGALRM, self._heartbeat)
-        signal.setitimer(signal.ITIMER_REAL, HEARTBEAT_EVERY, HEARTBEAT_EVERY)
+        """Until main has ended; raises where its child writes a large result already."""
+        self.heard = time.monotonic()
+        signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, FOLLOW_POLL)
         while not self.out.has("lock"):
             time.sleep(0.005)
         self.out.wait_for_main()
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _heartbeat(self, *_: object) -> None:
+    def _look(self, *_: object) -> None:
+        """While a lock is waited for, this comes in between; the timer is set anew, so that it raises once at most."""
+        if self.out.has("body"):
+            raise _LargeBegins
+        if time.monotonic() - self.heard > HEARTBEAT_EVERY:
+            self._heartbeat()
+        signal.setitimer(signal.ITIMER_REAL, FOLLOW_POLL)
+
+    def _heartbeat(self) -> None:
         """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
         if select.select([0], [], [], 0)[0] and not os.read(0, 1):
             os._exit(0)
         pipes.write_all(1, READER_HEARTBEAT)
+        self.heard = time.monotonic()
 
     def _send(self, result: int, offset: int) -> None:
         size = os.fstat(result).st_size
@@ -209,7 +227,10 @@ class Follower:
         file = self._open()
         while file is not None:
             ended = self._has_ended()  # first this, then the size: nothing is written after the end
-            size = os.fstat(file).st_size
+            status = os.fstat(file)
+            size = status.st_size
+            if self._is_void(status):
+                break
             if size > offset:
                 offset = self._send(file, offset, size)
             elif not ended:
@@ -252,6 +273,9 @@ class Follower:
             os.close(lock)
         return self.out.alive_age() >= ALIVE_FRESH
 
+    def _is_void(self, status: os.stat_result) -> bool:
+        return False  # what a chunk has written stays
+
     def _pause(self) -> None:
         """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
         if select.select([0], [], [], FOLLOW_POLL)[0] and not os.read(0, 1):
@@ -275,6 +299,14 @@ class Follower:
         with _client_takes():
             pipes.write_all(1, data)
         self.heard = time.monotonic()
+
+
+class LargeFollower(Follower):
+    """The same for the large result of a call: a client has it almost when it is written."""
+
+    def _is_void(self, status: os.stat_result) -> bool:
+        """An attempt that failed half-way leaves its file for the next one's, or for an error."""
+        return status.st_nlink == 0
 
 
 class _client_takes:  # noqa: N801 - reads as what it is

@@ -89,7 +89,9 @@ def run(work: Work, frames: int) -> None:
     try:
         function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
     except BaseException as error:
-        header, body = child.cannot_load(error, lambda: child.Body(work.path("item")))
+        header, body = child.cannot_load(
+            error, lambda: child.SealedBody(work.path("item"))
+        )  # it may become an envelope
         encoded = json.dumps(header).encode()
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
         return

@@ -90,8 +90,8 @@ class Place:
     def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
         """Put the envelope there whole, by one rename; leave the termination message; free the lock."""
         if body is not None:
-            with open(self.path("body"), "wb") as file:
-                file.write(body)
+            with wire.new_file(self.path("body")) as file:
+                wire.write_all(file.fileno(), body)
         self._leave_termination_message(header)
         text = binascii.b2a_base64(output, newline=False).decode()
         with open(self.path("body"), "ab") as file:

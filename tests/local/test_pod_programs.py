@@ -17,6 +17,7 @@ from typing import IO
 
 import pytest
 
+from kubefunc.backends.kubernetes.transport import Intake, ResultBuffer
 from kubefunc.envelope import verify
 from kubefunc.runner import (
     EXIT_COURIER_TERMINATED,
@@ -297,6 +298,48 @@ def test_a_reader_waits_for_main(made: Made, tmp_path: Path) -> None:
     pipe(reader.stdin).write(b"A")
     until(lambda: pod.has("ack"), "the acknowledgement")
     assert ends(reader) == 0
+
+
+def large_and_slow(directory: Path) -> Callable[[], object]:
+    """A function whose large result is pickled in two halves, the second one when told."""
+
+    class Slow:
+        def __reduce__(self) -> tuple[object, ...]:
+            while not (directory / "go").exists():
+                time.sleep(0.01)
+            return bytes, (3,)
+
+    return lambda: [b"large" * 50_000, Slow(), b"result" * 50_000]
+
+
+def test_a_large_result_is_sent_while_it_is_written(made: Made, tmp_path: Path) -> None:
+    """Its first half is with the client before there is a second; both together are the result."""
+    pod = made(large_and_slow(tmp_path))
+    reader = pod.start("reader", "0")
+    main = pod.start("main")
+    buffer = ResultBuffer()
+    intake = Intake(buffer)
+    while buffer.received < 250_000:
+        intake.feed(memoryview(os.read(pipe(reader.stdout).fileno(), 65536)))
+    assert not pod.has("result")
+    (tmp_path / "go").touch()
+    while intake.outcome is None:
+        intake.feed(memoryview(os.read(pipe(reader.stdout).fileno(), 65536)))
+    assert pickle.loads(verify(buffer.data, KEY, CALL, buffer.sha256).body)[2] == b"result" * 50_000
+    pipe(reader.stdin).write(b"A")
+    assert (ends(main), ends(reader)) == (EXIT_VALUE, 0)
+    assert pod.has("ack")
+
+
+def test_half_a_large_result_is_void_when_its_process_dies(made: Made, tmp_path: Path) -> None:
+    """The reader says so instead of going on with another attempt's bytes."""
+    pod = made(large_and_slow(tmp_path), timeout=1.0)
+    reader = pod.start("reader", "0")
+    main = pod.start("main")
+    assert ends(main) == EXIT_RAISED
+    assert pipe(reader.stdout).read()[-1:] == b"N"
+    assert ends(reader) == 0
+    assert pod.result().header["code"] == "timeout"
 
 
 def test_a_reader_has_nothing_to_send(made: Made, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import struct
 
 import pytest
@@ -115,6 +117,17 @@ def said(result: bytes, offset: int = 0, heartbeats: int = 0) -> bytes:
     return b"." * heartbeats + b"R" + struct.pack("!QQ", len(result), offset) + result[offset:]
 
 
+def said_while_written(result: bytes, offset: int, sizes: list[int]) -> bytes:
+    """What the reader writes of a result that grows by these sizes."""
+    text = b""
+    for size in sizes:
+        part = result[offset : offset + size]
+        text += b"D" + struct.pack("!I", len(part)) + part + b"."
+        offset += len(part)
+    rest = result[offset:]
+    return text + b"D" + struct.pack("!I", len(rest)) + rest + b"E" + struct.pack("!Q", len(result))
+
+
 def take_in(buffer: ResultBuffer, pieces: list[bytes]) -> Intake:
     """Feed all of it."""
     intake = Intake(buffer)
@@ -148,6 +161,29 @@ def test_a_result_is_resumed_wherever_the_stream_was_cut(result: bytes, data: st
     assert bytes(buffer.data) == result
 
 
+@given(result=st.binary(min_size=1, max_size=200), sizes=st.lists(st.integers(0, 50)), data=st.data())
+def test_a_result_comes_while_it_is_written(result: bytes, sizes: list[int], data: st.DataObject) -> None:
+    """In parts of any size, with heartbeats between them; a stream that was cut is resumed, by either way."""
+    buffer = ResultBuffer()
+    text = said_while_written(result, 0, sizes)
+    take_in(buffer, pieces_of(data, text[: data.draw(st.integers(0, len(text) - 1))]))
+    assert bytes(buffer.data) == result[: buffer.received]
+    resumed = data.draw(
+        st.sampled_from([said_while_written(result, buffer.received, sizes), said(result, buffer.received)])
+    )
+    assert take_in(buffer, pieces_of(data, resumed)).outcome is Outcome.RESULT
+    assert bytes(buffer.data) == result
+
+
+@pytest.mark.parametrize("header", [100, 200_000, 900_000])
+def test_the_digest_of_a_body_is_taken_while_it_comes(header: int) -> None:
+    """Whatever the size of what follows it, it is that of the body alone."""
+    result = os.urandom(1_000_000)
+    buffer = ResultBuffer()
+    take_in(buffer, [said(result)[start : start + 30_000] for start in range(0, len(result) + 17, 30_000)])
+    assert buffer.sha256(len(result) - header) == hashlib.sha256(result[:-header]).hexdigest()
+
+
 def test_no_result_is_an_answer_too() -> None:
     """N after any heartbeats."""
     assert take_in(ResultBuffer(), [b"..", b".N"]).outcome is Outcome.NO_RESULT
@@ -165,14 +201,15 @@ def test_waiting_is_told_from_a_beginning() -> None:
     [
         (b"bash: not found", "bash: not found"),
         (b".x", "not b'x'"),
-        (b"Nx", "not b'Nx'"),
-        (said(b"abc") + b"d", "4 bytes came where 3"),
+        (b"Nx", "1 bytes came after the end"),
+        (said(b"abc") + b"d", "1 bytes came after the end"),
+        (b"R" + struct.pack("!QQ", 3, 4), "bytes 4 to 3"),
         (b"R" + struct.pack("!QQ", 3, 1) + b"bc", "after 0 of None"),
-        (b"R" + struct.pack("!QQ", 1 << 62, 0), "no room"),
+        (b"D" + struct.pack("!I", 3) + b"abcE" + struct.pack("!Q", 4), "3 bytes came, and 4"),
     ],
 )
 def test_what_breaks_the_protocol_is_refused(text: bytes, words: str) -> None:
-    """Noise on stdout, bytes after the end, a wrong offset or an absurd size are errors that say so."""
+    """Noise on stdout, bytes after the end, a wrong offset or size are errors that say so."""
     with pytest.raises(StreamGarbled, match=words):
         take_in(ResultBuffer(), [text])
 

@@ -76,8 +76,9 @@ class CallReceipt:
 
     def receive(self, stream: ResultStream, flowing: Callable[[], None]) -> Envelope | None:
         if stream.receive(self._buffer, flowing) is not Outcome.RESULT:
+            self._buffer = ResultBuffer()  # what may have come before is void
             return None
-        return verify(self._buffer.data, self._key, self._call)
+        return verify(self._buffer.data, self._key, self._call, self._buffer.sha256)
 
     def whole(self, data: bytes) -> Envelope:
         return verify(data, self._key, self._call)

@@ -12,6 +12,7 @@ What the reader and the uploader in the Pod say is told in :mod:`kubefunc.runner
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import os
 import struct
@@ -22,7 +23,17 @@ from urllib.parse import quote
 
 from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed
 from kubefunc.errors import ConfigurationError
-from kubefunc.runner import COURIER, READER_ACK, READER_HEARTBEAT, READER_NOTHING, READER_RESULT, UPLOAD_DONE
+from kubefunc.runner import (
+    COURIER,
+    FOLLOW_DATA,
+    FOLLOW_END,
+    READER_ACK,
+    READER_HEARTBEAT,
+    READER_NOTHING,
+    READER_RESULT,
+    UPLOAD_DONE,
+    pipes,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,6 +52,7 @@ UPLOAD_CHUNK = 64 * 1024
 _SCRATCH = 256 * 1024
 _STDERR_LIMIT = 64 * 1024
 _STRAGGLERS = 2.0
+_NOT_BODY = 128 * 1024  # bytes at a result's end that may be its header, of which the body's digest knows nothing
 
 
 class TransportError(Exception):
@@ -95,16 +107,23 @@ class Outcome(enum.Enum):
 class ResultBuffer:
     """One result, as much of it as has come; survives a cut stream and is given to the next one.
 
+    It grows as the bytes come: a length that is announced costs no memory, and none is filled twice.
+
     Attributes:
-        data: of the result's full length as soon as that is known; only the first `received` bytes are valid.
-        received: how many bytes have come.
+        data: what has come.
         total: the length, once known.
     """
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.received = 0
         self.total: int | None = None
+        self._digest = hashlib.sha256()
+        self._digested = 0
+
+    @property
+    def received(self) -> int:
+        """How many bytes have come."""
+        return len(self.data)
 
     @property
     def complete(self) -> bool:
@@ -117,21 +136,34 @@ class ResultBuffer:
             raise StreamGarbled(
                 f"bytes {offset} to {total} were announced, after {self.received} of {self.total} had come"
             )
-        if self.total is not None:
-            return
-        try:
-            self.data = bytearray(total)
-        except (MemoryError, OverflowError):
-            raise StreamGarbled(f"a result of {total} bytes was announced; no room for that") from None
         self.total = total
 
     def add(self, piece: memoryview) -> None:
         """The next bytes."""
         end = self.received + len(piece)
-        if self.total is None or end > self.total:
+        if self.total is not None and end > self.total:
             raise StreamGarbled(f"{end} bytes came where {self.total} were announced")
-        self.data[self.received : end] = piece
-        self.received = end
+        try:
+            self.data += piece
+        except MemoryError:
+            raise StreamGarbled(f"no room for more than {self.received} bytes of {self.total}") from None
+        if end - self._digested > 2 * _NOT_BODY:
+            self._take_digest(end - _NOT_BODY)
+
+    def sha256(self, size: int) -> str:
+        """The digest of the first so many bytes. Most of it was taken while they came."""
+        if self._digested > size:  # what follows them is larger than is usual
+            self._digest, self._digested = hashlib.sha256(), 0
+        self._take_digest(size)
+        return self._digest.hexdigest()
+
+    def _take_digest(self, end: int) -> None:
+        with memoryview(self.data) as view:
+            self._digest.update(view[self._digested : end])
+        self._digested = end
+
+
+_HEADS = {READER_RESULT: pipes.READER_HEAD.size, FOLLOW_DATA: pipes.LENGTH.size, FOLLOW_END: pipes.UPLOAD_HEAD.size}
 
 
 class Intake:
@@ -140,7 +172,9 @@ class Intake:
     def __init__(self, buffer: ResultBuffer) -> None:
         self.buffer = buffer
         self.outcome: Outcome | None = None
-        self._head: bytearray | None = None
+        self._letter = b""
+        self._head = bytearray()
+        self._left = 0
         self._announced = False
 
     @property
@@ -154,44 +188,61 @@ class Intake:
             if len(piece):
                 raise StreamGarbled(f"{len(piece)} bytes came after the end")
             return
-        if self._announced:
-            self._body(piece)
-            return
-        start = 0
-        if self._head is None:
-            start = self._wait(piece)
-        if self._head is not None:
-            self._header(piece[start:])
+        while len(piece) and self.outcome is None:
+            piece = self._next(piece)
+        if len(piece):
+            raise StreamGarbled(f"{len(piece)} bytes came after the end")
 
-    def _wait(self, piece: memoryview) -> int:
-        """Skip heartbeats; the index after the byte that ends the wait."""
+    def _next(self, piece: memoryview) -> memoryview:
+        """Take in what stands first; the rest."""
+        if self._left:
+            taken = piece[: self._left]
+            self.buffer.add(taken)
+            self._left -= len(taken)
+            self._end_whole()
+            return piece[len(taken) :]
+        if not self._letter:
+            return self._wait(piece)
+        missing = _HEADS[self._letter] - len(self._head)
+        self._head += piece[:missing]
+        if len(self._head) == _HEADS[self._letter]:
+            self._begin()
+        return piece[missing:]
+
+    def _wait(self, piece: memoryview) -> memoryview:
+        """Skip heartbeats, and take the letter that ends the wait."""
         waited = bytes(piece).lstrip(READER_HEARTBEAT)
-        start = len(piece) - len(waited)
         if not waited:
-            return start
-        if waited == READER_NOTHING:
+            return piece[len(piece) :]
+        letter = waited[:1]
+        if letter == READER_NOTHING:
             self.outcome = Outcome.NO_RESULT
-        elif waited[:1] == READER_RESULT:
-            self._head = bytearray()
+        elif letter in _HEADS:
+            self._letter = letter
         else:
-            raise StreamGarbled(f"expected '.', 'N' or 'R', not {waited[:60]!r}")
-        return start + 1
+            raise StreamGarbled(f"expected '.', 'N', 'R', 'D' or 'E', not {waited[:60]!r}")
+        return piece[len(piece) - len(waited) + 1 :]
 
-    def _header(self, piece: memoryview) -> None:
-        head = self._head
-        if head is None:
-            return
-        missing = 16 - len(head)
-        head += piece[:missing]
-        if len(head) < 16:
-            return
-        total, offset = struct.unpack("!QQ", head)
-        self.buffer.announce(total, offset)
+    def _begin(self) -> None:
+        """A letter and its numbers are there."""
+        letter, head = self._letter, bytes(self._head)
+        if letter == READER_RESULT:
+            total, offset = pipes.READER_HEAD.unpack(head)
+            self.buffer.announce(total, offset)
+            self._left = total - offset
+        elif letter == FOLLOW_DATA:
+            (self._left,) = pipes.LENGTH.unpack(head)
+        else:
+            (total,) = pipes.UPLOAD_HEAD.unpack(head)
+            if total != self.buffer.received:
+                raise StreamGarbled(f"{self.buffer.received} bytes came, and {total} were written")
+            self.buffer.announce(total, total)
         self._announced = True
-        self._body(piece[missing:])
+        self._letter = b""
+        self._head.clear()
+        self._end_whole()
 
-    def _body(self, piece: memoryview) -> None:
-        self.buffer.add(piece)
+    def _end_whole(self) -> None:
         if self.buffer.complete:
             self.outcome = Outcome.RESULT
 
