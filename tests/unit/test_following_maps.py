@@ -244,6 +244,45 @@ def test_a_small_map_is_followed_from_its_start(chunks: int, express: object, fo
     assert asked.chunks == followed
 
 
+def waiting(number: int, reason: str, words: str) -> dict[str, Any]:
+    """A Pod whose containers cannot start for now."""
+    made = pod(number, "running")
+    state = {"waiting": {"reason": reason, "message": words}}
+    made["status"] = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": name, "state": state} for name in ("main", "courier")],
+    }
+    return made
+
+
+def test_what_passed_does_not_end_the_map_later() -> None:
+    """The map waits for what its Pods wait for, and no longer than they do."""
+    lead = lead_of(Items(2), Layout(2, 1, range(2)))
+    following = Following(lead)
+    following.tell([("ADDED", waiting(0, "ErrImagePull", "dial tcp: lookup registry: no such host"))])
+    lead.parts()
+    assert lead.finding is not None
+    assert lead.where is Phase.PENDING
+    following.tell([("MODIFIED", pod(0, "running"))])
+    lead.parts()
+    assert lead.finding is None
+    assert lead.where is Phase.RUNNING
+    following.tell([("MODIFIED", pod(0, "terminated", inline(0, [0]))), ("ADDED", pod(1, "pending"))])
+    lead.parts()
+    assert lead.finding is None
+    assert lead.where is Phase.PENDING
+
+
+def test_one_line_says_for_all_what_they_wait_for() -> None:
+    """Of a hundred Pods that wait, the first speaks; the Job itself only while it has none."""
+    lead = lead_of(Items(3), Layout(3, 1, range(3)))
+    following = Following(lead)
+    lead.parts()
+    assert not lead.quiet
+    following.tell([("ADDED", pod(number, "pending")) for number in range(3)] + [("MODIFIED", pod(0, "running"))])
+    assert [part.quiet for part in lead.parts()] == [True, False, False, True]
+
+
 def test_pods_of_another_job_are_not_ours() -> None:
     """The name of a Job may be used again: the UID decides."""
     layout = Layout(1, 1, range(1))

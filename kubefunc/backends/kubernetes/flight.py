@@ -39,9 +39,10 @@ class Output:
 
 @dataclass(eq=False)
 class Looks:
-    """When Events were read last: the chunks of a map share one, so that they are not read for each Pod."""
+    """When Events were read last, and a line said for what it waits: the chunks of a map share one of these."""
 
     at: float = 0.0
+    said: float = 0.0
 
 
 @dataclass(eq=False)
@@ -57,6 +58,7 @@ class Flight:
         ended_pod: the Pod whose ``main`` has left a result, or an explanation why there is none.
         vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
+        quiet: another flight says for what this one waits.
         uploads: the files that were or are being brought, by Pod and name.
         looking: a collector thread decides what to do next.
         fetching: a stream thread fetches, or will.
@@ -111,7 +113,7 @@ class Flight:
 
     finding: Finding | None = None
     finding_since: float = 0.0
-    said: float = 0.0
+    quiet: bool = False
     looks: Looks = field(default_factory=Looks)
     warnings: tuple[str, ...] = ()
 

@@ -166,16 +166,20 @@ class MapFlight(Flight):
         return [self, *living]
 
     def _refresh(self, living: list[ChunkFlight]) -> None:
-        """Where the map is as a whole: it waits only while none of its Pods runs."""
+        """Where the map is as a whole: it waits only while none of its Pods runs, for what the first of them waits."""
         if self.over or self.where is Phase.SUBMITTING:
             return
+        waiting = [chunk for chunk in living if chunk.where in (Phase.PENDING, Phase.STARTING)]
+        self.quiet = bool(living)
+        for chunk in waiting:
+            chunk.quiet = chunk is not waiting[0]  # one line says for all what they wait for
         if any(chunk.where in (Phase.RUNNING, Phase.FETCHING) for chunk in living):
             self.where, self.born = Phase.RUNNING, time.monotonic()
+            self.found(None)
             return
         self.where = Phase.PENDING
-        findings = [chunk.finding for chunk in living if chunk.finding is not None]
-        if findings:
-            self.found(findings[0])
+        if living:  # else it is known from the Job's Events, or not at all
+            self.found(next((chunk.finding for chunk in living if chunk.finding is not None), None))
 
     def of_index(self, index: int | None) -> Flight | None:
         if index is None or index >= len(self.chunks):

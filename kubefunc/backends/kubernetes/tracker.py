@@ -359,9 +359,9 @@ class Tracker:
             self._judge(flight)
 
     def _say(self, flight: Flight, now: float) -> None:
-        if now - (flight.said or flight.born + SAY_FIRST - SAY_AGAIN) < SAY_AGAIN:
+        if flight.quiet or now - (flight.looks.said or flight.born + SAY_FIRST - SAY_AGAIN) < SAY_AGAIN:
             return
-        flight.said = now
+        flight.looks.said = now
         flight.sink.moved(Whereabouts(flight.where, waiting_for(flight, now)))
 
 
