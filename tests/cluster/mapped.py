@@ -8,6 +8,7 @@ import signal
 import time
 
 from kubefunc import current, remote
+from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES
 
 
 @remote
@@ -27,6 +28,16 @@ def where(number: int, seconds: float = 0.0) -> tuple[int, str, float]:
     begun = time.time()
     time.sleep(seconds)
     return number, os.environ.get("HOSTNAME", ""), begun
+
+
+@remote
+def until_replaced(number: int, hangs_at: int) -> bool:
+    """Whether this Pod replaces another. One that does not never comes behind the item at which it hangs."""
+    counts = (os.environ[name] for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))
+    replaces = any(count not in ("", "0") for count in counts)
+    if number == hangs_at and not replaces:
+        time.sleep(600)
+    return replaces
 
 
 @remote

@@ -283,6 +283,14 @@ def test_one_line_says_for_all_what_they_wait_for() -> None:
     assert [part.quiet for part in lead.parts()] == [True, False, False, True]
 
 
+def test_a_chunk_of_one_item_is_not_followed() -> None:
+    """Its only outcome comes with its Pod's end; a stream for each of 100 such Pods would cost the nodes more."""
+    for size, gradual in ((1, False), (2, True)):
+        part = lead_of(Items(6), Layout(6, size, range(6))).of_index(0)
+        assert part is not None
+        assert part.is_gradual is gradual
+
+
 def test_pods_of_another_job_are_not_ours() -> None:
     """The name of a Job may be used again: the UID decides."""
     layout = Layout(1, 1, range(1))

@@ -186,6 +186,11 @@ class Flight:
         """Whether a chunk's outcomes are waited for from its courier's start on, as a call's result is by express."""
         return False
 
+    @property
+    def is_gradual(self) -> bool:
+        """Whether outcomes come one after another: an only one comes with the Pod's end, and a stream costs the node."""
+        return False
+
     def without_end(self) -> list[Flight]:
         """When the Job is over: those parts that have neither a result nor an explanation."""
         return [] if self.over or self.ended_pod is not None else [self]

@@ -266,6 +266,10 @@ class ChunkFlight(Flight):
     def is_hurried(self) -> bool:
         return len(self.of.chunks) <= FEW_PODS and self.options.express and not self.stays
 
+    @property
+    def is_gradual(self) -> bool:
+        return len(self.items) > 1
+
     def index_failed(self, job: Job) -> bool:
         return self.number in views.indexes(job.failed_indexes)
 

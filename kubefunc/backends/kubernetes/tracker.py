@@ -321,7 +321,7 @@ class Tracker:
         elif now - flight.running_since > FOLLOW_AFTER:
             if flight.options.verbose:
                 self._outputs.follow(flight, pod)
-            if pod.index is not None:
+            if flight.is_gradual:
                 self._collector.follow(flight, pod.name)
 
     def _judge(self, flight: Flight) -> None:
