@@ -188,7 +188,7 @@ class Flight:
 
     @property
     def is_gradual(self) -> bool:
-        """Whether outcomes come one after another: an only one comes with the Pod's end, and a stream costs the node."""
+        """Whether outcomes come one after another. An only one comes with the Pod's end, and a stream costs CPU."""
         return False
 
     def without_end(self) -> list[Flight]:
