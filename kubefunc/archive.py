@@ -41,7 +41,7 @@ _LEFT_OUT = (
 )
 _LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "dask.py", "joblib.py", "progress.py"})
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
-_COMPILED_TOP = frozenset("__init__ current errors function options values volumes".split())
+_COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _UNCHECKED_PYC = (0b01).to_bytes(4, "little")  # PEP 552: hash-based, and the hash is not to be checked
