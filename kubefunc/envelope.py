@@ -148,11 +148,16 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 
 
 def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
+    return returned(envelope.body, lambda: diagnosis)
+
+
+def returned(body: Buffer, diagnosis: Callable[[], Diagnosis]) -> Returned | Raised:
+    """The value in this pickle; what is known of its call is asked only where it cannot be unpickled."""
     try:
-        return Returned(loads(envelope.body))
+        return Returned(loads(body))
     except BaseException as error:  # noqa: BLE001 - a class may raise what it likes, and this thread must go on
         told = _diagnosis(
-            diagnosis,
+            diagnosis(),
             "ResultUnreadable",
             f"The function returned, but its value cannot be unpickled here: {type(error).__name__}: {text_of(error)}.",
             "Install here what the value's class needs, or return plain data (numbers, text, lists, dicts).",

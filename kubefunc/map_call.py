@@ -21,11 +21,10 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
 from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, outcome
+from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
 from kubefunc.options import Options
 from kubefunc.progress import MapProgress, Printer, Silent, Unwatched, Watch
-from kubefunc.runner import VALUE
 from kubefunc.runner.records import Record
 from kubefunc.session import Session, session
 
@@ -299,13 +298,14 @@ class MapCall(Generic[R]):
         return ended
 
     def _opened(self, index: int, record: Record) -> Returned | Raised:
-        body = memoryview(record.body)
-        header = {"outcome": VALUE} if record.header is None else record.header
-        known = self._diagnosis(index)
-        if record.header is not None:
-            known = dataclasses.replace(known, log_tail=self._output.last_lines(index))
-        ended = outcome(Envelope(header, body), known)
+        if record.header is None:
+            ended = returned(record.body, lambda: self._diagnosis(index))
+        else:
+            known = dataclasses.replace(self._diagnosis(index), log_tail=self._output.last_lines(index))
+            ended = outcome(Envelope(record.header, memoryview(record.body)), known)
         if isinstance(ended, Raised):
+            if isinstance(ended.error.__cause__, KeyboardInterrupt):  # Ctrl-C while it loaded: it is there for the next
+                raise ended.error.__cause__
             _add_note(ended.error, f"This is item {index} of {self._id}.")
         return ended
 

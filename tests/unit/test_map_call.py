@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -319,3 +321,18 @@ def test_a_hundred_thousand_items_need_no_future_each() -> None:
     made.sink.take([value_record(index, index) for index in range(100_000)])
     assert sum(made.map) == sum(range(100_000))
     assert made.map._made == {}
+
+
+def test_ctrl_c_ends_the_wait_and_nothing_else() -> None:
+    """In a REPL the map goes on, and so does the same iterator, where it was."""
+    made = Made(2)
+    made.give((0, "a"))
+    results = iter(made.map)
+    assert next(results) == "a"
+    soon(lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert made.backend.cancelled == []
+    made.give((1, "b"))
+    assert list(results) == ["b"]
+    assert made.map.result(timeout=5) == ["a", "b"]

@@ -29,8 +29,10 @@ from kubefunc.runner.request import RECEIVE, join_request
 from kubefunc.runner.wire import LENGTH
 
 AHEAD = 2  # items in the queue for each worker, at least
-MOST_AHEAD = 64
+MOST_AHEAD = 256
 LEAD = 0.02  # seconds of work that the queue should hold
+BRISK = 0.0002  # seconds: where items are shorter, their outcomes are heard together
+TOGETHER = 0.0005
 LOOK_EVERY = 0.25  # seconds: at who is at which item, for those who watch
 LOST_EVERY = 1.0
 HIRE_AGAIN = 0.2  # seconds after which workers are asked for again where none could be had
@@ -44,7 +46,7 @@ def ahead(seconds: float | None) -> int:
     this process.
 
     >>> ahead(None), ahead(0.1), ahead(0.001), ahead(0.00001)
-    (2, 2, 20, 64)
+    (2, 2, 20, 256)
     """
     if seconds is None:
         return AHEAD
@@ -187,6 +189,8 @@ class LocalMap:
         self._bring_back_those_due()
         self._staff()
         self._feed()
+        if self._seconds is not None and self._seconds < BRISK and len(self._flying) > MOST_AHEAD // 2:
+            time.sleep(TOGETHER)  # to wake up for each would cost more than they take
         self._listen(self._patience())
         self._deliver()
         now = time.monotonic()
