@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -85,9 +86,22 @@ def warm_call(count: int) -> Iterator[Figure]:
     yield at_most("local call, warm, median", statistics.median(times) * 1000, 2.5, " ms", spread(times))
 
 
+def maps() -> Iterator[Figure]:
+    """Maps on persistent workers, the standard library's warm pool of two beside them."""
+    command = [sys.executable, "-m", "tests.bench.maps_here"]
+    output = subprocess.run(command, cwd=ROOT, env=_environ(), check=True, capture_output=True, text=True).stdout
+    measured = json.loads(output)
+    pool = "against a warm ProcessPoolExecutor (spawn, 2 workers, chunksize 1)"
+    yield at_most(f"local map of 1,000 trivial items, {pool}", measured["trivial"], 0.4, " x")
+    yield at_most("local map of 64 items of 50 ms on 2 workers (ideal 1.60 s)", measured["even"], 1.65, " s")
+    yield at_most("local map of items of unequal length (ideal 1.60 s)", measured["skewed"], 1.75, " s")
+    yield at_most(f"local map of 100 items of 1 MB, {pool}", measured["large"], 1.2, " x")
+
+
 # In the order of the table; the number is how often.
 ROWS: Mapping[str, Callable[[], Iterator[Figure]]] = {
     "import": lambda: imports(20),
     "warm": lambda: warm_call(200),
     "cold": lambda: cold_script(20),
+    "maps": maps,
 }
