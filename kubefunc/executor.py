@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -330,7 +329,7 @@ class _OnThisMachine:
             count=0,
             chunksize=None,
             max_parallelism=workers,
-            key=secrets.token_bytes(KEY_SIZE),
+            key=os.urandom(KEY_SIZE),
         )
         self._printer = of.console.printer(self._submission.call) if options.verbose else None
         self._map: LocalMap = backend.open_map(self._submission, self, workers or usable_cpus(), claim=self.claim)

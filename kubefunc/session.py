@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import queue
-import secrets
 import threading
 import traceback
 import weakref
@@ -66,7 +65,7 @@ class Session:
     """What all calls of this process share. Made at first use; a forked child makes its own."""
 
     def __init__(self) -> None:
-        self.id = secrets.token_hex(5)
+        self.id = os.urandom(5).hex()
         self.pid = os.getpid()
         self.console = Console()
         self.dispatcher = Dispatcher()

@@ -157,19 +157,19 @@ class Api:
         path: str,
         *,
         query: Query | None = None,
-        body: JsonDict | None = None,
+        body: JsonDict | bytes | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
         deadline: float = 60.0,
     ) -> Reply:
-        """Send one request, again where that can help, and return the answer.
+        """Send one request, again where that can help, and return the answer. A body of bytes is JSON already.
 
         429, 5xx and lost connections are tried again until `deadline` seconds have passed, all attempts
         together; a server that has never answered is given up after 10 s, or after three refusals. A 401
         reloads the credentials once. A POST may thus arrive twice: see ``attempts`` and
         :attr:`ApiError.already_exists`.
         """
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = json.dumps(body, separators=(",", ":")).encode() if isinstance(body, dict) else body
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type

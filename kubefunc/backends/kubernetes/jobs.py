@@ -94,7 +94,8 @@ class Jobs:
         One that is there already is ours, where it says so: an earlier try was carried out.
         """
         try:
-            reply = self._api.request("POST", path, body=body, accept=_METADATA)
+            data = manifest.encoded(body) if body["kind"] == "Secret" else body
+            reply = self._api.request("POST", path, body=data, accept=_METADATA)
             return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
         except ApiError as error:
             if not error.already_exists:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import tempfile
 import threading
@@ -219,7 +218,7 @@ class LocalBackend:
     def _new_pool(self, size: int) -> Pool:
         from kubefunc.backends.local.workers import Pool
 
-        return Pool(self._processes.new_pool(), self._directory / f"{secrets.token_hex(5)}.notes", size)
+        return Pool(self._processes.new_pool(), self._directory / f"{os.urandom(5).hex()}.notes", size)
 
     def _check_open(self) -> None:
         if self._closed:
