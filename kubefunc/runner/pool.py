@@ -75,6 +75,8 @@ class Pool:
             if timeout is not None:
                 self._kill_overdue(timeout + attempts.STACKS_GRACE)
             pause = _LOOK_EVERY if self.workers and timeout is not None else None
+        for pid in self.workers:  # by their own ids: not every system tells of a process's children
+            kill_group(pid, signal.SIGKILL)
         kill_orphans(keep=set())
 
     def _hear(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -305,3 +306,52 @@ print('got', quick.map(range(2)).result(30))
     time.sleep(2.5)  # well over the timeout
     program.process.send_signal(signal.SIGCONT)
     assert "got [0, 1]" in program.end()
+
+
+AS_ON_MACOS = """
+import builtins, socket, sys, sysconfig
+sysconfig.get_paths()  # it looks for a file that is named like the system
+OTHER = '''
+import builtins, sys
+sys.platform = "darwin"
+def no_proc(file, *arguments, through=builtins.open, **options):
+    if isinstance(file, str) and file.startswith("/proc/"): raise FileNotFoundError(file)
+    return through(file, *arguments, **options)
+builtins.open = no_proc
+'''
+from kubefunc.backends.local import run
+run._START = OTHER + run._START
+sys.platform = "darwin"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="plays the other system on Linux")
+def test_a_system_with_datagrams_and_without_proc(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """There maps work too, and when one ends or is cancelled its workers go, also those that ignore SIGTERM."""
+    text = f"""{AS_ON_MACOS}{WORK}
+import signal
+@remote(verbose=False)
+def size(data):
+    return len(data), os.getpid()
+@remote(verbose=False)
+def stubborn(n):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(f'{{n}}.part').write_text(str(os.getpid()))
+    os.rename(f'{{n}}.part', f'{{n}}.pid')
+    time.sleep(600)
+sizes = [1, 3000, 60_000, 100_000] * 50
+got = size.map([bytes(n) for n in sizes]).result(60)
+print('right', [length for length, _ in got] == sizes)
+endless = stubborn.map(range(1))
+while not Path('0.pid').exists(): time.sleep(0.01)
+endless.cancel()
+pids = {{pid for _, pid in got}} | {{int(Path('0.pid').read_text())}}
+Path('pids.part').write_text(' '.join(map(str, pids)))
+os.rename('pids.part', 'pids')
+sys.stdin.read()
+"""
+    program = Program(clean_env, tmp_path, "-c", text)
+    all_end(family(tmp_path / "pids"))
+    assert program.process.poll() is None
+    program.stdin.close()
+    assert "right True" in program.end()

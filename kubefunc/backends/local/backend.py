@@ -170,7 +170,7 @@ class LocalBackend:
             self._changed.wait_for(lambda: not self._runs, max(0.0, until - KILLED_WITHIN - time.monotonic()))
         self._end_maps(until - KILLED_WITHIN)
         if self._spare is not None:
-            self._spare.close()
+            self._spare.end()
         self._processes.close(until)
         shutil.rmtree(self._directory, ignore_errors=True)
         return []

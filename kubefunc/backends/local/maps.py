@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import json
 import os
@@ -23,7 +24,7 @@ from kubefunc.backends.local.workers import Pool, Seat
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import WorkerDiedError
 from kubefunc.runner import CODE_DIED, CODE_OOM, attempts, items, worker
-from kubefunc.runner.pool import DIED
+from kubefunc.runner.pool import DIED, MESSAGES
 from kubefunc.runner.records import INDEX, Record, unpack_record
 from kubefunc.runner.request import RECEIVE, join_request
 from kubefunc.runner.wire import LENGTH
@@ -268,12 +269,16 @@ class LocalMap:
                 pool.send_large(index, attempt, data, self._file(f"args.{index}"))
             else:
                 pool.queue.send(worker.MESSAGE.pack(index, attempt, worker.INLINE) + data)
-        except (BlockingIOError, ConnectionError):  # where the pool has died, we hear of that next
+        except OSError as error:  # where the pool has died, we hear of that next
             self._flying.discard(index)
+            if not isinstance(error, (BlockingIOError, ConnectionError)) and error.errno != errno.ENOBUFS:
+                raise
             return False
         return True
 
     def _watch_queue(self, pool: Pool) -> None:
+        if MESSAGES == socket.SOCK_DGRAM:
+            return  # a socket for datagrams is always ready to be written to; the next outcome makes room
         if not self._queue_watched:
             self._selector.register(pool.queue, selectors.EVENT_WRITE, lambda: None)
             self._queue_watched = True
@@ -459,7 +464,7 @@ class LocalMap:
                 self._let_go(pool, seat)
                 if index is not None and index in self._flying:
                     self._item_died(index, header)
-            pool.close()
+            pool.end()
             pool.remove_file()
         self._waiting.extendleft(sorted(self._flying, reverse=True))
         self._flying.clear()
@@ -513,7 +518,7 @@ class LocalMap:
 
     def _clean_up(self) -> None:
         if self._pool is not None:
-            self._pool.close()
+            self._pool.end()
             self._pool.remove_file()
         self._selector.close()
         os.close(self._wake)

@@ -66,6 +66,7 @@ class Pool:
         with theirs:
             with contextlib.suppress(OSError):
                 self.queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BUFFER)
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BUFFER)  # 4 KiB on macOS
             self.queue.setblocking(False)
             socket.send_fds(self.control, [QUEUE + os.fsencode(notes)], [theirs.fileno()])
 
@@ -173,8 +174,14 @@ class Pool:
     def remove_file(self) -> None:
         self._notes_file.unlink(missing_ok=True)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Ends the pool and whatever its workers are at."""
+        with contextlib.suppress(OSError):
+            self.control.send(b"")  # where sockets for whole messages are datagrams, nobody sees their end
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it, which may be another process's."""
         self.control.close()
         self.queue.close()
         for seat in (*self.seats.values(), *self._blank.values()):
