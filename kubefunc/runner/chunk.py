@@ -219,12 +219,16 @@ class Chunk(Overseer):
 
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
-        if run.clock.is_over():
+        if run.clock.is_over() and not self._has_news(run):
             run.timed_out = run.clock.why == "timeout"
             run.clock.stop()
             run.stopping = True
         if run.stopping or (self.ending and run.at is None):
             kill_group(run.process.pid, signal.SIGKILL)
+
+    def _has_news(self, run: _Run) -> bool:
+        """Whether its item may have ended, and we, held up by who reads our output, have not heard of that."""
+        return run.clock.why == "timeout" and run.process.frames in run.pipes and is_readable(run.process.frames)
 
     def _read(self, run: _Run) -> bool:
         data = os.read(run.process.frames, 1 << 18)

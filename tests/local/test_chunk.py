@@ -178,6 +178,24 @@ def test_a_timeout_is_each_items_own(tmp_path: Path) -> None:
     assert "in nap" in detail["stacks"]
 
 
+def test_a_supervisor_that_was_held_up_blames_no_item_for_that(tmp_path: Path) -> None:
+    """Nobody reads its output for a while: what it then hears at once has happened in time."""
+
+    def prints_first(number: int) -> int:
+        if number == 0:
+            print("x" * 100_000)  # more than a pipe holds, and less than two do
+        time.sleep(0.4)
+        return number
+
+    chunk = Chunk(tmp_path, prints_first, [(number,) for number in range(12)], timeout=1.0)
+    with chunk.start(stdout=subprocess.PIPE) as main:
+        time.sleep(3)
+        main.communicate(timeout=TIMEOUT)
+    chunk.read()
+    assert chunk.errors() == {}
+    assert chunk.values() == {number: number for number in range(12)}
+
+
 def test_retries_come_after_the_others(tmp_path: Path) -> None:
     """An item that raises or dies is tried again, as often as ``retries`` says, when all others have ended."""
     marks = tmp_path / "marks"
