@@ -61,6 +61,7 @@ class MapCall(Generic[R]):
         self._news = threading.Condition(threading.Lock())
         self._loading = threading.RLock()  # an item's value is unpickled once; taken before the lock of _news
         self._count: int | None = None
+        self._unwanted = False  # it was cancelled before that was known
         self._failure: KubefuncError | None = None  # of an attached map of which nothing is known
         self._records: list[Record | None] = []
         self._ended: list[Returned | Raised | None] = []
@@ -142,10 +143,9 @@ class MapCall(Generic[R]):
 
     def cancel(self) -> bool:
         """Stop all that has no result yet: True at once, unless there is nothing to stop."""
-        if self._count is None:
-            self._stop()
-            return True
-        return self._cancel(range(self._count))
+        with self._news:
+            self._unwanted = self._count is None  # then as soon as it is known what there is to stop
+        return self._unwanted or self._cancel(range(len(self)))
 
     def retry_failed(self) -> MapCall[R]:
         """Run again what failed or was cancelled, under the same id: what has its value keeps it, what runs goes on.
@@ -339,6 +339,8 @@ class MapCall(Generic[R]):
             self._phases[Phase.SUBMITTING] = count
             self._count = count
             self._news.notify_all()
+        if self._unwanted:
+            self._cancel(range(count))
 
     def _settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int | None) -> int:
         """The first outcome of each item counts. Gives how many did. No attempt: whichever runs now."""

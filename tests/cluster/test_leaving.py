@@ -138,6 +138,24 @@ def test_a_program_with_finished_calls_leaves_quickly_and_cleanly(kube: Space, s
     nothing_left(kube)
 
 
+def test_a_program_that_has_all_outcomes_of_a_map_leaves_no_job(kube: Space, start: type[Program]) -> None:
+    """Also where its last Pod has not ended yet: outcomes come while Pods run."""
+    program = start(
+        "import atexit, time\n"
+        "from kubefunc import remote\n"
+        "@remote\n"
+        "def lingering(n):\n"
+        "    if n == 0:\n"
+        "        atexit.register(time.sleep, 30)\n"
+        "    time.sleep(0.5)\n"
+        "    return n\n"
+        "print('results', lingering.map(range(8), chunksize=8).result())\n"
+    )
+    assert program.end(within=60) == 0
+    assert "results [0, 1, 2, 3, 4, 5, 6, 7]" in program.said
+    nothing_left(kube)
+
+
 def test_detached_calls_outlive_the_program(kube: Space, start: type[Program]) -> None:
     """``detach=True``: the exit says nothing and cancels nothing; the id finds the call again."""
     program = start(LONG + "print('id', work.options(detach=True).remote(3).id)\nimport time\ntime.sleep(2)\n")

@@ -276,6 +276,18 @@ def test_a_detached_call_is_collected_by_another_session(calling: Space) -> None
     nothing_left(calling)
 
 
+def test_cancelling_what_was_just_attached_to(calling: Space) -> None:
+    """At once, before it was looked for: its Job goes all the same; so does that of a map."""
+    detached = work.double_later.options(detach=True)
+    call, a_map = detached.remote(4, 120), detached.map([1, 2], [120, 120])
+    until_running(call)
+    eventually(lambda: a_map.progress.running > 0, 60, "the map to run")
+    with fresh_session():
+        assert kubefunc.attach(f"{calling.namespace}/{call.id}").cancel()
+        assert kubefunc.attach_map(f"{calling.namespace}/{a_map.id}").cancel()
+        nothing_left(calling)
+
+
 def test_attaching_beside_the_call_itself(calling: Space) -> None:
     """Two handles of one call in one process both get the result."""
     call = work.double_later.remote(4, 4)

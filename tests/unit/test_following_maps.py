@@ -5,8 +5,9 @@ from __future__ import annotations
 import binascii
 import pickle
 import random
+import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -24,7 +25,7 @@ from kubefunc.backends.kubernetes.output import Outputs
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.uploads import Uploads
-from kubefunc.backends.kubernetes.views import indexes
+from kubefunc.backends.kubernetes.views import Pod, indexes
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
@@ -289,6 +290,73 @@ def test_a_chunk_of_one_item_is_not_followed() -> None:
         part = lead_of(Items(6), Layout(6, size, range(6))).of_index(0)
         assert part is not None
         assert part.is_gradual is gradual
+
+
+class JustAfter:
+    """A lock; something happens just after the thread that holds it has let it go, once."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._what = what
+        self._due = True
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if self._due:
+            self._due = False
+            self._what()
+
+
+def test_a_flight_that_comes_while_the_last_one_goes_is_looked_at() -> None:
+    """Whatever the moment: either this tick sees it, or it starts the ticking again."""
+    following = Following(lead_of(Items(1), Layout(1, 1, range(1))))
+    tracker, looked_at = following.tracker, []
+    looked = threading.Event()
+    tracker._look_at = lambda flight, now: (looked_at.append(flight), looked.set())  # type: ignore[method-assign]
+    tracker._flights.clear()
+    tracker._ticking = True
+    later = lead_of(Items(1), Layout(1, 1, range(1)))
+    tracker._lock = JustAfter(lambda: tracker._register(later))  # type: ignore[assignment]
+    tracker._tick()
+    assert looked.wait(10)
+    assert looked_at[0] is later
+
+
+def test_a_look_that_fails_does_not_end_all_looking() -> None:
+    """It may be one flight's own; the others must not wait for ever."""
+    following = Following(lead_of(Items(1), Layout(1, 1, range(1))))
+    looks: list[Flight] = []
+    again = threading.Event()
+
+    def look(flight: Flight, now: float) -> None:
+        looks.append(flight)
+        if len(looks) == 1:
+            raise RuntimeError("a fault")
+        again.set()
+
+    following.tracker._look_at = look  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a fault"):
+        following.tracker._tick()
+    assert again.wait(10)
+
+
+def test_the_pods_may_change_while_somebody_looks_at_them() -> None:
+    """The watch brings news while the clock's thread asks which Pod counts."""
+    flight = lead_of(Items(1), Layout(1, 1, range(1)))
+
+    class Telling:
+        """A Pod that is asked about in the moment in which the next one comes."""
+
+        @property
+        def deleting(self) -> bool:
+            flight.pods["other"] = cast("Pod", self)
+            return True
+
+    flight.pods["one"] = cast("Pod", Telling())
+    assert flight.pod() is flight.pods["one"]
 
 
 def test_pods_of_another_job_are_not_ours() -> None:

@@ -307,6 +307,21 @@ def test_an_attached_map_learns_its_length() -> None:
     assert lost.done()
 
 
+def test_an_attached_map_may_be_cancelled_before_it_is_known() -> None:
+    """What there is to stop is stopped as soon as that is known; until then nobody can be told."""
+    made = Made(0)
+    attached: MapCall[Any] = MapCall(
+        "g-abcdefgh", "g", made.backend, made.session, return_exceptions=True, verbose=False
+    )
+    assert attached.cancel()
+    assert not attached.done()
+    MapCallSink(attached).opened(2, "g")
+    assert attached.done()
+    assert attached.progress.cancelled == 2
+    assert made.backend.cancelled == ["g-abcdefgh"]
+    assert not attached.cancel()
+
+
 def test_exit_knows_maps_as_it_knows_calls() -> None:
     """An unfinished one is cancelled at exit, a finished one is forgotten."""
     made = Made(1)

@@ -22,7 +22,7 @@ from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
-from kubefunc.backends.kubernetes.mapflight import ChunkFlight
+from kubefunc.backends.kubernetes.mapflight import ChunkFlight, MapFlight
 from kubefunc.backends.kubernetes.maps import Maps
 from kubefunc.backends.kubernetes.output import Outputs, log_path
 from kubefunc.backends.kubernetes.permission import ExecPermission
@@ -37,6 +37,7 @@ from kubefunc.runner import ARCHIVE, MAIN
 
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
+SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
 _FOLLOW_IDLE = 4 * 3600.0
 
 
@@ -150,7 +151,7 @@ class KubernetesBackend:
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
-        cancelled = [flight for call in unfinished for flight in self._tracker.of(call)]
+        cancelled = [flight for call in unfinished for flight in self._tracker.of(call)] + self._spent_maps(until)
         for flight in cancelled:
             flight.claim()
             self._jobs.want_deleted(flight)
@@ -164,6 +165,19 @@ class KubernetesBackend:
             time.sleep(0.02)  # a deletion that failed is tried again by the clock
         self._tracker.stop()
         return sorted({flight.call for flight in cancelled if not flight.deleted})
+
+    def _spent_maps(self, until: float) -> list[Flight]:
+        """Jobs of maps of which every outcome is here.
+
+        Outcomes come while Pods run: the last may be here before its Pod has ended. Mostly that takes a moment, and
+        the Job is deleted then. Who does not end by itself, or in time, is ended.
+        """
+        until = min(until, time.monotonic() + SPENT_WITHIN)
+        while True:
+            spent = [flight for flight in self._tracker.all() if isinstance(flight, MapFlight) and flight.is_spent]
+            if not spent or time.monotonic() > until:
+                return list(spent)
+            time.sleep(0.005)
 
     # -- parts of these
 
@@ -223,7 +237,12 @@ class KubernetesBackend:
             owned=True,
             settled_requests=True,
         )
+        if sink.settled:  # it was cancelled while we looked for it
+            self._jobs.want_deleted(flight)
+            return
         self._tracker.add_attached(flight)
+        if sink.settled and not flight.over:  # or just now
+            self.cancel(call)
 
     def _sweep_later(self, namespace: str) -> None:
         """Once a namespace, when the first calls are out of the way."""

@@ -135,8 +135,8 @@ class Collector:
         self.streams.do(lambda: self._follow(flight, pod))
 
     def _follow(self, flight: Flight, pod: str) -> None:
+        stream = self._stream(flight, pod)
         try:
-            stream = self._stream(flight, pod)
             with flight.lock:
                 if flight.over or flight.ended_pod is not None or flight.stream is not None:
                     return
@@ -146,7 +146,8 @@ class Collector:
             with self._lock:
                 self._live.discard(flight)
             with flight.lock:
-                flight.stream = None
+                if flight.stream is stream:  # else another has it: the Pod has ended before it was our turn
+                    flight.stream = None
                 flight.live_again_at = time.monotonic() + LIVE_AGAIN
             self.collect(flight)
 

@@ -136,7 +136,8 @@ class Flight:
         """The Pod that counts: the one that ended, else the newest that lives."""
         if self.ended_pod is not None:
             return self.ended_pod
-        alive = [pod for pod in self.pods.values() if not pod.deleting] or list(self.pods.values())
+        pods = list(self.pods.values())  # a copy: news may change it meanwhile
+        alive = [pod for pod in pods if not pod.deleting] or pods
         return alive[-1] if alive else None
 
     def last_pods(self) -> list[Pod]:

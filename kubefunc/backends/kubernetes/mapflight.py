@@ -158,6 +158,11 @@ class MapFlight(Flight):
     keep: bool = False
     uploads_items: bool = False
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether every outcome is here, the Job is not over yet, and nobody is to look at it later."""
+        return self.whole.settled and not (self.over or self.stays or self.keep)
+
     def parts(self) -> list[Flight]:
         """The Job's own flight first: what it waits for depends on the others."""
         with self.lock:

@@ -225,13 +225,18 @@ class Maps:
         self._attempts[call] = max(_attempt_of(job) for job, _, _ in maps)
         function = str(maps[0][2]["function"])
         sink.opened(maps[0][2]["map"]["count"], function)
+        cancelled = sink.settled  # while we looked for it: nothing else can have settled it
         left = set(range(maps[0][2]["map"]["count"]))
         for job, files, spec in reversed(maps):
             layout = Layout.from_json(spec["map"])
             mine = left.intersection(layout.indexes)
             left -= mine
             whole = sink if len(maps) == 1 else SomeItems(sink, mine)
-            self._tracker.add_attached(_attached(call, namespace, job, files["key"], function, layout, whole))
+            flight = _attached(call, namespace, job, files["key"], function, layout, whole)
+            if cancelled:
+                self._jobs.want_deleted(flight)
+            else:
+                self._tracker.add_attached(flight)
         if left:
             sink.fail(sorted(left), _no_such_map(call, namespace))
 

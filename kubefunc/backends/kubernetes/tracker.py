@@ -104,7 +104,11 @@ class Tracker:
 
     def all(self) -> list[Flight]:
         with self._lock:
-            return [flight for flights in self._flights.values() for flight in flights]
+            return self._all()
+
+    def _all(self) -> list[Flight]:
+        """The lock is held."""
+        return [flight for flights in self._flights.values() for flight in flights]
 
     def stop(self) -> None:
         """End all watches."""
@@ -279,16 +283,18 @@ class Tracker:
     # -- time
 
     def _tick(self) -> None:
-        flights = self.all()
-        with self._lock:
+        with self._lock:  # at once: a flight that is added meanwhile starts the ticking again, or is seen here
+            flights = self._all()
             self._ticking = bool(flights)
-        for flight in flights:
-            for part in flight.parts():
-                if not part.over:
-                    self._look_at(part, time.monotonic())
-        self._collector.make_way()
-        if flights:
-            self._clock.after(TICK, self._tick)
+        try:
+            for flight in flights:
+                for part in flight.parts():
+                    if not part.over:
+                        self._look_at(part, time.monotonic())
+            self._collector.make_way()
+        finally:  # one that fails is no reason to leave all others waiting
+            if flights:
+                self._clock.after(TICK, self._tick)
 
     def _look_at(self, flight: Flight, now: float) -> None:
         if flight.ended_pod is not None:
