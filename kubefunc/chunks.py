@@ -8,8 +8,8 @@ from kubefunc.options import Options
 from kubefunc.values import quantity
 
 MAX_PARALLELISM = 500
-LONGEST_CHUNK = 250  # items
-AT_LEAST_PODS = 4
+LONGEST_CHUNK = 500  # items
+AT_LEAST_PODS = 2
 _LARGE_CPU = 10**9  # one core, in billionths as quantity() counts
 _LARGE_MEMORY = 2**30 * 10**9
 
@@ -21,18 +21,19 @@ def chunksize(items: int, options: Options, max_parallelism: int | None = None) 
 
     - Where an item is declared to be large (a GPU, a core or more, 1 GiB or more), it is worth a Pod: one item each, as
       long as there are no more items than Pods that may run at once.
-    - Else few Pods: four, and one more for each 250 items from 1,000 on. Four, so that one slow item holds back only a
-      quarter of a small map (what has ended is never held back: outcomes come while a chunk runs); at most 250 items
-      in a chunk, so that a Pod that is lost takes little with it.
+    - Else few Pods: two, and one more for each 500 items from 1,000 on. Two, so that one slow item holds back only a
+      half of a small map (what has ended is never held back: outcomes come while a chunk runs), and not more, because
+      small items are sooner done than a further Pod is started; at most 500 items in a chunk, so that a Pod that is
+      lost takes little with it.
     - Never more chunks than may run at once: a further wave of Pods would cost a second more and gain nothing.
 
     >>> small, large = Options(), Options.of(cpu=2)
     >>> chunksize(3, small), chunksize(64, small), chunksize(1000, small), chunksize(10_000, small)
-    (1, 16, 250, 250)
+    (2, 32, 500, 500)
     >>> chunksize(64, small, max_parallelism=2)
     32
     >>> chunksize(300, large), chunksize(1000, large), chunksize(100_000, small)
-    (1, 2, 250)
+    (1, 2, 500)
     """
     at_once = max_parallelism or MAX_PARALLELISM
     pods = items if _is_large(options) else max(AT_LEAST_PODS, -(-items // LONGEST_CHUNK))

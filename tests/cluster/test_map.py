@@ -57,10 +57,10 @@ def test_a_thousand_items_are_one_job(calling: Space) -> None:
     a_map = mapped.where.map(range(1000))
     (job,) = [each for each in _eventually_jobs(calling) if each["metadata"]["name"] == a_map.id]
     assert job["spec"]["completionMode"] == "Indexed"
-    assert job["spec"]["completions"] == 4
+    assert job["spec"]["completions"] == 2
     results = a_map.result(WAIT)
     assert [number for number, _, _ in results] == list(range(1000))
-    assert Counter(pod for _, pod, _ in results).most_common() == [(pod, 250) for pod in _pods_in_order(results)]
+    assert Counter(pod for _, pod, _ in results).most_common() == [(pod, 500) for pod in _pods_in_order(results)]
     nothing_left(calling)
 
 

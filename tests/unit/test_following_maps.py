@@ -406,3 +406,15 @@ def test_a_chunk_is_forgotten_when_it_has_ended(count: int) -> None:
     assert [lead.of_index(number) is None for number in range(5)] == [
         number < count or number == 4 for number in range(5)
     ]
+
+
+def test_of_a_chunk_that_runs_one_item_runs() -> None:
+    """The items of a chunk run one after another: those behind the first still wait."""
+    whole = Items(7)
+    some = ItemsSink(whole, [4, 5, 6])
+    some.moved(Whereabouts(Phase.RUNNING))
+    assert whole.where == {4: Phase.RUNNING}
+    some.take([Record(4, 0.0, 0.0, 1, None, pickle.dumps("done"))])
+    assert whole.where == {4: Phase.RUNNING, 5: Phase.RUNNING}
+    some.moved(Whereabouts(Phase.FETCHING))
+    assert whole.where == {4: Phase.RUNNING, 5: Phase.FETCHING, 6: Phase.FETCHING}

@@ -73,13 +73,22 @@ class ItemsSink:
     def __init__(self, whole: MapSink, indexes: Sequence[int]) -> None:
         self._whole = whole
         self._indexes = indexes
+        self._where: Whereabouts | None = None
 
     @property
     def settled(self) -> bool:
         return self._whole.settled
 
     def moved(self, where: Whereabouts) -> None:
-        self._whole.moved(self._whole.missing(self._indexes), where)
+        self._where = where
+        missing = self._whole.missing(self._indexes)
+        # The items of a chunk run one after another: those behind the first still wait.
+        self._whole.moved(missing[:1] if where.phase is Phase.RUNNING else missing, where)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._whole.take(outcomes)
+        if self._where is not None and self._where.phase is Phase.RUNNING:
+            self.moved(self._where)
 
     def output(self, data: bytes) -> None:
         self._whole.output(self._indexes, data)
@@ -199,6 +208,7 @@ class MapFlight(Flight):
 
     def _chunk(self, index: int) -> ChunkFlight:
         items = self.chunks[index]
+        mine = ItemsSink(self.whole, items)
         return ChunkFlight(
             call=self.call,
             job=self.job,
@@ -206,7 +216,8 @@ class MapFlight(Flight):
             namespace=self.namespace,
             key=self.key,
             options=_without_schedule_timeout(self.options),
-            sink=ItemsSink(self.whole, items),
+            sink=mine,
+            mine=mine,
             stays=self.stays,
             uid=self.uid,
             created=True,
@@ -255,6 +266,7 @@ class ChunkFlight(Flight):
     """One index of a map's Job: made when its first Pod is seen, dropped when it has ended."""
 
     of: MapFlight
+    mine: ItemsSink
     number: int
     items: Sequence[int]
 
@@ -279,7 +291,7 @@ class ChunkFlight(Flight):
         return self.number in views.indexes(job.failed_indexes)
 
     def new_receipt(self) -> Receipt:
-        return ChunkReceipt(self.key, self.call, self.number, self.of.whole.take)
+        return ChunkReceipt(self.key, self.call, self.number, self.mine.take)
 
     def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
         cargo: dict[str, Callable[[], bytes]] = {}
