@@ -662,7 +662,7 @@ class _Output:
         if not self._map._verbose:
             return Silent()
         which = f"{indexes[0]}" if len(indexes) == 1 else f"{indexes[0]}-{indexes[-1]}"
-        return self._map._session.console.printer(f"{self._map._id}[{which}]")
+        return self._map._session.console.part_printer(f"{self._map._id}[{which}]")
 
 
 class MapCallSink:

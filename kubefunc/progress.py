@@ -32,8 +32,14 @@ class Console:
         self._write(f"kubefunc: {text}\n")
 
     def printer(self, call: str) -> Printer:
-        """For the output of one call."""
-        printer = Printer(call, self)
+        """For the output of one call, which is named where more than one is running."""
+        return self._add(Printer(self, lambda: f"[{call}] " if len(self._printers) > 1 else ""))
+
+    def part_printer(self, part: str) -> Printer:
+        """For the output of a part of a map: the others may be running, may be waiting, or may have ended."""
+        return self._add(Printer(self, lambda: f"[{part}] "))
+
+    def _add(self, printer: Printer) -> Printer:
         with self._lock:
             self._printers.add(printer)
         return printer
@@ -41,10 +47,6 @@ class Console:
     def forget(self, printer: Printer) -> None:
         with self._lock:
             self._printers.discard(printer)
-
-    def prefix(self, call: str) -> str:
-        """The call's id where more than one call is running, else nothing."""
-        return f"[{call}] " if len(self._printers) > 1 else ""
 
     @property
     def is_live(self) -> bool:
@@ -114,9 +116,9 @@ def _others_draw() -> bool:
 class Printer:
     """The output of one call as whole lines, whatever pieces and bytes it arrives in."""
 
-    def __init__(self, call: str, console: Console) -> None:
-        self._call = call
+    def __init__(self, console: Console, prefix: Callable[[], str]) -> None:
         self._console = console
+        self._prefix = prefix
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line = ""
 
@@ -136,7 +138,7 @@ class Printer:
         self._console.forget(self)
 
     def _show(self, text: str) -> None:
-        prefix = self._console.prefix(self._call)
+        prefix = self._prefix()
         self._console._write("".join(f"{prefix}{line}\n" for line in text.split("\n")))
 
 
