@@ -8,7 +8,7 @@ import queue
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -124,7 +124,7 @@ class Session:
     @contextmanager
     def _remembered(
         self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """To be cancelled at exit; not what was refused when it was submitted."""
         if not submission.options.detach:
             with self._lock:

@@ -37,7 +37,7 @@ START = b"S"
 NEW_WORKER = b"W"
 DIED = b"D"
 # Whole messages, and the end of the other side is seen. macOS has no such sockets for one machine, only datagrams.
-MESSAGES = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+MESSAGES: socket.SocketKind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 _LARGEST = 1 << 16
 _LOOK_EVERY = 0.05  # seconds: at the workers' notes, where items have a timeout
 
