@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from kubefunc.backends.local.backend import LocalBackend
     from kubefunc.backends.local.maps import LocalMap
+    from kubefunc.map_call import MapCall
     from kubefunc.options import OptionChanges
 
 P = ParamSpec("P")
@@ -204,6 +205,7 @@ class _AsJobs:
         self._calls: set[Call[Any]] = set()  # that run, where their number is limited
         self._terminated = False
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        self._maps: weakref.WeakSet[MapCall[Any]] = weakref.WeakSet()
 
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
         function = self._function(fn)
@@ -211,6 +213,7 @@ class _AsJobs:
         if self._at_once is None:
             call = start()
             self._futures.add(call)
+            call.add_done_callback(self._hold)
             return call
         future: Future[Any] = Future()
         self._futures.add(future)
@@ -224,6 +227,7 @@ class _AsJobs:
     ) -> Iterator[Any]:
         how = HowToMap(kwargs={}, chunksize=chunksize, max_parallelism=self._at_once, return_exceptions=False)
         started = start_many(self._function(fn), map_items("Executor.map()", iterables), how)
+        self._maps.add(started)
 
         def results() -> Iterator[Any]:
             try:
@@ -240,6 +244,9 @@ class _AsJobs:
             for future in list(self._futures):
                 if not future.running():
                     future.cancel()
+            for started in list(self._maps):
+                where = started._where
+                started._cancel([index for index in range(len(started)) if where[index].phase is not Phase.RUNNING])
 
     def terminate(self) -> None:
         with self._lock:
@@ -247,9 +254,17 @@ class _AsJobs:
             calls = list(self._calls)
         for future in [*calls, *self._futures]:
             future.cancel()
+        for started in list(self._maps):
+            started.cancel()
 
     def wait(self) -> None:
         concurrent.futures.wait(list(self._futures))
+        for started in list(self._maps):
+            for index in range(len(started)):
+                started._wait(index, None)
+
+    def _hold(self, ended: Future[Any]) -> None:
+        """As the callback of a call it keeps this from being forgotten before that has ended: an exit waits for it."""
 
     def _function(self, fn: Callable[..., Any]) -> RemoteFunction[..., Any]:
         target = functools.partial(self._workplace.run, fn) if self._workplace.has_initializer else fn

@@ -156,6 +156,30 @@ def test_a_program_that_has_all_outcomes_of_a_map_leaves_no_job(kube: Space, sta
     nothing_left(kube)
 
 
+def test_an_executors_tasks_are_waited_for(kube: Space, start: type[Program]) -> None:
+    """At the end of its ``with``, also for a map whose results nobody takes; at exit, also when it was forgotten."""
+    program = start(
+        "import time\n"
+        "import kubefunc\n"
+        "def slow(n):\n"
+        "    time.sleep(2)\n"
+        "    print('has run', n)\n"
+        "    return n\n"
+        "with kubefunc.Executor() as executor:\n"
+        "    executor.map(slow, [1, 2], chunksize=1)\n"
+        "print('after the with')\n"
+        "future = kubefunc.Executor().submit(slow, 3)\n"
+        "future.add_done_callback(lambda ended: print('got', ended.result()))\n"
+    )
+    assert program.end(within=90) == 0
+    before, _, after = program.said.partition("after the with")
+    assert "has run 1" in before
+    assert "has run 2" in before
+    assert "got 3" in after
+    assert "cancels" not in program.said
+    nothing_left(kube)
+
+
 def test_detached_calls_outlive_the_program(kube: Space, start: type[Program]) -> None:
     """``detach=True``: the exit says nothing and cancels nothing; the id finds the call again."""
     program = start(LONG + "print('id', work.options(detach=True).remote(3).id)\nimport time\ntime.sleep(2)\n")
