@@ -13,7 +13,7 @@ import kubernetes
 import pytest
 
 import kubefunc
-from kubefunc.errors import ConfigurationError, JobDeletedError, ResultLostError
+from kubefunc.errors import ConfigurationError, JobDeletedError, KubefuncError, ResultLostError
 from tests.cluster import work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import fresh_session
@@ -286,6 +286,35 @@ def test_cancelling_what_was_just_attached_to(calling: Space) -> None:
         assert kubefunc.attach(f"{calling.namespace}/{call.id}").cancel()
         assert kubefunc.attach_map(f"{calling.namespace}/{a_map.id}").cancel()
         nothing_left(calling)
+
+
+def test_a_map_is_not_attached_to_as_a_call(calling: Space) -> None:
+    """The error names the function that follows maps."""
+    a_map = work.double_loudly.options(detach=True).map([1, 2])
+    assert a_map.result(60) == [2, 4]
+    with fresh_session(), pytest.raises(ConfigurationError, match="attach_map"):
+        kubefunc.attach(f"{calling.namespace}/{a_map.id}").result(60)
+    a_map.discard()
+    nothing_left(calling)
+
+
+def test_a_template_function_that_fails_later(calling: Space) -> None:
+    """It is called again when the Job is made: nobody waits for a Job that never comes, and no Secret stays."""
+    calls = 0
+
+    def once(template: dict[str, object]) -> dict[str, object]:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise LookupError("only once")
+        return template
+
+    with pytest.raises(KubefuncError, match="LookupError: only once"):
+        work.double_loudly.options(pod_template=once).remote(1).result(60)
+    calls = 0
+    with pytest.raises(KubefuncError, match="LookupError: only once"):
+        work.double_loudly.options(pod_template=once).map([1, 2]).result(60)
+    nothing_left(calling)
 
 
 def test_attaching_beside_the_call_itself(calling: Space) -> None:

@@ -90,7 +90,7 @@ class KubernetesBackend:
             submission=submission,
         )
         self._tracker.add(flight)
-        self._jobs.create(flight, spec)
+        self._jobs.create(flight, lambda: spec)
         self._sweep_later(spec.namespace)
 
     def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
@@ -216,6 +216,9 @@ class KubernetesBackend:
             jobs = self._jobs.of_call(namespace, call)
             if not jobs:
                 sink.fail(_no_such_call(call, namespace))
+                return
+            if jobs[-1]["spec"].get("completionMode") == "Indexed":
+                sink.fail(errors.ConfigurationError(f"{call} is a map, not a call: attach_map({call!r}) follows it."))
                 return
             name = jobs[-1]["metadata"]["name"]
             secret = self.api.request("GET", f"{secrets_path(namespace)}/{name}").body

@@ -48,14 +48,16 @@ class Jobs:
 
     # -- creating
 
-    def create(self, flight: Flight, spec: manifest.JobSpec) -> None:
-        """Begin, in the background."""
-        self._requests.do(lambda: self._create(flight, spec))
+    def create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
+        """Begin, in the background: also with what is to be created."""
+        self._requests.do(lambda: self._create(flight, make))
 
-    def _create(self, flight: Flight, spec: manifest.JobSpec) -> None:
+    def _create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
         """Secret first, then the Job: a Pod that misses its Secret backs off for minutes (k8s#95778)."""
         made: list[str] = []
+        stored = False
         try:
+            spec = make()
             self._permission.ask(flight.namespace)
             spec = self._with_exec_as_it_is(spec)
             for secret in cast("list[JsonDict]", manifest.secrets(spec)):
@@ -64,12 +66,20 @@ class Jobs:
                     return
                 made.append(secret["metadata"]["name"])
                 self._post(f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
+                stored = True
             if _unwanted(flight):
                 self._take_back(flight, made)
                 return
             job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec))
         except TROUBLE as error:
-            self._not_created(flight, spec, made, error)
+            # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
+            self._not_created(flight, make, made if stored or _maybe_carried_out(error) else [], error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a Job that never comes
+            fault = errors.KubefuncError(f"The Job could not be made: {type(error).__name__}: {error}")
+            fault.__cause__ = error
+            self._take_back(flight, made)
+            self._refused(flight, fault)
             return
         with flight.lock:
             flight.secrets = tuple(made)
@@ -105,17 +115,18 @@ class Jobs:
                 raise
             return there, ()
 
-    def _not_created(self, flight: Flight, spec: manifest.JobSpec, made: list[str], error: Trouble) -> None:
+    def _not_created(
+        self, flight: Flight, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
+    ) -> None:
         if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
             flight.found(
                 Finding(
                     errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None
                 )
             )
-            self._clock.after(RETRY_DELAY, lambda: self.create(flight, spec))
+            self._clock.after(RETRY_DELAY, lambda: self.create(flight, make))
             return
-        # Whether a request whose answer was lost has been carried out is not known: so all of it is deleted.
-        self._take_back(flight, made if len(made) > 1 or _maybe_carried_out(error) else [])
+        self._take_back(flight, made)
         self._refused(flight, as_error(error, flight.diagnosis()))
 
     def _take_back(self, flight: Flight, made: Sequence[str]) -> None:

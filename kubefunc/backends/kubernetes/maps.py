@@ -77,7 +77,7 @@ class Maps:
         manifest.job(self._job_spec(flight, submission, layout, NEWEST, {}))  # a wrong template is refused here
         self._attempts[submission.call] = attempt
         self._tracker.add(flight)
-        self._requests.do(lambda: self._create(flight, submission, layout))
+        self._jobs.create(flight, lambda: self._made(flight, submission, layout))
 
     def _flight(self, submission: MapSubmission, sink: MapSink, namespace: str, layout: Layout) -> MapFlight:
         options = submission.options
@@ -97,11 +97,9 @@ class Maps:
             uploads_items=size > manifest.ITEMS_LIMIT,
         )
 
-    def _create(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> None:
+    def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
         server = self._ask_server(flight)
-        self._jobs.create(
-            flight, self._job_spec(flight, submission, layout, server, _files(flight, submission, layout))
-        )
+        return self._job_spec(flight, submission, layout, server, _files(flight, submission, layout))
 
     def _ask_server(self, flight: MapFlight) -> ServerVersion:
         """Its version, asked once; what a map lacks there is said once."""
