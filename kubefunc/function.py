@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from typing import (
     TYPE_CHECKING,
@@ -335,15 +336,36 @@ def _imported(module: str, qualname: str) -> Any:
     return found
 
 
+class RemoteClassMethod(Generic[P, R]):
+    """``@remote`` above ``@classmethod``: each access binds the class, and gives a :class:`RemoteFunction`."""
+
+    def __init__(self, method: classmethod[Any, P, Any], layer: Layer, name: str) -> None:
+        self._method = method
+        self._layer = layer
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> RemoteFunction[P, R]:
+        """Bound to the class that it was asked of."""
+        return RemoteFunction(self._method.__get__(instance, owner), self._layer, self._name)
+
+
 class Decorator(Protocol):
     """What ``@remote(...)`` gives: it takes a function, ``async def`` or not."""
 
+    @overload
+    def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
 
+@overload
+def remote(function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
+@overload
+def remote(function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
 @overload
 def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
 @overload
@@ -353,8 +375,8 @@ def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
 def remote(function: Any = None, /, **changes: Any) -> Any:
     """Let a function run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
 
-    Works on functions, ``async def``, methods (put ``@staticmethod`` or ``@classmethod`` above it), lambdas, partials
-    and callable objects. Options: see :class:`kubefunc.Options`.
+    Works on functions, ``async def``, methods (put it above ``@classmethod`` and below ``@staticmethod``), lambdas,
+    partials and callable objects. Options: see :class:`kubefunc.Options`.
 
     >>> @remote
     ... def double(x: int) -> int:
@@ -371,11 +393,12 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
     return _decorated(function, layer)
 
 
-def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any]:
-    if isinstance(function, (staticmethod, classmethod)):
-        raise ConfigurationError(
-            f"@remote on a {type(function).__name__}: put @{type(function).__name__} above @remote, not below it."
-        )
+def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | RemoteClassMethod[..., Any]:
+    if isinstance(function, staticmethod):
+        raise ConfigurationError("@remote on a staticmethod: put @staticmethod above @remote, not below it.")
+    if isinstance(function, classmethod):
+        inner = _decorated(function.__func__, layer)  # refuses what it would refuse there
+        return RemoteClassMethod(function, layer, inner._name)
     if inspect.isclass(function):
         raise ConfigurationError(
             f"@remote on the class {function.__name__}: decorate its methods, or a function that makes an instance."
@@ -421,6 +444,7 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
     refuse_nested()
+    _refuse_unbound(function)
     from kubefunc.backends.base import Submission
     from kubefunc.call import Call, CallSink, printer_for
     from kubefunc.payload import new_id
@@ -485,6 +509,26 @@ def _target(function: RemoteFunction[Any, Any]) -> Any:
     from kubefunc.payload import importable_reference
 
     return function if importable_reference(function) is not None else function.function
+
+
+def _refuse_unbound(function: RemoteFunction[Any, Any]) -> None:
+    """Since Python 3.13 a classmethod does not bind what it wraps: ``.remote`` would miss the class without a word.
+
+    Raises:
+        ConfigurationError: the function stands below ``@classmethod`` on such a Python.
+    """
+    path = str(getattr(function, "__qualname__", "")).split(".")
+    if sys.version_info < (3, 13) or len(path) == 1:
+        return
+    owner: Any = sys.modules.get(function.__module__)
+    for name in path[:-1]:
+        owner = getattr(owner, name, None)
+    member = vars(owner).get(path[-1]) if isinstance(owner, type) else None
+    if isinstance(member, classmethod) and member.__func__ is function:
+        raise ConfigurationError(
+            f"{'.'.join(path)}: put @remote above @classmethod, not below it. Since Python 3.13 @classmethod no longer "
+            "gives what stands below it the class."
+        )
 
 
 def refuse_nested() -> None:

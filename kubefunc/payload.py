@@ -243,6 +243,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             return _by_path(function, "function")
         if isinstance(found, types.MethodType) and found.__func__ is function:
             return _by_path(function, "__func__")  # the function of a class method
+        bound = None if found is None else _function_of(found)
+        if isinstance(bound, types.MethodType) and bound.__func__ is function:
+            return _by_path(function, "function.__func__")  # the same with @remote above
         package = function.__globals__.get("__package__") or ""
         self.modules |= imports_in_code(function.__code__, str(package))
         return self._dynamic_function_reduce(function)

@@ -683,3 +683,34 @@ def test_ids_are_readable_and_unique() -> None:
     ids = {add.remote(1).id for _ in range(3)}
     assert len(ids) == 3
     assert all(re.fullmatch("add-[a-z2-7]{8}", each) for each in ids)
+
+
+class Older:
+    """The other order, which Python 3.13 has made useless."""
+
+    @classmethod
+    @remote
+    def power(cls, x: int) -> int:
+        """Bound before 3.13."""
+        return 3**x
+
+
+def test_remote_below_classmethod() -> None:
+    """Works before Python 3.13; since then it is refused at once, with the order that works everywhere."""
+    power: Any = Older.power
+    if sys.version_info < (3, 13):
+        assert power.remote(2).result(WITHIN) == 9
+    else:
+        with pytest.raises(errors.ConfigurationError, match="put @remote above @classmethod"):
+            power.remote(2)
+
+
+def test_a_class_method_has_the_class_that_it_was_asked_of() -> None:
+    """A subclass, too; and options can be changed."""
+
+    class Five(Scale):
+        base = 5
+
+    assert Five.power(2) == 25
+    assert Five.power.remote(2).result(WITHIN) == 25
+    assert Scale(1).power.options(retries=1).remote(2).result(WITHIN) == 9

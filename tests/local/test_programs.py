@@ -39,7 +39,8 @@ def test_what_lies_in_the_current_directory_is_not_imported(clean_env: dict[str,
 def test_in_a_directory_that_was_removed(clean_env: dict[str, str], tmp_path: Path) -> None:
     """The call runs all the same."""
     text = f"import os\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir('../gone')\n{DOUBLE}"
-    assert "got 42" in Program(clean_env, tmp_path, "-c", text).end()
+    (tmp_path / "program.py").write_text(text)
+    assert "got 42" in Program(clean_env, tmp_path, "program.py").end()
 
 
 def test_exit_cancels(clean_env: dict[str, str], tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ class Scale:
         """A static method."""
         return x + 100
 
-    @classmethod
     @remote
+    @classmethod
     def power(cls, x: int) -> int:
         """A class method."""
         return cls.base**x

@@ -61,6 +61,9 @@ class Model:
     def fit(self): return self
     @classmethod
     def made(cls): return cls()
+    @remote
+    @classmethod
+    def remade(cls): return cls()
     @staticmethod
     def helper(x): return x
     @remote
@@ -223,6 +226,8 @@ def test_a_method_travels_with_its_instance(project: types.ModuleType) -> None:
         assert type(bound.__self__) is project.Model
     kind, bound = reference(project.Model.made)
     assert (kind, bound) == ("value", project.Model.made)
+    kind, bound = reference(project.Model.remade.function)
+    assert (kind, bound) == ("value", project.Model.remade.function)
 
 
 def test_the_modules_that_travel_are_named(project: types.ModuleType) -> None:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from kubefunc.backends.local.run import INLINE, Ended, Run, command
+from kubefunc.backends.local.run import INLINE, Ended, Run, command, start_directory
 from kubefunc.runner import wire
 from kubefunc.runner.pool import MESSAGES
 from kubefunc.runner.request import CALL, ENDED, RECEIVE, TERMINATE
@@ -56,6 +56,7 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environ,
+                cwd=start_directory(),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from kubefunc.backends.local.run import Ended, Run, command
+from kubefunc.backends.local.run import Ended, Run, command, start_directory
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL, attempts, child, wire
 from kubefunc.runner.oneshot import HEAD
 from kubefunc.runner.request import END_GRACE, OUTPUT, RESULT, Request
@@ -39,6 +39,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environ,
+            cwd=start_directory(),
             bufsize=0,
             # Ctrl-C is for the caller alone.
             start_new_session=True,

@@ -222,6 +222,11 @@ def request_header(
     }
 
 
+def start_directory() -> str | None:
+    """Where a process of ours starts: here, but not in a removed directory, where Python 3.13.0 imports little."""
+    return None if _working_directory() is not None else os.sep
+
+
 def _working_directory() -> str | None:
     try:
         return os.getcwd()
