@@ -21,7 +21,7 @@ SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
 # uv where it is installed: it makes a virtual environment in a second, from one cache shared by all sessions.
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ("lint", "types", "imports", "unit", "local", "docs", "examples", "cluster")
+nox.options.sessions = ("lint", "types", "imports", "unit", "local", "plugins", "docs", "examples", "cluster")
 
 
 def _runs(command: str, version: str) -> bool:
@@ -116,8 +116,16 @@ def local(session: nox.Session) -> None:
 
 
 @nox.session(python=ON_CLUSTER)
+def plugins(session: nox.Session) -> None:
+    """What other libraries need of us: joblib with scikit-learn, Dask; on one Python."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "plugins"))
+    _pytest(session, "tests/plugins")
+
+
+@nox.session(python=ON_CLUSTER)
 def docs(session: nox.Session) -> None:
     """Every code block of the documentation, and the examples in docstrings."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "docs"))
     _pytest(session, "tests/docs")
 
 

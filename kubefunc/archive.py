@@ -39,7 +39,7 @@ _LEFT_OUT = (
     "backends/local/",
     *(f"runner/{name}.py" for name in "oneshot orphans pool request server worker".split()),
 )
-_LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "dask.py", "joblib.py", "progress.py"})
+_LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "memmaps.py", "progress.py"})
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"

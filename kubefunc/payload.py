@@ -22,6 +22,7 @@ import re
 import sys
 import types
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ _ID_NAME = 40  # characters of the function's name that an id shows
 
 Compress = Callable[[bytes], "tuple[bytes, str]"]
 DynamicReduce = Callable[[type], "tuple[object, ...]"]
+Reducers = Mapping[type, Callable[[Any], "tuple[Any, ...]"]]
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,20 @@ class _CallPassed(TypeError):
         self.culprit = culprit
 
 
+class Nested(ABC):
+    """An argument that is pickled in a way of its own: its pickle stands inside the payload's."""
+
+    @abstractmethod
+    def pickled(self) -> tuple[bytes, set[str]]:
+        """Made with :func:`pickled`: what :func:`pickle.loads` makes of it takes this object's place."""
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
     """cloudpickle's pickler, which also notes the modules that the pickle will import."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, reducers: Reducers | None = None) -> None:
+        if reducers:  # before the pickler is made: it looks for them only then
+            self.dispatch_table = {**cloudpickle.Pickler.dispatch_table, **reducers}
         super().__init__(file)
         self.modules: set[str] = set()
 
@@ -223,6 +235,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             return NotImplemented
         if is_call(obj):
             raise _CallPassed(obj)
+        if isinstance(obj, Nested):
+            data, modules = obj.pickled()
+            self.modules |= modules
+            return pickle.loads, (data,)
         module = getattr(obj, "__module__", None)
         if isinstance(module, str):
             self.modules.add(module)
@@ -271,9 +287,19 @@ def _reduce_by_value(cls: type) -> tuple[object, ...]:
     return reduce(cls)
 
 
-def _pickle(obj: object) -> tuple[bytes, set[str]]:
+def pickled(obj: object, reducers: Reducers) -> tuple[bytes, set[str]]:
+    """A pickle for inside another one, and the modules that it names.
+
+    Args:
+        obj: anything.
+        reducers: for the types that are to be pickled in another way than theirs: as in ``copyreg.dispatch_table``.
+    """
+    return _pickle(obj, reducers)
+
+
+def _pickle(obj: object, reducers: Reducers | None = None) -> tuple[bytes, set[str]]:
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = _Pickler(buffer, reducers)
     pickler.dump(obj)
     return buffer.getvalue(), pickler.modules
 
