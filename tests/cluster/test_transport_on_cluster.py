@@ -279,7 +279,7 @@ def test_pods_and_events_are_seen_as_they_happen(kube: Space, api: Api) -> None:
 
 
 def test_a_watch_without_permission(kube: Space) -> None:
-    """No permission on events: said once, with the rule that is missing; nothing else stops."""
+    """No permission on events: said once, in the server's words; nothing else stops."""
     states: list[tuple[WatchState, str]] = []
     path = f"/api/v1/namespaces/{kube.namespace}/events"
     tail = TailWatcher(
@@ -289,7 +289,7 @@ def test_a_watch_without_permission(kube: Space) -> None:
     tail.join(10)
     assert tail.forbidden
     assert [state for state, _ in states] == [WatchState.FORBIDDEN, WatchState.STOPPED]
-    assert 'resources: ["events"]' in states[0][1]
+    assert 'cannot list resource "events"' in states[0][1]
 
 
 @pytest.mark.alone
