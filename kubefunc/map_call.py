@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import sys
 import threading
 import time
@@ -161,6 +162,10 @@ class MapCall(Generic[R]):
             if not again:
                 return self
             known = self._submission or self._backend.read_map(self._id)
+            for index in again:
+                call = self._made.get(index)
+                if call is not None:  # the dispatcher may not have come to it yet
+                    self._session.dispatcher.do(functools.partial(call._end, self._open(index)))
             with self._news:
                 self._forget(again)
         self._submission = known
@@ -438,7 +443,15 @@ class MapCall(Generic[R]):
 
 
 def _completing(of: MapCall[Any], index: int, call: ItemCall[Any]) -> Callable[[], None]:
-    return lambda: call._end(of._open(index))
+    """For the dispatcher, which must not wait: a Call whose item runs again was given its outcome then."""
+
+    def complete() -> None:
+        with of._loading:
+            ended = of._open(index) if of._made.get(index) is call else None
+        if ended is not None:
+            call._end(ended)
+
+    return complete
 
 
 def _add_note(error: BaseException, note: str) -> None:

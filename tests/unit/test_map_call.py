@@ -250,6 +250,22 @@ def test_retry_failed_reruns_only_what_has_no_value() -> None:
     assert len(made.backend.maps) == 2
 
 
+def test_a_retry_before_the_dispatcher_came_leaves_the_old_call_its_error() -> None:
+    """A Call that was made before the retry ends with what its item had then, and holds up no other callback."""
+    made = Made(2)
+    old = made.map.calls[0]
+    held = threading.Event()
+    made.session.dispatcher.do(held.wait)
+    made.sink.take([raised_record(0, ValueError("first"))])
+    made.map.retry_failed()
+    held.set()
+    with pytest.raises(ValueError, match="first"):
+        old.result(timeout=5)
+    again = made.map.calls[0]
+    made.give((0, "better"))
+    assert again.result(timeout=5) == "better"
+
+
 def test_an_iterator_goes_on_through_a_retry() -> None:
     """as_completed gives each item once, what ran again included if it had not been given."""
     made = Made(2)
