@@ -249,7 +249,8 @@ class LocalMap:
         pool = self._pool
         if pool is None or not pool.seats:
             return
-        most = len(pool.seats) * ahead(self._seconds)
+        # Of an executor's tasks nobody knows whether the next is like the last: what is sent cannot be cancelled.
+        most = len(pool.seats) * (AHEAD if self._open else ahead(self._seconds))
         while self._waiting and len(self._flying) < most:
             index = self._waiting[0]
             if not self._claim(index):  # it was cancelled
