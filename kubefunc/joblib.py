@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import importlib
+import operator
 import os
 import sys
 import weakref
@@ -117,6 +119,7 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         workers = self._workers
         if workers is None:
             raise RuntimeError("this Parallel has ended: a generator of results cannot be read on after another call")
+        _let_filters_travel(func)
         sharing = None if self._arrays is None else self._arrays.sharing(func)
         task = _named(func if sharing is None else sharing, func)
         future: concurrent.futures.Future[Any]
@@ -195,6 +198,32 @@ class _Workers:
 def _end(executor: Executor, teller: concurrent.futures.ThreadPoolExecutor) -> None:
     executor.shutdown(wait=False, cancel_futures=True)
     teller.shutdown(wait=False)
+
+
+class _Filters(list[Any]):
+    """``warnings.filters``, which scikit-learn sends with each task: those of classes that a Pod lacks stay out there.
+
+    Any library of this process may have added some (urllib3 does); that is no reason for all images to have it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _found_filters, ([(*each[:2], each[2].__module__, each[2].__qualname__, *each[3:]) for each in self],)
+
+
+def _found_filters(filters: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for action, message, module, name, *where in filters:
+        with contextlib.suppress(ImportError, AttributeError):
+            category = operator.attrgetter(name)(importlib.import_module(module))
+            found.append((action, message, category, *where))
+    return found
+
+
+def _let_filters_travel(batch: Any) -> None:
+    for function, *_ in getattr(batch, "items", ()):
+        filters = getattr(function, "warning_filters", None)
+        if isinstance(filters, list):
+            function.warning_filters = _Filters(filters)
 
 
 def _named(task: Any, batch: Any) -> Any:

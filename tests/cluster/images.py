@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,10 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from tests.cluster import needs
 from tests.cluster.cache import cached
@@ -19,6 +23,7 @@ PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 # Each Debian release carries one Python.
 DEBIAN_OF_PYTHON: Mapping[str, str] = {"3.11": "bookworm", "3.13": "trixie"}
 _PAUSE_SOURCE = Path(__file__).parent / "pause.c"
+_DIST_PACKAGES = "usr/lib/python3/dist-packages"
 _PACKAGES = "python3,ca-certificates"
 _DROPPED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale"),
@@ -49,6 +54,55 @@ def python_image(python: str) -> Path:
 def pause_image() -> Path:
     """The archive of the image that every Pod's sandbox runs."""
     return cached("pause", [_PAUSE_SOURCE.read_bytes(), PAUSE_IMAGE.encode()], _make_pause) / "image.tar"
+
+
+def image_with(distributions: Sequence[str], python: str) -> tuple[str, Path]:
+    """Name and archive of the image of that Python with these distributions and what they require.
+
+    As they are installed here, so ``python`` must be the minor version that runs this: a second layer over the stock
+    image, made without the network.
+    """
+    found = _with_requirements(distributions)
+    versions = [f"{each.metadata['Name']}=={each.version}" for each in found]
+    base = python_image(python)
+    parts = [json.dumps([versions, python, "1"]).encode(), str(base).encode()]
+    name = f"test.local/python-with:{hashlib.sha256(parts[0]).hexdigest()[:12]}"
+
+    def make(directory: Path) -> None:
+        _copy_distributions(found, directory / "root" / _DIST_PACKAGES)
+        with tarfile.open(base) as archive:
+            archive.extract("layer.tar", directory, filter="data")
+        (directory / "layer.tar").rename(directory / "below.tar")
+        _pack(directory, name, _python_config(), below=("below.tar",))
+        shutil.rmtree(directory / "root")
+
+    return name, cached(f"python-{python}-with", parts, make) / "image.tar"
+
+
+def _with_requirements(names: Sequence[str]) -> list[metadata.Distribution]:
+    """These distributions and those that they require, without extras."""
+    found: dict[str, metadata.Distribution] = {}
+    wanted = list(names)
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        found[name] = metadata.distribution(name)
+        for line in found[name].requires or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted.append(requirement.name)
+    return [found[name] for name in sorted(found)]
+
+
+def _copy_distributions(distributions: Sequence[metadata.Distribution], to: Path) -> None:
+    for each in distributions:
+        for file in each.files or ():
+            if ".." not in file.parts and "tests" not in file.parts:  # commands; and nobody runs those tests there
+                target = to / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # compiled files come and go
+                    shutil.copyfile(file.locate(), target)
 
 
 def _python_config() -> dict[str, object]:
@@ -97,22 +151,23 @@ def _make_pause(directory: Path) -> None:
     shutil.rmtree(root)
 
 
-def _pack(directory: Path, name: str, config: Mapping[str, object]) -> None:
-    """Write ``image.tar`` (the docker-archive format, one layer) from the tree at ``root``."""
+def _pack(directory: Path, name: str, config: Mapping[str, object], below: Sequence[str] = ()) -> None:
+    """Write ``image.tar`` (the docker-archive format) from the tree at ``root``, over the layers ``below``."""
     layer = directory / "layer.tar"
     tree = str(directory / "root")
     subprocess.run(["tar", "--numeric-owner", "-C", tree, "-cf", str(layer), "."], check=True)
+    layers = [*below, "layer.tar"]
     description = {
         "architecture": _ARCHITECTURES[platform.machine()],
         "os": "linux",
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(directory / each)}" for each in layers]},
     }
     (directory / "config.json").write_text(json.dumps(description))
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": layers}]
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with tarfile.open(directory / "image.tar", "w") as archive:
-        for part in ("manifest.json", "config.json", "layer.tar"):
+        for part in ("manifest.json", "config.json", *layers):
             archive.add(directory / part, arcname=part)
             (directory / part).unlink()
 

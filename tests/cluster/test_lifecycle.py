@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import pickle
 import subprocess
 import sys
 import time
@@ -314,6 +315,20 @@ def test_a_template_function_that_fails_later(calling: Space) -> None:
     calls = 0
     with pytest.raises(KubefuncError, match="LookupError: only once"):
         work.double_loudly.options(pod_template=once).map([1, 2]).result(60)
+    nothing_left(calling)
+
+
+def test_pickled_handles_are_attached_ones(calling: Space) -> None:
+    """Another session unpickles a call and a map, and has their results."""
+    call = work.double.options(detach=True).remote(4)
+    made = work.double.options(detach=True).map([1, 2])
+    handles = pickle.dumps((call, made))
+    assert (call.result(60), made.result(60)) == (8, [2, 4])
+    with fresh_session():
+        again, mapped = pickle.loads(handles)
+        assert (again.result(30), mapped.result(30)) == (8, [2, 4])
+        again.discard()
+        mapped.discard()
     nothing_left(calling)
 
 
