@@ -36,7 +36,7 @@ import socket
 import time
 import traceback
 
-from kubefunc.runner import child, pool, wire
+from kubefunc.runner import EXIT_TERMINATED, child, pool, wire
 from kubefunc.runner.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.process import Child, Signals, fork_child, kill_group
 from kubefunc.runner.request import (
@@ -96,6 +96,9 @@ class Slot:
         self._receive_call()
         status = Supervisor(self, self.signals).run()
         kill_orphans(keep=self._spares())
+        self._end(status)
+
+    def _end(self, status: int) -> None:
         self.client.sendall(self.answer + wire.frame(ENDED, str(status).encode()))
         self.request, self.answer = None, b""
 
@@ -110,8 +113,10 @@ class Slot:
                     raise ClientGone
                 reap_all()
             for letter, content in self._news(ready):
-                if letter == CALL:  # a late TERMINATE meant the call before
+                if letter == CALL:
                     self.request = Request(content)
+                elif letter == TERMINATE and self.request is not None:  # else it is late, and meant the call before
+                    self._end(EXIT_TERMINATED)
 
     def _news(self, ready: list[int]) -> list[tuple[bytes, bytes]]:
         if self.life in ready:

@@ -356,3 +356,18 @@ sys.stdin.read()
     assert program.process.poll() is None
     program.stdin.close()
     assert "right True" in program.end()
+
+
+def test_a_call_that_is_cancelled_in_the_same_breath(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Call and cancellation may reach a busy machine's process together: it does not run, and its place is free."""
+    text = f"""{WORK}
+import kubefunc.backends.local.backend as backend
+backend.AT_ONCE = 1
+slot = remote(os.getppid).remote().result(30)
+os.kill(slot, 19)
+call = tree.remote('tree')
+call.cancel()
+os.kill(slot, 18)
+print('then', double.remote(4).result(20), Path('tree').exists())
+"""
+    assert "then 8 False" in Program(clean_env, tmp_path, "-c", text).end()
