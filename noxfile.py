@@ -111,8 +111,8 @@ def unit(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def local(session: nox.Session) -> None:
-    """The local backend with real processes, on every Python."""
-    _pytest(session, "tests/local")
+    """The local backend with real processes, on every Python; three tests at a time, as most of them wait."""
+    _pytest(session, "tests/local", "-n", "3")
 
 
 @nox.session(python=ON_CLUSTER)
