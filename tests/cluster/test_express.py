@@ -79,7 +79,10 @@ def test_without_permission(lacking: tuple[str, ...], kube: Space, monkeypatch: 
 def test_large_results_and_arguments_without_exec_say_what_they_need(
     kube: Space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No log holds them: the error comes soon, and names the permission."""
+    """No log holds them: the error comes soon, and names the permission.
+
+    The result waits on in its Pod for ``result_ttl``: whoever may exec can still attach to it.
+    """
     monkeypatch.setenv("KUBECONFIG", str(kube.without("pods/exec")))
     with fresh_session():
         for call in (work.make.remote(5_000_000), work.read.remote(work.noise(9_000_000))):
@@ -87,6 +90,7 @@ def test_large_results_and_arguments_without_exec_say_what_they_need(
             error = call.exception(60)
             assert "pods/exec" in str(error), error
             assert time.monotonic() - began < SOON
+            call.discard()
 
 
 def test_no_courier_yet(calling: Space) -> None:

@@ -283,6 +283,17 @@ def test_a_server_that_accepts_and_says_nothing(connect: Callable[..., Api]) -> 
     assert caught.value.reason == "timeout"
 
 
+def test_who_hurries_is_held_by_no_request(connect: Callable[..., Api]) -> None:
+    """At a program's end: what begins from then on has as long as the end may take, whatever was asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        api = connect(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        api.hurry(0.5)
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailed):
+            api.request("DELETE", "/", deadline=60.0)
+        assert time.monotonic() - began < 2
+
+
 # -- credentials
 
 

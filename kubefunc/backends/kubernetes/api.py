@@ -147,9 +147,14 @@ class Api:
         self._header = _Header(None, 0.0, {})
         self._contacted = False
         self._last_trouble = float("-inf")
+        self._end_at = float("inf")
 
     def _doze(self, seconds: float) -> None:
         self._closed.wait(seconds)
+
+    def hurry(self, seconds: float) -> None:
+        """Of requests that begin from now on, give up those that have no answer by then: the program ends."""
+        self._end_at = self._clock() + seconds
 
     def request(
         self,
@@ -209,6 +214,7 @@ class Api:
     ) -> tuple[_Raw, int]:
         import tenacity
 
+        deadline = min(deadline, max(0.0, self._end_at - self._clock()))
         patience = _Patience(deadline, self._clock, lambda: self._contacted, self._closed.is_set)
         retrying = tenacity.Retrying(
             sleep=self._sleep,

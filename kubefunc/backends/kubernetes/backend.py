@@ -151,6 +151,7 @@ class KubernetesBackend:
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
+        self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
         cancelled = [flight for call in unfinished for flight in self._tracker.of(call)] + self._spent_maps(until)
         for flight in cancelled:
             flight.claim()
