@@ -10,7 +10,11 @@ from tests.plugins import joblib_tests
 # Tests of theirs that say nothing of a back end, or that ours is not to pass; each with the reason.
 A_MANAGER = "its tasks share a multiprocessing.Manager, which only multiprocessing's own children can use"
 CLASSES = "it compares with the classes of joblib's own back ends"
+THREADS = "it runs joblib's own threads, whose ThreadPool can block for ever when it is ended (a race of CPython's)"
 EXCLUDED = {
+    "test_batching_auto_threading": THREADS,
+    "test_parallel_return_order_with_return_as_generator_parameter": THREADS,
+    "test_mutate_input_with_threads": THREADS,
     "test_backend_context_manager": CLASSES,
     "test_backend_hinting_and_constraints": CLASSES,
     "test_dispatch_multiprocessing": A_MANAGER,
