@@ -20,7 +20,7 @@ from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.collect import Collector
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
-from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, secrets_path
+from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.mapflight import ChunkFlight, MapFlight
 from kubefunc.backends.kubernetes.maps import Maps
@@ -32,7 +32,7 @@ from kubefunc.backends.kubernetes.uploads import Uploads
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
-from kubefunc.payload import Packer, runner_spec
+from kubefunc.payload import Packer
 from kubefunc.runner import ARCHIVE, MAIN
 
 REQUEST_THREADS = 6
@@ -185,19 +185,7 @@ class KubernetesBackend:
     def _job_spec(self, submission: Submission, namespace: str) -> manifest.JobSpec:
         payload, options = submission.payload.data, submission.options
         uploads = len(payload) > manifest.SECRETS_LIMIT
-        spec = runner_spec(
-            call=submission.call,
-            function=submission.function,
-            timeout=options.timeout,
-            retries=options.retries,
-            inline=options.inline,
-            results_in_log=options.results_in_log,
-            fetch_grace=0.0 if options.detach else options.fetch_grace,
-            result_ttl=options.result_ttl,
-            pull_allowance=options.pull_allowance,
-            nested=options.service_account is not None,
-            upload=uploads,
-        )
+        spec = pod_program(submission)
         spec["express"] = options.express and not options.detach
         files = {ARCHIVE: archive_bytes(), SPEC: json.dumps(spec).encode(), "key": submission.key}
         if not uploads:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias, cast
 
 from kubefunc import errors
-from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, as_error
 from kubefunc.backends.kubernetes.finding import Finding
@@ -17,6 +17,7 @@ from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
+from kubefunc.payload import runner_spec
 
 JsonDict = dict[str, Any]
 SPEC = "spec.json"
@@ -220,6 +221,24 @@ def _absent_is_fine() -> Generator[None]:
     except ApiError as error:
         if not error.not_found:
             raise
+
+
+def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
+    """What the runner must know of a call or a map: the part of ``spec.json`` that both have."""
+    options = submission.options
+    return runner_spec(
+        call=submission.call,
+        function=submission.function,
+        timeout=options.timeout,
+        retries=options.retries,
+        inline=options.inline,
+        results_in_log=options.results_in_log,
+        fetch_grace=0.0 if options.detach else options.fetch_grace,
+        result_ttl=options.result_ttl,
+        pull_allowance=options.pull_allowance,
+        nested=options.service_account is not None,
+        upload=submission.payload.size > manifest.SECRETS_LIMIT,
+    )
 
 
 def jobs_path(namespace: str) -> str:

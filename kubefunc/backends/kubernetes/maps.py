@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
-from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, secrets_path
+from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.mapflight import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.version import NEWEST, ServerVersion
@@ -26,7 +26,7 @@ from kubefunc.chunks import MAX_PARALLELISM, chunksize
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
-from kubefunc.payload import Payload, runner_spec
+from kubefunc.payload import Payload
 from kubefunc.runner import ARCHIVE, SKIP_WAIT, records
 
 OPTIONS = "options"
@@ -322,31 +322,17 @@ def _files(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict
 def _runner_spec(
     flight: MapFlight, submission: MapSubmission, layout: Layout, server: ServerVersion
 ) -> dict[str, object]:
-    options = submission.options
-    spec = runner_spec(
-        call=submission.call,
-        function=submission.function,
-        timeout=options.timeout,
-        retries=options.retries,
-        inline=options.inline,
-        results_in_log=options.results_in_log,
-        fetch_grace=0.0 if options.detach else options.fetch_grace,
-        result_ttl=options.result_ttl,
-        pull_allowance=options.pull_allowance,
-        nested=options.service_account is not None,
-        upload=submission.payload.size > manifest.SECRETS_LIMIT,
-    )
     described = {
         **layout.as_json(),
         "max_parallelism": submission.max_parallelism,
         "uploads": flight.uploads_items,
     }
     return {
-        **spec,
+        **pod_program(submission),
         "map": described,
         "upload_items": flight.uploads_items,
         "fail_index": server.counts_per_index,
-        "skip_wait": 0.0 if options.detach else SKIP_WAIT,
+        "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
     }
 
 
