@@ -264,10 +264,10 @@ def _at_exit() -> None:
 def _after_fork_in_child() -> None:
     """The connections are the parent's: the child starts with none and closes nothing of them."""
     global _session, _session_lock
-    if _session is not None:
-        _session.forget()
-    _session = None
+    parents, _session = _session, None
     _session_lock = threading.Lock()
+    if parents is not None:
+        parents.forget()
 
 
 atexit.register(_at_exit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ import pytest
 
 import kubefunc
 from kubefunc import errors, remote
+from kubefunc.backends.local.workers import Seat
 from kubefunc.function import RemoteFunction
 from tests.conftest import ROOT
 
@@ -351,20 +353,18 @@ def test_a_killed_pool_is_replaced(tmp_path: Path) -> None:
     assert got.result(SECONDS) == list(range(10))
 
 
-def test_a_forked_child_of_the_client_can_map_too() -> None:
-    """It has a session of its own, and the parent's map goes on."""
-
-    def square(x: int) -> int:
-        return x * x
-
-    started = mapped(square).map(range(100))
-    pid = os.fork()
-    if pid == 0:
-        kubefunc.configure(backend="local", verbose=False)
-        right = list(mapped(square).map(range(5))) == [0, 1, 4, 9, 16]
-        os._exit(0 if right else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert started.result(SECONDS) == [n * n for n in range(100)]
+def test_descriptors_of_a_worker_are_closed_once() -> None:
+    """A child that is forked while its parent closes them closes them too: by then a number may be another file's."""
+    ours, theirs = socket.socketpair()
+    output, output_end = os.pipe()
+    seat = Seat(0, ours, output)
+    seat.close()
+    taken = [os.dup(theirs.fileno()) for _ in range(10)]
+    assert output in taken
+    seat.close()
+    for descriptor in [*taken, output_end]:
+        os.close(descriptor)  # none of them is closed yet
+    theirs.close()
 
 
 def _soon(true: Callable[[], bool]) -> bool:

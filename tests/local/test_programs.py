@@ -131,6 +131,7 @@ assert double.remote(1).result(30) == 2
 slow = tree.remote('tree')
 many = tree.map(['of_map'])
 while not (Path('tree').exists() and Path('of_map').exists()): time.sleep(0.01)
+doubles = double.map(range(100))
 pid = os.fork()
 if pid == 0:
     try:
@@ -141,17 +142,17 @@ if pid == 0:
         print(list(many))
     except RuntimeError as error:
         print('refused too:', 'forked' in str(error), flush=True)
-    print('child', double.remote(2).result(30), flush=True)
+    print('child', double.remote(2).result(30), list(double.map(range(5))), flush=True)
     sys.exit(0)
 assert os.waitpid(pid, 0)[1] == 0
-print('parent', slow.running(), double.remote(3).result(30), flush=True)
+print('parent', slow.running(), double.remote(3).result(30), sum(doubles.result(30)), flush=True)
 """
     program = Program(clean_env, tmp_path, "-W", "error", "-c", text)
     printed = program.end()
     assert "refused: True" in printed
     assert "refused too: True" in printed
-    assert "child 4" in printed
-    assert "parent True 6" in printed
+    assert "child 4 [0, 2, 4, 6, 8]" in printed
+    assert "parent True 6 9900" in printed
     assert "Warning" not in printed
     assert printed.count("exit cancels") == 1
     all_end(family(tmp_path / "tree"))

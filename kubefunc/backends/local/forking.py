@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kubefunc.backends.local.run import INLINE, Ended, Run, command, start_directory
+from kubefunc.backends.local.workers import close_all
 from kubefunc.runner import wire
 from kubefunc.runner.pool import MESSAGES
 from kubefunc.runner.request import CALL, ENDED, RECEIVE, TERMINATE
@@ -122,7 +123,7 @@ class Forked:
         self._slots: set[_Slot] = set()
         self._idle: list[_Slot] = []
         self._selector = selectors.DefaultSelector()
-        self._wake, self._wake_end = os.pipe()
+        self._wake, self._wake_end = self._pipe = list(os.pipe())
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._new: list[tuple[socket.socket, _Slot | _Server]] = []  # sockets that the reader does not watch yet
         self._reader = threading.Thread(target=self._read, name="kubefunc-local", daemon=True)
@@ -168,8 +169,7 @@ class Forked:
         for slot in self._slots:
             slot.socket.close()
         self._selector.close()
-        os.close(self._wake)
-        os.close(self._wake_end)
+        close_all(self._pipe)
 
     # -- to the slots; the lock is held
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.local.run import INLINE, request_header
-from kubefunc.backends.local.workers import Pool, Seat
+from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import WorkerDiedError
 from kubefunc.runner import CODE_DIED, CODE_OOM, attempts, items, worker
@@ -105,9 +105,9 @@ class LocalMap:
         self._losses = 0  # of pools, with nothing done in between
         self._cancelled = False
         self._ending = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: an executor that is collected says so wherever that happens
         self._added: list[int] = []
-        self._wake, self._wake_end = os.pipe()
+        self._wake, self._wake_end = self._pipe = list(os.pipe())
         os.set_blocking(self._wake, False)
         os.set_blocking(self._wake_end, False)
         self._selector = selectors.DefaultSelector()
@@ -156,12 +156,15 @@ class LocalMap:
         if self._pool is not None:
             self._pool.close()
         self._selector.close()
-        os.close(self._wake)
-        os.close(self._wake_end)
+        close_all(self._pipe)
 
     def _nudge(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake up; closed: it has ended
-            os.write(self._wake_end, b".")
+        if not self._pipe:  # it has ended; in a forked child, where the lock may be held for ever, it never was there
+            return
+        with self._lock:  # once the pipe is closed, its number may be another file's
+            if self._pipe:
+                with contextlib.suppress(BlockingIOError):  # full: it will wake up
+                    os.write(self._wake_end, b".")
 
     # -- the thread
 
@@ -522,8 +525,8 @@ class LocalMap:
             self._pool.end()
             self._pool.remove_file()
         self._selector.close()
-        os.close(self._wake)
-        os.close(self._wake_end)
+        with self._lock:
+            close_all(self._pipe)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _remove_arguments(self, index: int) -> None:

@@ -19,6 +19,12 @@ from kubefunc.runner.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, 
 _QUEUE_BUFFER = 4 << 20  # asked for; the kernel gives what it allows
 
 
+def close_all(descriptors: list[int] | deque[int]) -> None:
+    """Each once, also by a child that is forked meanwhile: there the number may be another file's by then."""
+    while descriptors:
+        os.close(descriptors.pop())
+
+
 class Seat:
     """A worker's place: its number, and this side of its socket and of the pipe for what it prints."""
 
@@ -28,13 +34,13 @@ class Seat:
         self.output = output
         self.frames = wire.Frames()
         self.large: deque[int] = deque()  # descriptors of outcomes whose frames have not come whole
+        self._pipes = [output]
         self.last = 0  # the item that what it prints belongs to, where it is at none
 
     def close(self) -> None:
         self.answers.close()
-        os.close(self.output)
-        while self.large:
-            os.close(self.large.popleft())
+        close_all(self._pipes)
+        close_all(self.large)
 
 
 class Pool:
