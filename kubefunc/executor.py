@@ -334,6 +334,7 @@ class _OnThisMachine:
         self._futures: dict[int, Future[Any]] = {}
         self._next = 0
         self._broken: BaseException | None = None
+        self._workers = workers or usable_cpus()
         payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
         self._submission = MapSubmission(
             call=new_id("executor"),
@@ -347,7 +348,7 @@ class _OnThisMachine:
             key=os.urandom(KEY_SIZE),
         )
         self._printer = of.console.printer(self._submission.call) if options.verbose else None
-        self._map: LocalMap = backend.open_map(self._submission, self, workers or usable_cpus(), claim=self.claim)
+        self._map: LocalMap = backend.open_map(self._submission, self, self._workers, claim=self.claim)
 
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
         if self._broken is not None:
@@ -359,6 +360,8 @@ class _OnThisMachine:
             index = self._next
             self._next += 1
             self._futures[index] = future
+            if len(self._futures) <= self._workers:  # one is free for it, or starts for it: it has begun
+                future.set_running_or_notify_cancel()
         self._map.add(index, pickle_task(payload.data, self._map.code_directory(index)))
         return future
 

@@ -76,6 +76,15 @@ def test_what_has_not_begun_can_be_cancelled() -> None:
         assert all(task.cancelled() or task.exception() is None for task in tasks)
 
 
+def test_a_task_has_begun_where_a_worker_is_free_for_it() -> None:
+    """Also while that worker still starts: a shutdown that cancels leaves such a task its result."""
+    executor = Executor(2)
+    tasks = [executor.submit(pow, 2, n) for n in range(10)]
+    assert [task.running() or task.done() for task in tasks[:2]] == [True, True]
+    executor.shutdown(cancel_futures=True)
+    assert [task.result(SECONDS) for task in tasks[:2]] == [1, 2]
+
+
 def test_map_times_out_and_cancels_the_rest() -> None:
     """The timeout counts from the call of map."""
     with Executor(1) as executor:
@@ -150,6 +159,19 @@ def test_shutdown_waits_for_tasks_and_processes() -> None:
     executor.shutdown()
     assert all(task.done() for task in tasks)
     assert not any(Path(f"/proc/{task.result()}/cmdline").exists() for task in tasks)
+
+
+def test_a_late_shutdown_touches_no_file_opened_since(tmp_path: Path) -> None:
+    """What woke the tasks' thread is closed, and the number of its descriptor is another's."""
+    executor = Executor(1)
+    executor.submit(os.getpid)
+    executor.shutdown()
+    files = [(tmp_path / str(n)).open("wb", buffering=0) for n in range(30)]
+    executor.shutdown(cancel_futures=True)
+    executor.terminate_workers()
+    for file in files:
+        file.close()
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0] * 30
 
 
 def test_the_initializer_runs_once_in_each_process() -> None:
