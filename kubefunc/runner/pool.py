@@ -80,7 +80,10 @@ class Pool:
         kill_orphans(keep=set())
 
     def _hear(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self.client, _LARGEST, 4)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self.client, _LARGEST, 4)
+        except ConnectionError:  # the client died with something of ours unread
+            return False
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         letter, content = message[:1], message[1:]
