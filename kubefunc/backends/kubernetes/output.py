@@ -115,8 +115,7 @@ class Outputs:
     def tail(self, flight: Flight, container: str) -> tuple[str, ...]:
         """The last lines that this container printed, for an error."""
         pod = flight.pod()
-        begun = () if pod is None else (each.name for each in pod.containers if each.state in ("running", "terminated"))
-        if pod is None or container not in begun:
+        if pod is None or not _may_have_printed(pod, container):
             return ()
         query = {"container": container, "tailLines": str(TAIL_LINES)}
         try:
@@ -129,6 +128,15 @@ class Outputs:
         """Nobody listens any more."""
         if flight.output is not None:
             _close(flight.output)
+
+
+def _may_have_printed(pod: Pod, container: str) -> bool:
+    """Whether it began. The kubelet tells of an eviction in one word with the start, or in its place: there only the
+    log shows what ran.
+    """
+    if pod.phase == "Failed" and pod.node is not None:
+        return True
+    return any(each.name == container and each.state in ("running", "terminated") for each in pod.containers)
 
 
 def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
