@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _OF_A_CLUSTER = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 _OF_THE_TESTS = ("KUBEFUNC_TEST_KUBECONFIG",)
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and so would be every program that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def clean_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
