@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import dataclasses
 import os
@@ -177,6 +176,8 @@ class Call(_Future[R]):
 
     async def _wait(self) -> R:
         """Not asyncio.wrap_future: a StopIteration must end as RuntimeError, and it would be stuck there."""
+        import asyncio  # whoever awaits has it; to all others it would cost 15 ms
+
         self._check_process()
         loop = asyncio.get_running_loop()
         done = asyncio.Event()

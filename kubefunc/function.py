@@ -445,15 +445,17 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     """
     refuse_nested()
     _refuse_unbound(function)
-    from kubefunc.backends.base import Submission
-    from kubefunc.call import Call, CallSink, printer_for
-    from kubefunc.payload import new_id
-    from kubefunc.retries import RetryingSink
     from kubefunc.session import session
 
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
+    # What is needed only now loads while the first backend of this process gets under way.
+    from kubefunc.backends.base import Submission
+    from kubefunc.call import Call, CallSink, printer_for
+    from kubefunc.payload import new_id
+    from kubefunc.retries import RetryingSink
+
     payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     submission = Submission(
         call=new_id(function._name),
@@ -481,14 +483,15 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
     refuse_nested()
-    from kubefunc.backends.base import MapSubmission
-    from kubefunc.map_call import start_map
-    from kubefunc.payload import new_id
     from kubefunc.session import session
 
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
+    from kubefunc.backends.base import MapSubmission
+    from kubefunc.map_call import start_map
+    from kubefunc.payload import new_id
+
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
     submission = MapSubmission(
         call=new_id(function._name),

@@ -7,7 +7,6 @@ Futures.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -241,6 +240,8 @@ class MapCall(Generic[R]):
         if self._is_settled(index):
             return
         self._check_process()
+        import asyncio  # whoever awaits has it; to all others it would cost 15 ms
+
         loop = asyncio.get_running_loop()
         there = asyncio.Event()
 
@@ -255,6 +256,8 @@ class MapCall(Generic[R]):
         await there.wait()
 
     async def _length_async(self) -> int:
+        import asyncio
+
         while self._count is None:
             self._check_process()
             if self._failure is not None:
@@ -263,6 +266,8 @@ class MapCall(Generic[R]):
         return self._count
 
     async def _all(self) -> list[R]:
+        import asyncio
+
         try:
             results: list[R] = []
             for index in range(await self._length_async()):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes
 from kubefunc.progress import Console
@@ -20,6 +19,7 @@ from kubefunc.progress import Console
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
     from kubefunc.options import OptionChanges
 
 BackendName = Literal["kubernetes", "local"]

@@ -19,7 +19,7 @@ def main() -> int:
     if program == "server":
         from kubefunc.runner.server import serve
 
-        return serve(arguments)
+        serve(arguments)
     if program == "oneshot":
         from kubefunc.runner.oneshot import run_one
 

@@ -35,14 +35,16 @@ def reap_all() -> set[int]:
 def kill_orphans(keep: set[int]) -> None:
     """Kill all children of this process but these; theirs come to us in turn, and go the same way."""
     until = time.monotonic() + CLOSE_GRACE
+    pause = 0.0001
     while time.monotonic() < until:
         orphans = [pid for pid in children() if pid not in keep]
         if not orphans:
             return
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)
-        reap_all()
-        time.sleep(0.001)
+        if not reap_all():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)
 
 
 def children() -> list[int]:

@@ -30,7 +30,6 @@ import gc
 import importlib
 import os
 import select
-import shutil
 import signal
 import socket
 import time
@@ -55,7 +54,7 @@ from kubefunc.runner.supervisor import Supervisor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 NEW_SLOT = b"n"
 NEW_POOL = b"p"
@@ -158,12 +157,12 @@ class Slot:
         pass
 
     def start(self, attempt: int) -> Child:
-        """Hand the call to the spare, and fork the next one while this one runs."""
+        """Hand the call to the spare. The next one is forked when this one has ended: a fork takes the processor from
+        what runs, and a short call would wait for it."""
         spare, self.spare = self.spare, None
         if spare is None or not spare.hand_over(attempt, self._call):
             spare = Spare(self._forget)
             spare.hand_over(attempt, self._call)
-        self.spare = Spare(self._forget)
         return spare.child
 
     def output(self, data: bytes) -> None:
@@ -232,7 +231,7 @@ class Server:
         self.client = _watch_parent()
         self.slots: set[int] = set()
 
-    def run(self) -> int:
+    def run(self) -> None:
         watched = [self.control.fileno(), self.signals.pipe, *self.client]
         while True:
             ready, _, _ = select.select(watched, [], [])
@@ -244,7 +243,6 @@ class Server:
             if self.control.fileno() in ready and not self._open_slots():
                 break
         self._end()
-        return 0
 
     def _open_slots(self) -> bool:
         """One slot for each socket that came; False when the client has gone."""
@@ -294,6 +292,8 @@ class Server:
             self.signals.drain()
             self.slots.difference_update(reap_all())
         kill_orphans(keep=set())
+        import shutil  # at the end: the first call waits for what is imported at the start
+
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -319,12 +319,12 @@ def _lowered(descriptor: int) -> int:
         os.close(descriptor)
 
 
-def serve(arguments: list[str]) -> int:
+def serve(arguments: list[str]) -> NoReturn:
     """The program ``server``: the descriptor of CONTROL, and the directory that goes when the client goes."""
     importlib.import_module("cloudpickle")  # once, here: forks have it
     control, directory = _lowered(int(arguments[0])), arguments[1]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
-    gc.collect()
     gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
-    return Server(socket.socket(fileno=control), directory).run()
+    Server(socket.socket(fileno=control), directory).run()
+    os._exit(0)  # its client waits for this end; there is nothing that an interpreter would tidy up

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +25,11 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kubefunc.session, "_session", None)
         if request.param == "oneshot":
-            patch.setattr(kubefunc.backends.local, "local_backend", lambda: LocalBackend(OneShots))
+            patch.setattr(
+                kubefunc.backends.local,
+                "local_backend",
+                lambda: LocalBackend(Path(tempfile.mkdtemp(prefix="kubefunc-")), OneShots),
+            )
         yield request.param
         kubefunc.session.session().close()
 

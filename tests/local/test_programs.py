@@ -321,8 +321,8 @@ def no_proc(file, *arguments, through=builtins.open, **options):
     return through(file, *arguments, **options)
 builtins.open = no_proc
 '''
-from kubefunc.backends.local import run
-run._START = OTHER + run._START
+from kubefunc.backends.local import launch
+launch._START = OTHER + launch._START
 sys.platform = "darwin"
 """
 

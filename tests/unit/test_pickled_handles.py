@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.local import local_backend
+from kubefunc.backends.local.backend import LocalBackend
+from kubefunc.backends.local.oneshot import OneShots
 from kubefunc.call import Call
 from kubefunc.map_call import MapCall
 from kubefunc.session import Session
@@ -65,8 +67,8 @@ def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
         pickle.dumps(made.calls[2])
 
 
-def test_a_call_of_this_machine_is_not_pickled() -> None:
+def test_a_call_of_this_machine_is_not_pickled(tmp_path: Path) -> None:
     """It is a process of this program: no other can find it."""
-    call: Call[int] = Call("f-abcdefgh", "f", KEY, local_backend(), Session())
+    call: Call[int] = Call("f-abcdefgh", "f", KEY, LocalBackend(tmp_path, OneShots), Session())
     with pytest.raises(errors.SerializationError, match=r"runs on this machine.*Pass its result\(\)"):
         pickle.dumps(call)

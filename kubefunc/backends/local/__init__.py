@@ -6,17 +6,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from typing import TYPE_CHECKING
 
-from kubefunc.backends.local.backend import LocalBackend
+if TYPE_CHECKING:
+    from kubefunc.backends.local.backend import LocalBackend
 
 
 def local_backend() -> LocalBackend:
-    """The backend of this machine, with what its system offers to start processes."""
-    if hasattr(os, "fork"):
-        from kubefunc.backends.local.forking import Forked
+    """The backend of this machine, with what its system offers to start processes.
 
-        return LocalBackend(Forked)
+    Raises:
+        ConfigurationError: it is not known where Python is.
+    """
+    directory = tempfile.mkdtemp(prefix="kubefunc-")
+    if not hasattr(os, "fork"):
+        return _by_oneshots(directory)
+    from kubefunc.backends.local.launch import ServerProcess
+
+    environ = dict(os.environ)
+    server = None
+    with contextlib.suppress(OSError):  # a call will try again, and tell
+        server = ServerProcess(directory, environ)
+    # The rest is loaded while the server starts.
+    from pathlib import Path
+
+    from kubefunc.backends.local.backend import LocalBackend
+    from kubefunc.backends.local.forking import Forked
+
+    return LocalBackend(Path(directory), lambda where, ended: Forked(where, ended, server, environ))
+
+
+def _by_oneshots(directory: str) -> LocalBackend:
+    from pathlib import Path
+
+    from kubefunc.backends.local.backend import LocalBackend
     from kubefunc.backends.local.oneshot import OneShots
 
-    return LocalBackend(OneShots)
+    return LocalBackend(Path(directory), OneShots)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -35,8 +34,9 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(self, processes: Callable[[Path, Ended], Processes]) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="kubefunc-"))
+    def __init__(self, directory: Path, processes: Callable[[Path, Ended], Processes]) -> None:
+        """Its files go to this directory, which is removed in the end."""
+        self._directory = directory
         self._packer = Packer.for_local()
         self._processes = processes(self._directory, self._ended)
         self._lock = threading.Lock()

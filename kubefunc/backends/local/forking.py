@@ -7,16 +7,14 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 
-from kubefunc.backends.local.run import INLINE, Ended, Run, command, start_directory
+from kubefunc.backends.local.launch import ServerProcess
+from kubefunc.backends.local.run import INLINE, Ended, Run
 from kubefunc.backends.local.workers import close_all
 from kubefunc.runner import wire
 from kubefunc.runner.pool import MESSAGES
@@ -31,7 +29,7 @@ SERVER_END = 3.0  # seconds that the server gets to kill what it has started
 class _Slot:
     """One end of a slot's socket, and the call that runs there."""
 
-    def __init__(self, ours: socket.socket, server: _Server) -> None:
+    def __init__(self, ours: socket.socket, server: ServerProcess) -> None:
         self.socket = ours
         self.server = server
         self.frames = wire.Frames()
@@ -46,88 +44,33 @@ class _Slot:
         return True
 
 
-class _Server:
-    """The fork server's process."""
-
-    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
-        self.control, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                command("server", str(theirs.fileno()), str(directory)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environ,
-                cwd=start_directory(),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-
-    def new_slot(self) -> _Slot:
-        """Ask for one.
-
-        Raises:
-            OSError: the server has died, or no socket is to be had.
-        """
-        ours = self._open(NEW_SLOT, socket.SOCK_STREAM)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        return _Slot(ours, self)
-
-    def new_pool(self) -> socket.socket:
-        """The same for the workers of a map."""
-        return self._open(NEW_POOL, MESSAGES)
-
-    def _open(self, letter: bytes, kind: int) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-        with theirs:
-            try:
-                socket.send_fds(self.control, [letter], [theirs.fileno()])
-            except OSError:
-                ours.close()
-                raise
-        return ours
-
-    def end(self, seconds: float) -> None:
-        """Its death signal is the end of our connection."""
-        self.control.close()
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def forget(self) -> None:
-        """In a forked child: it is not ours, there is nothing to wait for and nothing to warn of."""
-        self.process.returncode = 0
-        self.control.close()
-
-    def how_it_ended(self) -> str:
-        """In words."""
-        code = self.process.returncode
-        if code >= 0:
-            return f"has ended with exit code {code}"
-        try:
-            return f"was ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was ended by signal {-code}"
+def _open_slot_of(server: ServerProcess) -> _Slot:
+    ours = server.open(NEW_SLOT, socket.SOCK_STREAM)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return _Slot(ours, server)
 
 
 class Forked:
     """Implements :class:`kubefunc.backends.local.run.Processes`."""
 
-    def __init__(self, directory: Path, ended: Ended) -> None:
-        self.environ = dict(os.environ)
+    def __init__(self, directory: Path, ended: Ended, server: ServerProcess | None, environ: dict[str, str]) -> None:
+        """With a server that is starting, if there is one; and the environment that it, or another one, gets."""
+        self.environ = environ
         self._directory = directory
         self._ended = ended
         self._lock = threading.Lock()
-        self._server: _Server | None = None
+        self._server = server
         self._slots: set[_Slot] = set()
         self._idle: list[_Slot] = []
+        self._ended_once = False
         self._selector = selectors.DefaultSelector()
         self._wake, self._wake_end = self._pipe = list(os.pipe())
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._new: list[tuple[socket.socket, _Slot | _Server]] = []  # sockets that the reader does not watch yet
+        self._new: list[tuple[socket.socket, _Slot | ServerProcess]] = []  # sockets that the reader does not watch yet
         self._reader = threading.Thread(target=self._read, name="kubefunc-local", daemon=True)
         self._closed = False
+        if server is not None:
+            self._watch(server.control, server)
 
     def warm(self) -> None:
         with self._lock:
@@ -140,6 +83,7 @@ class Forked:
                 slot.run = run  # before the send: the answer may be quicker than this thread
                 if slot.send(CALL, run.request):
                     run.request = b""
+                    self._keep_one_ready()
                     return
                 slot.run = None  # it has died idle: the reader hears of that and lets it go
 
@@ -173,23 +117,31 @@ class Forked:
 
     # -- to the slots; the lock is held
 
-    def _running_server(self) -> _Server:
+    def _running_server(self) -> ServerProcess:
         if self._closed:
             raise OSError("this program is ending")
         if self._server is None:
-            self._server = _Server(self._directory, self.environ)
+            self._server = ServerProcess(str(self._directory), self.environ)
             self._watch(self._server.control, self._server)
         if not self._reader.is_alive():
             self._reader.start()
         return self._server
 
-    def _watch(self, connection: socket.socket, what: _Slot | _Server) -> None:
+    def _watch(self, connection: socket.socket, what: _Slot | ServerProcess) -> None:
         self._new.append((connection, what))
         os.write(self._wake_end, b".")
 
     def _free_slot(self) -> _Slot:
-        if self._idle:
-            return self._idle.pop()
+        """The one that has been free for longest: the others may still fork the child of their next call."""
+        return self._idle.pop(0) if self._idle else self._open_slot()
+
+    def _keep_one_ready(self) -> None:
+        """From the second call on another slot is free, so that one call after another does not wait for a fork."""
+        if self._ended_once and not self._idle and len(self._slots) < KEPT_IDLE:
+            with contextlib.suppress(OSError):  # it can be done without
+                self._idle.append(self._open_slot())
+
+    def _open_slot(self) -> _Slot:
         slot = self._new_slot()
         self._slots.add(slot)
         self._watch(slot.socket, slot)
@@ -203,17 +155,17 @@ class Forked:
         """
         with self._lock:
             try:
-                return self._running_server().new_pool()
+                return self._running_server().open(NEW_POOL, MESSAGES)
             except ConnectionError:  # as for a slot
                 self._server = None
-            return self._running_server().new_pool()
+            return self._running_server().open(NEW_POOL, MESSAGES)
 
     def _new_slot(self) -> _Slot:
         try:
-            return self._running_server().new_slot()
+            return _open_slot_of(self._running_server())
         except ConnectionError:  # the server has just died; the reader, who hears of that too, sees to what is left
             self._server = None
-        return self._running_server().new_slot()
+        return _open_slot_of(self._running_server())
 
     # -- from the slots; in the reader's thread
 
@@ -229,7 +181,7 @@ class Forked:
         if key.fileobj == self._wake:
             os.read(self._wake, 512)
             self._watch_new()
-        elif isinstance(key.data, _Server):
+        elif isinstance(key.data, ServerProcess):
             self._server_died(key.data)
         elif key.data in self._slots:  # else it was let go since select() said so
             self._hear(key.data)
@@ -265,6 +217,7 @@ class Forked:
         """The slot is free first, so that a caller who wakes up finds it."""
         with self._lock:
             slot.run = None
+            self._ended_once = True
             self._idle.append(slot)
         self._ended(run, "the process that supervised it was told to end")
         with self._lock:
@@ -288,7 +241,7 @@ class Forked:
         if run is not None:
             self._ended(run, "the process that supervised it has died")
 
-    def _server_died(self, server: _Server) -> None:
+    def _server_died(self, server: ServerProcess) -> None:
         """All its slots end with it, and the next call starts another."""
         with self._lock:
             if self._server is server:

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from kubefunc.backends.local.run import Ended, Run, command, start_directory
+from kubefunc.backends.local.launch import command, start_directory
+from kubefunc.backends.local.run import Ended, Run
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL, attempts, child, wire
 from kubefunc.runner.oneshot import HEAD
 from kubefunc.runner.request import END_GRACE, OUTPUT, RESULT, Request

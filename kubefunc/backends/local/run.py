@@ -12,44 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import kubefunc
 from kubefunc.backends.base import MapSubmission, Sink, Submission
+from kubefunc.backends.local.launch import working_directory
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
-from kubefunc.errors import ConfigurationError, ResultCorruptedError, WorkerDiedError
+from kubefunc.errors import ResultCorruptedError, WorkerDiedError
 from kubefunc.payload import runner_spec
 from kubefunc.runner.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
 INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
-
-# A process's first words. sys.path[0] of `-c` is the current directory, and nothing there may be imported. Our own
-# kubefunc and cloudpickle come behind the standard library and before whatever else is installed.
-_START = """\
-import sys
-homes, sys.argv[1:] = sys.argv[1:3], sys.argv[3:]
-path = [each for each in sys.path if each]
-place = next((at for at, each in enumerate(path) if each.endswith("-packages")), len(path))
-sys.path[:] = path[:place] + homes + path[place:]
-from kubefunc.runner.__main__ import main
-sys.exit(main())
-"""
-
-
-def command(program: str, *arguments: str) -> list[str]:
-    """What starts a program of the runner on this machine.
-
-    Raises:
-        ConfigurationError: it is not known where Python is.
-    """
-    import cloudpickle
-
-    if not sys.executable:
-        raise ConfigurationError(
-            "Calls on this machine are processes of Python, and sys.executable does not say where Python is. "
-            "Set it, or run this program with a python command."
-        )
-    homes = [str(Path(module.__file__ or "").parent.parent) for module in (kubefunc, cloudpickle)]
-    return [sys.executable, "-c", _START, *homes, program, *arguments]
 
 
 def usable_cpus() -> int:
@@ -215,23 +186,11 @@ def request_header(
         ),
         "key": submission.key.hex(),
         "directory": str(directory),
-        "cwd": _working_directory(),
+        "cwd": working_directory(),
         "path": sys.path,
         "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
         "unset": [name for name in environ if name not in wanted],
     }
-
-
-def start_directory() -> str | None:
-    """Where a process of ours starts: here, but not in a removed directory, where Python 3.13.0 imports little."""
-    return None if _working_directory() is not None else os.sep
-
-
-def _working_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # it was removed
-        return None
 
 
 def _died(call: str, why: str) -> WorkerDiedError:
