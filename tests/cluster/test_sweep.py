@@ -53,6 +53,12 @@ def test_a_secret_whose_job_is_not_there_is_deleted(kube: Space, api: Api) -> No
     assert "somebodys" in kube.admin.run("get", "secrets", "-o", "name")
 
 
+def test_where_there_is_nothing_nothing_happens(kube: Space, api: Api) -> None:
+    """The server says null where such a list is empty."""
+    sweep(api, datetime.timedelta(0)).run(kube.namespace)
+    assert kube.leftovers() == []
+
+
 def test_a_secret_whose_job_runs_is_given_to_it(calling: Space, api: Api) -> None:
     """Then deleting the Job deletes it, as it should have been."""
     call = work.double_later.remote(1, 60)

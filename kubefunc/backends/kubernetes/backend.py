@@ -29,6 +29,7 @@ from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.sweep import Sweep
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.uploads import Uploads
+from kubefunc.backends.kubernetes.views import items_of
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
@@ -255,8 +256,7 @@ class KubernetesBackend:
 
     def _pods(self, namespace: str, call: str) -> list[JsonDict]:
         path, query = f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"kubefunc/call={call}"}
-        pods: list[JsonDict] = self.api.request("GET", path, query=query).body["items"]
-        return pods
+        return items_of(self.api.request("GET", path, query=query).body)
 
     # -- how attempts end
 

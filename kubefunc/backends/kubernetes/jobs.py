@@ -15,6 +15,7 @@ from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, as
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.views import items_of
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.payload import runner_spec
@@ -197,7 +198,7 @@ class Jobs:
     def of_call(self, namespace: str, call: str) -> list[JsonDict]:
         """The Jobs of a call, the newest attempt last."""
         found = self._api.request("GET", jobs_path(namespace), query={"labelSelector": f"kubefunc/call={call}"})
-        jobs: list[JsonDict] = found.body["items"]
+        jobs = items_of(found.body)
         return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
 
 

@@ -14,6 +14,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, JsonDict
 from kubefunc.backends.kubernetes.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.manifest import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL, owner_patch
+from kubefunc.backends.kubernetes.views import items_of
 
 AGE = datetime.timedelta(hours=1)  # no client is that long between two requests, whatever its clock says
 # What the Secrets hold is not wanted: the server sends their metadata alone.
@@ -34,7 +35,7 @@ class Sweep:
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={MANAGED_BY}"}
         try:
             listed = self._api.request("GET", secrets_path(namespace), query=query, accept=_METADATA).body
-            for secret in unowned(listed["items"], datetime.datetime.now(datetime.timezone.utc) - self._age):
+            for secret in unowned(items_of(listed), datetime.datetime.now(datetime.timezone.utc) - self._age):
                 self._settle(namespace, secret)
         except _TROUBLE:
             return

@@ -21,7 +21,7 @@ from kubefunc.backends.kubernetes.flight import REPLACED, Flight
 from kubefunc.backends.kubernetes.output import Outputs
 from kubefunc.backends.kubernetes.refusals import role_lacks
 from kubefunc.backends.kubernetes.uploads import Uploads
-from kubefunc.backends.kubernetes.views import Job, Pod
+from kubefunc.backends.kubernetes.views import Job, Pod, items_of
 from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -264,7 +264,7 @@ class Tracker:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
         path, query = f"/api/v1/namespaces/{flight.namespace}/pods", {"labelSelector": f"kubefunc/call={flight.call}"}
         try:
-            pods = self._api.request("GET", path, query=query).body["items"]
+            pods = items_of(self._api.request("GET", path, query=query).body)
         except _TROUBLE:
             flight.looked_last = False  # the clock asks again
             return
@@ -359,7 +359,7 @@ class Tracker:
             events = self._api.request("GET", f"/api/v1/namespaces/{flight.namespace}/events", query=query).body
         except _TROUBLE:
             return  # without permission on events: blinder, never broken
-        finding = starting.event_trouble(sorted(events["items"], key=_when))
+        finding = starting.event_trouble(sorted(items_of(events), key=_when))
         if finding is not None and flight.where in (Phase.PENDING, Phase.STARTING):
             flight.found(finding)
             self._judge(flight)

@@ -98,6 +98,11 @@ class Job:
     failed_indexes: str = ""
 
 
+def items_of(body: JsonDict) -> list[JsonDict]:
+    """What a list holds. An empty one of metadata alone says null: Go writes a slice that nothing was added to so."""
+    return body.get("items") or []
+
+
 def owner_of(pod: JsonDict) -> tuple[str, str, int | None]:
     """Name and UID of a Pod's Job, and its index there: cheap to ask, before anything else is read."""
     metadata = pod["metadata"]

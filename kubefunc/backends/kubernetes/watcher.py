@@ -23,6 +23,7 @@ from typing import Literal
 
 from kubefunc.backends.kubernetes.api import Api, JsonDict, Stream, backoff
 from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.views import items_of
 from kubefunc.errors import ConfigurationError
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -420,7 +421,7 @@ class Watcher:
                 "apiVersion": body.get("apiVersion"),
                 "kind": str(body.get("kind", "")).removesuffix("List"),
             }
-            items += [{**kind, **item} for item in body.get("items") or ()]
+            items += [{**kind, **item} for item in items_of(body)]
             metadata = body.get("metadata") or {}
             token = metadata.get("continue")
             if not token:
