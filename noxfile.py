@@ -151,5 +151,6 @@ def cluster(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The figures of docs/benchmarks.md; not part of a plain ``nox``."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "bench"))
     _install(session, "test")
     session.run("python", "-m", "tests.bench", *session.posargs)

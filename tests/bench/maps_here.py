@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
 import kubefunc
 from kubefunc import remote
 
@@ -31,15 +34,15 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def turned(block: bytes) -> bytes:
+def turned(block: NDArray[np.float64]) -> NDArray[np.float64]:
     """A megabyte in, a megabyte out."""
-    return block[::-1]
+    return block[::-1].copy()
 
 
 def main() -> None:
     """Measure everything, the two sides in turn."""
     kubefunc.configure(backend="local", verbose=False)
-    blocks = [bytes(1 << 20) for _ in range(100)]
+    blocks = [np.full((1 << 20) // 8, n, dtype=np.float64) for n in range(100)]
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         figures = {
             "trivial": _ratio(lambda: pool.map(square, range(1000)), lambda: remote(square).map(range(1000))),
