@@ -59,7 +59,9 @@ class Executor(concurrent.futures.Executor):
 
         Args:
             max_workers: tasks at once. Default: on a cluster no limit of ours, on this machine one for each CPU.
-            initializer: called in each process before its first task.
+            initializer: called in each process before its first task: on a cluster a task of ``submit`` has one of its
+                own, those of a Pod of ``map`` share one. Where it raises, its process's tasks end with a
+                ``BrokenExecutor``; on this machine all tasks do.
             initargs: its arguments.
             **options: as for ``@remote``.
 
@@ -227,13 +229,14 @@ class _AsJobs:
     ) -> Iterator[Any]:
         how = HowToMap(kwargs={}, chunksize=chunksize, max_parallelism=self._at_once, return_exceptions=False)
         started = start_many(self._function(fn), map_items("Executor.map()", iterables), how)
+        started._keeps = self  # an exit waits for this, so it lives as long as the map, whoever else lets go of it
         self._maps.add(started)
 
         def results() -> Iterator[Any]:
             try:
                 for index in range(len(started)):
                     started._wait(index, until)
-                    yield started._give(index)
+                    yield started._hand_over(index)
             finally:
                 started.cancel()
 

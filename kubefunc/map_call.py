@@ -31,6 +31,7 @@ from kubefunc.session import Session, session
 R = TypeVar("R")
 
 _CANCELLED = Raised(concurrent.futures.CancelledError())
+_HANDED_OVER = Returned(None)
 _UNSENT = Whereabouts(Phase.SUBMITTING)
 _TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
 
@@ -73,6 +74,7 @@ class MapCall(Generic[R]):
         self._made: dict[int, ItemCall[R]] = {}
         self._wakers: dict[int, list[Callable[[], None]]] = {}
         self._output = _Output(self)
+        self._keeps: object = None  # lives as long as this does
         self._watch: Watch | Unwatched = Unwatched()
 
     @property
@@ -289,6 +291,12 @@ class MapCall(Generic[R]):
         if self._return_exceptions:
             return cast("R", ended.error)
         raise ended.error
+
+    def _hand_over(self, index: int) -> R:
+        """The same, once: the value is its receiver's alone."""
+        value = self._give(index)
+        self._ended[index] = _HANDED_OVER
+        return value
 
     def _open(self, index: int) -> Returned | Raised:
         """The outcome of a settled item, unpickled now where nobody has asked before."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
+
 from kubefunc.runner import child
 
 TYPE_CHECKING = False
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class InitializerFailed(Exception):
+class InitializerFailed(BrokenExecutor):
     """The executor's initializer raised; its exception is the cause."""
 
 

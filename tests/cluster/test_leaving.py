@@ -168,6 +168,7 @@ def test_an_executors_tasks_are_waited_for(kube: Space, start: type[Program]) ->
         "with kubefunc.Executor() as executor:\n"
         "    executor.map(slow, [1, 2], chunksize=1)\n"
         "print('after the with')\n"
+        "kubefunc.Executor().map(slow, [4])\n"
         "future = kubefunc.Executor().submit(slow, 3)\n"
         "future.add_done_callback(lambda ended: print('got', ended.result()))\n"
     )
@@ -176,6 +177,7 @@ def test_an_executors_tasks_are_waited_for(kube: Space, start: type[Program]) ->
     assert "has run 1" in before
     assert "has run 2" in before
     assert "got 3" in after
+    assert "has run 4" in after
     assert "cancels" not in program.said
     nothing_left(kube)
 
