@@ -117,7 +117,7 @@ def local(session: nox.Session) -> None:
 
 @nox.session(python=ON_CLUSTER)
 def plugins(session: nox.Session) -> None:
-    """What other libraries need of us: joblib with scikit-learn, Dask; on one Python."""
+    """What other tools need of us: joblib with scikit-learn, Dask, notebooks; on one Python."""
     session.install("--quiet", *nox.project.dependency_groups(PROJECT, "plugins"))
     _pytest(session, "tests/plugins")
 

@@ -271,7 +271,14 @@ class Watch:
 
         now = self._progress()
         width = max(20, shutil.get_terminal_size().columns - 1)  # a full line would wrap
-        rich = Rich(file=io.StringIO(), force_terminal=True, width=width, no_color="NO_COLOR" in os.environ)
+        # Left to itself rich would show a cell of its own in a notebook, for each time that the line is drawn.
+        rich = Rich(
+            file=io.StringIO(),
+            force_terminal=True,
+            force_jupyter=False,
+            width=width,
+            no_color="NO_COLOR" in os.environ,
+        )
         text = Text(progress_text(now, self._clock() - self._began), no_wrap=True, overflow="ellipsis")
         row = Table.grid(padding=(0, 1))
         row.add_row(Text(self._name), ProgressBar(total=max(1, now.total), completed=now.ended, width=20), text)

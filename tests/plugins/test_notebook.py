@@ -1,0 +1,68 @@
+"""In a real notebook: what a person sees below a cell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+# Runs cells in a kernel as Jupyter does, and prints what came below each of them.
+RUN = """
+import json, sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.v4.new_notebook()
+notebook.cells = [nbformat.v4.new_code_cell(source) for source in json.load(sys.stdin)]
+NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
+print(json.dumps([cell.outputs for cell in notebook.cells]))
+"""
+DEFINITION = """
+import time
+from kubefunc import remote
+
+@remote
+def slow(n):
+    time.sleep(0.2)
+    if n == 2:
+        print("hello from", n)
+    return 10 // (n - 9)
+"""
+
+
+def run(clean_env: dict[str, str], *cells: str) -> list[list[dict[str, Any]]]:
+    """The outputs of each cell."""
+    env = {**clean_env, "KUBEFUNC_BACKEND": "local", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN], input=json.dumps(cells), env=env, capture_output=True, text=True, timeout=180
+    )
+    assert ran.returncode == 0, ran.stderr
+    outputs: list[list[dict[str, Any]]] = json.loads(ran.stdout.splitlines()[-1])
+    return outputs
+
+
+def said(outputs: list[dict[str, Any]], name: str) -> str:
+    """What came on a stream."""
+    return "".join(each["text"] for each in outputs if each["output_type"] == "stream" and each["name"] == name)
+
+
+def test_a_map_shows_one_line_that_is_redrawn(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """No output of its own for each time; what items print, and what the cell prints, stand on lines of their own."""
+    _, below = run(clean_env, DEFINITION, "m = slow.map(range(8))\nprint(sum(m.result()))")
+    assert {each["output_type"] for each in below} == {"stream"}
+    lines = said(below, "stderr").split("\r")
+    assert any("of 8 done" in line and "left" in line for line in lines)
+    assert lines[-1].strip() == ""  # in the end it is gone
+    assert "hello from 2\n" in said(below, "stderr")
+    assert said(below, "stdout") == f"{sum(10 // (n - 9) for n in range(8))}\n"
+
+
+def test_a_cells_error_is_the_functions_own(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """With the line of the cell that defined it; and a call can be awaited in a cell."""
+    _, failed, awaited = run(clean_env, DEFINITION, "slow.remote(9).result()", "await slow.remote(10)")
+    (error,) = [each for each in failed if each["output_type"] == "error"]
+    assert error["ename"] == "ZeroDivisionError"
+    assert "return 10 // (n - 9)" in "\n".join(error["traceback"])
+    assert awaited[-1]["data"]["text/plain"] == "10"
