@@ -9,6 +9,7 @@ import time
 
 from kubefunc import current, remote
 from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES
+from kubefunc.runner.memory import memory_limit
 
 
 @remote
@@ -43,6 +44,12 @@ def until_replaced(number: int, hangs_at: int) -> bool:
 @remote
 def size_of(data: bytes) -> int:
     return len(data)
+
+
+@remote(verbose=False)
+def fill(mebibytes: int) -> tuple[int, int | None]:
+    """The size, and the limit of this container's memory in bytes."""
+    return len(bytearray(b"x") * (mebibytes << 20)) >> 20, memory_limit()
 
 
 @remote

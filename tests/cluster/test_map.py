@@ -157,6 +157,27 @@ def test_a_container_that_is_killed(calling: Space) -> None:
     assert [results[n] for n in (0, 1, 3, 4, 5)] == [0, 1, 3, 4, 5]
 
 
+def test_items_that_need_more_memory_get_it(calling: Space) -> None:
+    """Those that ran out of it, and no others, run again with twice as much, up to the ceiling; then all is tidy."""
+    a_map = mapped.fill.options(memory=("64Mi", "256Mi"), retries=2).map(
+        [1, 1, 90, 1, 1, 1, 1, 160], chunksize=4, return_exceptions=True
+    )
+    results = a_map.result(WAIT)
+    assert [size for size, _ in results] == [1, 1, 90, 1, 1, 1, 1, 160]
+    limits = [limit // 2**20 for _, limit in results]
+    assert limits == [64, 64, 128, 64, 64, 64, 64, 256]
+    nothing_left(calling)
+
+
+def test_an_item_that_needs_more_than_the_ceiling_fails_alone(calling: Space) -> None:
+    """With the error, and the memory of its last attempt in it; attempts with more memory are ``retries``."""
+    options = mapped.fill.options(memory=("64Mi", "128Mi"), retries=1)
+    results = options.map([1, 400], chunksize=1, return_exceptions=True).result(WAIT)
+    assert results[0] == (1, 64 * 2**20)
+    assert isinstance(results[1], OutOfMemoryError)
+    assert "128 MiB" in str(results[1])
+
+
 # No process can kill the first one of its container; as a shell's child the supervisor can be killed, and ends it so.
 _UNDER_A_SHELL = ["sh", "-c", 'python3 "$0" "$1"; exit $?', "/kubefunc/in/kubefunc.pyz", "main"]
 

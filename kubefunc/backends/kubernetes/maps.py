@@ -17,6 +17,7 @@ from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.finding import Finding
 from kubefunc.backends.kubernetes.flight import Flight
+from kubefunc.backends.kubernetes.growing import GrowingSink
 from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.mapflight import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
 from kubefunc.backends.kubernetes.tracker import Tracker
@@ -25,6 +26,7 @@ from kubefunc.backends.kubernetes.workers import Clock, Workers
 from kubefunc.chunks import MAX_PARALLELISM, chunksize
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.payload import Payload
 from kubefunc.runner import ARCHIVE, SKIP_WAIT, records
@@ -68,8 +70,11 @@ class Maps:
         Raises:
             ConfigurationError: an option does not fit.
         """
-        if not submission.items:
-            return
+        if submission.items:
+            growths = submission.options.retries
+            self._submit(submission, self._growing(submission, sink, namespace, growths), namespace)
+
+    def _submit(self, submission: MapSubmission, sink: MapSink, namespace: str) -> None:
         attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=attempt)
         layout = _layout(submission)
@@ -78,6 +83,23 @@ class Maps:
         self._attempts[submission.call] = attempt
         self._tracker.add(flight)
         self._jobs.create(flight, lambda: self._made(flight, submission, layout))
+
+    def _growing(self, submission: MapSubmission, sink: MapSink, namespace: str, growths: int) -> MapSink:
+        """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
+        options = more_memory(submission.options)
+        if options is None or growths < 1:
+            return sink
+        growing = GrowingSink(sink, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
+
+        def again(items: list[int]) -> None:
+            why = f"out of memory, next attempt with {options.memory_start}"
+            sink.moved(items, Whereabouts(Phase.SUBMITTING, why))
+            these = {index: submission.items[index] for index in items}
+            grown = dataclasses.replace(submission, options=options, items=these, chunksize=1)
+            self._submit(grown, self._growing(grown, sink, namespace, growths - 1), namespace)
+
+        growing.run_again_by(again)
+        return growing
 
     def _flight(self, submission: MapSubmission, sink: MapSink, namespace: str, layout: Layout) -> MapFlight:
         options = submission.options
@@ -159,8 +181,8 @@ class Maps:
         reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
         guilty, innocent = blame(whole.missing(chunk.items), pod.at if pod is not None else None, reason)
         if guilty:
-            chunk.of.keep = True
             whole.fail(guilty, error)
+            chunk.of.keep = chunk.of.keep or not _runs_again(whole, guilty)
         if finding.job_goes_on and pod is not None:
             chunk.go_on_without(pod)  # the Job replaces the Pod: it is told to skip what has an outcome
             return
@@ -204,7 +226,7 @@ class Maps:
         lead.whole.moved(missing, Whereabouts(Phase.SUBMITTING, "lost with their Pod, they run again"))
         items = {index: sent.items[index] for index in missing}
         again = dataclasses.replace(sent, items=items, chunksize=size, attempt=sent.attempt + 1)
-        self.submit(again, lead.whole, lead.namespace)
+        self._submit(again, lead.whole, lead.namespace)
 
     # -- from another process
 
@@ -294,6 +316,10 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
     if at is None or at not in missing or reason in _ENDS_THE_CHUNK:
         return list(missing), []
     return [at], [index for index in missing if index != at]
+
+
+def _runs_again(whole: MapSink, items: Sequence[int]) -> bool:
+    return isinstance(whole, GrowingSink) and all(map(whole.holds, items))
 
 
 def _ended_with_another(chunk: ChunkFlight) -> bool:
