@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_NESTED
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_INDEX, ENV_NESTED
 
 
 def call_id() -> str | None:
@@ -23,6 +23,16 @@ def attempt() -> int:
     0
     """
     return int(os.environ.get(ENV_ATTEMPT, "0"))
+
+
+def index() -> int | None:
+    """Which item of a map this is, counted from 0; None outside of a map.
+
+    >>> index() is None
+    True
+    """
+    text = os.environ.get(ENV_INDEX)
+    return None if text is None else int(text)
 
 
 def may_call_on() -> bool:

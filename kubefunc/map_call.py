@@ -19,12 +19,14 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
-from kubefunc.call import LOG_TAIL_LINES, Call, CallStats, Waiting, check_process, parse_id
+from kubefunc.call import Call, CallStats, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
+from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
+from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
-from kubefunc.progress import MapProgress, Printer, Silent, Unwatched, Watch
+from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.records import Record
 from kubefunc.session import Session, session
 
@@ -33,7 +35,6 @@ R = TypeVar("R")
 _CANCELLED = Raised(concurrent.futures.CancelledError())
 _HANDED_OVER = Returned(None)
 _UNSENT = Whereabouts(Phase.SUBMITTING)
-_TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
 
 
 class MapCall(Generic[R]):
@@ -73,7 +74,7 @@ class MapCall(Generic[R]):
         self._order: list[int] = []  # in which items ended
         self._made: dict[int, ItemCall[R]] = {}
         self._wakers: dict[int, list[Callable[[], None]]] = {}
-        self._output = _Output(self)
+        self._output = MapOutput(self._id, of.console, verbose=verbose)
         self._keeps: object = None  # lives as long as this does
         self._watch: Watch | Unwatched = Unwatched()
 
@@ -113,14 +114,14 @@ class MapCall(Generic[R]):
         return self._failure is not None or (self._count is not None and len(self._order) == self._count)
 
     def __iter__(self) -> Iterator[R]:
-        return _InOrder(self)
+        return InOrder(self)
 
     def as_completed(self) -> Iterator[tuple[int, R]]:
         """Pairs of index and result, in the order in which items end. A failed item raises, as when iterating."""
-        return _AsCompleted(self)
+        return AsCompleted(self)
 
     def __aiter__(self) -> AsyncIterator[R]:
-        return _InOrderAsync(self)
+        return InOrderAsync(self)
 
     def __await__(self) -> Generator[Any, None, list[R]]:
         """The same as :meth:`result`, in an event loop."""
@@ -473,70 +474,7 @@ def _add_note(error: BaseException, note: str) -> None:
             error.add_note(note)
 
 
-# -- iterators
-
-
-class _InOrder(Iterator[R]):
-    """Results in the order of the inputs. An exception ends nothing: the next call of next() goes on behind it."""
-
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
-        self._next = 0
-
-    def __next__(self) -> R:
-        index = self._next
-        if index >= len(self._map):
-            raise StopIteration
-        self._map._wait(index, None)
-        self._next += 1  # not before: a wait that was interrupted is taken up again
-        return self._map._give(index)
-
-
-class _InOrderAsync(AsyncIterator[R]):
-    """The same for ``async for``."""
-
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
-        self._next = 0
-
-    async def __anext__(self) -> R:
-        index = self._next
-        if index >= await self._map._length_async():
-            raise StopAsyncIteration
-        await self._map._wait_async(index)
-        self._next += 1
-        return self._map._give(index)
-
-
-class _AsCompleted(Iterator[tuple[int, R]]):
-    """Index and result in the order in which items end."""
-
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
-        self._given = bytearray(len(of))
-        self._order: list[int] = []
-        self._next = 0
-
-    def __next__(self) -> tuple[int, R]:
-        if all(self._given):
-            raise StopIteration
-        index = self._wait()
-        self._given[index] = 1
-        return index, self._map._give(index)
-
-    def _wait(self) -> int:
-        self._map._wait_until(self._finds_next, None)
-        return self._order[self._next - 1]
-
-    def _finds_next(self) -> bool:
-        """Whether an item has ended that was not given yet: it stands before ``_next`` then. The lock is held."""
-        if self._order is not self._map._order:  # retry_failed() has made a new one
-            self._order, self._next = self._map._order, 0
-        while self._next < len(self._order):
-            self._next += 1
-            if not self._given[self._order[self._next - 1]]:
-                return True
-        return False
+# -- its items as Futures
 
 
 class _Calls(Sequence[Call[R]]):
@@ -613,82 +551,7 @@ class ItemCall(Call[R]):
             self._complete(ended)
 
 
-# -- what items print, and what they wait for
-
-
-class _Log:
-    """What was printed while some items ran."""
-
-    def __init__(self, indexes: Sequence[int], printer: Printer | Silent) -> None:
-        self.indexes = indexes
-        self.data = bytearray()
-        self.printer = printer
-
-
-class _Output:
-    """The output of a map, by the items that it came from; shown line by line, kept for ``logs()``."""
-
-    def __init__(self, of: MapCall[Any]) -> None:
-        self._map = of
-        self._lock = threading.Lock()
-        self._logs: dict[int, _Log] = {}  # by the first of the indexes
-        self._told: set[str] = set()
-        self.waits_for = ""
-
-    def moved(self, where: Whereabouts) -> None:
-        """Say once what must be waited for."""
-        if where.phase in (Phase.SUBMITTING, Phase.PENDING, Phase.STARTING):
-            self.waits_for = where.detail
-        if where.detail and where.detail not in self._told and self._map._verbose:
-            self._told.add(where.detail)
-            self._map._session.console.say(f"{self._map._id}: {where.detail}")
-
-    def feed(self, indexes: Sequence[int], data: bytes) -> None:
-        with self._lock:
-            log = self._logs.get(indexes[0])
-            if log is None:
-                log = self._logs[indexes[0]] = _Log(indexes, self._printer(indexes))
-            log.data += data
-            log.printer.feed(data)
-
-    def end(self, indexes: Sequence[int]) -> None:
-        """These items have ended: show the last line of those that were alone, which may lack its newline."""
-        if not self._logs:
-            return
-        with self._lock:
-            for log in map(self._logs.get, indexes):
-                if log is not None and len(log.indexes) == 1:
-                    log.printer.end()
-
-    def end_all(self) -> None:
-        with self._lock:
-            for log in self._logs.values():
-                log.printer.end()
-
-    def text(self) -> str:
-        with self._lock:
-            return b"".join(self._logs[first].data for first in sorted(self._logs)).decode("utf-8", "replace")
-
-    def text_of(self, index: int) -> str:
-        with self._lock:
-            return b"".join(log.data for log in self._of(index)).decode("utf-8", "replace")
-
-    def last_lines(self, index: int) -> tuple[str, ...]:
-        with self._lock:
-            data = b"".join(bytes(log.data[-_TAIL:]) for log in self._of(index))
-        return tuple(data.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
-
-    def _of(self, index: int) -> list[_Log]:
-        log = self._logs.get(index)
-        if log is not None:
-            return [log]
-        return [log for log in self._logs.values() if len(log.indexes) > 1 and index in log.indexes]
-
-    def _printer(self, indexes: Sequence[int]) -> Printer | Silent:
-        if not self._map._verbose:
-            return Silent()
-        which = f"{indexes[0]}" if len(indexes) == 1 else f"{indexes[0]}-{indexes[-1]}"
-        return self._map._session.console.part_printer(f"{self._map._id}[{which}]")
+# -- for the backend
 
 
 class MapCallSink:

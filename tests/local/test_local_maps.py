@@ -225,10 +225,11 @@ def test_an_item_knows_its_place() -> None:
     """The map's id, its own index, and which attempt this is."""
 
     def place(_: int) -> tuple[object, ...]:
-        return kubefunc.current.call_id(), os.environ["KUBEFUNC_INDEX"], kubefunc.current.attempt()
+        return kubefunc.current.call_id(), kubefunc.current.index(), kubefunc.current.attempt()
 
     done = mapped(place).map("ab")
-    assert list(done) == [(done.id, "0", 1), (done.id, "1", 1)]
+    assert list(done) == [(done.id, 0, 1), (done.id, 1, 1)]
+    assert kubefunc.current.index() is None
 
 
 def test_a_map_in_a_map_is_refused() -> None:

@@ -1,0 +1,74 @@
+"""The ways to go through a map's results: in order, in order within an event loop, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from kubefunc.map_call import MapCall
+
+R = TypeVar("R")
+
+
+class InOrder(Iterator[R]):
+    """Results in the order of the inputs. An exception ends nothing: the next call of next() goes on behind it."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._next = 0
+
+    def __next__(self) -> R:
+        index = self._next
+        if index >= len(self._map):
+            raise StopIteration
+        self._map._wait(index, None)
+        self._next += 1  # not before: a wait that was interrupted is taken up again
+        return self._map._give(index)
+
+
+class InOrderAsync(AsyncIterator[R]):
+    """The same for ``async for``."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._next = 0
+
+    async def __anext__(self) -> R:
+        index = self._next
+        if index >= await self._map._length_async():
+            raise StopAsyncIteration
+        await self._map._wait_async(index)
+        self._next += 1
+        return self._map._give(index)
+
+
+class AsCompleted(Iterator[tuple[int, R]]):
+    """Index and result in the order in which items end."""
+
+    def __init__(self, of: MapCall[R]) -> None:
+        self._map = of
+        self._given = bytearray(len(of))
+        self._order: list[int] = []
+        self._next = 0
+
+    def __next__(self) -> tuple[int, R]:
+        if all(self._given):
+            raise StopIteration
+        index = self._wait()
+        self._given[index] = 1
+        return index, self._map._give(index)
+
+    def _wait(self) -> int:
+        self._map._wait_until(self._finds_next, None)
+        return self._order[self._next - 1]
+
+    def _finds_next(self) -> bool:
+        """Whether an item has ended that was not given yet: it stands before ``_next`` then. The lock is held."""
+        if self._order is not self._map._order:  # retry_failed() has made a new one
+            self._order, self._next = self._map._order, 0
+        while self._next < len(self._order):
+            self._next += 1
+            if not self._given[self._order[self._next - 1]]:
+                return True
+        return False

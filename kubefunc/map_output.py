@@ -1,0 +1,90 @@
+"""What the items of a map print, and what they wait for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from kubefunc.backends.base import Whereabouts
+from kubefunc.diagnosis import Phase
+from kubefunc.progress import Console, Printer, Silent
+
+_TAIL_LINES = 20
+_TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
+
+
+class _Log:
+    """What was printed while some items ran."""
+
+    def __init__(self, indexes: Sequence[int], printer: Printer | Silent) -> None:
+        self.indexes = indexes
+        self.data = bytearray()
+        self.printer = printer
+
+
+class MapOutput:
+    """The output of a map, by the items that it came from; shown line by line, kept for ``logs()``."""
+
+    def __init__(self, call: str, console: Console, *, verbose: bool) -> None:
+        self._call = call
+        self._console = console
+        self._verbose = verbose
+        self._lock = threading.Lock()
+        self._logs: dict[int, _Log] = {}  # by the first of the indexes
+        self._told: set[str] = set()
+        self.waits_for = ""
+
+    def moved(self, where: Whereabouts) -> None:
+        """Say once what must be waited for."""
+        if where.phase in (Phase.SUBMITTING, Phase.PENDING, Phase.STARTING):
+            self.waits_for = where.detail
+        if where.detail and where.detail not in self._told and self._verbose:
+            self._told.add(where.detail)
+            self._console.say(f"{self._call}: {where.detail}")
+
+    def feed(self, indexes: Sequence[int], data: bytes) -> None:
+        with self._lock:
+            log = self._logs.get(indexes[0])
+            if log is None:
+                log = self._logs[indexes[0]] = _Log(indexes, self._printer(indexes))
+            log.data += data
+            log.printer.feed(data)
+
+    def end(self, indexes: Sequence[int]) -> None:
+        """These items have ended: show the last line of those that were alone, which may lack its newline."""
+        if not self._logs:
+            return
+        with self._lock:
+            for log in map(self._logs.get, indexes):
+                if log is not None and len(log.indexes) == 1:
+                    log.printer.end()
+
+    def end_all(self) -> None:
+        with self._lock:
+            for log in self._logs.values():
+                log.printer.end()
+
+    def text(self) -> str:
+        with self._lock:
+            return b"".join(self._logs[first].data for first in sorted(self._logs)).decode("utf-8", "replace")
+
+    def text_of(self, index: int) -> str:
+        with self._lock:
+            return b"".join(log.data for log in self._of(index)).decode("utf-8", "replace")
+
+    def last_lines(self, index: int) -> tuple[str, ...]:
+        with self._lock:
+            data = b"".join(bytes(log.data[-_TAIL:]) for log in self._of(index))
+        return tuple(data.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+
+    def _of(self, index: int) -> list[_Log]:
+        log = self._logs.get(index)
+        if log is not None:
+            return [log]
+        return [log for log in self._logs.values() if len(log.indexes) > 1 and index in log.indexes]
+
+    def _printer(self, indexes: Sequence[int]) -> Printer | Silent:
+        if not self._verbose:
+            return Silent()
+        which = f"{indexes[0]}" if len(indexes) == 1 else f"{indexes[0]}-{indexes[-1]}"
+        return self._console.part_printer(f"{self._call}[{which}]")
