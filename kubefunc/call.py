@@ -22,6 +22,7 @@ from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
 from kubefunc.runner.attempts import without_runner
 from kubefunc.session import Session, session
+from kubefunc.transcript import Transcript
 
 R = TypeVar("R")
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Call(_Future[R]):
         self._error: BaseException | None = None
         self._log_tail: tuple[str, ...] = ()
         self._cancelling = threading.Lock()
-        self._output = bytearray()
+        self._output = Transcript()
         self._notified = False  # only the dispatcher's thread asks
 
     @property
@@ -156,9 +157,9 @@ class Call(_Future[R]):
         if follow:
             return _lines(self._backend.logs(self._id, follow=True))
         if self.done():
-            kept = bytes(self._output)
+            kept = self._output.text()
             if kept:  # the Job may be gone by now
-                return kept.decode("utf-8", "replace")
+                return kept
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -317,7 +318,7 @@ class CallSink:
             self._tail_size += len(data)
             while self._tail_size - len(self._tail[0]) > _TAIL_BYTES:
                 self._tail_size -= len(self._tail.popleft())
-            self._call._output += data
+            self._call._output.add(data)
             self._printer.feed(data)
 
     def deliver(self, envelope: Envelope) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.progress import Console, Printer, Silent
+from kubefunc.transcript import Transcript
 
 _TAIL_LINES = 20
 _TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
@@ -18,7 +19,7 @@ class _Log:
 
     def __init__(self, indexes: Sequence[int], printer: Printer | Silent) -> None:
         self.indexes = indexes
-        self.data = bytearray()
+        self.kept = Transcript()
         self.printer = printer
 
 
@@ -47,7 +48,7 @@ class MapOutput:
             log = self._logs.get(indexes[0])
             if log is None:
                 log = self._logs[indexes[0]] = _Log(indexes, self._printer(indexes))
-            log.data += data
+            log.kept.add(data)
             log.printer.feed(data)
 
     def end(self, indexes: Sequence[int]) -> None:
@@ -66,15 +67,15 @@ class MapOutput:
 
     def text(self) -> str:
         with self._lock:
-            return b"".join(self._logs[first].data for first in sorted(self._logs)).decode("utf-8", "replace")
+            return "".join(self._logs[first].kept.text() for first in sorted(self._logs))
 
     def text_of(self, index: int) -> str:
         with self._lock:
-            return b"".join(log.data for log in self._of(index)).decode("utf-8", "replace")
+            return "".join(log.kept.text() for log in self._of(index))
 
     def last_lines(self, index: int) -> tuple[str, ...]:
         with self._lock:
-            data = b"".join(bytes(log.data[-_TAIL:]) for log in self._of(index))
+            data = b"".join(log.kept.tail(_TAIL) for log in self._of(index))
         return tuple(data.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
 
     def _of(self, index: int) -> list[_Log]:

@@ -1,0 +1,46 @@
+"""What a function printed, as the client keeps it for ``logs()``."""
+
+from __future__ import annotations
+
+MOST = 64 << 20  # bytes: a program that follows chatty calls for days must not fill its memory with their output
+_SLACK = 8 << 20  # that more before the oldest goes: to let go of a little each time would copy all of it each time
+
+
+class Transcript:
+    """The newest of what was printed, whole lines of it.
+
+    >>> kept = Transcript(most=8, slack=4)
+    >>> for _ in range(4):
+    ...     kept.add(b"line\\n")
+    >>> kept.text()
+    '[kubefunc: 10 older bytes of output were not kept]\\nline\\nline\\n'
+    """
+
+    def __init__(self, most: int = MOST, slack: int = _SLACK) -> None:
+        self._data = bytearray()
+        self._most = most
+        self._slack = slack
+        self._dropped = 0
+
+    def add(self, data: bytes) -> None:
+        """Some more of it."""
+        self._data += data
+        if len(self._data) > self._most + self._slack:
+            self._let_go(len(self._data) - self._most)
+
+    def _let_go(self, count: int) -> None:
+        """At least so many bytes, up to the end of a line."""
+        line = self._data.find(b"\n", count - 1)
+        if line >= 0:
+            count = line + 1
+        del self._data[:count]
+        self._dropped += count
+
+    def text(self) -> str:
+        """All that is kept; before it, how much is not."""
+        before = f"[kubefunc: {self._dropped:,} older bytes of output were not kept]\n" if self._dropped else ""
+        return before + self._data.decode("utf-8", "replace")
+
+    def tail(self, size: int) -> bytes:
+        """The last bytes."""
+        return bytes(self._data[-size:])
