@@ -262,6 +262,30 @@ def test_a_dead_network_holds_no_program(kube: Space, start: type[Program], tmp_
         proxy.close()
 
 
+def test_a_detached_call_that_could_not_be_sent_is_named(kube: Space, start: type[Program], tmp_path: Path) -> None:
+    """At the exit, which waits five seconds for its Job to be created."""
+    proxy = Proxy(kube.kubeconfig)
+    try:
+        there = proxy.kubeconfig(tmp_path / "proxied.kubeconfig")
+        program = start(
+            f"import os\nos.environ['KUBECONFIG'] = {str(there)!r}\n"
+            + LONG
+            + "work.remote(0).result()\nprint('warm')\nimport time\n"
+            + f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
+            + "work.options(detach=True).remote(0)\n"
+        )
+        program.until_it_says("warm")
+        proxy.holding.clear()
+        (tmp_path / "go").touch()
+        began = time.monotonic()
+        program.end()
+        assert 4 < time.monotonic() - began < 8
+        assert "the program ends before its Job could be created" in program.said
+        kube.clear()
+    finally:
+        proxy.close()
+
+
 def test_a_forked_child_closes_nothing_of_its_parent(kube: Space, start: type[Program]) -> None:
     """The session belongs to a process: a child that exits cancels none of its parent's calls."""
     program = start(

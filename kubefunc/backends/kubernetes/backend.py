@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
-from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
+from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes import manifest
 from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.collect import Collector
@@ -40,6 +40,8 @@ REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
 _FOLLOW_IDLE = 4 * 3600.0
+
+NOT_SENT = "the program ends before its Job could be created: it may never run"
 
 
 class KubernetesBackend:
@@ -152,6 +154,7 @@ class KubernetesBackend:
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
+        unsent = [flight for flight in self._tracker.all() if flight.stays and not flight.created]
         self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
         cancelled = [flight for call in unfinished for flight in self._tracker.of(call)] + self._spent_maps(until)
         for flight in cancelled:
@@ -165,6 +168,9 @@ class KubernetesBackend:
             if all(flight.deleted for flight in cancelled):
                 break
             time.sleep(0.02)  # a deletion that failed is tried again by the clock
+        for flight in unsent:
+            if not flight.created:
+                flight.sink.moved(Whereabouts(flight.where, NOT_SENT))
         self._tracker.stop()
         return sorted({flight.call for flight in cancelled if not flight.deleted})
 
