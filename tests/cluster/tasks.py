@@ -28,3 +28,10 @@ def prepared() -> list[str]:
 def slow(number: int, seconds: float) -> int:
     time.sleep(seconds)
     return number
+
+
+def span(seconds: float) -> tuple[float, float]:
+    """From when to when it ran, by its node's clock."""
+    begun = time.time()
+    time.sleep(seconds)
+    return begun, time.time()
