@@ -18,7 +18,7 @@ from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, outcome
 from kubefunc.errors import KubefuncError
-from kubefunc.function import KEY_SIZE, RemoteFunction, refuse_nested, remote, start_many
+from kubefunc.function import KEY_SIZE, RemoteFunction, prepare, refuse_nested, remote, start_many
 from kubefunc.inputs import HowToMap, map_items
 from kubefunc.options import Layer, Options, parse_changes
 from kubefunc.payload import Packer, new_id
@@ -211,16 +211,16 @@ class _AsJobs:
 
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
         function = self._function(fn)
-        start = functools.partial(function.remote, *args, **kwargs)
+        send = prepare(function, args, dict(kwargs))  # now, also where it waits: what cannot be pickled is said here
         if self._at_once is None:
-            call = start()
+            call = send()
             self._futures.add(call)
             call.add_done_callback(self._hold)
             return call
         future: Future[Any] = Future()
         self._futures.add(future)
         with self._lock:
-            self._waiting.append((future, start))
+            self._waiting.append((future, send))
         self._start_those_that_may()
         return future
 
@@ -245,18 +245,23 @@ class _AsJobs:
     def end(self, *, cancel: bool = False) -> None:
         if cancel:
             for future in list(self._futures):
-                if not future.running():
+                if not _has_begun(future):
                     future.cancel()
             for started in list(self._maps):
                 where = started._where
-                started._cancel([index for index in range(len(started)) if where[index].phase is not Phase.RUNNING])
+                started._cancel([index for index in range(len(started)) if where[index].phase not in _BEGUN])
 
     def terminate(self) -> None:
         with self._lock:
             self._terminated = True
             calls = list(self._calls)
-        for future in [*calls, *self._futures]:
+            waited = [future for future, _ in self._waiting]
+            self._waiting.clear()  # first: the end of a task that runs would start the next
+        for future in waited:
             future.cancel()
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
+        for running in [*calls, *self._futures]:
+            running.cancel()
         for started in list(self._maps):
             started.cancel()
 
@@ -281,12 +286,12 @@ class _AsJobs:
             with self._lock:
                 if not self._waiting or self._running >= (self._at_once or 1):
                     return
-                future, start = self._waiting.popleft()
+                future, send = self._waiting.popleft()
                 if not future.set_running_or_notify_cancel():
                     continue
                 self._running += 1
             try:
-                self._follow(future, start())
+                self._follow(future, send())
             except Exception as error:  # noqa: BLE001 - it is the task's, whatever it is
                 self._free()
                 future.set_exception(error)
@@ -313,6 +318,14 @@ class _AsJobs:
         with self._lock:
             self._running -= 1
             self._calls.discard(cast("Call[Any]", call))
+
+
+_BEGUN = (Phase.RUNNING, Phase.FETCHING, Phase.FINISHED)
+
+
+def _has_begun(future: Future[Any]) -> bool:
+    """A call whose result is on its way does not run any more, but it has."""
+    return future._whereabouts().phase in _BEGUN if isinstance(future, Call) else future.running()
 
 
 def _over(below: Layer, above: Layer) -> Layer:

@@ -443,6 +443,11 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         SerializationError: the function or an argument cannot be pickled.
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
+    return prepare(function, args, kwargs)()
+
+
+def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Call[R]]:
+    """The first half of :func:`start`, with its errors: pack it now. What this gives is called once, to send it."""
     refuse_nested()
     _refuse_unbound(function)
     from kubefunc.session import session
@@ -464,14 +469,18 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         payload=payload,
         key=os.urandom(KEY_SIZE),
     )
-    call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
-    sink = CallSink(call, printer_for(call, options))
-    try:
-        here.start(backend, submission, RetryingSink(submission, sink, backend))
-    except BaseException:
-        sink.end_output()
-        raise
-    return call
+
+    def send() -> Call[R]:
+        call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
+        sink = CallSink(call, printer_for(call, options))
+        try:
+            here.start(backend, submission, RetryingSink(submission, sink, backend))
+        except BaseException:
+            sink.end_output()
+            raise
+        return call
+
+    return send
 
 
 def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:

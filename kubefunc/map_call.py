@@ -376,6 +376,8 @@ class MapCall(Generic[R]):
             wakers = [wake for index in settled for wake in self._wakers.pop(index, ())] if self._wakers else ()
             made = [(index, self._made[index]) for index in settled if index in self._made] if self._made else ()
             over = len(self._order) == self._count
+            stops = over and self._cancelled > 0 and attempt is not None  # a cancelled item may be running yet
+            current = self._attempt
         for wake in wakers:
             wake()
         for index, call in made:
@@ -384,6 +386,8 @@ class MapCall(Generic[R]):
         if over:
             self._output.end_all()
             self._session.finished(self._id)
+        if stops:
+            self._session.dispatcher.do(lambda: self._stop_attempt(current))
         return len(settled)
 
     def _count_in(self, index: int, ended: Record | Raised) -> None:
@@ -415,6 +419,11 @@ class MapCall(Generic[R]):
     def _stop(self) -> None:
         self._session.finished(self._id)
         self._backend.cancel(self._id)
+
+    def _stop_attempt(self, attempt: int) -> None:
+        """The last wanted item has ended: nothing goes on for those that were cancelled."""
+        if attempt == self._attempt:
+            self._stop()
 
     def _fail_unopened(self, error: KubefuncError) -> None:
         with self._news:

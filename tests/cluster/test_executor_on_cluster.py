@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kubefunc import Executor
+from kubefunc.errors import SerializationError
 from tests.cluster import tasks
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually, nothing_left
@@ -85,6 +86,47 @@ def test_shutdown_can_cancel_what_has_not_begun(calling: Space) -> None:
     assert futures[0].result(0) == 0
     assert [future.cancelled() for future in futures] == [False, True, True, True]
     nothing_left(calling)
+
+
+def test_shutdown_can_cancel_the_rest_of_a_map(calling: Space) -> None:
+    """Items that wait for a Pod are cancelled: their Pods end with the last item that had begun."""
+    executor = Executor(1, verbose=False)
+    results = executor.map(tasks.slow, range(4), [0.0, 8.0, 600.0, 600.0], chunksize=2)
+    assert next(results) == 0
+    (a_map,) = executor._tasks._maps  # type: ignore[union-attr]
+    eventually(lambda: a_map.progress.running == 1, what="news that its Pod runs, which is at item 1")
+    executor.shutdown(cancel_futures=True)
+    assert next(results) == 1
+    with pytest.raises(concurrent.futures.CancelledError):
+        next(results)
+    nothing_left(calling)
+
+
+def test_terminate_workers_starts_none_that_waits(calling: Space) -> None:
+    """Not even for a moment: what waits has no Job, and its Future is cancelled."""
+    executor = Executor(1, verbose=False)
+    running, *waiting = [executor.submit(tasks.slow, n, 600.0) for n in range(6)]
+    eventually(lambda: bool(jobs_of(calling)), what="the Job of the first")
+    executor.terminate_workers()
+    assert isinstance(running.exception(WAIT), concurrent.futures.CancelledError)
+    assert all(future.cancelled() for future in waiting)
+    executor.shutdown()
+    created = [event for event in calling.admin.get("events") if event["reason"] == "SuccessfulCreate"]
+    assert len(created) <= 1
+    nothing_left(calling)
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_task_is_packed_when_it_is_submitted() -> None:
+    """Also where it waits: what cannot be pickled is refused at once, and a later change of an argument is not seen."""
+    with Executor(1, verbose=False) as executor:
+        first = executor.submit(tasks.slow, 1, 1.0)
+        numbers = [1, 2]
+        total = executor.submit(sum, numbers)
+        numbers.append(100)
+        with pytest.raises(SerializationError):
+            executor.submit(list, (each for each in "abc"))
+        assert (first.result(WAIT), total.result(WAIT)) == (1, 3)
 
 
 def test_terminate_workers_ends_what_runs(calling: Space) -> None:
