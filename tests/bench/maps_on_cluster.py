@@ -72,7 +72,8 @@ def requests(ground: Ground) -> Iterator[Figure]:
         f"{items:,} items: {counted.total() - counted[STREAMS]} and {counted[STREAMS]} streams"
         for items, counted in counts.items()
     )
-    yield Figure("API requests of a map in 4 Pods", words)
+    totals = [counted.total() for counted in counts.values()]
+    yield Figure("API requests of a map in 4 Pods", words, "equal", met=max(totals) - min(totals) <= 1)
 
 
 def memory(ground: Ground) -> Iterator[Figure]:
