@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
 STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the process is killed
+STACKS_LATE = 20  # tenths of a second more, where a busy node has not let faulthandler come to it yet
 STACKS_LIMIT = 20_000  # characters
 FOREVER = float("inf")
 
@@ -25,10 +27,20 @@ class Clock:
     def __init__(self) -> None:
         self.at = FOREVER
         self.why = ""
+        self.patience = 0
 
     def set(self, why: str, seconds: float) -> None:
         if self.why != "end":  # who was asked to end gets no more time for anything else
             self.at, self.why = time.monotonic() + seconds, why
+            self.patience = STACKS_LATE
+
+    def waits_for(self, stacks: str) -> bool:
+        """Whether a timeout goes on for a tenth of a second, as this file has no stacks yet. Not for ever."""
+        if self.why != "timeout" or self.patience == 0 or _is_written(stacks):
+            return False
+        self.patience -= 1
+        self.at = time.monotonic() + 0.1
+        return True
 
     def stop(self) -> None:
         self.at = FOREVER
@@ -44,6 +56,13 @@ def back_off(spec: dict[str, Any], attempt: int) -> float:
     """Seconds to wait after this attempt: more each time, and not the same for all calls that failed together."""
     initial, factor, maximum = spec["backoff"]
     return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
+
+
+def _is_written(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > 0
+    except OSError:
+        return False
 
 
 def read_stacks(path: str) -> str:

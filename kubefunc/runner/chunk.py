@@ -219,7 +219,7 @@ class Chunk(Overseer):
 
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
-        if run.clock.is_over() and not self._has_news(run):
+        if run.clock.is_over() and not self._has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
             run.timed_out = run.clock.why == "timeout"
             run.clock.stop()
             run.stopping = True

@@ -84,7 +84,7 @@ class Supervisor(Overseer):
         pipes = [process.frames, process.output]
         status: int | None = None
         while status is None:
-            if clock.is_over():
+            if clock.is_over() and not clock.waits_for(self.port.path("stacks")):
                 timed_out = clock.why == "timeout"
                 clock.stop()
                 kill_group(process.pid, signal.SIGKILL)
