@@ -139,12 +139,13 @@ def examples(session: nox.Session) -> None:
 def cluster(session: nox.Session) -> None:
     """Everything on a real Kubernetes: $KUBEFUNC_TEST_KUBECONFIG, else one that is started for the tests.
 
-    Calls mostly wait for a kubelet, so several tests at once fit on few cores; those marked ``alone`` follow.
+    Calls mostly wait for a kubelet, so two tests at once fit on two cores, where a third would be waited for by those
+    that measure; those marked ``alone`` follow.
     """
     if session.posargs:
         _pytest(session, "tests/cluster")
         return
-    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "3", "--dist", "loadgroup")
+    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "2", "--dist", "loadgroup")
     _pytest(session, "tests/cluster", "-m", "alone")
 
 
