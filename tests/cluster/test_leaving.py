@@ -248,6 +248,13 @@ def test_interrupted_twice_it_leaves_at_once(kube: Space, start: type[Program], 
         proxy.close()
 
 
+def gives_up(program: Program) -> None:
+    """It ends after the five seconds that an exit has."""
+    began = time.monotonic()
+    program.end()
+    assert 4 < time.monotonic() - began < 8
+
+
 def test_a_dead_network_holds_no_program(kube: Space, start: type[Program], tmp_path: Path) -> None:
     """The exit gives up after five seconds and names what it could not cancel."""
     proxy = Proxy(kube.kubeconfig)
@@ -257,9 +264,7 @@ def test_a_dead_network_holds_no_program(kube: Space, start: type[Program], tmp_
         program.until_it_says("started")
         proxy.holding.clear()
         program.process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        program.end()
-        assert 4 < time.monotonic() - began < 8
+        gives_up(program)
         assert "not cancelled, still on the cluster: work-" in program.said
         kube.clear()
     finally:
@@ -281,9 +286,7 @@ def test_a_detached_call_that_could_not_be_sent_is_named(kube: Space, start: typ
         program.until_it_says("warm")
         proxy.holding.clear()
         (tmp_path / "go").touch()
-        began = time.monotonic()
-        program.end()
-        assert 4 < time.monotonic() - began < 8
+        gives_up(program)
         assert "the program ends before its Job could be created" in program.said
         kube.clear()
     finally:

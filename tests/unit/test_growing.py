@@ -27,8 +27,7 @@ class Growing:
         self.whole = Items(count)
         self.later: list[Callable[[], None]] = []
         self.again: list[list[int]] = []
-        self.sink = GrowingSink(self.whole, lambda work: self.later.append(work))
-        self.sink.run_again_by(self.again.append)
+        self.sink = GrowingSink(self.whole, self.again.append, lambda work: self.later.append(work))
 
     def pass_time(self) -> None:
         """What was to be done soon is done."""

@@ -17,23 +17,22 @@ class GrowingSink:
     What is kept back counts as missing no more, so that no Job takes it for lost.
     """
 
-    def __init__(self, whole: MapSink, soon: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, whole: MapSink, again: Callable[[list[int]], None], soon: Callable[[Callable[[], None]], None]
+    ) -> None:
         """For the items of one attempt.
 
         Args:
             whole: the map's own sink.
+            again: runs these items once more, of which the map still wants the outcome.
             soon: has this done in a moment: what runs out of memory until then shares the next Job.
         """
         self._whole = whole
+        self._again = again
         self._soon = soon
-        self._again: Callable[[list[int]], None] | None = None
         self._lock = threading.Lock()
         self._held: set[int] = set()
         self._waiting: list[int] = []
-
-    def run_again_by(self, again: Callable[[list[int]], None]) -> None:
-        """What runs the items once more, of which the map still wants the outcome."""
-        self._again = again
 
     def holds(self, index: int) -> bool:
         """Whether this item has run out of memory here, and runs again."""
@@ -69,7 +68,7 @@ class GrowingSink:
 
     def _hold(self, indexes: Iterable[int]) -> None:
         with self._lock:
-            new = [index for index in self.missing(indexes) if index not in self._held]
+            new = self.missing(indexes)
             first = bool(new) and not self._waiting
             self._held.update(new)
             self._waiting += new
@@ -80,5 +79,5 @@ class GrowingSink:
         with self._lock:
             waiting, self._waiting = self._waiting, []
         wanted = self._whole.missing(waiting)
-        if wanted and self._again is not None and not self._whole.settled:
+        if wanted and not self._whole.settled:
             self._again(wanted)

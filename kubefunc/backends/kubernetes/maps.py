@@ -89,7 +89,6 @@ class Maps:
         options = more_memory(submission.options)
         if options is None or growths < 1:
             return sink
-        growing = GrowingSink(sink, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
 
         def again(items: list[int]) -> None:
             why = f"out of memory, next attempt with {options.memory_start}"
@@ -98,8 +97,7 @@ class Maps:
             grown = dataclasses.replace(submission, options=options, items=these, chunksize=1)
             self._submit(grown, self._growing(grown, sink, namespace, growths - 1), namespace)
 
-        growing.run_again_by(again)
-        return growing
+        return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
 
     def _flight(self, submission: MapSubmission, sink: MapSink, namespace: str, layout: Layout) -> MapFlight:
         options = submission.options
