@@ -343,7 +343,7 @@ class CallSink:
             self._end(Raised(error))
 
     def end_output(self) -> None:
-        """Nothing more will be shown: the last line is, and other calls need no prefix to be told from this one."""
+        """Nothing more will be shown: the last line is, and later calls need no prefix to be told from this one."""
         with self._lock:
             self._printer.end()
 

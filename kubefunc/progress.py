@@ -32,16 +32,22 @@ class Console:
         self._write(f"kubefunc: {text}\n")
 
     def printer(self, call: str) -> Printer:
-        """For the output of one call, which is named where more than one is running."""
-        return self._add(Printer(self, lambda: f"[{call}] " if len(self._printers) > 1 else ""))
+        """For the output of one call, which is named once another has run beside it."""
+        return self._add(Printer(self, f"[{call}] "))
 
     def part_printer(self, part: str) -> Printer:
         """For the output of a part of a map: the others may be running, may be waiting, or may have ended."""
-        return self._add(Printer(self, lambda: f"[{part}] "))
+        printer = self._add(Printer(self, f"[{part}] "))
+        printer.is_named = True
+        return printer
 
     def _add(self, printer: Printer) -> Printer:
+        """Each keeps its name to the end: lines that follow those of a call that has ended are not to pass for its."""
         with self._lock:
             self._printers.add(printer)
+            if len(self._printers) > 1:
+                for each in self._printers:
+                    each.is_named = True
         return printer
 
     def forget(self, printer: Printer) -> None:
@@ -114,11 +120,16 @@ def _others_draw() -> bool:
 
 
 class Printer:
-    """The output of one call as whole lines, whatever pieces and bytes it arrives in."""
+    """The output of one call as whole lines, whatever pieces and bytes it arrives in.
 
-    def __init__(self, console: Console, prefix: Callable[[], str]) -> None:
+    Attributes:
+        is_named: each line says whose it is.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.is_named = False
         self._console = console
-        self._prefix = prefix
+        self._name = name
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line = ""
 
@@ -138,7 +149,7 @@ class Printer:
         self._console.forget(self)
 
     def _show(self, text: str) -> None:
-        prefix = self._prefix()
+        prefix = self._name if self.is_named else ""
         self._console._write("".join(f"{prefix}{line}\n" for line in text.split("\n")))
 
 

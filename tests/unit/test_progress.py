@@ -41,14 +41,26 @@ def test_lines_are_shown_when_they_are_whole() -> None:
     assert stream.getvalue() == "[f-2] beta\n[f-1] alpha\n"
 
 
-def test_one_call_alone_has_no_prefix() -> None:
-    """Also after another has ended."""
+def test_one_call_after_another_has_no_prefix() -> None:
+    """Nothing else is running that a line could come from."""
+    stream = io.StringIO()
+    console = Console(lambda: stream)
+    for call in ("f-1", "f-2"):
+        printer = console.printer(call)
+        printer.feed(b"x\n")
+        printer.end()
+    assert stream.getvalue() == "x\nx\n"
+
+
+def test_a_call_keeps_its_prefix_when_the_other_has_ended() -> None:
+    """Its lines stand below those of the other, and a reader must not take them for its."""
     stream = io.StringIO()
     console = Console(lambda: stream)
     one, two = console.printer("f-1"), console.printer("f-2")
+    two.feed(b"x\n")
     two.end()
-    one.feed(b"x\n")
-    assert stream.getvalue() == "x\n"
+    one.feed(b"y\n")
+    assert stream.getvalue() == "[f-2] x\n[f-1] y\n"
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30), st.data())

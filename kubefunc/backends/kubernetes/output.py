@@ -117,12 +117,22 @@ class Outputs:
         pod = flight.pod()
         if pod is None or not _may_have_printed(pod, container):
             return ()
+        until = time.monotonic() + (LATE if _was_ended_by_the_kubelet(pod) else 0.0)
+        while True:
+            try:
+                data = self._read_tail(flight.namespace, pod.name, container)
+            except ApiError as error:
+                if not error.not_started or time.monotonic() >= until:
+                    return ()
+                time.sleep(READ_AGAIN)
+            except _TROUBLE:
+                return ()
+            else:
+                return tuple(data.decode("utf-8", "replace").splitlines())
+
+    def _read_tail(self, namespace: str, pod: str, container: str) -> bytes:
         query = {"container": container, "tailLines": str(TAIL_LINES)}
-        try:
-            data = self._api.read_bytes(log_path(flight.namespace, pod.name), query=query, deadline=READ_DEADLINE)
-        except _TROUBLE:
-            return ()
-        return tuple(data.decode("utf-8", "replace").splitlines())
+        return self._api.read_bytes(log_path(namespace, pod), query=query, deadline=READ_DEADLINE)
 
     def release(self, flight: Flight) -> None:
         """Nobody listens any more."""
@@ -131,12 +141,17 @@ class Outputs:
 
 
 def _may_have_printed(pod: Pod, container: str) -> bool:
-    """Whether it began. The kubelet tells of an eviction in one word with the start, or in its place: there only the
-    log shows what ran.
-    """
-    if pod.phase == "Failed" and pod.node is not None:
+    """Whether it began. Where a Pod ends soon after its start, the kubelet may tell of both at once."""
+    if (pod.phase == "Failed" and pod.node is not None) or _was_ended_by_the_kubelet(pod):
         return True
     return any(each.name == container and each.state in ("running", "terminated") for each in pod.containers)
+
+
+def _was_ended_by_the_kubelet(pod: Pod) -> bool:
+    """Then the kubelet tells of the end before it looks at the containers: they may be "waiting to start" in its
+    status, and until it has looked it answers with these words (400) to a request for their log.
+    """
+    return pod.reason in ("Evicted", "DeadlineExceeded")
 
 
 def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:

@@ -65,6 +65,11 @@ class ApiError(Exception):
         return self.status == 404
 
     @property
+    def not_started(self) -> bool:
+        """For a log: the kubelet does not know by now that the container has started."""
+        return self.status == 400
+
+    @property
     def overloaded(self) -> bool:
         """The server could not answer just now: the same request is worth sending again at once."""
         if self.status == 409:

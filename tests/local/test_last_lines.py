@@ -1,0 +1,82 @@
+"""The last lines of a function that was ended, read from a small API server that behaves as the kubelet behind one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from kubefunc.backends.base import Sink
+from kubefunc.backends.kubernetes.api import Api, find_config
+from kubefunc.backends.kubernetes.flight import Flight
+from kubefunc.backends.kubernetes.output import LATE, Outputs
+from kubefunc.backends.kubernetes.views import pod_view
+from kubefunc.options import Options
+from tests.local.api_server import Peer, Request, Server
+from tests.unit.statuses import CREATING, JsonDict, pod
+
+
+class Kubelet:
+    """Refuses a log until it has noticed that its container has started."""
+
+    def __init__(self, notices_at: int) -> None:
+        self.asked = 0
+        self._notices_at = notices_at
+
+    def __call__(self, request: Request, peer: Peer) -> None:
+        """Answer a request for the log."""
+        self.asked += 1
+        if self.asked < self._notices_at:
+            words = 'container "main" in pod "f-abcdefgh-1" is waiting to start: ContainerCreating'
+            return peer.refuse(400, "BadRequest", words)
+        peer.start_chunks()
+        peer.chunk(b"writing\n")
+        return peer.chunk(b"")
+
+
+def last_lines(status: JsonDict, kubelet: Kubelet, folder: Path) -> tuple[str, ...]:
+    """What an error would show."""
+    with Server(kubelet) as server:
+        path = folder / "kubeconfig"
+        content = {
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+        }
+        path.write_text(json.dumps(content))
+        config = find_config(None, {"KUBECONFIG": str(path)})
+        assert config is not None
+        api = Api(config)
+        try:
+            options = Options.of()
+            sink = cast("Sink", None)  # nobody is told of anything here
+            flight = Flight("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
+            flight.pods["uid"] = pod_view(status)
+            return Outputs(api).tail(flight, "main")
+        finally:
+            api.close()
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "DeadlineExceeded"])
+def test_the_kubelet_tells_of_the_end_before_it_knows_of_the_start(reason: str, tmp_path: Path) -> None:
+    """It is asked again: what was printed is there, a moment later."""
+    kubelet = Kubelet(notices_at=4)
+    assert last_lines(pod(CREATING, reason=reason), kubelet, tmp_path) == ("writing",)
+    assert kubelet.asked == 4
+
+
+def test_a_pod_that_was_ended_before_its_start_has_no_last_lines(tmp_path: Path) -> None:
+    """Its caller is told of the end, and does not wait for a log that never comes."""
+    began = time.monotonic()
+    assert last_lines(pod(CREATING, reason="Evicted"), Kubelet(notices_at=1000), tmp_path) == ()
+    assert time.monotonic() - began < LATE + 1
+
+
+def test_a_pod_that_waits_to_start_is_not_asked(tmp_path: Path) -> None:
+    """It cannot have printed anything."""
+    kubelet = Kubelet(notices_at=1)
+    assert last_lines(pod(CREATING), kubelet, tmp_path) == ()
+    assert kubelet.asked == 0
