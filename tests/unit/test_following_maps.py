@@ -23,6 +23,7 @@ from kubefunc.backends.kubernetes.mapflight import ChunkFlight, ItemsSink, Layou
 from kubefunc.backends.kubernetes.maps import blame
 from kubefunc.backends.kubernetes.output import Outputs
 from kubefunc.backends.kubernetes.permission import ExecPermission
+from kubefunc.backends.kubernetes.receipt import ChunkReceipt
 from kubefunc.backends.kubernetes.tracker import Tracker
 from kubefunc.backends.kubernetes.uploads import Uploads
 from kubefunc.backends.kubernetes.views import Pod, indexes
@@ -221,6 +222,25 @@ def test_a_container_that_was_killed_names_its_item() -> None:
     assert died is not None
     assert died.at == 2
     assert blame(items.missing(range(4)), died.at, finding.reason) == ([2], [0, 1, 3])
+
+
+def test_a_chunk_whose_outcomes_come_first_is_running() -> None:
+    """The courier's stream is faster than the kubelet: what it brings is news, and later news do not undo it."""
+    items = Items(3)
+    following = Following(lead_of(items, Layout(3, 3, range(3))))
+    following.tell([("ADDED", pod(0, "pending"))])
+    chunk = following.lead.of_index(0)
+    assert chunk is not None
+    body = pickle.dumps(0)
+    content = records.pack_record(0, 1.0, 2.0, 1, b"", len(body)) + body
+    receipt = cast("ChunkReceipt", chunk.receipt_of(f"{CALL}-0-x0"))
+    receipt.add(records.seal_block(KEY, CALL, 0, 0, content))
+    assert items.values == {0: 0}
+    assert items.where == {1: Phase.RUNNING}
+    following.tell([("MODIFIED", pod(0, "pending"))])
+    assert items.where == {1: Phase.RUNNING}
+    following.tell([("MODIFIED", pod(0, "running"))])
+    assert items.where == {1: Phase.RUNNING}
 
 
 class Followed(Collector):

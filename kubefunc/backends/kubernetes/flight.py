@@ -208,12 +208,16 @@ class Flight:
 
     def move(self, pod: Pod) -> None:
         """Tell the call where it is, when that has changed."""
-        if pod.where is self.where:
+        self.move_to(pod.where, pod)
+
+    def move_to(self, where: Phase, pod: Pod) -> None:
+        """The same, by other news than the Pod's status."""
+        if where is self.where:
             return
-        self.where = pod.where
-        if pod.where is Phase.RUNNING:
+        self.where = where
+        if where is Phase.RUNNING:
             self.running_since = time.monotonic()
-        self.sink.moved(Whereabouts(pod.where, "", pod.name, pod.node, self.namespace))
+        self.sink.moved(Whereabouts(where, "", pod.name, pod.node, self.namespace))
 
     def wait_for_another_pod(self, why: str) -> None:
         """The Pod that counted is no more; the Job controller makes the next one."""

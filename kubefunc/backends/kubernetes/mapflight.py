@@ -25,6 +25,8 @@ from kubefunc.runner.records import Record
 # Of a map: an early stream to each saves it the kubelet's tick, and costs no more than those of as many calls.
 FEW_PODS = 4
 
+_BEFORE_RUNNING = (Phase.PENDING, Phase.STARTING)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -263,12 +265,17 @@ class MapFlight(Flight):
 
 @dataclass(eq=False, kw_only=True)
 class ChunkFlight(Flight):
-    """One index of a map's Job: made when its first Pod is seen, dropped when it has ended."""
+    """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
+
+    Attributes:
+        heard_of: the UID of a Pod whose outcomes came before the news that it runs.
+    """
 
     of: MapFlight
     mine: ItemsSink
     number: int
     items: Sequence[int]
+    heard_of: str = ""
 
     def of_index(self, index: int | None) -> Flight | None:
         return self if index == self.number else None
@@ -291,7 +298,20 @@ class ChunkFlight(Flight):
         return self.number in views.indexes(job.failed_indexes)
 
     def new_receipt(self) -> Receipt:
-        return ChunkReceipt(self.key, self.call, self.number, self.mine.take)
+        return ChunkReceipt(self.key, self.call, self.number, self._take)
+
+    def _take(self, outcomes: Sequence[Record]) -> None:
+        """They may come before the news that their Pod runs: the stream from its courier is faster."""
+        self.mine.take(outcomes)
+        with self.lock:
+            pod = next((each for each in self.pods.values() if each.name == self.receipt_pod), None)
+            if pod is not None and pod.where in _BEFORE_RUNNING:
+                self.heard_of = pod.uid
+                self.move_to(Phase.RUNNING, pod)
+
+    def move(self, pod: Pod) -> None:
+        if pod.uid != self.heard_of or pod.where not in _BEFORE_RUNNING:
+            super().move(pod)
 
     def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
         cargo: dict[str, Callable[[], bytes]] = {}
