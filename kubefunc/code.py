@@ -1,4 +1,4 @@
-"""Which of the caller's modules travel with a call, and the zip that they travel in.
+"""Which of the caller's modules travel with a call, and the archive that they travel in.
 
 The rule, in full:
 
@@ -15,7 +15,7 @@ The rule, in full:
   functions, and ``import_module("constant")``) bring in the rest. Nothing is imported or run to find out.
 
 What travels is what is on disk at the time of the call, not what was there when the module was imported.
-The zip is deterministic: the same files give the same bytes. Extracted into a directory on ``sys.path``
+The archive is deterministic: the same files give the same bytes. Extracted into a directory on ``sys.path``
 it works, whatever number of directories the modules came from.
 """
 
@@ -25,7 +25,6 @@ import ast
 import dis
 import functools
 import importlib.machinery
-import io
 import os
 import pkgutil
 import re
@@ -39,6 +38,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kubefunc.errors import SerializationError
+from kubefunc.runner.wire import join_files
 
 MAX_CODE = 50 * 2**20
 """The most that may travel, in bytes before compression."""
@@ -46,7 +46,6 @@ MAX_CODE = 50 * 2**20
 _NEVER = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
 _SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules"})
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _ENTRIES_KEPT = 16
 # An escape that Python does not know. Parsing it warns, and fails under ``-W error``, though the code runs.
 _ODD_ESCAPE = re.compile(rb"(\\[\r\n\\'\"abfnrtvxuUN0-7])|\\")
@@ -68,7 +67,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class CodeArchive:
-    """A zip of project code (empty bytes when nothing travels) and the names of the units in it."""
+    """Project code as ``wire.join_files`` packs it (empty bytes when nothing travels), and the names of its units."""
 
     data: bytes
     modules: tuple[str, ...]
@@ -151,7 +150,7 @@ class ProjectCode:
         if old is not None and old.units == units and old.files == files:
             return old._replace(watched=watched)
         _check_size(files, self._limit)
-        archive = CodeArchive(_zip(files), tuple(unit.name for unit in units))
+        archive = CodeArchive(_packed(files), tuple(unit.name for unit in units))
         return _Entry(watched, units, files, archive)
 
     def _close(self, seeds: frozenset[Unit]) -> tuple[Unit, ...]:
@@ -450,11 +449,11 @@ def _changed(directory: str) -> int:
         return 0
 
 
-# --- files and their zip ---
+# --- files and their archive ---
 
 
 def _files(units: Iterable[Unit]) -> tuple[_File, ...]:
-    """All files of the units, by their names in the zip; of two with the same name the first one counts."""
+    """All files of the units, by their names in the archive; of two with the same name the first one counts."""
     found: dict[str, _File] = {}
     for unit in units:
         base = unit.name.replace(".", "/")
@@ -529,21 +528,9 @@ def _megabytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _zip(files: Sequence[_File]) -> bytes:
-    import zipfile  # the local backend can do without
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            content = _read(file.path)
-            if content is None:
-                continue
-            info = zipfile.ZipInfo(file.name, _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, also when made on Windows: the same files give the same bytes
-            info.external_attr = (stat.S_IFREG | (0o755 if file.executable else 0o644)) << 16
-            archive.writestr(info, content)
-    return buffer.getvalue()
+def _packed(files: Sequence[_File]) -> bytes:
+    contents = ((file, _read(file.path)) for file in files)
+    return join_files((file.name, file.executable, content) for file, content in contents if content is not None)
 
 
 def _read(path: str) -> bytes | None:

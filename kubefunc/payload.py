@@ -1,7 +1,7 @@
 """A function, its arguments and its code as bytes: what is sent for a call.
 
 Layout (:func:`kubefunc.runner.wire.join_payload`): ``KFP1``, the header's length (4 bytes, big endian), the header
-(JSON: stored size, sha256 and compression of each section), the section ``code`` (a zip, maybe empty) and the
+(JSON: stored size, sha256 and compression of each section), the section ``code`` (maybe empty) and the
 section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``, where the
 reference is ``("import", module, qualname)`` or ``("value", callable)``.
 
@@ -69,7 +69,7 @@ class Payload:
 
 
 class Packer:
-    """Makes payloads. Keeps the project code that it has zipped, so that the next call need not do it again.
+    """Makes payloads. Keeps the project code that it has packed, so that the next call need not do it again.
 
     Safe to use from several threads at once.
     """

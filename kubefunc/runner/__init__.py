@@ -30,8 +30,8 @@ Files in ``/kubefunc/out``
 
 Payload
     ``KFP1``, header length (4 bytes, big endian), header (JSON: size, sha256 and compression of each section), then the
-    sections ``code`` (a zip of the caller's modules) and ``call`` (a cloudpickle of
-    ``(reference, args, kwargs, retry_exceptions)``).
+    sections ``code`` (the caller's modules, zlib: a length of 4 bytes, a JSON list of path, executable
+    and size of each, the contents) and ``call`` (a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``).
 
 Envelope (a result)
     body, header (JSON), header length (4 bytes, big endian), HMAC-SHA256 of the header's sha256 (32 bytes), ``KFE1``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import time
 
 from kubefunc.runner import ERROR
@@ -54,6 +53,8 @@ class Clock:
 
 def back_off(spec: dict[str, Any], attempt: int) -> float:
     """Seconds to wait after this attempt: more each time, and not the same for all calls that failed together."""
+    import random  # the first attempt does not wait for it
+
     initial, factor, maximum = spec["backoff"]
     return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
 

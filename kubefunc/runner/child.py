@@ -296,11 +296,13 @@ def load(payload: bytes | str, code: str) -> tuple[Callable[..., Any], tuple[Any
 
 def _unpack(code: bytes, where: str) -> None:
     """Put the caller's modules on disk: package data and __file__ work there as at home."""
-    import io
-    import zipfile
-
-    with zipfile.ZipFile(io.BytesIO(code)) as archive:
-        archive.extractall(where)
+    for name, executable, content in wire.split_files(code):
+        path = os.path.join(where, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+        if executable:
+            os.chmod(path, 0o755)
     sys.path.insert(0, where)
 
 

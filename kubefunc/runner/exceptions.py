@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import traceback
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would cost each Pod 10 ms
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def encode(error: BaseException, dumps: Dumps) -> tuple[list[Node], bytes]:
 
 def traceback_text(error: BaseException) -> str:
     """The whole traceback as Python prints it, without the frames of this runner."""
+    import traceback  # most functions raise nothing: their callers need not wait for it
+
     seen: set[int] = set()
     waiting = [error]
     while waiting:

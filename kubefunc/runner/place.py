@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from kubefunc.runner import child, items, records, wire
+from kubefunc.runner import child, wire
 from kubefunc.runner.attempts import FOREVER
 from kubefunc.runner.process import ALIVE_EVERY, Child, Signals, fork_child
 
@@ -56,6 +56,8 @@ class Place:
 
     def start_items(self, due: Sequence[Item]) -> Child:
         """A child for items of a chunk."""
+        from kubefunc.runner import items  # a call does not need it
+
         note = self._note()
         work = items.Work(
             spec=self.spec,
@@ -73,6 +75,8 @@ class Place:
 
     def arguments(self, chunk: int) -> bytes:
         """The arguments of a chunk: uploaded alone, or out of those of all."""
+        from kubefunc.runner import records
+
         data = self._blob("items", "upload_items")
         return data if self.spec.get("upload_items") else records.chunk_of(data, chunk)
 

@@ -21,7 +21,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 
 from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, attempts, memory, worker
 from kubefunc.runner.orphans import become_subreaper, kill_orphans
@@ -118,6 +117,8 @@ class Pool:
             worker.serve(seat, self.queue, socket.socket(fileno=answers), self.notes)
             os._exit(0)
         except BaseException:
+            import traceback  # not above, where all would wait for it
+
             traceback.print_exc()
         finally:
             os._exit(EXIT_BROKEN)

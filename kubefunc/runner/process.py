@@ -8,7 +8,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 
 from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, OUTPUT_TAIL, attempts, child, memory
 
@@ -101,6 +100,8 @@ def fork_child(run: Callable[[int], None], forget: Callable[[], None]) -> Child:
             run(frames_end)
             os._exit(0)
         except BaseException:  # this program's own fault: say so, and end
+            import traceback  # not above, where all would wait for it
+
             traceback.print_exc()
         finally:
             os._exit(EXIT_BROKEN)

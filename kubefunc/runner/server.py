@@ -33,7 +33,6 @@ import select
 import signal
 import socket
 import time
-import traceback
 
 from kubefunc.runner import EXIT_TERMINATED, child, pool, wire
 from kubefunc.runner.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
@@ -273,6 +272,8 @@ class Server:
             make(socket.socket(fileno=descriptor), self.life, Signals()).serve()
             os._exit(0)
         except BaseException:
+            import traceback  # not above, where all would wait for it
+
             traceback.print_exc()
         finally:
             os._exit(1)

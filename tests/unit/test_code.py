@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
-import io
 import json
 import os
 import sys
 import types
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from kubefunc.code import (
     unit_of,
 )
 from kubefunc.errors import SerializationError
+from kubefunc.runner.wire import split_files
 
 Project = Callable[[dict[str, str]], Path]
 
@@ -56,13 +55,13 @@ def write_files(root: Path, files: dict[str, str]) -> None:
 
 
 def names(archive: CodeArchive) -> list[str]:
-    """The files in the zip."""
-    return zipfile.ZipFile(io.BytesIO(archive.data)).namelist() if archive.data else []
+    """The files in the archive."""
+    return [path for path, _, _ in split_files(archive.data)] if archive.data else []
 
 
 def content(archive: CodeArchive, name: str) -> bytes:
-    """One file in the zip."""
-    return zipfile.ZipFile(io.BytesIO(archive.data)).read(name)
+    """One file in the archive."""
+    return next(content for path, _, content in split_files(archive.data) if path == name)
 
 
 # --- what does not travel ---
@@ -289,7 +288,7 @@ def test_a_lazily_loaded_module_stays_unloaded(project: Project) -> None:
     del sys.modules["lazy_a"]
 
 
-# --- the zip ---
+# --- the archive ---
 
 
 def test_the_same_files_give_the_same_bytes(project: Project, tmp_path: Path) -> None:
@@ -300,14 +299,14 @@ def test_the_same_files_give_the_same_bytes(project: Project, tmp_path: Path) ->
     assert ProjectCode().collect(["same_a"]) == first
 
 
-def test_the_extracted_zip_is_importable(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unpacked_archive_is_importable(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory with its content on sys.path is all that the other side needs."""
     project({"out_a/__init__.py": "from .b import VALUE", "out_a/b.py": "VALUE = 7"})
     archive = ProjectCode().collect(["out_a"])
     for file in (tmp_path / "out_a").glob("*.py"):
         file.unlink()
     elsewhere = tmp_path / "elsewhere"
-    zipfile.ZipFile(io.BytesIO(archive.data)).extractall(elsewhere)
+    write_files(elsewhere, {path: data.decode() for path, _, data in split_files(archive.data)})
     monkeypatch.syspath_prepend(str(elsewhere))
     importlib.invalidate_caches()
     assert importlib.import_module("out_a").VALUE == 7
@@ -334,7 +333,7 @@ def test_unreadable_code_is_an_error_that_names_the_file(project: Project, tmp_p
 # --- the second call ---
 
 
-def test_an_unchanged_project_is_not_zipped_again(project: Project) -> None:
+def test_an_unchanged_project_is_not_packed_again(project: Project) -> None:
     """The very same bytes object comes back."""
     project({"again_a/__init__.py": "import again_b", "again_b.py": ""})
     code = ProjectCode()
