@@ -79,7 +79,7 @@ class Out:
 class Courier:
     def __init__(self, out: Out, in_dir: str) -> None:
         self.out = out
-        self._spec: dict[str, Any] | None = None
+        self._spec: dict[str, Any] = {}
         self._spec_file = os.path.join(in_dir, "spec.json")
         self.terminating = False
         self.readers = out.open("readers")
@@ -88,11 +88,11 @@ class Courier:
     @property
     def spec(self) -> dict[str, Any]:
         """Read when it is needed: while ``main`` starts, its caller waits, and the node has enough to do."""
-        if self._spec is None:
+        if not self._spec:
             import json
 
             with open(self._spec_file, "rb") as file:
-                self._spec = json.loads(file.read())
+                self._spec.update(json.loads(file.read()))
         return self._spec
 
     def _terminate(self, *_: object) -> None:

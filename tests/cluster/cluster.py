@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,16 @@ class Cluster:
         old = self._process_of("kube-apiserver")
         self.run("kill", "-KILL", old)
         _wait_for(lambda: self._process_of("kube-apiserver") != old and self.ready(), "the API server", self)
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Generator[None]:
+        """The kubelet says and hears nothing meanwhile, as that of a node without a network; its containers go on."""
+        kubelet = self._process_of("kubelet")
+        self.run("kill", "-STOP", kubelet)
+        try:
+            yield
+        finally:
+            self.run("kill", "-CONT", kubelet)
 
     def load_python_image(self, python: str) -> str:
         """Put the image of another Python minor on the node; return the image's name."""

@@ -32,6 +32,15 @@ def where(number: int, seconds: float = 0.0) -> tuple[int, str, float]:
 
 
 @remote
+def hang_in_the_first_job(hangs: bool) -> str:
+    """The Pod's name, which begins with its Job's; that of the first attempt has no number."""
+    pod = os.environ["HOSTNAME"]
+    if hangs and "-r2-" not in pod:
+        time.sleep(600)
+    return pod
+
+
+@remote
 def until_replaced(number: int, hangs_at: int) -> bool:
     """Whether this Pod replaces another. One that does not never comes behind the item at which it hangs."""
     counts = (os.environ[name] for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))

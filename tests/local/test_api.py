@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from kubefunc.backends.kubernetes.api import (
-    CONNECTIONS,
     Api,
     ApiError,
     ConnectionFailed,
     as_error,
     find_config,
 )
+from kubefunc.backends.kubernetes.pool import CONNECTIONS
 from kubefunc.errors import ClusterUnreachableError, ConfigurationError
 from tests.local.api_server import Handler, Peer, Request, Server
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.api import split_lines
+from kubefunc.backends.kubernetes.links import split_lines
 from kubefunc.backends.kubernetes.watcher import (
     End,
     Step,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
-from kubefunc.backends.kubernetes.api import Stream
 from kubefunc.backends.kubernetes.finding import Finding, sharper
+from kubefunc.backends.kubernetes.links import Stream
 from kubefunc.backends.kubernetes.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.transport import ResultStream

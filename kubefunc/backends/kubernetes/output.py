@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed, Stream
+from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.flight import Flight, Output
+from kubefunc.backends.kubernetes.links import Stream
 from kubefunc.backends.kubernetes.views import Pod
 from kubefunc.backends.kubernetes.workers import Workers
 from kubefunc.envelope import Envelope

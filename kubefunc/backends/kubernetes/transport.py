@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from kubefunc.backends.kubernetes.api import Api, Websocket
+    from kubefunc.backends.kubernetes.api import Api
+    from kubefunc.backends.kubernetes.links import Websocket
 
 # v5 adds a way to close stdin alone, from API server 1.30 on; nothing here needs it (k8s#89899).
 SUBPROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kubefunc.backends.kubernetes.api import Api, JsonDict, Stream, backoff
+from kubefunc.backends.kubernetes.api import Api, JsonDict
+from kubefunc.backends.kubernetes.links import Stream
+from kubefunc.backends.kubernetes.patience import backoff
 from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.views import items_of
 from kubefunc.errors import ConfigurationError
