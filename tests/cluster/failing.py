@@ -204,8 +204,9 @@ def end_the_supervisor() -> None:
 
 @remote
 def fill_disk(mib: int) -> None:
-    """Write so much into /tmp and wait for what comes of it."""
+    """Write so much into /tmp and wait for what comes of it. What is evicted at once has no log any more."""
     print(f"writing {mib} MiB", flush=True)
+    time.sleep(5)
     Path("/tmp/large").write_bytes(b"x" * (mib * 2**20))
     time.sleep(120)
 

@@ -15,8 +15,8 @@ from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.output import LATE, Outputs
 from kubefunc.backends.kubernetes.views import pod_view
 from kubefunc.options import Options
-from tests.local.api_server import Peer, Request, Server
-from tests.unit.statuses import CREATING, JsonDict, pod
+from tests.local.api_server import Handler, Peer, Request, Server
+from tests.unit.statuses import CREATING, JsonDict, pod, terminated
 
 
 class Kubelet:
@@ -37,7 +37,7 @@ class Kubelet:
         return peer.chunk(b"")
 
 
-def last_lines(status: JsonDict, kubelet: Kubelet, folder: Path) -> tuple[str, ...]:
+def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes = b"") -> tuple[str, ...]:
     """What an error would show."""
     with Server(kubelet) as server:
         path = folder / "kubeconfig"
@@ -55,6 +55,7 @@ def last_lines(status: JsonDict, kubelet: Kubelet, folder: Path) -> tuple[str, .
             sink = cast("Sink", None)  # nobody is told of anything here
             flight = Flight("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
             flight.pods["uid"] = pod_view(status)
+            flight.output_of(flight.pods["uid"].name).recent = followed
             return Outputs(api).tail(flight, "main")
         finally:
             api.close()
@@ -80,3 +81,15 @@ def test_a_pod_that_waits_to_start_is_not_asked(tmp_path: Path) -> None:
     kubelet = Kubelet(notices_at=1)
     assert last_lines(pod(CREATING), kubelet, tmp_path) == ()
     assert kubelet.asked == 0
+
+
+@pytest.mark.parametrize(("followed", "lines"), [(b"", ()), (b"reading\nwriting\n", ("reading", "writing"))])
+def test_a_log_that_is_gone(followed: bytes, lines: tuple[str, ...], tmp_path: Path) -> None:
+    """The kubelet says so in place of the log: that is nothing the function printed, but what was followed is."""
+
+    def removed(request: Request, peer: Peer) -> None:
+        peer.start_chunks()
+        peer.chunk(b"unable to retrieve container logs for containerd://acbb8f79820acb66")
+        peer.chunk(b"")
+
+    assert last_lines(pod(terminated(137), reason="Evicted"), removed, tmp_path, followed) == lines

@@ -24,7 +24,7 @@ from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod
 from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.mapflight import ChunkFlight, MapFlight
 from kubefunc.backends.kubernetes.maps import Maps
-from kubefunc.backends.kubernetes.output import Outputs, log_path
+from kubefunc.backends.kubernetes.output import Outputs, log_path, printed
 from kubefunc.backends.kubernetes.permission import ExecPermission
 from kubefunc.backends.kubernetes.sweep import Sweep
 from kubefunc.backends.kubernetes.tracker import Tracker
@@ -143,10 +143,10 @@ class KubernetesBackend:
             if follow:
                 query = {"container": MAIN, "follow": "true"}
                 with self.api.stream_bytes(path, query, idle_timeout=_FOLLOW_IDLE) as stream:
-                    yield from stream
+                    yield from printed(stream)
                 continue
             with contextlib.suppress(ApiError):  # its container has not started
-                yield self.api.read_bytes(path, query={"container": MAIN})
+                yield from printed([self.api.read_bytes(path, query={"container": MAIN})])
 
     def forget(self) -> None:
         """Connections are closed with the objects that hold them, and nothing is sent on them."""

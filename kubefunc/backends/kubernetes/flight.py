@@ -23,7 +23,7 @@ REPLACED = "its Pod was ended from outside, another takes its place"
 
 @dataclass(eq=False)
 class Output:
-    """What the ``main`` of one Pod printed, as far as it was passed on.
+    """What the ``main`` of one Pod printed, as far as it was passed on: how much, and the last of it.
 
     Its lock is its own: the terminal that output goes to may block, and news of the Pod must not wait for that.
     """
@@ -31,6 +31,7 @@ class Output:
     pod: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     passed: int = 0
+    recent: bytes = b""
     stream: Stream | None = None
     following: bool = False
     again_at: float = 0.0

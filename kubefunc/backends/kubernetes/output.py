@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterable, Iterator
 
 from kubefunc.backends.kubernetes.api import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.flight import Flight, Output
@@ -20,6 +22,7 @@ READ_AGAIN = 0.1
 LATE = 2.0  # seconds without a byte after which a log is taken to be whole
 MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
 TAIL_LINES = 20
+TAIL_BYTES = 4096
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
 _TROUBLE = (ApiError, ConnectionFailed, ConfigurationError)
 
@@ -53,7 +56,7 @@ class Outputs:
             skip = output.passed
         try:
             with stream:
-                for data in stream:
+                for data in printed(stream):
                     skip = _pass_on(flight, output, data, skip)
         except _TROUBLE:
             pass  # the next tick may try again, and skip what was shown
@@ -105,7 +108,7 @@ class Outputs:
         log = bytearray()
         try:
             with self._api.stream_bytes(log_path(flight.namespace, pod), query, idle_timeout=LATE) as stream:
-                for data in stream:
+                for data in printed(stream):
                     log += data
                     if len(log) >= size or time.monotonic() > until:
                         break
@@ -114,26 +117,27 @@ class Outputs:
         return bytes(log)
 
     def tail(self, flight: Flight, container: str) -> tuple[str, ...]:
-        """The last lines that this container printed, for an error."""
+        """The last lines that this container printed, for an error: from its log, or what was followed of it."""
         pod = flight.pod()
         if pod is None or not _may_have_printed(pod, container):
             return ()
+        followed = flight.output_of(pod.name).recent if container == MAIN else b""
+        data = self._log_tail(flight, pod, container) or bytes(followed)
+        return tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+
+    def _log_tail(self, flight: Flight, pod: Pod, container: str) -> bytes:
+        query = {"container": container, "tailLines": str(TAIL_LINES)}
         until = time.monotonic() + (LATE if _was_ended_by_the_kubelet(pod) else 0.0)
         while True:
             try:
-                data = self._read_tail(flight.namespace, pod.name, container)
+                path = log_path(flight.namespace, pod.name)
+                return b"".join(printed([self._api.read_bytes(path, query=query, deadline=READ_DEADLINE)]))
             except ApiError as error:
                 if not error.not_started or time.monotonic() >= until:
-                    return ()
+                    return b""
                 time.sleep(READ_AGAIN)
             except _TROUBLE:
-                return ()
-            else:
-                return tuple(data.decode("utf-8", "replace").splitlines())
-
-    def _read_tail(self, namespace: str, pod: str, container: str) -> bytes:
-        query = {"container": container, "tailLines": str(TAIL_LINES)}
-        return self._api.read_bytes(log_path(namespace, pod), query=query, deadline=READ_DEADLINE)
+                return b""
 
     def release(self, flight: Flight) -> None:
         """Nobody listens any more."""
@@ -160,6 +164,7 @@ def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
     with output.lock:
         if new and not output.closed:
             output.passed += len(new)
+            output.recent = (output.recent + new)[-TAIL_BYTES:]
             flight.sink.output(new)
     return max(0, skip - len(data))
 
@@ -193,6 +198,21 @@ def assembled(log: bytes, tail: bytes, passed: int, printed: int) -> bytes:
 
 def _gap(size: int) -> bytes:
     return b"\n[kubefunc: %d bytes of output were not kept here]\n" % size if size > 0 else b""
+
+
+# The kubelet's words, in place of a log, with status 200: of a Pod that it evicts it removes the containers at once.
+_NO_LOG = re.compile(rb"unable to retrieve container logs for \S+://\S+")
+
+
+def printed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What a container printed, of the pieces of its log.
+
+    >>> list(printed([b"one", b"two"])), list(printed([b"unable to retrieve container logs for containerd://0af3"]))
+    ([b'one', b'two'], [])
+    """
+    for number, piece in enumerate(pieces):
+        if number or not _NO_LOG.fullmatch(piece):
+            yield piece
 
 
 def log_path(namespace: str, pod: str) -> str:
