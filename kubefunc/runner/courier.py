@@ -139,7 +139,8 @@ class Courier:
         return True
 
     def _let_readers_finish(self) -> None:
-        while not self._no_reader():
+        """Whoever acknowledged has all of it. When the Pod is to end, one whose client is gone need not be waited for."""
+        while not self._no_reader() and not self.terminating:
             time.sleep(POLL)
 
     def _leave_in_log(self) -> int:

@@ -375,6 +375,23 @@ def test_the_courier_ends_when_the_result_was_fetched(made: Made) -> None:
     assert ends(courier) == 0
 
 
+def test_a_reader_whose_client_is_gone_does_not_hold_a_pod_that_is_to_end(made: Made) -> None:
+    """Who acknowledged has the result; one that nobody reads from any more would take its 30 s to notice."""
+    pod = made(large, fetch_grace=600.0)
+    pod.run("main")
+    stuck = pod.start("reader", "0")
+    assert pipe(stuck.stdout).read(1) == b"R"
+    courier = pod.start("courier")
+    pod.run("reader", "0", given=b"A")
+    time.sleep(0.3)
+    assert courier.poll() is None
+    courier.send_signal(signal.SIGTERM)
+    assert ends(courier) == 0
+    assert stuck.poll() is None
+    stuck.kill()
+    ends(stuck)
+
+
 def test_the_courier_leaves_an_unfetched_result_in_its_log(made: Made) -> None:
     """After fetch_grace, whole."""
     pod = made(large, fetch_grace=0.1)
