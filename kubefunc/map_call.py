@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
 from kubefunc.call import Call, CallStats, Waiting, check_process, parse_id
@@ -29,6 +29,9 @@ from kubefunc.options import Options
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.records import Record
 from kubefunc.session import Session, session
+
+if TYPE_CHECKING:
+    import asyncio
 
 R = TypeVar("R")
 
@@ -256,7 +259,20 @@ class MapCall(Generic[R]):
             if self._is_settled(index):
                 return
             self._wakers.setdefault(index, []).append(wake)
-        await there.wait()
+        await self._watched(there)
+
+    async def _watched(self, there: asyncio.Event) -> None:
+        """Wait for the event; shows the progress meanwhile."""
+        import asyncio
+
+        try:
+            while not there.is_set():
+                if not self._watch.is_ready:
+                    await asyncio.get_running_loop().run_in_executor(None, self._watch.make_ready)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(there.wait(), self._watch.tick())
+        finally:
+            self._watch.pause()
 
     async def _length_async(self) -> int:
         import asyncio

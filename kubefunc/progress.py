@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import importlib
 import io
 import os
 import shutil
@@ -269,6 +270,17 @@ class Watch:
             self._console.say(f"{self._name}: {progress_text(self._progress(), now - self._began)}")
         return min(LOG_EVERY, self._logged + LOG_EVERY - now)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether ``tick()`` takes no longer than an event loop may be held up."""
+        young = self._clock() - self._began < LIVE_AFTER
+        return young or not self._console.is_live or "rich.progress_bar" in sys.modules
+
+    def make_ready(self) -> None:
+        """Load what draws: that takes a tenth of a second, once in a process."""
+        for name in ("console", "progress_bar", "table", "text"):
+            importlib.import_module(f"rich.{name}")
+
     def pause(self) -> None:
         """The wait is over: the line is the program's again."""
         self._console.erase()
@@ -300,6 +312,11 @@ class Watch:
 
 class Unwatched:
     """In place of a Watch with ``progress=False``."""
+
+    is_ready = True
+
+    def make_ready(self) -> None:
+        pass
 
     def tick(self) -> float:
         return LOG_EVERY

@@ -139,7 +139,7 @@ class Courier:
         return True
 
     def _let_readers_finish(self) -> None:
-        """Whoever acknowledged has all of it. When the Pod is to end, one whose client is gone need not be waited for."""
+        """Whoever acknowledged has all of it. Where the Pod is to end, one whose client is gone is not waited for."""
         while not self._no_reader() and not self.terminating:
             time.sleep(POLL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import io
 import logging
 import sys
 import time
@@ -27,6 +28,13 @@ needs_timeout = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.t
 def square(x: int) -> int:
     """Quick."""
     return x * x
+
+
+@remote
+def nap(seconds: float) -> float:
+    """So long."""
+    time.sleep(seconds)
+    return seconds
 
 
 @remote
@@ -183,6 +191,26 @@ def test_the_loop_runs_on_while_a_map_is_iterated_over(run: Callable[..., Any], 
         return results
 
     assert run(main()) == ["first", "second"]
+
+
+class Terminal(io.StringIO):
+    """What a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_in_an_event_loop(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is drawn anew while the loop waits, and is gone when the results are there."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+
+    async def main() -> list[float]:
+        return [seconds async for seconds in nap.map([1.5, 0.0, 0.0])]
+
+    assert run(main()) == [1.5, 0.0, 0.0]
+    assert "2 of 3 done, 1 running" in terminal.getvalue()
+    assert terminal.getvalue().endswith(" \r")
 
 
 def test_a_failed_item_is_raised_where_it_stands(run: Callable[..., Any]) -> None:
