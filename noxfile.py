@@ -106,20 +106,20 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
     """What needs no process and no network, on every Python."""
-    _pytest(session, "tests/unit")
+    _pytest(session, "tests/unit", "-n", "2")
 
 
 @nox.session(python=PYTHONS)
 def local(session: nox.Session) -> None:
-    """The local backend with real processes, on every Python; three tests at a time, as most of them wait."""
-    _pytest(session, "tests/local", "-n", "3")
+    """The local backend with real processes, on every Python; four tests at a time, as most of them wait."""
+    _pytest(session, "tests/local", "-n", "4")
 
 
 @nox.session(python=ON_CLUSTER)
 def plugins(session: nox.Session) -> None:
     """What other tools need of us: joblib with scikit-learn, Dask, notebooks; on one Python."""
     session.install("--quiet", *nox.project.dependency_groups(PROJECT, "plugins"))
-    _pytest(session, "tests/plugins")
+    _pytest(session, "tests/plugins", "-n", "2", "--dist", "loadfile")
 
 
 @nox.session(python=ON_CLUSTER)
@@ -139,13 +139,12 @@ def examples(session: nox.Session) -> None:
 def cluster(session: nox.Session) -> None:
     """Everything on a real Kubernetes: $KUBEFUNC_TEST_KUBECONFIG, else one that is started for the tests.
 
-    Calls mostly wait for a kubelet, so two tests at once fit on two cores, where a third would be waited for by those
-    that measure; those marked ``alone`` follow.
+    Calls mostly wait for a kubelet, so three tests at once fit on two cores; those marked ``alone`` follow.
     """
     if session.posargs:
         _pytest(session, "tests/cluster")
         return
-    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "2", "--dist", "loadgroup")
+    _pytest(session, "tests/cluster", "-m", "not alone", "-n", "3", "--dist", "loadgroup")
     _pytest(session, "tests/cluster", "-m", "alone")
 
 

@@ -1,4 +1,4 @@
-"""``python -m tests.cluster.crowd loud|quiet N``: a program that makes N calls at once, and says how it went.
+"""``python -m tests.cluster.crowd N``: a program that makes N calls at once, and says how it went.
 
 A process of its own, so that what it counts is what any program has: its threads, its connections, all of them.
 """
@@ -104,9 +104,9 @@ class Deliveries:
         call.add_done_callback(lambda _: self.at[number].append(time.time()))
 
 
-def run(loud: bool, count: int) -> Went:
+def run(count: int) -> Went:
     """Make the calls, wait for them, count."""
-    function = (work.double_in_many_lines if loud else work.double).options(cpu=CPU)
+    function = work.double_in_many_lines.options(cpu=CPU)
     work.double.remote(1).result(60)
     threads_before = threads_now()
     counting, deliveries = Counting(), Deliveries()
@@ -122,7 +122,7 @@ def run(loud: bool, count: int) -> Went:
         work.double.remote(number).result(60)
     return Went(
         wrong=[number for number, value in enumerate(values) if value != 2 * number],
-        torn=[number for number, call in enumerate(calls) if loud and call.logs() != work.many_lines(number)],
+        torn=[number for number, call in enumerate(calls) if call.logs() != work.many_lines(number)],
         repeated=[number for number in range(count) if len(deliveries.at[number]) != 1],
         slowest=max(late),
         threads=counting.threads,
@@ -134,4 +134,4 @@ def run(loud: bool, count: int) -> Went:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run(sys.argv[1] == "loud", int(sys.argv[2])))))
+    print(json.dumps(asdict(run(int(sys.argv[1])))))
