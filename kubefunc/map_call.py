@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+OUTPUT_WITHIN = 5.0  # seconds for what was printed to come behind the last outcome
+
 _CANCELLED = Raised(concurrent.futures.CancelledError())
 _HANDED_OVER = Returned(None)
 _UNSENT = Whereabouts(Phase.SUBMITTING)
@@ -185,10 +187,15 @@ class MapCall(Generic[R]):
 
     def logs(self) -> str:
         """What the items printed up to now, chunk by chunk. A Call of ``calls`` has what its own item printed."""
+        self._hear_out()
         kept = self._output.text()
         if kept:
             return kept
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+
+    def _hear_out(self) -> None:
+        if self.done():
+            self._backend.hear_out(self._id, OUTPUT_WITHIN)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is the handle that :func:`attach_map` gives to the process that unpickles it."""
@@ -455,6 +462,7 @@ class MapCall(Generic[R]):
 
     def _forget(self, again: list[int]) -> None:
         """Before these items run again; the lock is held."""
+        self._output.go_on()
         self._attempt += 1
         for index in again:
             self._failed -= self._ended[index] is not _CANCELLED
@@ -555,10 +563,11 @@ class ItemCall(Call[R]):
     def logs(self, follow: Literal[True]) -> Iterator[str]: ...
     def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - as Call.logs
         """What was printed while it ran: by it, or where items run in chunks, by its chunk."""
-        text = self._map._output.text_of(self._index)
+        if follow:
+            self._map._wait(self._index, None)
+        self._map._hear_out()
         if not follow:
-            return text
-        self._map._wait(self._index, None)
+            return self._map._output.text_of(self._index)
         return iter(self._map._output.text_of(self._index).splitlines())
 
     def _stop(self) -> None:

@@ -201,6 +201,15 @@ class Backend(Protocol):
         """What the function has printed."""
         ...
 
+    def hear_out(self, call: str, seconds: float) -> None:
+        """Return once all that the items of a map printed was handed over: it may come later than their outcomes.
+
+        Args:
+            call: a map whose items all have their outcomes.
+            seconds: wait no longer than this.
+        """
+        ...
+
     def forget(self) -> None:
         """In a forked child: let go of what was inherited, and touch nothing of the parent's."""
         ...

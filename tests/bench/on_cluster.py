@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.bench import work
 from tests.bench.bare import BareJobs, sleeper
 from tests.bench.caller import Caller
 from tests.bench.figures import Figure, at_most, percentile, spread
+from tests.bench.work import measured
 from tests.cluster.audit import requests_of
 from tests.cluster.cluster import Cluster
 from tests.cluster.spaces import Space
@@ -104,6 +104,16 @@ def order(ground: Ground) -> Iterator[Figure]:
         )
 
 
+def project(ground: Ground) -> Iterator[Figure]:
+    """A function out of a package of 134 files, which all travel, against one out of a file of its own."""
+    with Caller(ground.space.kubeconfig, "project") as caller, Caller(ground.space.kubeconfig) as small:
+        mine, theirs = alternating(ground.pairs // 4, caller.call, small.call)
+    detail = f"package {spread(mine)}; one file {spread(theirs)}"
+    yield Figure(
+        "a function in a package of 134 files against one file, mean / mean", f"{ratio(mine, theirs):.3g} ({detail})"
+    )
+
+
 def requests(ground: Ground) -> Iterator[Figure]:
     """Requests of one small call in the API server's audit log, watches and lists apart."""
     with Caller(ground.space.kubeconfig) as caller:
@@ -169,7 +179,7 @@ def pod_memory(ground: Ground) -> Iterator[Figure]:
     from kubefunc import remote
 
     os.environ.update(KUBECONFIG=str(ground.space.kubeconfig), KUBEFUNC_BACKEND="kubernetes")
-    call = remote(work.sleep).remote(6)
+    call = remote(measured.sleep).remote(6)
     deadline = time.monotonic() + 30
     while not call.running() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -193,6 +203,7 @@ ROWS: Mapping[str, Callable[[Ground], Iterator[Figure]]] = {
     "guaranteed": guaranteed,
     "status": status_path,
     "order": order,
+    "project": project,
     "requests": requests,
     "large": large_result,
     "cpu": client_cpu,

@@ -53,6 +53,7 @@ class HandBackend:
         self.cancelled: list[str] = []
         self.discarded: list[str] = []
         self.closed: list[str] = []
+        self.late_output: list[tuple[Sequence[int], bytes]] = []  # of maps: comes behind the last outcome
 
     def introduce(self, options: Options) -> str:
         return "by hand"
@@ -81,6 +82,11 @@ class HandBackend:
 
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         yield from (b"one\ntw", b"o\nlast" if follow else b"o\n")
+
+    def hear_out(self, call: str, seconds: float) -> None:
+        for submission, sink in self.maps:
+            if submission.call == call and self.late_output:
+                sink.output(*self.late_output.pop())
 
     def forget(self) -> None: ...
 

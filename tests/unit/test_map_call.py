@@ -171,6 +171,17 @@ def test_a_future_of_a_failed_item_has_its_exception_and_times() -> None:
     assert call.logs() == "last words\n"
 
 
+def test_what_was_printed_last_may_come_behind_the_last_outcome() -> None:
+    """``logs()`` waits for it, of the map and of an item."""
+    made = Made(2)
+    made.give((0, "a"))
+    assert made.map.logs() == "one\ntwo\n", "what the backend has by now"
+    made.give((1, "b"))
+    made.backend.late_output = [((1,), b"late"), ((0,), b"later\n")]
+    assert made.map.calls[0].logs() == "later\n"
+    assert made.map.logs() == "later\nlate"
+
+
 def test_progress_counts_items_by_state() -> None:
     """As data, which adds up; what is waited for is said in words."""
     made = Made(5)

@@ -148,6 +148,11 @@ class KubernetesBackend:
             with contextlib.suppress(ApiError):  # its container has not started
                 yield from printed([self.api.read_bytes(path, query={"container": MAIN})])
 
+    def hear_out(self, call: str, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._tracker.of(call) and time.monotonic() < until:
+            time.sleep(0.01)
+
     def forget(self) -> None:
         """Connections are closed with the objects that hold them, and nothing is sent on them."""
 

@@ -144,6 +144,9 @@ class LocalBackend:
     def discard(self, call: str) -> None:
         (self._directory / f"{call}.log").unlink(missing_ok=True)
 
+    def hear_out(self, call: str, seconds: float) -> None:
+        """What an item prints is handed over before its outcome."""
+
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         with self._lock:
             run = self._runs.get(call)

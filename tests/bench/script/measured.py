@@ -1,0 +1,46 @@
+"""The functions that are measured: one file, as it stands beside a script."""
+
+from __future__ import annotations
+
+import os
+import time
+
+
+def add(a: int, b: int) -> int:
+    """The trivial function."""
+    return a + b
+
+
+def add_while_printing(a: int, b: int) -> int:
+    """The trivial function, long enough for its output to be followed."""
+    for _ in range(4):
+        print("adding", flush=True)
+        time.sleep(1)
+    return a + b
+
+
+def random_bytes(size: int) -> tuple[bytes, float]:
+    """A large result, and when it was there: the Pod's clock is this machine's."""
+    data = os.urandom(size)
+    return data, time.time()
+
+
+def sleep(seconds: float) -> None:
+    """Something to look at while it runs."""
+    time.sleep(seconds)
+
+
+def double(number: int) -> int:
+    """The trivial item of a map."""
+    return 2 * number
+
+
+def nap(seconds: float) -> float:
+    """An item that takes its time."""
+    time.sleep(seconds)
+    return seconds
+
+
+def size_of(data: bytes) -> int:
+    """An item with an input."""
+    return len(data)
