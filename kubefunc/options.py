@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -671,7 +672,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     """
     parsed: dict[str, object] = {}
     sources: dict[str, str] = {}
-    by_variable = {_variable(name): name for name in _kinds()}
+    by_variable = _by_variable()
     for variable, text in environ.items():
         if not variable.startswith(_PREFIX) or variable in _NOT_OPTIONS or not text.strip():
             continue
@@ -703,6 +704,7 @@ def origins(*layers: Layer) -> dict[str, str]:
     return found
 
 
+@functools.lru_cache(maxsize=1)  # each call asks several times
 def _kinds() -> Mapping[str, Kind]:
     """The kind of each option, by name, in the order of the fields."""
     return {entry.name: cast(Kind, entry.metadata[_KIND]) for entry in dataclasses.fields(Options)}
@@ -712,8 +714,13 @@ def _variable(name: str) -> str:
     return f"{_PREFIX}{name.upper()}"
 
 
+@functools.lru_cache(maxsize=1)
+def _by_variable() -> Mapping[str, str]:
+    return {_variable(name): name for name in _kinds()}
+
+
 def _variables() -> frozenset[str]:
-    return frozenset({"KUBEFUNC_BACKEND", *map(_variable, _kinds())})
+    return frozenset({"KUBEFUNC_BACKEND", *_by_variable()})
 
 
 def _accepted(what: str, kind: Kind, value: object) -> object:
