@@ -64,6 +64,7 @@ class MapCall(Generic[R]):
         self._queued = time.time()
         self._submission: MapSubmission | None = None
         self._attempt = 1
+        self._heard_out = 0  # the attempt of which all output is here
         self._retried: dict[int, int] = {}  # which attempt may end an item, where it is not the first
         self._news = threading.Condition(threading.Lock())
         self._loading = threading.RLock()  # an item's value is unpickled once; taken before the lock of _news
@@ -194,8 +195,12 @@ class MapCall(Generic[R]):
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
 
     def _hear_out(self) -> None:
-        if self.done():
-            self._backend.hear_out(self._id, OUTPUT_WITHIN)
+        """Once an attempt; not in a callback, where the end that is waited for may stand behind it in the queue."""
+        if self._heard_out == self._attempt or not self.done() or self._session.dispatcher.is_this_thread():
+            return
+        self._heard_out = self._attempt
+        self._backend.hear_out(self._id, OUTPUT_WITHIN)
+        self._output.end_all()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is the handle that :func:`attach_map` gives to the process that unpickles it."""
@@ -272,13 +277,13 @@ class MapCall(Generic[R]):
         """Wait for the event; shows the progress meanwhile."""
         import asyncio
 
+        # Not wait_for(): up to Python 3.11 it swallows a cancellation that comes together with the event.
+        waiting = asyncio.ensure_future(there.wait())
         try:
-            while not there.is_set():
-                if not self._watch.is_ready:
-                    await asyncio.get_running_loop().run_in_executor(None, self._watch.make_ready)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(there.wait(), self._watch.tick())
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=self._watch.tick_in_loop())
         finally:
+            waiting.cancel()
             self._watch.pause()
 
     async def _length_async(self) -> int:
@@ -462,7 +467,6 @@ class MapCall(Generic[R]):
 
     def _forget(self, again: list[int]) -> None:
         """Before these items run again; the lock is held."""
-        self._output.go_on()
         self._attempt += 1
         for index in again:
             self._failed -= self._ended[index] is not _CANCELLED

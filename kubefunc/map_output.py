@@ -33,7 +33,6 @@ class MapOutput:
         self._lock = threading.Lock()
         self._logs: dict[int, _Log] = {}  # by the first of the indexes
         self._told: set[str] = set()
-        self._over = False
         self.waits_for = ""
 
     def moved(self, where: Whereabouts) -> None:
@@ -51,8 +50,6 @@ class MapOutput:
                 log = self._logs[indexes[0]] = _Log(indexes, self._printer(indexes))
             log.kept.add(data)
             log.printer.feed(data)
-            if self._over:  # it came behind the last outcome, and nothing follows
-                log.printer.end()
 
     def end(self, indexes: Sequence[int]) -> None:
         """These items have ended: show the last line of those that were alone, which may lack its newline."""
@@ -65,13 +62,8 @@ class MapOutput:
 
     def end_all(self) -> None:
         with self._lock:
-            self._over = True
             for log in self._logs.values():
                 log.printer.end()
-
-    def go_on(self) -> None:
-        """Some items run again."""
-        self._over = False
 
     def text(self) -> str:
         with self._lock:

@@ -45,10 +45,10 @@ class Console:
     def _add(self, printer: Printer) -> Printer:
         """Each keeps its name to the end: lines that follow those of a call that has ended are not to pass for its."""
         with self._lock:
+            printer.is_named = bool(self._printers)
+            if len(self._printers) == 1:  # the first of them did not know that it would have company
+                next(iter(self._printers)).is_named = True
             self._printers.add(printer)
-            if len(self._printers) > 1:
-                for each in self._printers:
-                    each.is_named = True
         return printer
 
     def forget(self, printer: Printer) -> None:
@@ -253,6 +253,8 @@ class Watch:
         self._began = clock()
         self._logged = self._began
         self._drawn = self._began
+        self._loads = False
+        self._drawing = threading.Event()  # all is there that it needs
 
     def tick(self) -> float:
         """Show what there is to show now; the seconds after which to come again."""
@@ -270,16 +272,19 @@ class Watch:
             self._console.say(f"{self._name}: {progress_text(self._progress(), now - self._began)}")
         return min(LOG_EVERY, self._logged + LOG_EVERY - now)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether ``tick()`` takes no longer than an event loop may be held up."""
-        young = self._clock() - self._began < LIVE_AFTER
-        return young or not self._console.is_live or "rich.progress_bar" in sys.modules
+    def tick_in_loop(self) -> float:
+        """The same, held up by nothing: what draws takes a tenth of a second to load, so another thread does that."""
+        if self._drawing.is_set() or self._clock() - self._began < LIVE_AFTER or not self._console.is_live:
+            return self.tick()
+        if not self._loads:
+            self._loads = True
+            threading.Thread(target=self._load, name="kubefunc-rich", daemon=True).start()
+        return LIVE_EVERY
 
-    def make_ready(self) -> None:
-        """Load what draws: that takes a tenth of a second, once in a process."""
+    def _load(self) -> None:
         for name in ("console", "progress_bar", "table", "text"):
             importlib.import_module(f"rich.{name}")
+        self._drawing.set()
 
     def pause(self) -> None:
         """The wait is over: the line is the program's again."""
@@ -313,12 +318,10 @@ class Watch:
 class Unwatched:
     """In place of a Watch with ``progress=False``."""
 
-    is_ready = True
-
-    def make_ready(self) -> None:
-        pass
-
     def tick(self) -> float:
+        return LOG_EVERY
+
+    def tick_in_loop(self) -> float:
         return LOG_EVERY
 
     def pause(self) -> None:

@@ -9,7 +9,7 @@ What it is given
     both containers. A payload too large for Secrets arrives as ``/kubefunc/out/payload`` instead (``"upload": true`` in
     the spec), and so do the items of a chunk (``"upload_items": true``).
 
-Programs: ``python3 kubefunc.pyz PROGRAM``
+Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3 -c``, for a quicker start
     ``main``       the supervisor, in the container *main*: forks one child per attempt, writes the result
                    (of a chunk of a map: for its items, one after another in one child)
     ``courier``    in the container *courier*: keeps the Pod's data port open until the result was fetched
@@ -24,7 +24,8 @@ Files in ``/kubefunc/out``
     ``body``       what will be ``result``; that of a chunk grows by whole blocks. Another attempt's is another file
     ``result``     the envelope, put there whole by one rename
     ``inline``     exists: the termination message holds the whole envelope
-    ``readers``    flock'ed shared by each reader; the courier ends only while it holds it exclusively
+    ``readers``    flock'ed shared by each reader; the courier ends only while it holds it exclusively,
+                   or by SIGTERM after an ``ack``
     ``ack``        exists: the client has the result
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
 

@@ -1,7 +1,8 @@
 """The courier and the programs that exec starts beside it: the Pod's data port.
 
 The courier waits until ``main`` has ended and its result was fetched. It is the first process of its container, so its
-end kills every reader there: it ends only while it holds the lock ``readers`` alone.
+end kills every reader there: it ends only while it holds the lock ``readers`` alone. But where a client has
+acknowledged the result, and SIGTERM came, there is nothing left to wait for.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Courier:
         return True
 
     def _let_readers_finish(self) -> None:
-        """Whoever acknowledged has all of it. Where the Pod is to end, one whose client is gone is not waited for."""
+        """Whoever acknowledged has all of it: where the Pod is to end, no other is waited for."""
         while not self._no_reader() and not self.terminating:
             time.sleep(POLL)
 

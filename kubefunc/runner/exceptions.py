@@ -50,8 +50,10 @@ def encode(error: BaseException, dumps: Dumps) -> tuple[list[Node], bytes]:
 
 def traceback_text(error: BaseException) -> str:
     """The whole traceback as Python prints it, without the frames of this runner."""
-    import traceback  # most functions raise nothing: their callers need not wait for it
-
+    try:
+        import traceback  # most functions raise nothing: their callers need not wait for it
+    except Exception:  # as where the function has used up all descriptors, which may be why it raised
+        return f"{type_name(type(error))}: {text_of(error)}"
     seen: set[int] = set()
     waiting = [error]
     while waiting:

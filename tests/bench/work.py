@@ -1,7 +1,7 @@
 """The measured functions, loaded as a script would load them: with a call travels their one file.
 
-A module of this package would travel with all of ``tests``, 134 files that each Pod unpacks before it begins. What that
-costs is a row of its own, for which there is ``add_in_a_project``.
+A module of this package would travel with all of ``tests``, which each Pod unpacks before it begins. What that costs is
+a row of its own, for which there is ``add_in_a_project``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from kubefunc.backends.base import Sink
 from kubefunc.backends.kubernetes.api import Api, find_config
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.output import LATE, Outputs
+from kubefunc.backends.kubernetes.pool import load
 from kubefunc.backends.kubernetes.views import pod_view
 from kubefunc.options import Options
 from tests.local.api_server import Handler, Peer, Request, Server
@@ -49,6 +50,7 @@ def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes
         path.write_text(json.dumps(content))
         config = find_config(None, {"KUBECONFIG": str(path)})
         assert config is not None
+        load(config)  # kubernetes, which takes a while: not within the time in which the log is asked for
         api = Api(config)
         try:
             options = Options.of()

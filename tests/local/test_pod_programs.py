@@ -116,6 +116,24 @@ def test_what_raises_or_dies_leaves_a_result_too(made: Made) -> None:
     assert pod.result().header["detail"] == {"exit_code": 3}
 
 
+def test_a_function_that_has_used_up_all_descriptors(made: Made) -> None:
+    """Its own exception is told, though nothing can be loaded any more that would tell more of it."""
+
+    def leak() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+
+    pod = made(leak)
+    assert pod.run("main")[0] == EXIT_RAISED
+    header = pod.result().header
+    assert header["nodes"][0]["type"] == "OSError"
+    assert "Too many open files" in header["traceback"]
+
+
 def test_output_is_passed_on_and_counted(made: Made) -> None:
     """To the container's log; the envelope knows how much it was and has the end of it."""
     pod = made(lambda: print("x" * 20_000))

@@ -134,6 +134,31 @@ def test_a_projects_package_runs_in_a_bare_image(tmp_path: Path, layout: str) ->
     assert run_program(tmp_path, program, {**files, program: USE}, *roots) == "ok\n"
 
 
+def test_programs_in_a_package_stay_executable(tmp_path: Path) -> None:
+    """What a package runs at home it can run there."""
+    files = {
+        "tools/__init__.py": """
+import os, subprocess
+from pathlib import Path
+
+def run():
+    here = Path(__file__).parent
+    assert not os.access(here / "data.txt", os.X_OK)
+    return subprocess.run([here / "say.sh"], capture_output=True, text=True, check=True).stdout
+""",
+        "tools/say.sh": "#!/bin/sh\necho said\n",
+        "tools/data.txt": "",
+        "use.py": """
+import os, pathlib
+os.chmod(pathlib.Path(__file__).parent / "tools/say.sh", 0o755)
+from bare_pod import run
+import tools
+print(run(tools.run), end="")
+""",
+    }
+    assert run_program(tmp_path, "use.py", files) == "said\n"
+
+
 def test_a_script_brings_its_neighbours_and_itself(tmp_path: Path) -> None:
     """Functions and classes of the script, by value; a module beside it, by file; a lazy import inside a function."""
     program = """

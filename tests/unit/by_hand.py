@@ -85,7 +85,7 @@ class HandBackend:
 
     def hear_out(self, call: str, seconds: float) -> None:
         for submission, sink in self.maps:
-            if submission.call == call and self.late_output:
+            while submission.call == call and self.late_output:
                 sink.output(*self.late_output.pop())
 
     def forget(self) -> None: ...

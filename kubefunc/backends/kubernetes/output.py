@@ -121,13 +121,15 @@ class Outputs:
         pod = flight.pod()
         if pod is None or not _may_have_printed(pod, container):
             return ()
-        followed = flight.output_of(pod.name).recent if container == MAIN else b""
-        data = self._log_tail(flight, pod, container) or bytes(followed)
+        data = self._log_tail(flight, pod, container)
+        if not data and container == MAIN:
+            data = flight.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
         return tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
 
     def _log_tail(self, flight: Flight, pod: Pod, container: str) -> bytes:
         query = {"container": container, "tailLines": str(TAIL_LINES)}
-        until = time.monotonic() + (LATE if _was_ended_by_the_kubelet(pod) else 0.0)
+        begins = _was_ended_by_the_kubelet(pod) and bool(pod.containers)  # without, it was not even let in
+        until = time.monotonic() + (LATE if begins else 0.0)
         while True:
             try:
                 path = log_path(flight.namespace, pod.name)
@@ -164,9 +166,21 @@ def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
     with output.lock:
         if new and not output.closed:
             output.passed += len(new)
-            output.recent = (output.recent + new)[-TAIL_BYTES:]
+            output.recent = _whole_lines(output.recent + new)
             flight.sink.output(new)
     return max(0, skip - len(data))
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """The last lines that so many bytes have room for; of one that is longer, its end.
+
+    >>> _whole_lines(b"x" * TAIL_BYTES + b"\\nnext\\n")
+    b'next\\n'
+    """
+    if len(data) <= TAIL_BYTES:
+        return data
+    kept = data[-TAIL_BYTES:]
+    return kept.partition(b"\n")[2] or kept
 
 
 def _close(output: Output) -> None:
@@ -201,7 +215,9 @@ def _gap(size: int) -> bytes:
 
 
 # The kubelet's words, in place of a log, with status 200: of a Pod that it evicts it removes the containers at once.
-_NO_LOG = re.compile(rb"unable to retrieve container logs for \S+://\S+")
+_NO_LOG = re.compile(
+    rb"unable to retrieve container logs for \S+://\S+\s*|failed to try resolving symlinks in path \"/var/log/.*\s*"
+)
 
 
 def printed(pieces: Iterable[bytes]) -> Iterator[bytes]:
