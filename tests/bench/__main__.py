@@ -41,10 +41,11 @@ def main() -> None:
             continue
         if asked.write and len(wanted) < len(names):
             parser.error(f"--write wants all of {kind}, not {' '.join(wanted)} alone")
-        print(f"{about(kind, asked.pairs)}\n\n{HEAD}", flush=True)
+        begun = about(kind, asked.pairs)
+        print(f"{begun}\n\n{HEAD}", flush=True)
         figures = list(measured(kind, wanted, asked.pairs))
         if asked.write:
-            PAGE.write_text(with_figures(PAGE.read_text(), kind, f"{about(kind, asked.pairs)}\n\n{table(figures)}"))
+            PAGE.write_text(with_figures(PAGE.read_text(), kind, f"{begun}\n\n{table(figures)}"))
 
 
 def measured(kind: str, names: Sequence[str], pairs: int) -> Iterator[Figure]:

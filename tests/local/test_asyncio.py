@@ -45,8 +45,8 @@ def fail(message: str) -> None:
 
 @remote
 def wait_for(path: Path) -> str:
-    """Until somebody has written the file."""
-    while not path.exists():
+    """Until somebody has written the file, which is there before its text is."""
+    while not (path.exists() and path.read_text()):
         time.sleep(0.01)
     return path.read_text()
 
