@@ -24,7 +24,7 @@ import time
 
 from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, attempts, memory, worker
 from kubefunc.runner.orphans import become_subreaper, kill_orphans
-from kubefunc.runner.process import EXIT_BROKEN, Signals, become_child, kill_group, lead_group
+from kubefunc.runner.process import EXIT_BROKEN, Signals, become_child, kill_group, lead_group, print_fault
 from kubefunc.runner.request import END_GRACE, Request, read_request
 
 TYPE_CHECKING = False
@@ -117,9 +117,7 @@ class Pool:
             worker.serve(seat, self.queue, socket.socket(fileno=answers), self.notes)
             os._exit(0)
         except BaseException:
-            import traceback  # not above, where all would wait for it
-
-            traceback.print_exc()
+            print_fault()
         finally:
             os._exit(EXIT_BROKEN)
 

@@ -99,16 +99,21 @@ def fork_child(run: Callable[[int], None], forget: Callable[[], None]) -> Child:
             become_child(output_end)
             run(frames_end)
             os._exit(0)
-        except BaseException:  # this program's own fault: say so, and end
-            import traceback  # not above, where all would wait for it
-
-            traceback.print_exc()
+        except BaseException:
+            print_fault()
         finally:
             os._exit(EXIT_BROKEN)
     lead_group(pid)  # here and there: whoever comes first, from now on a signal to the group arrives
     os.close(frames_end)
     os.close(output_end)
     return Child(pid, frames, output)
+
+
+def print_fault() -> None:
+    """In a process that is about to end by an error of this program's own: say which."""
+    import traceback  # not above, where all would wait for it
+
+    traceback.print_exc()
 
 
 def become_child(output: int) -> None:

@@ -36,7 +36,7 @@ import time
 
 from kubefunc.runner import EXIT_TERMINATED, child, pool, wire
 from kubefunc.runner.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
-from kubefunc.runner.process import Child, Signals, fork_child, kill_group
+from kubefunc.runner.process import Child, Signals, fork_child, kill_group, print_fault
 from kubefunc.runner.request import (
     CALL,
     END_GRACE,
@@ -272,9 +272,7 @@ class Server:
             make(socket.socket(fileno=descriptor), self.life, Signals()).serve()
             os._exit(0)
         except BaseException:
-            import traceback  # not above, where all would wait for it
-
-            traceback.print_exc()
+            print_fault()
         finally:
             os._exit(1)
 

@@ -16,9 +16,12 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
+
+from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig, find_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -235,6 +238,21 @@ class Server:
             peer.cut()
             peer.reader.close()
             sock.close()
+
+
+def config_of(url: str, folder: Path, **user: str) -> ClusterConfig:
+    """What a kubeconfig in this folder says that leads to a server, with this user's credentials."""
+    path = folder / "kubeconfig"
+    content = {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(json.dumps(content))
+    config = find_config(None, {"KUBECONFIG": str(path)})
+    assert config is not None
+    return config
 
 
 def _read_request(peer: Peer) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import cast
@@ -10,13 +9,13 @@ from typing import cast
 import pytest
 
 from kubefunc.backends.base import Sink
-from kubefunc.backends.kubernetes.api import Api, find_config
+from kubefunc.backends.kubernetes.api import Api
 from kubefunc.backends.kubernetes.flight import Flight
 from kubefunc.backends.kubernetes.output import LATE, Outputs
 from kubefunc.backends.kubernetes.pool import load
 from kubefunc.backends.kubernetes.views import pod_view
 from kubefunc.options import Options
-from tests.local.api_server import Handler, Peer, Request, Server
+from tests.local.api_server import Handler, Peer, Request, Server, config_of
 from tests.unit.statuses import CREATING, JsonDict, pod, terminated
 
 
@@ -41,15 +40,7 @@ class Kubelet:
 def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes = b"") -> tuple[str, ...]:
     """What an error would show."""
     with Server(kubelet) as server:
-        path = folder / "kubeconfig"
-        content = {
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "c"}}],
-            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-        }
-        path.write_text(json.dumps(content))
-        config = find_config(None, {"KUBECONFIG": str(path)})
-        assert config is not None
+        config = config_of(server.url, folder)
         load(config)  # kubernetes, which takes a while: not within the time in which the log is asked for
         api = Api(config)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import Api, find_config
+from kubefunc.backends.kubernetes.api import Api
 from kubefunc.backends.kubernetes.transport import (
     ExecFailed,
     ExecRefused,
@@ -33,7 +33,7 @@ from kubefunc.backends.kubernetes.transport import (
     run,
     upload,
 )
-from tests.local.api_server import Handler, Peer, Request, Server, frame
+from tests.local.api_server import Handler, Peer, Request, Server, config_of, frame
 
 RESULT = bytes(range(256)) * 40
 
@@ -44,17 +44,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
     apis = []
 
     def make(server: Server) -> Api:
-        path = tmp_path / "kubeconfig"
-        content = {
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-            "users": [{"name": "u", "user": {"token": "secret"}}],
-        }
-        path.write_text(json.dumps(content))
-        config = find_config(None, {"KUBECONFIG": str(path)})
-        assert config is not None
-        apis.append(Api(config))
+        apis.append(Api(config_of(server.url, tmp_path, token="secret")))
         return apis[-1]
 
     yield make

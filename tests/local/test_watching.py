@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import Api, find_config
+from kubefunc.backends.kubernetes.api import Api
 from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
-from tests.local.api_server import Handler, Peer, Request, Server
+from tests.local.api_server import Handler, Peer, Request, Server, config_of
 
 PODS = "/api/v1/namespaces/team/pods"
 
@@ -105,15 +104,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., tuple[Watcher, Log]]]:
     watchers: list[tuple[Api, Watcher]] = []
 
     def start(server: Server, kind: type[Watcher] = Watcher, **options: Any) -> tuple[Watcher, Log]:
-        path = tmp_path / "kubeconfig"
-        content = {
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "c"}}],
-            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-        }
-        path.write_text(json.dumps(content))
-        config = find_config(None, {"KUBECONFIG": str(path)})
-        assert config is not None
+        config = config_of(server.url, tmp_path)
         log = Log()
         query = {"labelSelector": "kubefunc/session=s"}
         api = Api(config)
