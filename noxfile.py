@@ -2,7 +2,7 @@
 
 ``nox`` runs every session below but ``bench``. ``nox -s unit -- -k payload`` hands on to pytest what follows
 ``--``.
-Sessions for several Pythons run on those of 3.10-3.13 that this machine has, on PATH or in pyenv.
+Sessions for several Pythons run on those of 3.10-3.14 that this machine has, on PATH or in pyenv.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
+SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 # uv where it is installed: it makes a virtual environment in a second, from one cache shared by all sessions.
 nox.options.default_venv_backend = "uv|virtualenv"
