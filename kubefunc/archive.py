@@ -37,7 +37,8 @@ from kubefunc.runner import ARCHIVE
 _LEFT_OUT = (
     "backends/kubernetes/",
     "backends/local/",
-    *(f"runner/{name}.py" for name in "oneshot orphans pool request server worker".split()),
+    "runner/local/",
+    "runner/execution/orphans.py",
 )
 _LEFT_OUT_TOP = frozenset({"archive.py", "cli.py", "memmaps.py", "progress.py"})
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.

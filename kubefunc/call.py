@@ -20,7 +20,7 @@ from kubefunc.envelope import Envelope, Raised, Returned, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
-from kubefunc.runner.attempts import without_runner
+from kubefunc.runner.execution.attempts import without_runner
 from kubefunc.session import Session, session
 from kubefunc.transcript import Transcript
 

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kubefunc.errors import SerializationError
-from kubefunc.runner.wire import join_files
+from kubefunc.runner.protocol.wire import join_files
 
 MAX_CODE = 50 * 2**20
 """The most that may travel, in bytes before compression."""

@@ -30,9 +30,9 @@ from kubefunc.runner import (
     ENVELOPE_MAGIC,
     RAISED,
     VALUE,
-    wire,
 )
-from kubefunc.runner.exceptions import text_of
+from kubefunc.runner.execution.exceptions import text_of
+from kubefunc.runner.protocol import wire
 
 _SMALL = 16 * 1024  # bytes
 Buffer = bytes | bytearray | memoryview

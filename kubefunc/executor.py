@@ -23,8 +23,8 @@ from kubefunc.inputs import HowToMap, map_items
 from kubefunc.options import Layer, Options, parse_changes
 from kubefunc.payload import Packer, new_id
 from kubefunc.runner import VALUE
-from kubefunc.runner.records import Record
-from kubefunc.runner.workplace import InitializerFailed, Workplace
+from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
+from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, exiting, session
 
 if TYPE_CHECKING:
@@ -509,7 +509,7 @@ def _fail_all(futures: Iterable[Future[Any]], error: BaseException) -> None:
 
 
 def pickle_task(payload: bytes, code: os.PathLike[str]) -> bytes:
-    """The arguments of :meth:`kubefunc.runner.workplace.Workplace.run_payload`."""
+    """The arguments of :meth:`kubefunc.runner.execution.workplace.Workplace.run_payload`."""
     import pickle
 
     return pickle.dumps((payload, os.fspath(code)), protocol=5)

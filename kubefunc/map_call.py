@@ -27,7 +27,7 @@ from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
 from kubefunc.progress import MapProgress, Unwatched, Watch
-from kubefunc.runner.records import Record
+from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A function, its arguments and its code as bytes: what is sent for a call.
 
-Layout (:func:`kubefunc.runner.wire.join_payload`): ``KFP1``, the header's length (4 bytes, big endian), the header
-(JSON: stored size, sha256 and compression of each section), the section ``code`` (maybe empty) and the
+Layout (:func:`kubefunc.runner.protocol.wire.join_payload`): ``KFP1``, the header's length (4 bytes, big endian), the
+header (JSON: stored size, sha256 and compression of each section), the section ``code`` (maybe empty) and the
 section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)``, where the
 reference is ``("import", module, qualname)`` or ``("value", callable)``.
 
@@ -33,7 +33,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from kubefunc.code import ProjectCode, has_source, imports_in_code, is_hidden
 from kubefunc.errors import SerializationError
 from kubefunc.runner import PROTOCOL
-from kubefunc.runner.wire import join_payload
+from kubefunc.runner.protocol.wire import join_payload
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
@@ -350,7 +350,7 @@ def _explained(
     function: Callable[..., object], parts: Sequence[tuple[str, object]], error: Exception
 ) -> SerializationError:
     """Which of these parts, named for a person, does not pickle, and what in it."""
-    from kubefunc.runner.culprit import find_unpicklable  # only failures pay for it
+    from kubefunc.runner.execution.culprit import find_unpicklable  # only failures pay for it
 
     name = _title(function)
     for root, part in parts:

@@ -11,7 +11,7 @@ from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
 from kubefunc.payload import Packer, Payload
-from kubefunc.runner.records import Record
+from kubefunc.runner.protocol.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

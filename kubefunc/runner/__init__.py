@@ -5,9 +5,9 @@ This docstring is the protocol; every constant of it stands below, once, and the
 What it is given
     ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: :func:`kubefunc.payload.runner_spec`), ``key``
     (32 random bytes of this call), ``payload`` (or ``payload.0``, ``payload.1`` ... joined), ``kubefunc.pyz`` (this
-    program), of a map also ``items`` (:mod:`kubefunc.runner.records`). ``/kubefunc/out`` (an emptyDir) is shared by
-    both containers. A payload too large for Secrets arrives as ``/kubefunc/out/payload`` instead (``"upload": true`` in
-    the spec), and so do the items of a chunk (``"upload_items": true``).
+    program), of a map also ``items`` (:mod:`kubefunc.runner.protocol.records`). ``/kubefunc/out`` (an emptyDir) is
+    shared by both containers. A payload too large for Secrets arrives as ``/kubefunc/out/payload`` instead
+    (``"upload": true`` in the spec), and so do the items of a chunk (``"upload_items": true``).
 
 Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3 -c``, for a quicker start
     ``main``       the supervisor, in the container *main*: forks one child per attempt, writes the result
@@ -38,13 +38,14 @@ Envelope (a result)
     body, header (JSON), header length (4 bytes, big endian), HMAC-SHA256 of the header's sha256 (32 bytes), ``KFE1``.
     The header stands last, so that a large body is written in one pass; it holds the body's size and sha256. Nothing
     of the body is unpickled before HMAC, size and sha256 are right. ``outcome`` is ``value`` (body: one pickle),
-    ``raised`` (body: pickles of the exceptions of the chain, see :mod:`kubefunc.runner.exceptions`) or ``error``
-    (one of the codes below and its ``detail``). ``printed`` counts the bytes that the function printed, ``output`` is
-    the last of them (base64, at most 16 KiB): most calls need no request for their log.
+    ``raised`` (body: pickles of the exceptions of the chain, see :mod:`kubefunc.runner.execution.exceptions`) or
+    ``error`` (one of the codes below and its ``detail``). ``printed`` counts the bytes that the function printed,
+    ``output`` is the last of them (base64, at most 16 KiB): most calls need no request for their log.
 
-    ``outcome`` of a chunk is ``chunk``, its body is blocks of records (:mod:`kubefunc.runner.records`); the header says
-    how many, how many ``items`` and ``failed`` ones are in them, and whether all are there (``complete``). A chunk of
-    which nothing could run leaves an ordinary envelope of an error, which holds for each of its items.
+    ``outcome`` of a chunk is ``chunk``, its body is blocks of records (:mod:`kubefunc.runner.protocol.records`); the
+    header says how many, how many ``items`` and ``failed`` ones are in them, and whether all are there
+    (``complete``). A chunk of which nothing could run leaves an ordinary envelope of an error, which holds for each
+    of its items.
 
 Termination message of main
     ``kubefunc:envelope:`` and the zlib-compressed envelope in base64, if that text has at most 2,000 bytes (the

@@ -13,22 +13,22 @@ def main() -> int:
     in_dir = os.environ.get("KUBEFUNC_IN", IN_DIR)
     out_dir = os.environ.get("KUBEFUNC_OUT", OUT_DIR)
     if program == "main":
-        from kubefunc.runner.supervisor import supervise
+        from kubefunc.runner.pod.supervisor import supervise
 
         return supervise(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
     if program == "server":
-        from kubefunc.runner.server import serve
+        from kubefunc.runner.local.server import serve
 
         serve(arguments)
     if program == "oneshot":
-        from kubefunc.runner.oneshot import run_one
+        from kubefunc.runner.local.oneshot import run_one
 
         return run_one(arguments)
     return _data_port(program, arguments, in_dir, out_dir)
 
 
 def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) -> int:
-    from kubefunc.runner import courier
+    from kubefunc.runner.pod import courier
 
     if program == "courier":
         return courier.courier(in_dir, out_dir)

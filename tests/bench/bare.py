@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc.backends.kubernetes import configured
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.watcher import Watcher
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.watcher import Watcher
 
 IMAGE = "python:3.11-slim"
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import kubefunc
 from kubefunc import remote
-from kubefunc.runner import CHUNK, TERMINATION_ENVELOPE, records, wire
+from kubefunc.runner import CHUNK, TERMINATION_ENVELOPE
+from kubefunc.runner.protocol import records, wire
 from tests.local.api_server import Peer, Request, Server
 
 RECORDED = Path(__file__).with_name("pod_events.jsonl")

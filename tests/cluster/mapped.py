@@ -9,7 +9,7 @@ import time
 
 from kubefunc import current, remote
 from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES
-from kubefunc.runner.memory import memory_limit
+from kubefunc.runner.execution.memory import memory_limit
 
 
 @remote

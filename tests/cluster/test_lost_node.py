@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubefunc.backends.kubernetes.manifest import job_name
+from kubefunc.backends.kubernetes.objects.manifest import job_name
 from tests.cluster import mapped
 from tests.cluster.cluster import Cluster
 from tests.cluster.spaces import Space

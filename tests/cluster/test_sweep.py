@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from kubefunc.backends.kubernetes import configured
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.jobs import Jobs
-from kubefunc.backends.kubernetes.permission import ExecPermission
-from kubefunc.backends.kubernetes.sweep import Sweep
-from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.backends.kubernetes.api.permission import ExecPermission
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.control.jobs import Jobs
+from kubefunc.backends.kubernetes.control.sweep import Sweep
+from kubefunc.backends.kubernetes.threads import Clock, Workers
 from tests.cluster import work
 from tests.cluster.spaces import OURS, Space
 from tests.cluster.waiting import eventually, nothing_left, until_running

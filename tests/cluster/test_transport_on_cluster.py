@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import Api, ApiError, JsonDict, as_error, find_config
-from kubefunc.backends.kubernetes.transport import (
+from kubefunc.backends.kubernetes.api.exec import (
     ExecFailed,
     ExecRefused,
     ExecUnavailable,
@@ -26,7 +25,8 @@ from kubefunc.backends.kubernetes.transport import (
     run,
     upload,
 )
-from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error, find_config
+from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
 from kubefunc.errors import AdmissionError, ConfigurationError, KubefuncError, PermissionDeniedError
 from tests.cluster.cluster import Cluster
 from tests.cluster.pods import pod, wait_for_phase

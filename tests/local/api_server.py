@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
 
-from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig, find_config
+from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig, find_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self

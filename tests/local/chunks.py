@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kubefunc.backends.kubernetes.receipt import ChunkReceipt
+from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.envelope import Envelope
 from kubefunc.payload import Packer, runner_spec
-from kubefunc.runner import ENV_FAILURES, ENV_POD_INDEX, records, wire
-from kubefunc.runner.records import Record
+from kubefunc.runner import ENV_FAILURES, ENV_POD_INDEX
+from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.protocol.records import Record
 from tests.conftest import ROOT
 
 CALL = "f-abcdefgh"

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import (
+from kubefunc.backends.kubernetes.api.pool import CONNECTIONS
+from kubefunc.backends.kubernetes.api.requests import (
     Api,
     ApiError,
     ConnectionFailed,
     as_error,
     find_config,
 )
-from kubefunc.backends.kubernetes.pool import CONNECTIONS
 from kubefunc.errors import ClusterUnreachableError, ConfigurationError
 from tests.local.api_server import Handler, Peer, Request, Server
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes.receipt import FollowIntake
-from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, records
+from kubefunc.backends.kubernetes.attempts.receipt import FollowIntake
+from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
+from kubefunc.runner.protocol import records
 from tests.local.chunks import CALL, KEY, TIMEOUT, Chunk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the runner forks")
@@ -450,7 +451,7 @@ def test_a_follower_leaves_with_its_client(tmp_path: Path) -> None:
 
 def test_a_chunk_signed_for_another_call_is_refused(tmp_path: Path) -> None:
     """Blocks and tail are signed for call and chunk: neither is taken for another's."""
-    from kubefunc.backends.kubernetes.receipt import ChunkReceipt
+    from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 
     chunk = Chunk(tmp_path, abs, [(-1,)])
     assert chunk.run() == EXIT_VALUE

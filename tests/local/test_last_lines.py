@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 
 from kubefunc.backends.base import Sink
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.flight import Flight
-from kubefunc.backends.kubernetes.output import LATE, Outputs
-from kubefunc.backends.kubernetes.pool import load
-from kubefunc.backends.kubernetes.views import pod_view
+from kubefunc.backends.kubernetes.api.pool import load
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.objects.views import pod_view
+from kubefunc.backends.kubernetes.results.output import LATE, Outputs
 from kubefunc.options import Options
 from tests.local.api_server import Handler, Peer, Request, Server, config_of
 from tests.unit.statuses import CREATING, JsonDict, pod, terminated

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from kubefunc.runner.process import wait_until_read
+from kubefunc.runner.execution.process import wait_until_read
 
 
 def test_it_waits_for_a_slow_reader() -> None:

@@ -17,7 +17,7 @@ from typing import IO
 
 import pytest
 
-from kubefunc.backends.kubernetes.transport import Intake, ResultBuffer
+from kubefunc.backends.kubernetes.api.exec import Intake, ResultBuffer
 from kubefunc.envelope import verify
 from kubefunc.runner import (
     EXIT_COURIER_TERMINATED,
@@ -29,9 +29,8 @@ from kubefunc.runner import (
     LOG_TAIL,
     READER_RESULT,
     TERMINATION_SIZE,
-    pipes,
-    wire,
 )
+from kubefunc.runner.protocol import pipes, wire
 from tests.local.pod import CALL, KEY, WITHIN, Pod, until
 from tests.local.programs import alive
 

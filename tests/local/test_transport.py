@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.transport import (
+from kubefunc.backends.kubernetes.api.exec import (
     ExecFailed,
     ExecRefused,
     ExecStream,
@@ -33,6 +32,7 @@ from kubefunc.backends.kubernetes.transport import (
     run,
     upload,
 )
+from kubefunc.backends.kubernetes.api.requests import Api
 from tests.local.api_server import Handler, Peer, Request, Server, config_of, frame
 
 RESULT = bytes(range(256)) * 40

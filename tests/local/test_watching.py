@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.watcher import TailWatcher, Watcher, WatchState
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
 from tests.local.api_server import Handler, Peer, Request, Server, config_of
 
 PODS = "/api/v1/namespaces/team/pods"

@@ -10,8 +10,10 @@ from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
 from kubefunc.envelope import Envelope, verify
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner import RAISED, VALUE, exceptions, wire
-from kubefunc.runner.records import Record
+from kubefunc.runner import RAISED, VALUE
+from kubefunc.runner.execution import exceptions
+from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.records import Record
 
 KEY = b"k" * 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubefunc.runner.attempts import STACKS_LATE, Clock
+from kubefunc.runner.execution.attempts import STACKS_LATE, Clock
 
 
 def test_a_timeout_waits_for_its_stacks_but_not_for_ever(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from kubefunc.code import (
     unit_of,
 )
 from kubefunc.errors import SerializationError
-from kubefunc.runner.wire import split_files
+from kubefunc.runner.protocol.wire import split_files
 
 Project = Callable[[dict[str, str]], Path]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes import ending
-from kubefunc.backends.kubernetes.finding import Finding
-from kubefunc.backends.kubernetes.starting import scheduling_trouble
-from kubefunc.backends.kubernetes.views import job_view, pod_view
+from kubefunc.backends.kubernetes.diagnose import ending
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.diagnose.starting import scheduling_trouble
+from kubefunc.backends.kubernetes.objects.views import job_view, pod_view
 from tests.unit.statuses import COMPLETED, RUNNING, disrupted, job, pod, terminated
 
 

@@ -16,8 +16,10 @@ from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_source_lines
 from kubefunc.errors import ResultCorruptedError, SerializationError
-from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, RAISED, VALUE, exceptions, wire
-from kubefunc.runner.child import dumps
+from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, RAISED, VALUE
+from kubefunc.runner.execution import exceptions
+from kubefunc.runner.execution.child import dumps
+from kubefunc.runner.protocol import wire
 
 KEY = b"k" * 32
 CALL = "f-abcdefgh"

@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from kubefunc.runner.exceptions import encode
+from kubefunc.runner.execution.exceptions import encode
 
 needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup came with Python 3.11")
 

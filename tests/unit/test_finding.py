@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes.finding import Finding, sharper
-from kubefunc.backends.kubernetes.starting import waiting_trouble
+from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
+from kubefunc.backends.kubernetes.diagnose.starting import waiting_trouble
 from kubefunc.diagnosis import Diagnosis, Phase
 
 KNOWN = Diagnosis("", "", phase=Phase.RUNNING, call="f-1", namespace="ns", pod="f-1-abc", events=("a warning",))

@@ -15,25 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubefunc.backends.base import MapSink, Whereabouts
-from kubefunc.backends.kubernetes.api import Api
-from kubefunc.backends.kubernetes.collect import Collector
-from kubefunc.backends.kubernetes.finding import Finding
-from kubefunc.backends.kubernetes.flight import Flight
-from kubefunc.backends.kubernetes.mapflight import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
-from kubefunc.backends.kubernetes.maps import blame
-from kubefunc.backends.kubernetes.output import Outputs
-from kubefunc.backends.kubernetes.permission import ExecPermission
-from kubefunc.backends.kubernetes.receipt import ChunkReceipt
-from kubefunc.backends.kubernetes.tracker import Tracker
-from kubefunc.backends.kubernetes.uploads import Uploads
-from kubefunc.backends.kubernetes.views import Pod, indexes
-from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.backends.kubernetes.api.permission import ExecPermission
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
+from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
+from kubefunc.backends.kubernetes.control.maps import blame
+from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects.views import Pod, indexes
+from kubefunc.backends.kubernetes.results.collect import Collector
+from kubefunc.backends.kubernetes.results.output import Outputs
+from kubefunc.backends.kubernetes.results.uploads import Uploads
+from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
-from kubefunc.runner import CHUNK, records, wire
-from kubefunc.runner.records import Record
+from kubefunc.runner import CHUNK
+from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.protocol.records import Record
 
 CALL = "f-abcdefgh"
 KEY = b"k" * 32

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.growing import GrowingSink
+from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.errors import OutOfMemoryError, WorkerDiedError
 from kubefunc.runner import CODE_OOM
-from kubefunc.runner.records import Record
+from kubefunc.runner.protocol.records import Record
 from tests.unit.by_hand import value_record
 from tests.unit.test_following_maps import Items
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.kubeconfig import find_config
+from kubefunc.backends.kubernetes.api.kubeconfig import find_config
 from kubefunc.errors import ConfigurationError
 
 
@@ -41,7 +41,7 @@ def test_nothing_configured_is_no_cluster(tmp_path: Path) -> None:
 def test_finding_out_that_there_is_no_cluster_imports_nothing_heavy(tmp_path: Path) -> None:
     """Local calls do not pay for kubernetes, urllib3, yaml or tenacity."""
     code = (
-        "import sys\nfrom kubefunc.backends.kubernetes.api import find_config\n"
+        "import sys\nfrom kubefunc.backends.kubernetes.api.requests import find_config\n"
         "assert find_config(None, {'HOME': sys.argv[1]}) is None\n"
         "print(sorted({'kubernetes', 'urllib3', 'yaml', 'tenacity'} & set(sys.modules)))"
     )

@@ -48,7 +48,7 @@ def test_local_call_loads_no_kubernetes_client(clean_env: dict[str, str]) -> Non
 
 def test_a_reader_starts_with_almost_nothing() -> None:
     """A client waits for the program that hands its result out: no json, no hashes, no regular expressions."""
-    program = "import kubefunc.runner.courier, sys; print(*sys.modules)"
+    program = "import kubefunc.runner.pod.courier, sys; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-E", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
     assert loaded.isdisjoint({"json", "re", "typing", "hashlib", "pickle", "contextlib", "dataclasses"})

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes import manifest
-from kubefunc.backends.kubernetes.manifest import CONTAINER_ORDER, SHARD_BYTES, JobSpec, job, owner_patch, secrets
+from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects.manifest import (
+    CONTAINER_ORDER,
+    SHARD_BYTES,
+    JobSpec,
+    job,
+    owner_patch,
+    secrets,
+)
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.manifest import SHARD_BYTES, Indexed, JobSpec, job, pod_deadline, secrets
-from kubefunc.backends.kubernetes.version import NEWEST, ServerVersion
+from kubefunc.backends.kubernetes.objects.manifest import SHARD_BYTES, Indexed, JobSpec, job, pod_deadline, secrets
+from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
 
 CALL = "train-x7k2p9qa"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubefunc.runner.memory import parse_oom_kills
+from kubefunc.runner.execution.memory import parse_oom_kills
 
 V2_QUIET = "low 0\nhigh 0\nmax 1418\noom 0\noom_kill 0\n"
 V2_ONE_PROCESS = "low 0\nhigh 0\nmax 2201\noom 1\noom_kill 1\n"

@@ -10,8 +10,9 @@ import pytest
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, own_frames, verify
-from kubefunc.runner import CODE_OOM, CODE_TIMEOUT, RAISED, wire
-from kubefunc.runner.exceptions import encode
+from kubefunc.runner import CODE_OOM, CODE_TIMEOUT, RAISED
+from kubefunc.runner.execution.exceptions import encode
+from kubefunc.runner.protocol import wire
 from tests.unit.by_hand import KEY, error_envelope
 
 STACKS = """\
@@ -19,7 +20,7 @@ Timeout (0:00:02)!
 Thread 0x00007f8b6485e2c0 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 320 in wait
   File "/tmp/kubefunc-f-abcdefgh/project/jobs.py", line 155 in stuck_here
-  File "kubefunc.pyz/kubefunc/runner/child.py", line 179 in invoke
+  File "kubefunc.pyz/kubefunc/runner/execution/child.py", line 179 in invoke
   File "/home/me/.cache/kubefunc/kubefunc.pyz/kubefunc/runner/__main__.py", line 18 in main
   File "<frozen runpy>", line 88 in _run_code
 """

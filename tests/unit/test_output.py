@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.output import assembled
+from kubefunc.backends.kubernetes.results.output import assembled
 
 
 @given(st.binary(max_size=60), st.data())

@@ -38,7 +38,7 @@ from kubefunc.payload import (
     uncompressed,
 )
 from kubefunc.runner import PAYLOAD_MAGIC
-from kubefunc.runner.wire import split_files, split_payload
+from kubefunc.runner.protocol.wire import split_files, split_payload
 
 VALUES = st.recursive(
     st.none()

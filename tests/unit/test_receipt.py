@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.receipt import ChunkReceipt, FollowIntake
-from kubefunc.backends.kubernetes.transport import StreamGarbled
+from kubefunc.backends.kubernetes.api.exec import StreamGarbled
+from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, FollowIntake
 from kubefunc.errors import ResultCorruptedError
-from kubefunc.runner import CHUNK, pipes, records, wire
-from kubefunc.runner.attempts import error_header
-from kubefunc.runner.records import Record
+from kubefunc.runner import CHUNK
+from kubefunc.runner.execution.attempts import error_header
+from kubefunc.runner.protocol import pipes, records, wire
+from kubefunc.runner.protocol.records import Record
 
 CALL = "train-x7k2p9qa"
 KEY = b"k" * 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubefunc.backends.kubernetes.refusals import ApiError, ConnectionFailed, as_error, quota_is_hopeless
+from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, as_error, quota_is_hopeless
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.errors import (
     AdmissionError,

@@ -21,7 +21,7 @@ import pytest
 
 from kubefunc.errors import SerializationError
 from kubefunc.payload import Packer
-from kubefunc.runner.culprit import find_unpicklable
+from kubefunc.runner.execution.culprit import find_unpicklable
 
 
 class Session:

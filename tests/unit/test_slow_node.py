@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubefunc.backends.kubernetes.ending import main_trouble
-from kubefunc.backends.kubernetes.views import pod_view
+from kubefunc.backends.kubernetes.diagnose.ending import main_trouble
+from kubefunc.backends.kubernetes.objects.views import pod_view
 from kubefunc.errors import KubefuncError, PodConfigError, PodLostError
 
 

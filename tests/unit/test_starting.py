@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes import starting
-from kubefunc.backends.kubernetes.finding import Finding
-from kubefunc.backends.kubernetes.views import pod_view
+from kubefunc.backends.kubernetes.diagnose import starting
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects.views import pod_view
 from tests.unit.statuses import CREATING, RUNNING, disrupted, pod, terminated, waiting
 
 UNPULLED = 'failed to pull and unpack image "docker.io/x:1": failed to resolve reference "docker.io/x:1": '

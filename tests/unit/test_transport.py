@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.transport import (
+from kubefunc.backends.kubernetes.api.exec import (
     CLOSE,
     PING,
     FrameParser,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.links import split_lines
-from kubefunc.backends.kubernetes.watcher import (
+from kubefunc.backends.kubernetes.api.streams import split_lines
+from kubefunc.backends.kubernetes.api.watcher import (
     End,
     Step,
     end_of_status,

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kubefunc.runner import PAYLOAD_MAGIC, TERMINATION_ENVELOPE, TERMINATION_TEXT_LIMIT
-from kubefunc.runner.wire import (
+from kubefunc.runner.protocol.wire import (
     Frames,
     WireError,
     frame,

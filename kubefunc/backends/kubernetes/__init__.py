@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig, find_config
+from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig, find_config
 
 
 def configured(context: str | None, environ: Mapping[str, str]) -> ClusterConfig | None:

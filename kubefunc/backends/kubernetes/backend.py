@@ -15,22 +15,22 @@ from collections.abc import Iterator, Sequence
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
-from kubefunc.backends.kubernetes import manifest
-from kubefunc.backends.kubernetes.api import Api, ApiError, as_error
-from kubefunc.backends.kubernetes.collect import Collector
-from kubefunc.backends.kubernetes.finding import Finding
-from kubefunc.backends.kubernetes.flight import Flight
-from kubefunc.backends.kubernetes.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
-from kubefunc.backends.kubernetes.kubeconfig import ClusterConfig
-from kubefunc.backends.kubernetes.mapflight import ChunkFlight, MapFlight
-from kubefunc.backends.kubernetes.maps import Maps
-from kubefunc.backends.kubernetes.output import Outputs, log_path, printed
-from kubefunc.backends.kubernetes.permission import ExecPermission
-from kubefunc.backends.kubernetes.sweep import Sweep
-from kubefunc.backends.kubernetes.tracker import Tracker
-from kubefunc.backends.kubernetes.uploads import Uploads
-from kubefunc.backends.kubernetes.views import items_of
-from kubefunc.backends.kubernetes.workers import Clock, Workers
+from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
+from kubefunc.backends.kubernetes.api.permission import ExecPermission
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
+from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.maps import Maps
+from kubefunc.backends.kubernetes.control.sweep import Sweep
+from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects.views import items_of
+from kubefunc.backends.kubernetes.results.collect import Collector
+from kubefunc.backends.kubernetes.results.output import Outputs, log_path, printed
+from kubefunc.backends.kubernetes.results.uploads import Uploads
+from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.payload import Packer

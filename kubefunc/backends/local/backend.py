@@ -18,7 +18,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner.request import RECEIVE
+from kubefunc.runner.local.request import RECEIVE
 
 if TYPE_CHECKING:
     from kubefunc.backends.local.maps import LocalMap

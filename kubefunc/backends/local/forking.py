@@ -1,5 +1,5 @@
-"""Processes by fork: one server (:mod:`kubefunc.runner.server`) forks slots, each runs one call after another, every
-call in a fresh process. One thread here reads what all slots say.
+"""Processes by fork: one server (:mod:`kubefunc.runner.local.server`) forks slots, each runs one call after another,
+every call in a fresh process. One thread here reads what all slots say.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from kubefunc.backends.local.launch import ServerProcess
 from kubefunc.backends.local.run import INLINE, Ended, Run
 from kubefunc.backends.local.workers import close_all
-from kubefunc.runner import wire
-from kubefunc.runner.pool import MESSAGES
-from kubefunc.runner.request import CALL, ENDED, RECEIVE, TERMINATE
-from kubefunc.runner.server import NEW_POOL, NEW_SLOT
+from kubefunc.runner.local.pool import MESSAGES
+from kubefunc.runner.local.request import CALL, ENDED, RECEIVE, TERMINATE
+from kubefunc.runner.local.server import NEW_POOL, NEW_SLOT
+from kubefunc.runner.protocol import wire
 
 KEPT_IDLE = max(2, os.cpu_count() or 1)  # slots that wait for the next call
 SOCKET_BUFFER = 4 * INLINE
@@ -148,7 +148,7 @@ class Forked:
         return slot
 
     def new_pool(self) -> socket.socket:
-        """Our end of a new pool's socket (:mod:`kubefunc.runner.pool`).
+        """Our end of a new pool's socket (:mod:`kubefunc.runner.local.pool`).
 
         Raises:
             OSError: none can be started.

@@ -67,7 +67,7 @@ def working_directory() -> str | None:
 
 
 class ServerProcess:
-    """The process of the fork server (:mod:`kubefunc.runner.server`), and our end of its socket."""
+    """The process of the fork server (:mod:`kubefunc.runner.local.server`), and our end of its socket."""
 
     def __init__(self, directory: str, environ: Mapping[str, str]) -> None:
         """Started, and not waited for.

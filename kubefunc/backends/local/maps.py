@@ -23,11 +23,13 @@ from kubefunc.backends.local.run import INLINE, request_header
 from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import WorkerDiedError
-from kubefunc.runner import CODE_DIED, CODE_OOM, attempts, items, worker
-from kubefunc.runner.pool import DIED, MESSAGES
-from kubefunc.runner.records import INDEX, Record, unpack_record
-from kubefunc.runner.request import RECEIVE, join_request
-from kubefunc.runner.wire import LENGTH
+from kubefunc.runner import CODE_DIED, CODE_OOM
+from kubefunc.runner.execution import attempts, items
+from kubefunc.runner.local import worker
+from kubefunc.runner.local.pool import DIED, MESSAGES
+from kubefunc.runner.local.request import RECEIVE, join_request
+from kubefunc.runner.protocol.records import INDEX, Record, unpack_record
+from kubefunc.runner.protocol.wire import LENGTH
 
 AHEAD = 2  # items in the queue for each worker, at least
 MOST_AHEAD = 256

@@ -1,7 +1,7 @@
 """Processes without fork: each attempt has a process of its own, started ahead of time and watched from here.
 
-The way of Windows; nothing here or in :mod:`kubefunc.runner.oneshot` needs more than Windows has. What differs from
-fork: a call costs the start of a Python where none was started ahead, cancelling gives the function no moment for
+The way of Windows; nothing here or in :mod:`kubefunc.runner.local.oneshot` needs more than Windows has. What differs
+from fork: a call costs the start of a Python where none was started ahead, cancelling gives the function no moment for
 its clean-up, and what the function itself has started is not ended with it.
 """
 
@@ -20,9 +20,11 @@ from typing import IO, Any
 
 from kubefunc.backends.local.launch import command, start_directory
 from kubefunc.backends.local.run import Ended, Run
-from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL, attempts, child, wire
-from kubefunc.runner.oneshot import HEAD
-from kubefunc.runner.request import END_GRACE, OUTPUT, RESULT, Request
+from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
+from kubefunc.runner.execution import attempts, child
+from kubefunc.runner.local.oneshot import HEAD
+from kubefunc.runner.local.request import END_GRACE, OUTPUT, RESULT, Request
+from kubefunc.runner.protocol import wire
 
 OUTPUT_CHUNK = 65536
 LAST_OUTPUT_WITHIN = 0.5  # seconds; a process that the function left behind may hold the pipe open

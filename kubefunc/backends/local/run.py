@@ -18,7 +18,7 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
 from kubefunc.payload import runner_spec
-from kubefunc.runner.request import LARGE_RESULT, OUTPUT, RESULT, join_request
+from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
 INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
 
@@ -36,7 +36,7 @@ class Run:
     """One call from submission to its end.
 
     Attributes:
-        request: what its process is to be told (:class:`kubefunc.runner.request.Request`).
+        request: what its process is to be told (:class:`kubefunc.runner.local.request.Request`).
         answer: the envelope, once it is there.
         cancelled: whether nobody wants the answer any more.
         over: set when all is said and its files are gone, but for its log.
@@ -154,7 +154,7 @@ class Processes(Protocol):
         ...
 
     def new_pool(self) -> socket.socket:
-        """Start a pool for the workers of a map: our end of its socket (:mod:`kubefunc.runner.pool`).
+        """Start a pool for the workers of a map: our end of its socket (:mod:`kubefunc.runner.local.pool`).
 
         Raises:
             OSError: none can be started.

@@ -1,4 +1,4 @@
-"""The client's end of a pool of workers (:mod:`kubefunc.runner.pool`): the queue, their sockets and notes."""
+"""The client's end of a pool of workers (:mod:`kubefunc.runner.local.pool`): the queue, their sockets and notes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from kubefunc.runner import wire
-from kubefunc.runner.pool import MESSAGES, NEW_WORKER, QUEUE, START
-from kubefunc.runner.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
+from kubefunc.runner.local.pool import MESSAGES, NEW_WORKER, QUEUE, START
+from kubefunc.runner.local.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
+from kubefunc.runner.protocol import wire
 
 _QUEUE_BUFFER = 4 << 20  # asked for; the kernel gives what it allows
 

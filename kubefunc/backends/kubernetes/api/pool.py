@@ -1,0 +1,162 @@
+"""The connections to one API server: the only module that imports `kubernetes`, when first used.
+
+`kubernetes` does what it does well: it reads a kubeconfig or the in-cluster files, runs credential plugins, and
+builds an urllib3 pool with the right certificates and proxies. Everything else goes around it. Its typed models cost
+ten times what `json.loads` does, its `Watch` cannot recover from a 410 (KeyError 'raw_object'), and its `stream()`
+swaps a method on a client that others are using (client-python#928). So: raw requests on that pool, raw dicts out.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, ClusterConfig
+from kubefunc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import urllib3
+
+CONNECTIONS = 40
+
+
+def load(config: ClusterConfig) -> Any:
+    """A `kubernetes` Configuration with the credentials of `config`. May run a credential plugin."""
+    from kubernetes import config as untyped
+    from kubernetes.client import Configuration
+
+    loaders: Any = untyped
+    # Never the default that the user's program may have set for another cluster: its token would go to this
+    # one. (Configuration() returns a copy of that up to version 36, by a metaclass.)
+    configuration = type.__call__(Configuration)
+    try:
+        if config.source == IN_CLUSTER:
+            loaders.load_incluster_config(client_configuration=configuration)
+        else:
+            loaders.load_kube_config(
+                config_file=os.pathsep.join(config.files),
+                context=config.context,
+                client_configuration=configuration,
+            )
+    except (loaders.ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        # What is malformed below the entries that find_config has checked surfaces as any of these.
+        raise ConfigurationError(
+            f"The credentials of the context {config.context!r} in {config.source} cannot be loaded: {exc}"
+        ) from exc
+    if config.plugin is not None and not configuration.api_key and not configuration.cert_file:
+        # kubernetes.config logs a plugin's failure and goes on without credentials, as "system:anonymous".
+        raise ConfigurationError(
+            f"The credential plugin {config.plugin!r} of the context {config.context!r} in {config.source} "
+            "gave no credentials; its own words are in the log above. `kubectl get pods` must work first."
+        )
+    return configuration
+
+
+def authorization(configuration: Any, config: ClusterConfig) -> dict[str, str]:
+    try:
+        settings = configuration.auth_settings()
+    except Exception as exc:  # the hook reads files and runs plugins: nothing less says what it may raise
+        raise ConfigurationError(
+            f"The credentials of the context {config.context!r} in {config.source} cannot be renewed: {exc}"
+        ) from exc
+    return {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
+
+
+def same_connections(old: Any, new: Any) -> bool:
+    """Whether open connections may go on after a reload. Those made with a client certificate may not."""
+    names = ("host", "ssl_ca_cert", "cert_file", "key_file", "verify_ssl", "tls_server_name", "proxy")
+    same = all(getattr(old, name, None) == getattr(new, name, None) for name in names)
+    return same and not getattr(new, "cert_file", None)
+
+
+def new_pool(configuration: Any, announce: Callable[[object], None]) -> urllib3.PoolManager:
+    """The pool that `kubernetes` would use, made bounded, kept alive by TCP, and telling us its sockets."""
+    from kubernetes.client import rest
+
+    pool: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
+    pool.connection_pool_kw.update(maxsize=CONNECTIONS, block=True, socket_options=_socket_options())
+    _share_tls_context(pool.connection_pool_kw)
+    pool.pool_classes_by_scheme = {
+        scheme: _announcing(kind, announce) for scheme, kind in pool.pool_classes_by_scheme.items()
+    }
+    return pool
+
+
+def _share_tls_context(settings: dict[str, Any]) -> None:
+    """Read the certificates once, not once a connection: that costs more than the handshake itself."""
+    from urllib3.util import create_urllib3_context
+
+    authority = settings.pop("ca_certs", None)
+    authority_data = settings.pop("ca_cert_data", None)
+    certificate, key = settings.pop("cert_file", None), settings.pop("key_file", None)
+    context = create_urllib3_context(cert_reqs=settings["cert_reqs"])
+    if authority or authority_data:
+        context.load_verify_locations(cafile=authority, cadata=authority_data)
+    elif settings["cert_reqs"] != ssl.CERT_NONE:
+        context.load_default_certs()
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    settings["ssl_context"] = context
+
+
+def _announcing(pool_class: Any, announce: Callable[[object], None]) -> Any:
+    """`pool_class` with connections that call `announce(socket)` before they wait for an answer."""
+
+    class Connection(pool_class.ConnectionCls):  # type: ignore[misc]
+        def getresponse(self) -> Any:
+            announce(self.sock)
+            return super().getresponse()
+
+    return type(pool_class.__name__, (pool_class,), {"ConnectionCls": Connection})
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """No delay; and TCP itself notices a dead peer after about a minute (a laptop that slept)."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+# -- what went wrong
+
+
+def diagnose(exc: Exception) -> tuple[str, bool]:
+    """The reason of a ConnectionFailed, and whether trying again is pointless."""
+    from urllib3 import exceptions
+
+    chain = list(_chain(exc))
+    if any(isinstance(one, ssl.SSLError) and not isinstance(one, _TLS_CUTS) for one in chain):
+        return "tls", True
+    if any(isinstance(one, _TLS_CUTS) for one in chain):
+        return "lost", False
+    if isinstance(exc, exceptions.SSLError):  # a certificate file that is not there, a host name that does not match
+        return "tls", True
+    if any(isinstance(one, socket.gaierror) for one in chain):
+        return "dns", False
+    if isinstance(exc, exceptions.ProxyError):
+        return "proxy", False
+    if isinstance(exc, exceptions.EmptyPoolError):
+        return "busy", False
+    if isinstance(exc, exceptions.NewConnectionError) or any(isinstance(one, ConnectionRefusedError) for one in chain):
+        return "refused", False
+    if isinstance(exc, (exceptions.TimeoutError, TimeoutError)):
+        return "timeout", False
+    return "lost", False
+
+
+# What a server that goes away in the middle of a handshake leaves behind; every other SSLError is a verdict.
+_TLS_CUTS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        yield exc
+        yield from (arg for arg in exc.args if isinstance(arg, BaseException))
+        exc = exc.__cause__ or exc.__context__

@@ -1,0 +1,1 @@
+"""The state of one Job made for a call or a map."""

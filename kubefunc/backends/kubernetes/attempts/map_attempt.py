@@ -1,0 +1,335 @@
+"""A map on the cluster: one Job, a flight for it, and one for each chunk that has a Pod and has not ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
+from kubefunc.backends.kubernetes.objects import views
+from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.objects.views import Job, Pod
+from kubefunc.chunks import chunks
+from kubefunc.diagnosis import Phase
+from kubefunc.envelope import Envelope
+from kubefunc.errors import KubefuncError
+from kubefunc.options import Options
+from kubefunc.runner import CHUNK
+from kubefunc.runner.protocol import records
+from kubefunc.runner.protocol.records import Record
+
+# Of a map: an early stream to each saves it the kubelet's tick, and costs no more than those of as many calls.
+FEW_PODS = 4
+
+_BEFORE_RUNNING = (Phase.PENDING, Phase.STARTING)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which items there are, and how many of them a chunk has: it stands in ``spec.json`` for those who attach."""
+
+    count: int
+    size: int
+    indexes: Sequence[int]
+
+    @property
+    def chunks(self) -> list[Sequence[int]]:
+        return chunks(self.indexes, self.size)
+
+    def as_json(self) -> dict[str, object]:
+        return {"count": self.count, "size": self.size, "runs": _runs(self.indexes)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        runs = [range(start, end) for start, end in data["runs"]]
+        indexes = runs[0] if len(runs) == 1 else [index for run in runs for index in run]
+        return cls(data["count"], data["size"], indexes)
+
+
+def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers in order as half-open ranges.
+
+    >>> _runs([0, 1, 2, 5, 7, 8])
+    [(0, 3), (5, 6), (7, 9)]
+    """
+    runs: list[tuple[int, int]] = []
+    start = previous = None
+    for index in indexes:
+        if start is None or previous is None or index != previous + 1:
+            if start is not None and previous is not None:
+                runs.append((start, previous + 1))
+            start = index
+        previous = index
+    if start is not None and previous is not None:
+        runs.append((start, previous + 1))
+    return runs
+
+
+class ItemsSink:
+    """Some items of a map, as the :class:`kubefunc.backends.base.Sink` of one flight."""
+
+    def __init__(self, whole: MapSink, indexes: Sequence[int]) -> None:
+        self._whole = whole
+        self._indexes = indexes
+        self._where: Whereabouts | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self._whole.settled
+
+    def moved(self, where: Whereabouts) -> None:
+        self._where = where
+        missing = self._whole.missing(self._indexes)
+        # The items of a chunk run one after another: those behind the first still wait.
+        self._whole.moved(missing[:1] if where.phase is Phase.RUNNING else missing, where)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._whole.take(outcomes)
+        if self._where is not None and self._where.phase is Phase.RUNNING:
+            self.moved(self._where)
+
+    def output(self, data: bytes) -> None:
+        self._whole.output(self._indexes, data)
+
+    def deliver(self, envelope: Envelope) -> None:
+        """The end of a chunk: its records were taken. An error holds for each item."""
+        if envelope.header["outcome"] == CHUNK:
+            return
+        header, body = dict(envelope.header), envelope.body
+        now = time.time()
+        missing = self._whole.missing(self._indexes)
+        self._whole.take([Record(index, 0.0, now, 1, header, body) for index in missing])
+
+    def fail(self, error: KubefuncError) -> None:
+        self._whole.fail(self._whole.missing(self._indexes), error)
+
+
+class SomeItems:
+    """A map's sink that hears of some items only: where a newer Job of the same map has the others."""
+
+    def __init__(self, whole: MapSink, mine: Iterable[int]) -> None:
+        self._whole = whole
+        self._mine = set(mine)
+
+    @property
+    def settled(self) -> bool:
+        return self._whole.settled
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return self._whole.missing(self._of_mine(indexes))
+
+    def opened(self, count: int, function: str) -> None:
+        self._whole.opened(count, function)
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        self._whole.moved(self._of_mine(indexes), where)
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        self._whole.output(self._of_mine(indexes), data)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._whole.take([each for each in outcomes if each.index in self._mine])
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        self._whole.fail(self._of_mine(self._mine if indexes is None else indexes), error)
+
+    def _of_mine(self, indexes: Iterable[int]) -> list[int]:
+        return [index for index in indexes if index in self._mine]
+
+
+@dataclass(eq=False, kw_only=True)
+class MapFlight(Flight):
+    """One Job of a map.
+
+    Attributes:
+        whole: the map's sink.
+        chunks: the items of each index of the Job.
+        sent: what was submitted; None for an attached map.
+        living: a flight for each chunk that has a Pod and has not ended, by its number.
+        ended: the numbers of those that have.
+        lost: items that have to run again elsewhere.
+        lost_soon: they will, in a moment.
+        shrink: in smaller chunks, for an item was at fault.
+        keep: something failed that a person may want to look at: the Job stays.
+        uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
+    """
+
+    whole: MapSink
+    chunks: Sequence[Sequence[int]]
+    sent: MapSubmission | None = None
+    living: dict[int, ChunkFlight] = field(default_factory=dict[int, "ChunkFlight"])
+    ended: set[int] = field(default_factory=set[int])
+    lost: list[int] = field(default_factory=list[int])
+    lost_soon: bool = False
+    shrink: bool = False
+    keep: bool = False
+    uploads_items: bool = False
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether every outcome is here, the Job is not over yet, and nobody is to look at it later."""
+        return self.whole.settled and not (self.over or self.stays or self.keep)
+
+    def parts(self) -> list[Flight]:
+        """The Job's own flight first: what it waits for depends on the others."""
+        with self.lock:
+            living = list(self.living.values())
+        self._refresh(living)
+        return [self, *living]
+
+    def _refresh(self, living: list[ChunkFlight]) -> None:
+        """Where the map is as a whole: it waits only while none of its Pods runs, for what the first of them waits."""
+        if self.over or self.where is Phase.SUBMITTING:
+            return
+        waiting = [chunk for chunk in living if chunk.where in (Phase.PENDING, Phase.STARTING)]
+        self.quiet = bool(living)
+        for chunk in waiting:
+            chunk.quiet = chunk is not waiting[0]  # one line says for all what they wait for
+        if any(chunk.where in (Phase.RUNNING, Phase.FETCHING) for chunk in living):
+            self.where, self.born = Phase.RUNNING, time.monotonic()
+            self.found(None)
+            return
+        self.where = Phase.PENDING
+        if living:  # else it is known from the Job's Events, or not at all
+            self.found(next((chunk.finding for chunk in living if chunk.finding is not None), None))
+
+    def of_index(self, index: int | None) -> Flight | None:
+        if index is None or index >= len(self.chunks):
+            return None
+        with self.lock:
+            if self.over or index in self.ended:
+                return None
+            found = self.living.get(index)
+            if found is None:
+                found = self.living[index] = self._chunk(index)
+            return found
+
+    def _chunk(self, index: int) -> ChunkFlight:
+        items = self.chunks[index]
+        mine = ItemsSink(self.whole, items)
+        return ChunkFlight(
+            call=self.call,
+            job=self.job,
+            function=self.function,
+            namespace=self.namespace,
+            key=self.key,
+            options=_without_schedule_timeout(self.options),
+            sink=mine,
+            mine=mine,
+            stays=self.stays,
+            uid=self.uid,
+            created=True,
+            where=Phase.PENDING,
+            looks=self.looks,
+            job_seen=self.job_seen,
+            of=self,
+            number=index,
+            items=items,
+        )
+
+    def end(self, chunk: ChunkFlight) -> bool:
+        """This chunk needs no news any more. True where it was the last."""
+        with self.lock:
+            self.living.pop(chunk.number, None)
+            self.ended.add(chunk.number)
+            return len(self.ended) == len(self.chunks)
+
+    def without_end(self) -> list[Flight]:
+        numbers = [number for number in range(len(self.chunks)) if number not in self.ended]
+        parts = [part for part in map(self.of_index, numbers) if part is not None]
+        return [each for part in parts for each in part.without_end()]
+
+    def saw(self, job: Job) -> None:
+        super().saw(job)
+        failed = views.indexes(job.failed_indexes)
+        with self.lock:
+            living = list(self.living.values())
+        for chunk in living:
+            chunk.job_seen = job
+            if chunk.number in failed and not chunk.finished_since:
+                chunk.finished_since = time.monotonic()
+
+    def claim(self) -> bool:
+        """With the whole, its parts are over."""
+        claimed = super().claim()
+        with self.lock:
+            living = list(self.living.values())
+        for chunk in living:
+            chunk.claim()
+        return claimed
+
+
+@dataclass(eq=False, kw_only=True)
+class ChunkFlight(Flight):
+    """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
+
+    Attributes:
+        heard_of: the UID of a Pod whose outcomes came before the news that it runs.
+    """
+
+    of: MapFlight
+    mine: ItemsSink
+    number: int
+    items: Sequence[int]
+    heard_of: str = ""
+
+    def of_index(self, index: int | None) -> Flight | None:
+        return self if index == self.number else None
+
+    def go_on_without(self, pod: Pod) -> None:
+        """This Pod has failed, and that was told; the one that replaces it has the rest of the chunk."""
+        with self.lock:
+            self.over = False
+            self.write_off(pod)
+
+    @property
+    def is_hurried(self) -> bool:
+        return len(self.of.chunks) <= FEW_PODS and self.options.express and not self.stays
+
+    @property
+    def is_gradual(self) -> bool:
+        return len(self.items) > 1
+
+    def index_failed(self, job: Job) -> bool:
+        return self.number in views.indexes(job.failed_indexes)
+
+    def new_receipt(self) -> Receipt:
+        return ChunkReceipt(self.key, self.call, self.number, self._take)
+
+    def _take(self, outcomes: Sequence[Record]) -> None:
+        """They may come before the news that their Pod runs: the stream from its courier is faster."""
+        self.mine.take(outcomes)
+        with self.lock:
+            pod = next((each for each in self.pods.values() if each.name == self.receipt_pod), None)
+            if pod is not None and pod.where in _BEFORE_RUNNING:
+                self.heard_of = pod.uid
+                self.move_to(Phase.RUNNING, pod)
+
+    def move(self, pod: Pod) -> None:
+        if pod.uid != self.heard_of or pod.where not in _BEFORE_RUNNING:
+            super().move(pod)
+
+    def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
+        cargo: dict[str, Callable[[], bytes]] = {}
+        sent = self.of.sent
+        if sent is not None and sent.payload.size > SECRETS_LIMIT:
+            cargo["payload"] = lambda: sent.payload.data
+        if sent is not None and self.of.uploads_items:
+            cargo["items"] = lambda: records.join_items([(index, sent.items[index]) for index in self.items])
+        if any(each.name == pod and each.replaces for each in list(self.pods.values())):
+            cargo["skip"] = self._outcomes
+        return cargo
+
+    def _outcomes(self) -> bytes:
+        missing = set(self.of.whole.missing(self.items))
+        return records.pack_indexes(index for index in self.items if index not in missing)
+
+
+def _without_schedule_timeout(options: Options) -> Options:
+    """A chunk may wait for a node as long as others run."""
+    return options if options.schedule_timeout is None else dataclasses.replace(options, schedule_timeout=None)

@@ -1,0 +1,1 @@
+"""What happens next to an attempt: watches and the clock in, requests and fetches out."""

@@ -1,0 +1,250 @@
+"""The objects of a call: Secrets, then the Job, then the Secrets' owner; and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeAlias, cast
+
+from kubefunc import errors
+from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
+from kubefunc.backends.kubernetes.api.permission import ExecPermission
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, as_error
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects.views import items_of
+from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.diagnosis import Phase
+from kubefunc.payload import runner_spec
+
+JsonDict = dict[str, Any]
+SPEC = "spec.json"
+RETRY_DELAY = 5.0
+DELETE_TRIES = 24
+TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
+Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
+# Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+_DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+
+
+class Jobs:
+    """Creates and deletes; ``refused(flight, error)`` is told when a Job cannot be created at all."""
+
+    def __init__(
+        self,
+        api: Api,
+        requests: Workers,
+        clock: Clock,
+        permission: ExecPermission,
+        refused: Callable[[Flight, errors.KubefuncError], None],
+    ) -> None:
+        self._api = api
+        self._requests = requests
+        self._clock = clock
+        self._permission = permission
+        self._refused = refused
+
+    # -- creating
+
+    def create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
+        """Begin, in the background: also with what is to be created."""
+        self._requests.do(lambda: self._create(flight, make))
+
+    def _create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
+        """Secret first, then the Job: a Pod that misses its Secret backs off for minutes (k8s#95778)."""
+        made: list[str] = []
+        stored = False
+        try:
+            spec = make()
+            self._permission.ask(flight.namespace)
+            spec = self._with_exec_as_it_is(spec)
+            for secret in cast("list[JsonDict]", manifest.secrets(spec)):
+                if _unwanted(flight):
+                    self._take_back(flight, made)
+                    return
+                made.append(secret["metadata"]["name"])
+                self._post(f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
+                stored = True
+            if _unwanted(flight):
+                self._take_back(flight, made)
+                return
+            job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec))
+        except TROUBLE as error:
+            # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
+            self._not_created(flight, make, made if stored or _maybe_carried_out(error) else [], error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a Job that never comes
+            fault = errors.KubefuncError(f"The Job could not be made: {type(error).__name__}: {error}")
+            fault.__cause__ = error
+            self._take_back(flight, made)
+            self._refused(flight, fault)
+            return
+        with flight.lock:
+            flight.secrets = tuple(made)
+            flight.uid = job["metadata"]["uid"]
+            flight.warnings = warnings
+            flight.created = True
+            if flight.where is Phase.SUBMITTING:
+                flight.where = Phase.PENDING
+                flight.sink.moved(Whereabouts(Phase.PENDING, namespace=flight.namespace))
+        self._requests.do(lambda: self._own(flight))
+
+    def _with_exec_as_it_is(self, spec: manifest.JobSpec) -> manifest.JobSpec:
+        """Tell the courier not to wait for a client that may not exec."""
+        if not self._permission.is_refused(spec.namespace):
+            return spec
+        told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False, "skip_wait": 0.0}
+        return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
+
+    def _post(self, path: str, body: JsonDict) -> tuple[JsonDict, tuple[str, ...]]:
+        """Create an object; it, and what the server warns of.
+
+        One that is there already is ours, where it says so: an earlier try was carried out.
+        """
+        try:
+            data = manifest.encoded(body) if body["kind"] == "Secret" else body
+            reply = self._api.request("POST", path, body=data, accept=_METADATA)
+            return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            there = self._api.request("GET", f"{path}/{body['metadata']['name']}", accept=_METADATA).body
+            if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
+                raise
+            return there, ()
+
+    def _not_created(
+        self, flight: Flight, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
+    ) -> None:
+        if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
+            flight.found(
+                Finding(
+                    errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None
+                )
+            )
+            self._clock.after(RETRY_DELAY, lambda: self.create(flight, make))
+            return
+        self._take_back(flight, made)
+        self._refused(flight, as_error(error, flight.diagnosis()))
+
+    def _take_back(self, flight: Flight, made: Sequence[str]) -> None:
+        with flight.lock:
+            flight.secrets = tuple(made)
+            flight.settled_requests = flight.delete_wanted = True
+        if made:
+            self._requests.do(lambda: self._delete(flight))
+        else:
+            flight.deleted = True
+
+    def _own(self, flight: Flight) -> None:
+        """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
+        patch = manifest.owner_patch(flight.job, flight.uid)
+        owned = True
+        for name in flight.secrets:
+            try:
+                self.give(flight.namespace, name, patch)
+            except TROUBLE:
+                owned = False
+        with flight.lock:
+            flight.owned = owned
+            flight.settled_requests = True
+            wanted = flight.delete_wanted
+        if wanted:
+            self._delete(flight)
+
+    def give(self, namespace: str, secret: str, owner: JsonDict) -> None:
+        """Make a Secret belong to a Job, by the patch that says so."""
+        path = f"{secrets_path(namespace)}/{secret}"
+        self._api.request("PATCH", path, body=owner, content_type="application/merge-patch+json", accept=_METADATA)
+
+    # -- deleting
+
+    def want_deleted(self, flight: Flight) -> None:
+        """Delete the Job, in the background, once nothing of its creation is under way."""
+        with flight.lock:
+            ready = flight.settled_requests and not flight.delete_wanted
+            flight.delete_wanted = True
+        if ready:
+            self._requests.do(lambda: self._delete(flight))
+
+    def _delete(self, flight: Flight, tries: int = DELETE_TRIES) -> None:
+        try:
+            self.delete_job(flight.namespace, flight.job)
+            if not flight.owned:
+                for name in flight.secrets:
+                    self.delete_secret(flight.namespace, name)
+            flight.deleted = True
+        except TROUBLE as error:
+            if tries and not (isinstance(error, ApiError) and error.denied_by_role):
+                again = lambda: self._delete(flight, tries - 1)  # noqa: E731
+                self._clock.after(RETRY_DELAY, lambda: self._requests.do(again))
+
+    def delete_job(self, namespace: str, name: str) -> None:
+        """``Background`` must be said: the API's own default would orphan the Pods (client-python#234)."""
+        with _absent_is_fine():
+            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE, accept=_METADATA)
+
+    def delete_secret(self, namespace: str, name: str) -> None:
+        """Where no Job owns it."""
+        with _absent_is_fine():
+            self._api.request("DELETE", f"{secrets_path(namespace)}/{name}")
+
+    # -- reading
+
+    def of_call(self, namespace: str, call: str) -> list[JsonDict]:
+        """The Jobs of a call, the newest attempt last."""
+        found = self._api.request("GET", jobs_path(namespace), query={"labelSelector": f"kubefunc/call={call}"})
+        jobs = items_of(found.body)
+        return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
+
+
+def _unwanted(flight: Flight) -> bool:
+    """Cancelled meanwhile: by the flight, or by the call while there was no flight between two attempts."""
+    return flight.over or flight.sink.settled
+
+
+def _maybe_carried_out(error: Trouble) -> bool:
+    if isinstance(error, errors.ConfigurationError):
+        return False
+    if isinstance(error, ConnectionFailed) and error.reason not in ("refused", "dns", "proxy", "tls"):
+        return True
+    return error.attempts > 1 and not isinstance(error, ConnectionFailed)
+
+
+@contextlib.contextmanager
+def _absent_is_fine() -> Generator[None]:
+    try:
+        yield
+    except ApiError as error:
+        if not error.not_found:
+            raise
+
+
+def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
+    """What the runner must know of a call or a map: the part of ``spec.json`` that both have."""
+    options = submission.options
+    return runner_spec(
+        call=submission.call,
+        function=submission.function,
+        timeout=options.timeout,
+        retries=options.retries,
+        inline=options.inline,
+        results_in_log=options.results_in_log,
+        fetch_grace=0.0 if options.detach else options.fetch_grace,
+        result_ttl=options.result_ttl,
+        pull_allowance=options.pull_allowance,
+        nested=options.service_account is not None,
+        upload=submission.payload.size > manifest.SECRETS_LIMIT,
+    )
+
+
+def jobs_path(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def secrets_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/secrets"

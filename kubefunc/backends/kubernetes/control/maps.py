@@ -1,0 +1,435 @@
+"""Maps as Jobs: starting them, attaching to them, and what becomes of a chunk whose Pod was lost."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+from kubefunc import errors
+from kubefunc.archive import archive_bytes
+from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
+from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
+from kubefunc.backends.kubernetes.control.growing import GrowingSink
+from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
+from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.chunks import MAX_PARALLELISM, chunksize
+from kubefunc.diagnosis import Phase
+from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.growth import more_memory
+from kubefunc.options import Options
+from kubefunc.payload import Payload
+from kubefunc.runner import ARCHIVE, SKIP_WAIT
+from kubefunc.runner.protocol import records
+
+OPTIONS = "options"
+GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
+SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
+_JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
+_NOBODYS_FAULT = ("PodLost", "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
+_ENDS_THE_CHUNK = ("DeadlineExceeded",)
+
+
+class Maps:
+    """All maps of a session. ``fail`` ends a flight, as it does those of calls."""
+
+    def __init__(
+        self,
+        api: Api,
+        session: str,
+        requests: Workers,
+        clock: Clock,
+        jobs: Jobs,
+        tracker: Tracker,
+        fail: Callable[[Flight, Finding], None],
+    ) -> None:
+        self._api = api
+        self._session = session
+        self._requests = requests
+        self._clock = clock
+        self._jobs = jobs
+        self._tracker = tracker
+        self._fail = fail
+        self._attempts: dict[str, int] = {}
+        self._server: ServerVersion | None = None
+
+    # -- starting
+
+    def submit(self, submission: MapSubmission, sink: MapSink, namespace: str) -> None:
+        """Start a Job for these items; returns at once.
+
+        Raises:
+            ConfigurationError: an option does not fit.
+        """
+        if submission.items:
+            growths = submission.options.retries
+            self._submit(submission, self._growing(submission, sink, namespace, growths), namespace)
+
+    def _submit(self, submission: MapSubmission, sink: MapSink, namespace: str) -> None:
+        attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
+        submission = dataclasses.replace(submission, attempt=attempt)
+        layout = _layout(submission)
+        flight = self._flight(submission, sink, namespace, layout)
+        manifest.job(self._job_spec(flight, submission, layout, NEWEST, {}))  # a wrong template is refused here
+        self._attempts[submission.call] = attempt
+        self._tracker.add(flight)
+        self._jobs.create(flight, lambda: self._made(flight, submission, layout))
+
+    def _growing(self, submission: MapSubmission, sink: MapSink, namespace: str, growths: int) -> MapSink:
+        """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
+        options = more_memory(submission.options)
+        if options is None or growths < 1:
+            return sink
+
+        def again(items: list[int]) -> None:
+            why = f"out of memory, next attempt with {options.memory_start}"
+            sink.moved(items, Whereabouts(Phase.SUBMITTING, why))
+            these = {index: submission.items[index] for index in items}
+            grown = dataclasses.replace(submission, options=options, items=these, chunksize=1)
+            self._submit(grown, self._growing(grown, sink, namespace, growths - 1), namespace)
+
+        return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
+
+    def _flight(self, submission: MapSubmission, sink: MapSink, namespace: str, layout: Layout) -> MapFlight:
+        options = submission.options
+        size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
+        return MapFlight(
+            call=submission.call,
+            job=manifest.job_name(submission.call, submission.attempt),
+            function=submission.function,
+            namespace=namespace,
+            key=submission.key,
+            options=options,
+            sink=ItemsSink(sink, layout.indexes),
+            stays=options.detach,
+            whole=sink,
+            chunks=layout.chunks,
+            sent=submission,
+            uploads_items=size > manifest.ITEMS_LIMIT,
+        )
+
+    def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
+        server = self._ask_server(flight)
+        return self._job_spec(flight, submission, layout, server, _files(flight, submission, layout))
+
+    def _ask_server(self, flight: MapFlight) -> ServerVersion:
+        """Its version, asked once; what a map lacks there is said once."""
+        if self._server is not None:
+            return self._server
+        try:
+            server = ServerVersion.of(self._api.request("GET", "/version").body)
+        except TROUBLE:
+            return NEWEST
+        self._server = server
+        if server.lost is not None:
+            flight.sink.moved(Whereabouts(Phase.SUBMITTING, server.lost))
+        return server
+
+    def _job_spec(
+        self,
+        flight: MapFlight,
+        submission: MapSubmission,
+        layout: Layout,
+        server: ServerVersion,
+        files: Mapping[str, bytes],
+    ) -> manifest.JobSpec:
+        parallelism = submission.max_parallelism or MAX_PARALLELISM
+        return manifest.JobSpec(
+            call=submission.call,
+            session=self._session,
+            function=submission.function,
+            namespace=flight.namespace,
+            options=submission.options,
+            files={**files, SPEC: json.dumps(_runner_spec(flight, submission, layout, server)).encode()},
+            attempt=submission.attempt,
+            indexed=manifest.Indexed(
+                items=len(layout.indexes),
+                chunks=len(flight.chunks),
+                longest=layout.size,
+                parallelism=parallelism,
+                server=server,
+            ),
+        )
+
+    # -- how chunks end
+
+    def chunk_ended(self, chunk: ChunkFlight) -> None:
+        """All that it had to say has come."""
+        missing = chunk.of.whole.missing(chunk.items)
+        if missing:
+            self._lose(chunk.of, missing, _gone(chunk))
+        self._end(chunk)
+
+    def chunk_failed(self, chunk: ChunkFlight, finding: Finding, tail: tuple[str, ...]) -> None:
+        """It has ended without all its outcomes: an item that was at fault has the error, the others run again."""
+        error = finding.as_error(chunk.diagnosis(tail))
+        if isinstance(error, (errors.PodStartError, errors.ClusterError)):
+            self._fail(chunk.of, finding)  # what keeps one Pod from starting keeps all
+            return
+        whole, pod = chunk.of.whole, chunk.pod() or chunk.vanished
+        reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
+        guilty, innocent = blame(whole.missing(chunk.items), pod.at if pod is not None else None, reason)
+        if guilty:
+            whole.fail(guilty, error)
+            chunk.of.keep = chunk.of.keep or not _runs_again(whole, guilty)
+        if finding.job_goes_on and pod is not None:
+            chunk.go_on_without(pod)  # the Job replaces the Pod: it is told to skip what has an outcome
+            return
+        if innocent:
+            self._lose(chunk.of, innocent, error, at_fault=bool(guilty))
+        self._end(chunk)
+
+    def _end(self, chunk: ChunkFlight) -> None:
+        lead = chunk.of
+        last = lead.end(chunk)
+        self._tracker.let_go(chunk)
+        if last and lead.claim():
+            if not lead.stays and not lead.keep:
+                self._jobs.want_deleted(lead)
+            self._tracker.let_go(lead)
+
+    # -- what was lost
+
+    def _lose(self, lead: MapFlight, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
+        """These items run again, in a Job of their own; not for ever, where nothing gets on."""
+        sent = lead.sent
+        if sent is None or (not at_fault and sent.attempt > sent.options.max_disruptions):
+            lead.whole.fail(items, error)
+            return
+        with lead.lock:
+            lead.lost += items
+            lead.shrink = lead.shrink or at_fault
+            if lead.lost_soon:
+                return
+            lead.lost_soon = True
+        self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
+
+    def _run_lost(self, lead: MapFlight, sent: MapSubmission) -> None:
+        with lead.lock:
+            lost, lead.lost, lead.lost_soon = lead.lost, [], False
+            size = len(lead.chunks[0])
+            size = max(1, size // SHRINK) if lead.shrink else size
+        missing = lead.whole.missing(lost)
+        if not missing or lead.whole.settled:
+            return
+        lead.whole.moved(missing, Whereabouts(Phase.SUBMITTING, "lost with their Pod, they run again"))
+        items = {index: sent.items[index] for index in missing}
+        again = dataclasses.replace(sent, items=items, chunksize=size, attempt=sent.attempt + 1)
+        self._submit(again, lead.whole, lead.namespace)
+
+    # -- from another process
+
+    def attach(self, call: str, namespace: str, sink: MapSink) -> None:
+        """Follow all Jobs of a map; where several have an item, the newest."""
+        try:
+            found = [(job, self._files_of(namespace, job, 1)) for job in self._jobs.of_call(namespace, call)]
+        except TROUBLE as error:
+            lost = isinstance(error, ApiError) and error.not_found
+            sink.fail(None, _no_such_map(call, namespace) if lost else as_error(error))
+            return
+        maps = [(job, files, json.loads(files[SPEC])) for job, files in found]
+        if not maps or any("map" not in spec for _, _, spec in maps):
+            sink.fail(None, _no_such_map(call, namespace))
+            return
+        self._attempts[call] = max(_attempt_of(job) for job, _, _ in maps)
+        function = str(maps[0][2]["function"])
+        sink.opened(maps[0][2]["map"]["count"], function)
+        cancelled = sink.settled  # while we looked for it: nothing else can have settled it
+        left = set(range(maps[0][2]["map"]["count"]))
+        for job, files, spec in reversed(maps):
+            layout = Layout.from_json(spec["map"])
+            mine = left.intersection(layout.indexes)
+            left -= mine
+            whole = sink if len(maps) == 1 else SomeItems(sink, mine)
+            flight = _attached(call, namespace, job, files["key"], function, layout, whole)
+            if cancelled:
+                self._jobs.want_deleted(flight)
+            else:
+                self._tracker.add_attached(flight)
+        if left:
+            sink.fail(sorted(left), _no_such_map(call, namespace))
+
+    def read(self, call: str, namespace: str) -> MapSubmission:
+        """What was submitted.
+
+        Raises:
+            ConfigurationError: it is not there any more, or not all of it ever was.
+            KubefuncError: the cluster does not let us look.
+        """
+        try:
+            jobs = [job for job in self._jobs.of_call(namespace, call) if job["metadata"]["name"] == call]
+            if not jobs:
+                raise _nothing_to_read(call, "its first Job is gone")
+            files = self._files_of(namespace, jobs[0], None)
+        except TROUBLE as error:
+            raise as_error(error) from error
+        spec = json.loads(files[SPEC])
+        if spec["upload"] or spec["map"]["uploads"]:
+            raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
+        layout = Layout.from_json(spec["map"])
+        items = _joined(files, manifest.ITEMS)
+        numbers = range(len(layout.chunks))
+        return MapSubmission(
+            call=call,
+            function=spec["function"],
+            options=_read_options(files),
+            payload=Payload(_joined(files, manifest.PAYLOAD), (), 0, 0),
+            items={
+                index: bytes(data)
+                for number in numbers
+                for index, data in records.split_items(records.chunk_of(items, number))
+            },
+            count=layout.count,
+            chunksize=layout.size,
+            max_parallelism=spec["map"]["max_parallelism"],
+            key=files["key"],
+        )
+
+    def _files_of(self, namespace: str, job: JsonDict, most: int | None) -> dict[str, bytes]:
+        """What a Job's Secrets hold; of the first ``most`` of them."""
+        files: dict[str, bytes] = {}
+        for name in _secrets_of(job)[:most]:
+            data = self._api.request("GET", f"{secrets_path(namespace)}/{name}").body["data"]
+            files |= {key: base64.b64decode(text) for key, text in data.items()}
+        return files
+
+
+def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int], list[int]]:
+    """Of the items of a chunk that ended before its time: those that get the error, and those that run again.
+
+    >>> blame([4, 5, 6], 5, "OOMKilled"), blame([4, 5, 6], 5, "PodLost"), blame([4, 5], None, "WorkerDied")
+    (([5], [4, 6]), ([], [4, 5, 6]), ([4, 5], []))
+    """
+    if reason in _NOBODYS_FAULT:
+        return [], list(missing)
+    if at is None or at not in missing or reason in _ENDS_THE_CHUNK:
+        return list(missing), []
+    return [at], [index for index in missing if index != at]
+
+
+def _runs_again(whole: MapSink, items: Sequence[int]) -> bool:
+    return isinstance(whole, GrowingSink) and all(map(whole.holds, items))
+
+
+def _ended_with_another(chunk: ChunkFlight) -> bool:
+    return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
+
+
+def _layout(submission: MapSubmission) -> Layout:
+    indexes = sorted(submission.items)
+    whole = range(submission.count)
+    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism)
+    return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
+
+
+def _files(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict[str, bytes]:
+    """Beside ``spec.json``."""
+    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission.options)}
+    if submission.payload.size <= manifest.SECRETS_LIMIT:
+        files[manifest.PAYLOAD] = submission.payload.data
+    if not flight.uploads_items:
+        items = submission.items
+        joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
+        files[manifest.ITEMS] = records.join_chunks(list(joined))
+    return files
+
+
+def _runner_spec(
+    flight: MapFlight, submission: MapSubmission, layout: Layout, server: ServerVersion
+) -> dict[str, object]:
+    described = {
+        **layout.as_json(),
+        "max_parallelism": submission.max_parallelism,
+        "uploads": flight.uploads_items,
+    }
+    return {
+        **pod_program(submission),
+        "map": described,
+        "upload_items": flight.uploads_items,
+        "fail_index": server.counts_per_index,
+        "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
+    }
+
+
+def _attached(
+    call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: MapSink
+) -> MapFlight:
+    return MapFlight(
+        call=call,
+        job=job["metadata"]["name"],
+        function=function,
+        namespace=namespace,
+        key=key,
+        options=Options(),
+        sink=ItemsSink(whole, layout.indexes),
+        stays=True,
+        whole=whole,
+        chunks=layout.chunks,
+        uid=job["metadata"]["uid"],
+        where=Phase.PENDING,
+        created=True,
+        owned=True,
+        settled_requests=True,
+    )
+
+
+def _secrets_of(job: JsonDict) -> list[str]:
+    volumes: list[JsonDict] = job["spec"]["template"]["spec"]["volumes"]
+    (mine,) = (volume for volume in volumes if volume["name"] == manifest.IN_VOLUME)
+    return [source["secret"]["name"] for source in mine["projected"]["sources"] if "secret" in source]
+
+
+def _attempt_of(job: JsonDict) -> int:
+    return int(job["metadata"]["annotations"][manifest.ATTEMPT_ANNOTATION])
+
+
+def _joined(files: Mapping[str, bytes], name: str) -> bytes:
+    if name in files:
+        return files[name]
+    count = sum(each.startswith(f"{name}.") for each in files)
+    return b"".join(files[f"{name}.{number}"] for number in range(count))
+
+
+def _written_options(options: Options) -> bytes:
+    """For who runs failed items again from another process."""
+    try:
+        return bytes(cloudpickle.dumps(options))
+    except Exception:  # noqa: BLE001 - a pod_template may be anything; only retry_failed() elsewhere needs it
+        return b""
+
+
+def _read_options(files: Mapping[str, bytes]) -> Options:
+    options: Any = cloudpickle.loads(files[OPTIONS]) if files.get(OPTIONS) else None
+    if not isinstance(options, Options):
+        raise ConfigurationError(
+            "The options of this map could not be kept on the cluster: map its failed inputs again."
+        )
+    return options
+
+
+def _gone(chunk: ChunkFlight) -> errors.ResultLostError:
+    return errors.ResultLostError(
+        f"The chunk {chunk.number} of {chunk.call} has ended, but the results of some of its items are gone. "
+        "retry_failed() runs them again."
+    )
+
+
+def _no_such_map(call: str, namespace: str) -> errors.ResultLostError:
+    return errors.ResultLostError(
+        f"There is no map {call} in the namespace {namespace}, or not all of it: its results were fetched or "
+        "discarded, or its ttl has run out. If it runs in another namespace, give that too: attach_map('namespace/id')."
+    )
+
+
+def _nothing_to_read(call: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"The items of {call} cannot be run again from here: {why}. Map its failed inputs again.")

@@ -1,0 +1,286 @@
+"""Why a call that had a Pod has no result: how its ``main``, its Pod or its Job ended. Pure.
+
+The order of the questions is from the whole to the part: what ended a Pod from outside also ends its containers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from kubefunc import errors
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects.views import Job, Pod
+from kubefunc.envelope import signal_name
+from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, MAIN
+
+# -- a Pod whose main has ended without an envelope
+
+
+def main_trouble(pod: Pod) -> Finding | None:
+    """Why ``main`` ended without a result of its own; None where another Pod takes its place."""
+    whole = pod_end_trouble(pod)
+    if whole is not None:
+        return whole
+    main = pod.main
+    if main.exit_code == EXIT_VALUE or (main.exit_code == EXIT_RAISED and main.reason != OOM_KILLED):
+        return _result_lost(pod)
+    if pod.disruption or main.exit_code == EXIT_TERMINATED or pod.deleting:
+        return None
+    if main.reason == OOM_KILLED:
+        return _out_of_memory(pod)
+    if main.reason == "ContainerStatusUnknown":
+        return _container_lost(pod)
+    if main.exit_code == _NOT_STARTED or main.reason in ("StartError", "ContainerCannotRun"):
+        return _node_too_slow(pod) if _TIMED_OUT.search(main.message) else _no_python(pod)
+    return _died(pod)
+
+
+OOM_KILLED = "OOMKilled"
+_NOT_STARTED = 128  # containerd's exit code for a command that it cannot execute
+_LAST_SIGNAL = 64
+_TIMED_OUT = re.compile(r"context canceled|deadline exceeded|timed out", re.IGNORECASE)
+
+
+def _result_lost(pod: Pod) -> Finding:
+    return Finding(
+        errors.ResultLostError,
+        "ResultLost",
+        "The function has ended, but its result is gone: no channel had it any more.",
+        "Run it again. For results that must survive long absences, keep the client running or raise fetch_grace=.",
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _out_of_memory(pod: Pod) -> Finding:
+    """The kernel killed the whole container, as it does under cgroup v2; under v1 the supervisor lives to tell."""
+    return Finding(
+        errors.OutOfMemoryError,
+        OOM_KILLED,
+        "The function used more memory than its limit, and the kernel killed it.",
+        'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _container_lost(pod: Pod) -> Finding:
+    return Finding(
+        errors.PodLostError,
+        "ContainerStatusUnknown",
+        f"The node {pod.node} no longer knows what became of the function: it was restarted, most likely.",
+        "Run it again.",
+        _pod_words(pod),
+    )
+
+
+def _no_python(pod: Pod) -> Finding:
+    return Finding(
+        errors.PodConfigError,
+        pod.main.reason or "StartError",
+        f"The image {pod.main.image} cannot start the function: it needs a python3 on its PATH.",
+        "Use an image with Python, such as the default, or one made from it.",
+        _pod_words(pod),
+        exit_code=pod.main.exit_code,
+    )
+
+
+def _node_too_slow(pod: Pod) -> Finding:
+    """Its command was not reached: an overloaded node gives up after two minutes, and the Pod has failed."""
+    return Finding(
+        errors.PodLostError,
+        pod.main.reason or "StartError",
+        f"The node {pod.node} did not manage to start the function's container in time.",
+        "It is run again, up to max_disruptions= times. If it lasts, the node has too much to do: "
+        "say what a call needs with cpu=, so that no node gets more than it can carry.",
+        _pod_words(pod),
+    )
+
+
+def _died(pod: Pod) -> Finding:
+    """Not the function's process, which has a supervisor to tell how it ended, but the supervisor itself."""
+    code = pod.main.exit_code
+    number = code - 128 if code is not None and 128 < code <= 128 + _LAST_SIGNAL else None
+    how = f"was killed by signal {number} ({signal_name(number)})" if number else f"ended with exit code {code}"
+    return Finding(
+        errors.WorkerDiedError,
+        "WorkerDied",
+        f"The program that runs the function in its container {how}, and the function with it.",
+        "Somebody or something on the node kills processes there: ask whoever runs the cluster. "
+        "The last output may say more."
+        if number
+        else "The last output may say why.",
+        _pod_words(pod),
+        exit_code=code,
+        signal=number,
+    )
+
+
+def pod_end_trouble(pod: Pod) -> Finding | None:
+    """A Pod that the kubelet ended as a whole. It does so by SIGTERM: to the Job that is an end from outside."""
+    if pod.reason == "Evicted" and not pod.disruption:
+        return _evicted(pod)
+    if pod.reason == "DeadlineExceeded":
+        return Finding(
+            errors.CallTimeoutError,
+            "DeadlineExceeded",
+            "The Pod's own deadline ran out: the function's timeout, all attempts and the image pull together.",
+            "Raise timeout= or pull_allowance=.",
+            _pod_words(pod),
+            job_goes_on=True,
+        )
+    return None
+
+
+_OWN_FAULT = re.compile(r"usage of emptydir|exceeds the total limit|exceeded its local ephemeral", re.IGNORECASE)
+
+
+def _evicted(pod: Pod) -> Finding:
+    if _OWN_FAULT.search(pod.message):
+        return Finding(
+            errors.EvictedError,
+            "Evicted",
+            "The function was stopped because it wrote more to disk than it may.",
+            "Write less to /tmp and to the volume that is named, or raise its limit in pod_template= "
+            "(emptyDir.sizeLimit, or limits of ephemeral-storage).",
+            _pod_words(pod),
+            job_goes_on=True,
+        )
+    return Finding(
+        errors.PodLostError,
+        "Evicted",
+        f"The node {pod.node} was short of memory or disk, and the function was one of those it stopped.",
+        "Ask for the memory that the function needs (memory=): whoever uses more than asked for is stopped first.",
+        _pod_words(pod),
+    )
+
+
+def _pod_words(pod: Pod) -> tuple[str, ...]:
+    main = pod.main
+    ended = f"main {main.reason or main.state or 'never started'}" + (
+        f", exit code {main.exit_code}" if main.exit_code is not None else ""
+    )
+    words = [ended + (f": {main.message}" if main.message and not main.message.startswith("kubefunc:") else "")]
+    if pod.reason:
+        words.append(f"{pod.reason}: {pod.message}".strip())
+    if pod.disruption:
+        words.append(f"DisruptionTarget {pod.disruption}: {pod.disruption_message}")
+    return tuple(words)
+
+
+# -- the Job
+
+
+def job_trouble(job: Job, pods: Sequence[Pod], waited_for: Finding | None = None) -> Finding | None:
+    """Why a Job failed that left no result behind.
+
+    ``pods``: those that are there, or the last that was. ``waited_for``: what it was waiting for.
+    """
+    if not job.failed:
+        return None
+    words = (f"{job.failed}: {job.failed_message}", *(word for pod in pods for word in _pod_words(pod)))
+    if job.failed == "DeadlineExceeded":
+        return _deadline(words, waited_for)
+    exit_code = _FAILED_BY_MAIN.search(job.failed_message)
+    if exit_code is not None:
+        return _died_unseen(int(exit_code[1]), words)
+    return taken_too_often(job, words)
+
+
+def taken_too_often(job: Job, words: tuple[str, ...] = ()) -> Finding:
+    """Pods were ended from outside, until the Job gave up."""
+    return Finding(
+        errors.PodLostError,
+        job.failed or "FailedIndexes",
+        "The function was ended from outside (its Pod deleted, its node drained, SIGTERM) more often than "
+        "max_disruptions= allows.",
+        "Raise max_disruptions=, or ask whoever runs the cluster why Pods end there.",
+        words,
+    )
+
+
+def _deadline(words: tuple[str, ...], waited_for: Finding | None) -> Finding:
+    message = "The call's deadline ran out; it counts from the submission, waiting for the start included."
+    if waited_for is None:
+        return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, "Raise deadline=.", words)
+    message = f"{message} It had not started: {waited_for.message}"
+    advice = f"{waited_for.advice} Or raise deadline=."
+    return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, advice, (*words, *waited_for.words))
+
+
+# What a podFailurePolicy says of a container; a Pod's condition has other words.
+_FAILED_BY_MAIN = re.compile(rf"Container {MAIN} for pod \S+ failed with exit code (\d+)")
+
+
+def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
+    """The Job knows the exit code of a Pod that is gone."""
+    if exit_code == EXIT_RAISED:
+        return Finding(
+            errors.ResultLostError,
+            "ResultLost",
+            "The function raised an exception, but its Pod was removed before that was fetched.",
+            "Run it again, and keep the client running.",
+            words,
+            exit_code=exit_code,
+        )
+    return Finding(
+        errors.WorkerDiedError,
+        "WorkerDied",
+        f"The program that runs the function in its container ended with exit code {exit_code}; its Pod is gone.",
+        "Run it again: the Pod may have been short of memory, or killed on its node.",
+        words,
+        exit_code=exit_code,
+    )
+
+
+def result_gone(job: Job) -> Finding:
+    """The Job ended well, and no Pod of it is there any more."""
+    return Finding(
+        errors.ResultLostError,
+        "ResultLost",
+        f"The Job {job.name} has ended, but its Pod is gone, and the result with it.",
+        "Run it again, and collect it before its Pod is removed: ttl= says how long it stays.",
+    )
+
+
+def deleted(job: str) -> Finding:
+    return Finding(
+        errors.JobDeletedError,
+        "JobDeleted",
+        f"Someone else deleted the Job {job}.",
+        "Run it again; ask who cleans up in this namespace.",
+    )
+
+
+def lost(pod: Pod) -> Finding:
+    """A Pod that stays Terminating past its grace: its node is dead or cut off."""
+    return Finding(
+        errors.PodLostError,
+        "PodLost",
+        f"The Pod is gone with its node {pod.node}: it does not end although it was told to.",
+        "It is run again elsewhere, up to max_disruptions= times.",
+        _pod_words(pod),
+    )
+
+
+def needs_exec(pod: Pod) -> Finding:
+    """A result too large for a log, and no permission to fetch it."""
+    return Finding(
+        errors.ResultLostError,
+        "ResultUnreachable",
+        "The function has ended, but its result is too large for the Pod's status and log, and exec is refused.",
+        "Ask for pods/exec (create, get) in the Role, or write large results to a PersistentVolumeClaim.",
+        _pod_words(pod),
+    )
+
+
+def corrupted(error: errors.ResultCorruptedError) -> Finding:
+    """What came is not what was written; the error says in which respect."""
+    told = error.diagnosis
+    return Finding(
+        errors.ResultCorruptedError,
+        "ResultCorrupted",
+        told.message if told is not None else str(error),
+        told.advice if told is not None else "",
+    )

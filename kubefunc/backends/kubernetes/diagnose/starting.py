@@ -1,0 +1,498 @@
+"""Why a Pod is not made, not placed or not started: the cluster's words in, findings out. Pure.
+
+Kubernetes has few codes for these; the words are all there is, and they differ between releases, container runtimes
+and registries. So what is not recognised is passed on in the cluster's own words, and given some time to pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from kubefunc import errors
+from kubefunc.backends.kubernetes.api.errors import quota_is_hopeless
+from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
+from kubefunc.backends.kubernetes.objects.views import Container, JsonDict, Pod
+
+NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
+OTHER_PATIENCE = 10.0  # for words that are not known
+RECENT_PATIENCE = 2.0  # for what may have been made a moment ago
+OWN_VOLUME = "kubefunc-in"  # its Secret was made before the Job: a node that misses it has not heard of it yet
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.IGNORECASE)
+
+
+# -- images
+
+_RATE = _pattern(r"toomanyrequests|too many requests|rate limit|\b429\b")
+_REGISTRY_BUSY = _pattern(r"\b50[0234]\b|internal server error|bad gateway|service unavailable")
+_EITHER = _pattern(r"does not exist or may require|insufficient_scope")
+_NO_BUILD = _pattern(r"no match for platform|no matching manifest")
+_ABSENT = _pattern(r"not found|manifest unknown|does not exist|\b404\b")
+_DENIED = _pattern(r"\bdenied\b|unauthorized|authentication required|forbidden|\b40[13]\b")
+_MALFORMED = _pattern(r"invalid reference|couldn't parse image")
+
+_SPELLING = (
+    "Check image= for spelling and tag; for a private image name its registry's Secret: image_pull_secrets=[...]."
+)
+
+
+def image_trouble(reason: str, words: str, image: str) -> Finding:
+    """What it means that an image cannot be had: ``words`` are the kubelet's or the registry's.
+
+    >>> image_trouble("ErrImagePull", "429 Too Many Requests", "thing:1").fatal_after is None
+    True
+    >>> image_trouble("ErrImagePull", "dial tcp: lookup registry: no such host", "thing:1").fatal_after
+    10.0
+    """
+    message, advice, patience = _image_verdict(reason, words, image or "of the call")
+    kind = reason if reason in ("InvalidImageName", "ErrImageNeverPull") else "ErrImagePull"
+    vague = reason == "ImagePullBackOff" and _is_back_off_alone(words)
+    return Finding(errors.ImagePullError, kind, message, advice, (_line(reason, words),), patience, vague=vague)
+
+
+def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float | None]:
+    """Sentence, advice and patience."""
+    if reason == "InvalidImageName" or _MALFORMED.search(words):
+        return f"{image!r} is not the name of an image.", "Correct image=.", 0.0
+    if reason == "ErrImageNeverPull":
+        return (
+            f"The node does not have the image {image}, and image_pull_policy='Never' forbids to pull it.",
+            "Use image_pull_policy='IfNotPresent', or load the image into the nodes.",
+            0.0,
+        )
+    if _RATE.search(words):
+        return (
+            f"The registry lets no more images be pulled for now, {image} neither; it is tried again.",
+            "Wait, pull as somebody with a higher limit (image_pull_secrets=[...]), or use a mirror of the image.",
+            None,
+        )
+    if _EITHER.search(words):
+        return f"The image {image} does not exist, or it is private.", _SPELLING, 0.0
+    if _NO_BUILD.search(words):
+        return (
+            f"The image {image} is not built for the node's kind of processor.",
+            'Use an image that is, or nodes that fit: node_selector={"kubernetes.io/arch": "amd64"}.',
+            0.0,
+        )
+    if _ABSENT.search(words):
+        return f"The image {image} does not exist.", _SPELLING, 0.0
+    if _DENIED.search(words):
+        return f"The registry refuses to give the image {image}.", _SPELLING, 0.0
+    if _REGISTRY_BUSY.search(words):
+        return f"The registry of the image {image} has trouble of its own; it is tried again.", "Wait.", None
+    if "no space left" in words:
+        return (
+            f"The node's disk is too full for the image {image}; it is tried again.",
+            "Ask whoever runs the cluster to look at the node.",
+            None,
+        )
+    return (
+        f"The node cannot get the image {image} from its registry.",
+        "Check the registry's name in image=; if it is right, the nodes cannot reach it: ask whoever runs the cluster.",
+        NETWORK_PATIENCE,
+    )
+
+
+def _is_back_off_alone(words: str) -> bool:
+    """Up to Kubernetes 1.29 a back-off does not repeat why."""
+    return re.fullmatch(r'\s*(Back-off pulling image "[^"]*")?\s*', words) is not None
+
+
+# -- the whole Pod
+
+
+def start_trouble(pod: Pod) -> Finding | None:
+    """Why a Pod has not started, as far as its status tells."""
+    if pod.unscheduled:
+        return scheduling_trouble(pod.unscheduled, pod.unscheduled_message)
+    failed = next((each for each in pod.initial if each.state == "terminated" and each.exit_code), None)
+    if failed is not None and pod.phase == "Failed" and not pod.disruption:
+        return _preparation_trouble(failed)
+    waiting = (container for container in pod.containers if container.state == "waiting")
+    findings = (waiting_trouble(each.reason, each.message, each.image) for each in waiting)
+    return next((finding for finding in findings if finding is not None), None)
+
+
+def _preparation_trouble(failed: Container) -> Finding:
+    return Finding(
+        errors.PodConfigError,
+        "InitContainerFailed",
+        f"The container {failed.name!r}, which pod_template= lets run before the function, failed: "
+        f"exit code {failed.exit_code}.",
+        "Correct it there; what it printed last stands above.",
+        (_line(f"{failed.name} {failed.reason}, exit code {failed.exit_code}", failed.message),),
+        exit_code=failed.exit_code,
+        container=failed.name,
+        job_goes_on=True,
+    )
+
+
+def gave_up_waiting(finding: Finding | None, seconds: float) -> Finding:
+    """``schedule_timeout`` has run out: what it waited for is the error."""
+    message = f"The function did not start within schedule_timeout={seconds:g} s."
+    if finding is None:
+        return Finding(
+            errors.PodStartError,
+            "ScheduleTimeout",
+            f"{message} The cluster has given no reason.",
+            "Raise schedule_timeout=: a large image alone may take minutes.",
+        )
+    return dataclasses.replace(finding, message=f"{message} {finding.message}", fatal_after=0.0)
+
+
+# -- containers that wait
+
+
+def waiting_trouble(reason: str, words: str, image: str) -> Finding | None:
+    """What a waiting container's reason means; None for those of a healthy start."""
+    if reason in (
+        *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
+        *("ImageInspectError", "RegistryUnavailable"),
+    ):
+        return image_trouble(reason, words, image)
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return _container_trouble(reason, words)
+    if reason == "CrashLoopBackOff":  # only containers beside ours are ever started again
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            "A container that runs beside the function fails again and again.",
+            "Correct it in pod_template=; `kubectl logs` shows what it printed.",
+            (_line(reason, words),),
+            None,
+        )
+    return None
+
+
+_NOT_THERE = re.compile(
+    r'(?:MountVolume\.SetUp failed for volume "(?P<volume>[^"]*)".*?)?'
+    r'\b(?P<kind>secret|configmap|persistentvolumeclaim|serviceaccount) "(?P<name>[^"]*)" (?:was )?not found',
+    re.IGNORECASE | re.DOTALL,
+)
+_KEY_NOT_THERE = re.compile(
+    r"(?:couldn't find key (?P<key>\S+) in (?P<kind>Secret|ConfigMap) (?:[^/\s]+/)?(?P<name>\S+))"
+    r"|references non-existent (?P<what>secret|config) key: (?P<absent>\S+)",
+    re.IGNORECASE,
+)
+_KINDS = {
+    "secret": "Secret",
+    "configmap": "ConfigMap",
+    "persistentvolumeclaim": "PersistentVolumeClaim",
+    "serviceaccount": "ServiceAccount",
+}
+
+
+def _container_trouble(reason: str, words: str) -> Finding:
+    line = _line(reason, words)
+    missing = _missing_object(words, reason, line)
+    if missing is not None:
+        return missing
+    if "runAsNonRoot" in words or "non-root" in words:
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            "The Pod may not run as root, and the image would.",
+            "Give a user's number: run_as_user=1000.",
+            (line,),
+        )
+    passing = "timed out" in words or "deadline exceeded" in words or "is reserved for" in words
+    return Finding(
+        errors.PodConfigError,
+        reason,
+        "The node cannot make the function's container.",
+        "It is tried again; tell whoever runs the cluster if it lasts."
+        if passing
+        else "Correct what the cluster's words name in env= or pod_template=.",
+        (line,),
+        None if passing else OTHER_PATIENCE,
+    )
+
+
+def _missing_object(words: str, reason: str, line: str) -> Finding | None:
+    """A Secret or its kind, or a key of it, that the Pod names and that is not there."""
+    found = _NOT_THERE.search(words)
+    if found is not None and found["volume"] != OWN_VOLUME:
+        kind, name = _KINDS[found["kind"].lower()], found["name"]
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            f"The {kind} {name!r} that the call names does not exist in its namespace.",
+            f"Create it, or correct its name in {_named_in(kind)}.",
+            (line,),
+        )
+    key = _KEY_NOT_THERE.search(words)
+    if key is None:
+        return None
+    which = key["key"] or key["absent"]
+    where = f" in the {key['kind']} {key['name']!r}" if key["name"] else ""
+    return Finding(
+        errors.PodConfigError,
+        reason,
+        f"There is no key {which!r}{where}.",
+        "Add it there, or correct its name in env= or pod_template=.",
+        (line,),
+    )
+
+
+def _named_in(kind: str) -> str:
+    return "service_account=" if kind == "ServiceAccount" else "env= or pod_template="
+
+
+# -- scheduling
+
+_GATED = "SchedulingGated"
+
+
+def scheduling_trouble(reason: str, words: str) -> Finding:
+    """Why no node has taken the Pod: the message of its condition ``PodScheduled`` or of the Event."""
+    line = _line(reason, words)
+    missing = _missing_object(words, "Unschedulable", line)
+    if missing is not None:
+        return missing
+    if reason == _GATED:
+        return Finding(
+            errors.UnschedulableError,
+            _GATED,
+            "The Pod is held back by a scheduling gate, as queues such as Kueue use.",
+            "Wait; schedule_timeout= sets how long.",
+            (line,),
+            None,
+        )
+    lacking, advice = _what_nodes_lack(words)
+    return Finding(
+        errors.UnschedulableError,
+        "Unschedulable",
+        f"No node can take the function now{lacking}.",
+        f"{advice} It starts as soon as a node fits; schedule_timeout= sets how long it may wait.",
+        (line,),
+        None,
+    )
+
+
+def _what_nodes_lack(words: str) -> tuple[str, str]:
+    short = list(dict.fromkeys(re.findall(r"Insufficient ([\w./-]+?)(?=[,.;]?(?:\s|$))", words)))
+    if short:
+        options = " or ".join(_OPTION_OF.get(name, "gpu=" if "gpu" in name else "pod_template=") for name in short)
+        return f": none has that much {' and '.join(short)} free", f"Ask for less ({options})."
+    if "node affinity" in words or "node selector" in words:
+        return ": none has the labels asked for", "Check node_selector= against `kubectl get nodes --show-labels`."
+    if "untolerated taint" in words:
+        return ": they are reserved or not ready", "If one is meant for you, say so with tolerations=."
+    if "PersistentVolumeClaim" in words or "volume node affinity" in words:
+        return ": a volume of the Pod is not available there", "Check the volumes in pod_template=."
+    return "", "Check cpu=, memory=, gpu= and node_selector=."
+
+
+_OPTION_OF = {"cpu": "cpu=", "memory": "memory="}
+
+
+# -- Events
+
+
+# After one of these, what an Event before it complained of is over.
+_PROGRESS = ("SuccessfulCreate", "Scheduled", "Pulling", "Pulled", "Created", "Started")
+
+
+def event_trouble(events: Iterable[JsonDict]) -> Finding | None:
+    """What the Events of a Pod or Job that does not get on say, oldest first. The newest words decide."""
+    finding = None
+    for event in events:
+        reason = event.get("reason", "")
+        if reason in _PROGRESS:
+            finding = None
+            continue
+        finding = sharper(finding, _of_event(reason, event.get("message", "").strip()) or finding)
+    return finding
+
+
+def _of_event(reason: str, words: str) -> Finding | None:
+    if reason == "FailedCreate":
+        return creation_trouble(words)
+    if reason == "FailedScheduling":
+        return scheduling_trouble(reason, words)
+    if f'for volume "{OWN_VOLUME}"' in words:
+        return Finding(
+            errors.PodConfigError,
+            reason,
+            "The node has not got the call's own Secret yet; it asks again.",
+            "Wait; if it lasts, somebody has deleted the Secret, or the node is cut off.",
+            (_line(reason, words),),
+            None,
+        )
+    if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+        return _missing_object(words, reason, _line(reason, words)) or Finding(
+            errors.PodConfigError,
+            reason,
+            "The node has trouble with the network of the Pod; it tries again."
+            if reason == "FailedCreatePodSandBox"
+            else "The node has trouble with a volume of the Pod; it tries again.",
+            "Wait; tell whoever runs the cluster if it lasts.",
+            (_line(reason, words),),
+            None,
+        )
+    return None
+
+
+def _line(reason: str, words: str) -> str:
+    return f"{reason}: {words}" if words else reason
+
+
+# -- Pods that are not made
+
+_LEVEL = re.compile(r'violates PodSecurity "(?P<level>\w+)')
+_WEBHOOK_DENIED = re.compile(r'admission webhook "(?P<name>[^"]*)" denied the request')
+_WEBHOOK_SILENT = re.compile(r'failed calling webhook "(?P<name>[^"]*)"')
+_LIMITS = re.compile(
+    r"(?:maximum|minimum) (?P<what>[\w./-]+) usage per (?P<whom>\w+) is|"
+    r"(?P<ratio>[\w./-]+) max limit to request ratio per"
+)
+_PRIORITY_CLASS = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")
+
+
+def creation_trouble(message: str) -> Finding:
+    """Why the Job controller could not make the Pod: the message of its Event ``FailedCreate``."""
+    words = (_line("FailedCreate", message),)
+    for read in (_quota, _pod_security, _webhook, _policy, _names):
+        finding = read(message, words)
+        if finding is not None:
+            return finding
+    if "is forbidden" in message or "is invalid" in message:
+        return Finding(
+            errors.AdmissionError,
+            "FailedCreate",
+            "The cluster's rules do not allow this Pod.",
+            "Change the option or the part of pod_template= that the cluster's words name.",
+            words,
+            RECENT_PATIENCE,
+        )
+    return Finding(
+        errors.PodStartError,
+        "FailedCreate",
+        "The cluster cannot make the Pod now; it tries again.",
+        "Wait; tell whoever runs the cluster if it lasts.",
+        words,
+        None,
+    )
+
+
+def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
+    if "failed quota" in message and "must specify" in message:
+        return Finding(
+            errors.AdmissionError,
+            "QuotaDemandsLimits",
+            "The namespace has a quota, and so every container must say what it needs.",
+            "Set cpu= and memory=; for what else the cluster's words name, pod_template=.",
+            words,
+        )
+    hopeless = quota_is_hopeless(message)
+    if hopeless is None:
+        return None
+    if hopeless:
+        return Finding(
+            errors.QuotaExceededError,
+            "QuotaExceeded",
+            "The namespace's quota is smaller than what the call asks for, so it could never start.",
+            "Ask for less (cpu=, memory=, gpu=), or have the quota raised: `kubectl describe resourcequota` shows it.",
+            words,
+        )
+    return Finding(
+        errors.QuotaExceededError,
+        "QuotaExceeded",
+        "The namespace's quota is used up for now; the call starts when others have ended.",
+        "Wait, or end what is no longer needed: `kubectl describe resourcequota` shows what is used.",
+        words,
+        None,
+    )
+
+
+def _pod_security(message: str, words: tuple[str, ...]) -> Finding | None:
+    found = _LEVEL.search(message)
+    if found is not None:
+        wants_user = "runAsNonRoot" in message or "runAsUser" in message
+        return Finding(
+            errors.AdmissionError,
+            "PodSecurity",
+            f"The namespace admits only Pods of the security level {found['level']!r}, and this one is not.",
+            "Run as another user than root: run_as_user=1000."
+            if wants_user
+            else "Take out of pod_template= what the cluster's words name.",
+            words,
+        )
+    if "security context constraint" in message:
+        return Finding(
+            errors.AdmissionError,
+            "SecurityContextConstraint",
+            "OpenShift's security rules do not allow this Pod.",
+            "Leave run_as_user= away, OpenShift chooses the user; take out of pod_template= what it names.",
+            words,
+        )
+    return None
+
+
+def _webhook(message: str, words: tuple[str, ...]) -> Finding | None:
+    denied = _WEBHOOK_DENIED.search(message)
+    if denied is not None:
+        return Finding(
+            errors.AdmissionError,
+            "AdmissionDenied",
+            f"A rule of this cluster ({denied['name']}) does not allow the Pod.",
+            "Set what the rule asks for (labels=, cpu=, memory=, image=, pod_template=), or ask whoever made it.",
+            words,
+        )
+    silent = _WEBHOOK_SILENT.search(message)
+    if silent is None:
+        return None
+    return Finding(
+        errors.AdmissionError,
+        "WebhookUnreachable",
+        f"A part of this cluster that must agree to each Pod ({silent['name']}) does not answer; it is asked again.",
+        "Wait; tell whoever runs the cluster if it lasts.",
+        words,
+        None,
+    )
+
+
+def _policy(message: str, words: tuple[str, ...]) -> Finding | None:
+    found = _LIMITS.search(message)
+    if found is None:
+        return None
+    what = found["what"] or found["ratio"]
+    return Finding(
+        errors.AdmissionError,
+        "LimitRange",
+        f"The namespace has bounds for {what}, and the Pod is outside of them.",
+        f"Set {_OPTION_OF.get(what, 'pod_template=')} to what the cluster's words allow.",
+        words,
+    )
+
+
+def _names(message: str, words: tuple[str, ...]) -> Finding | None:
+    """Things that the Pod names and that are not there."""
+    priority = _PRIORITY_CLASS.search(message)
+    if priority is not None:
+        return Finding(
+            errors.PodConfigError,
+            "PriorityClass",
+            f"The cluster has no PriorityClass {priority['name']!r}.",
+            "Correct priority_class=: `kubectl get priorityclasses` lists them.",
+            words,
+        )
+    missing = _NOT_THERE.search(message)
+    if missing is None or missing["kind"].lower() != "serviceaccount":
+        return None
+    # A new namespace's ServiceAccount "default" is made a moment after the namespace.
+    default = missing["name"] == "default"
+    return Finding(
+        errors.PodConfigError,
+        "ServiceAccount",
+        f"The ServiceAccount {missing['name']!r} does not exist in the namespace.",
+        "The cluster makes it in every new namespace; ask whoever runs the cluster why it is not there."
+        if default
+        else "Create it, or correct service_account=.",
+        words,
+        OTHER_PATIENCE if default else RECENT_PATIENCE,
+    )

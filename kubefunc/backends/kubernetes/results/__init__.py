@@ -1,0 +1,1 @@
+"""How results and output leave a Pod, and how large arguments get into it."""

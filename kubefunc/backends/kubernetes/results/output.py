@@ -1,0 +1,236 @@
+"""What functions print: followed while they run, completed when they end."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.streams import Stream
+from kubefunc.backends.kubernetes.attempts.attempt import Flight, Output
+from kubefunc.backends.kubernetes.objects.views import Pod
+from kubefunc.backends.kubernetes.threads import Workers
+from kubefunc.envelope import Envelope
+from kubefunc.errors import ConfigurationError
+from kubefunc.runner import MAIN
+
+FOLLOWERS = 10
+FOLLOW_AGAIN = 2.0
+READ_DEADLINE = 5.0
+READ_AGAIN = 0.1
+LATE = 2.0  # seconds without a byte after which a log is taken to be whole
+MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
+TAIL_LINES = 20
+TAIL_BYTES = 4096
+_IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
+_TROUBLE = (ApiError, ConnectionFailed, ConfigurationError)
+
+
+class Outputs:
+    """Logs, live for as many calls as there are followers; each byte is handed on once, in order."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._followers = Workers("kubefunc-logs", FOLLOWERS)
+
+    def follow(self, flight: Flight, pod: Pod) -> None:
+        """Show live what a call prints, where a follower is free."""
+        output = flight.output_of(pod.name)
+        with output.lock:
+            if output.following or output.closed or time.monotonic() < output.again_at:
+                return
+            if not self._followers.has_room:
+                return
+            output.following = True
+        self._followers.do(lambda: self._follow(flight, output))
+
+    def _follow(self, flight: Flight, output: Output) -> None:
+        stream = self._api.stream_bytes(
+            log_path(flight.namespace, output.pod), {"container": MAIN, "follow": "true"}, idle_timeout=_IDLE
+        )
+        with output.lock:
+            if output.closed:
+                return
+            output.stream = stream
+            skip = output.passed
+        try:
+            with stream:
+                for data in printed(stream):
+                    skip = _pass_on(flight, output, data, skip)
+        except _TROUBLE:
+            pass  # the next tick may try again, and skip what was shown
+        with output.lock:
+            output.stream = None
+            output.following = False
+            output.again_at = time.monotonic() + FOLLOW_AGAIN
+
+    def finish(self, flight: Flight, envelope: Envelope) -> None:
+        """Hand over what was printed and not followed, before the result: nobody expects it after."""
+        pod = flight.pod()
+        if pod is None and envelope.output is None:
+            return
+        output = flight.output_of(pod.name if pod is not None else "")
+        _close(output)
+        missing = envelope.printed - output.passed
+        if missing > 0:
+            flight.sink.output(self._missing(flight, output, envelope))
+
+    def _missing(self, flight: Flight, output: Output, envelope: Envelope) -> bytes:
+        tail = envelope.output or b""
+        missing = envelope.printed - output.passed
+        if missing <= len(tail):
+            return tail[-missing:]
+        log = self._log_of_at_least(envelope.printed - len(tail), flight, output.pod)
+        return assembled(log, tail, output.passed, envelope.printed)
+
+    def _log_of_at_least(self, size: int, flight: Flight, pod: str) -> bytes:
+        """The log, to at least so many bytes where the node has them.
+
+        What a container printed last comes to its log some time after its end, and even a follower that was told of
+        the end stops short of that. So a log that is too short is read again, until it has stopped growing. (In a
+        container's first moments the kubelet does not know it, and the log is empty.)
+        """
+        log = b""
+        begun = grown = time.monotonic()
+        while True:
+            newer = self._followed(size, flight, pod)
+            now = time.monotonic()
+            if len(newer) > len(log):
+                log, grown = newer, now
+            if len(log) >= size or now - grown > LATE or now - begun > MOST_READING:
+                return log
+            time.sleep(READ_AGAIN)
+
+    def _followed(self, size: int, flight: Flight, pod: str) -> bytes:
+        query = {"container": MAIN, "follow": "true"}
+        until = time.monotonic() + MOST_READING
+        log = bytearray()
+        try:
+            with self._api.stream_bytes(log_path(flight.namespace, pod), query, idle_timeout=LATE) as stream:
+                for data in printed(stream):
+                    log += data
+                    if len(log) >= size or time.monotonic() > until:
+                        break
+        except _TROUBLE:
+            pass  # the result counts more than what was printed
+        return bytes(log)
+
+    def tail(self, flight: Flight, container: str) -> tuple[str, ...]:
+        """The last lines that this container printed, for an error: from its log, or what was followed of it."""
+        pod = flight.pod()
+        if pod is None or not _may_have_printed(pod, container):
+            return ()
+        data = self._log_tail(flight, pod, container)
+        if not data and container == MAIN:
+            data = flight.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
+        return tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+
+    def _log_tail(self, flight: Flight, pod: Pod, container: str) -> bytes:
+        query = {"container": container, "tailLines": str(TAIL_LINES)}
+        begins = _was_ended_by_the_kubelet(pod) and bool(pod.containers)  # without, it was not even let in
+        until = time.monotonic() + (LATE if begins else 0.0)
+        while True:
+            try:
+                path = log_path(flight.namespace, pod.name)
+                return b"".join(printed([self._api.read_bytes(path, query=query, deadline=READ_DEADLINE)]))
+            except ApiError as error:
+                if not error.not_started or time.monotonic() >= until:
+                    return b""
+                time.sleep(READ_AGAIN)
+            except _TROUBLE:
+                return b""
+
+    def release(self, flight: Flight) -> None:
+        """Nobody listens any more."""
+        if flight.output is not None:
+            _close(flight.output)
+
+
+def _may_have_printed(pod: Pod, container: str) -> bool:
+    """Whether it began. Where a Pod ends soon after its start, the kubelet may tell of both at once."""
+    if (pod.phase == "Failed" and pod.node is not None) or _was_ended_by_the_kubelet(pod):
+        return True
+    return any(each.name == container and each.state in ("running", "terminated") for each in pod.containers)
+
+
+def _was_ended_by_the_kubelet(pod: Pod) -> bool:
+    """Then the kubelet tells of the end before it looks at the containers: they may be "waiting to start" in its
+    status, and until it has looked it answers with these words (400) to a request for their log.
+    """
+    return pod.reason in ("Evicted", "DeadlineExceeded")
+
+
+def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
+    new = data[skip:]
+    with output.lock:
+        if new and not output.closed:
+            output.passed += len(new)
+            output.recent = _whole_lines(output.recent + new)
+            flight.sink.output(new)
+    return max(0, skip - len(data))
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """The last lines that so many bytes have room for; of one that is longer, its end.
+
+    >>> _whole_lines(b"x" * TAIL_BYTES + b"\\nnext\\n")
+    b'next\\n'
+    """
+    if len(data) <= TAIL_BYTES:
+        return data
+    kept = data[-TAIL_BYTES:]
+    return kept.partition(b"\n")[2] or kept
+
+
+def _close(output: Output) -> None:
+    with output.lock:
+        output.closed = True
+        stream: Stream | None = output.stream
+    if stream is not None:
+        stream.close()
+
+
+def assembled(log: bytes, tail: bytes, passed: int, printed: int) -> bytes:
+    """What was printed from byte ``passed`` on: from the log, and from the tail that came with the result.
+
+    Where neither has a part of it, a line says so in its place.
+
+    >>> assembled(b"abcdef", b"efgh", 2, 8)
+    b'cdefgh'
+    >>> assembled(b"abc", b"gh", 1, 8)
+    b'bc\\n[kubefunc: 3 bytes of output were not kept here]\\ngh'
+    """
+    before_tail = printed - len(tail)
+    if len(log) >= before_tail:
+        return log[passed:before_tail] + tail[max(0, passed - before_tail) :]
+    if log.endswith(tail):  # the node keeps only the newest part of a long log
+        known = log[-(printed - passed) :]
+        return _gap(printed - passed - len(known)) + known
+    return log[passed:] + _gap(before_tail - max(passed, len(log))) + tail
+
+
+def _gap(size: int) -> bytes:
+    return b"\n[kubefunc: %d bytes of output were not kept here]\n" % size if size > 0 else b""
+
+
+# The kubelet's words, in place of a log, with status 200: of a Pod that it evicts it removes the containers at once.
+_NO_LOG = re.compile(
+    rb"unable to retrieve container logs for \S+://\S+\s*|failed to try resolving symlinks in path \"/var/log/.*\s*"
+)
+
+
+def printed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What a container printed, of the pieces of its log.
+
+    >>> list(printed([b"one", b"two"])), list(printed([b"unable to retrieve container logs for containerd://0af3"]))
+    ([b'one', b'two'], [])
+    """
+    for number, piece in enumerate(pieces):
+        if number or not _NO_LOG.fullmatch(piece):
+            yield piece
+
+
+def log_path(namespace: str, pod: str) -> str:
+    """The path of a Pod's log."""
+    return f"/api/v1/namespaces/{namespace}/pods/{pod}/log"

@@ -1,0 +1,94 @@
+"""What holds for every attempt of a call, whoever watches it: how long things may take, and how failures are told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+
+from kubefunc.runner import ERROR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
+STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the process is killed
+STACKS_LATE = 20  # tenths of a second more, where a busy node has not let faulthandler come to it yet
+STACKS_LIMIT = 20_000  # characters
+FOREVER = float("inf")
+
+
+class Clock:
+    """When the child is to be killed, and why: at most one such time is set."""
+
+    def __init__(self) -> None:
+        self.at = FOREVER
+        self.why = ""
+        self.patience = 0
+
+    def set(self, why: str, seconds: float) -> None:
+        if self.why != "end":  # who was asked to end gets no more time for anything else
+            self.at, self.why = time.monotonic() + seconds, why
+            self.patience = STACKS_LATE
+
+    def waits_for(self, stacks: str) -> bool:
+        """Whether a timeout goes on for a tenth of a second, as this file has no stacks yet. Not for ever."""
+        if self.why != "timeout" or self.patience == 0 or _is_written(stacks):
+            return False
+        self.patience -= 1
+        self.at = time.monotonic() + 0.1
+        return True
+
+    def stop(self) -> None:
+        self.at = FOREVER
+
+    def left(self) -> float:
+        return max(0.0, self.at - time.monotonic())
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.at
+
+
+def back_off(spec: dict[str, Any], attempt: int) -> float:
+    """Seconds to wait after this attempt: more each time, and not the same for all calls that failed together."""
+    import random  # the first attempt does not wait for it
+
+    initial, factor, maximum = spec["backoff"]
+    return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
+
+
+def _is_written(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > 0
+    except OSError:
+        return False
+
+
+def read_stacks(path: str) -> str:
+    """What faulthandler wrote there at the timeout."""
+    try:
+        with open(path, errors="replace") as file:
+            return "\n".join(without_runner(file.read(STACKS_LIMIT).splitlines()))
+    except FileNotFoundError:
+        return ""
+
+
+def without_runner(lines: Iterable[str]) -> Iterator[str]:
+    """These lines of output, but for what faulthandler says of this program: its frames stand below the function's.
+
+    >>> list(without_runner(['Thread 1:', '  File "f.py", line 3 in f', '  File "kubefunc/runner/execution/child.py"']))
+    ['Thread 1:', '  File "f.py", line 3 in f']
+    """
+    ours = False
+    for line in lines:
+        is_frame = line.startswith('  File "')
+        ours = is_frame and (ours or "kubefunc/runner/" in line)
+        if not ours:
+            yield line
+
+
+def error_header(code: str, detail: dict[str, Any]) -> dict[str, Any]:
+    """The header of an error that travels as a code, with an empty body."""
+    return {"outcome": ERROR, "code": code, "detail": detail, "size": 0, "sha256": hashlib.sha256().hexdigest()}

@@ -1,0 +1,421 @@
+"""One attempt, in the forked child: unpickle, call, pickle what came of it.
+
+The child tells the supervisor through a pipe, in frames (:func:`kubefunc.runner.protocol.wire.frame`): ``S`` the
+function starts now; ``B`` the result's body, unless it was large and stands in its file; ``F`` the function has
+ended (JSON: the envelope's header as far as the child knows it); ``E`` the exit handlers have run and this process
+ends now.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import hashlib
+import json
+import os
+import pickle
+import sys
+import time
+from types import CoroutineType, ModuleType
+
+from kubefunc.runner import (
+    CODE_EXIT,
+    CODE_LOAD,
+    CODE_UNPICKLABLE,
+    ENV_ATTEMPT,
+    ENV_CALL,
+    ENV_NESTED,
+    ERROR,
+    RAISED,
+    VALUE,
+)
+from kubefunc.runner.execution import exceptions
+from kubefunc.runner.protocol import wire
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import FileIO
+    from typing import Any
+
+    NewBody = Callable[[], "Body"]
+
+FRAME_START = b"S"
+FRAME_BODY = b"B"
+FRAME_FINISH = b"F"
+FRAME_EXIT = b"E"
+BODY_IN_MEMORY = 64 * 1024  # bytes: a larger body goes to its file
+
+
+class Job:
+    """What a child is to do, and where it may put what.
+
+    Attributes:
+        spec: as in ``spec.json``.
+        attempt: counted from 1.
+        payload: the bytes, or the path of a file that holds them.
+        body: the path for a large body.
+        stacks: the path for the stacks at a timeout.
+        code: the directory for the caller's modules.
+    """
+
+    __slots__ = ("attempt", "body", "code", "payload", "spec", "stacks")
+
+    def __init__(
+        self, *, spec: dict[str, Any], attempt: int, payload: bytes | str, body: str, stacks: str, code: str
+    ) -> None:
+        self.spec = spec
+        self.attempt = attempt
+        self.payload = payload
+        self.body = body
+        self.stacks = stacks
+        self.code = code
+
+
+class FrameReader:
+    """The supervisor's view of the child's frames."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._frames = wire.Frames()
+        self.started = False
+        self.ended = False
+        self.body: bytes | None = None
+        self.header: dict[str, Any] | None = None
+
+    def read(self) -> bool:
+        """Take in what there is; False at the end of the pipe."""
+        data = os.read(self._descriptor, 65536)
+        for letter, content in self._frames.feed(data):
+            self.started = True
+            if letter == FRAME_BODY:
+                self.body = content
+            elif letter == FRAME_FINISH:
+                self.header = json.loads(content)
+            elif letter == FRAME_EXIT:
+                self.ended = True
+        return bool(data)
+
+
+class Body:
+    """A file for pickle to write to. It stands in memory while it is small, and then in its file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self._parts = bytearray()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
+        view = memoryview(data).cast("B")
+        self.size += len(view)
+        if self._file is None and self.size <= BODY_IN_MEMORY:
+            self._parts += view
+            return len(view)
+        if self._file is None:
+            self._file = self.open()
+            wire.write_all(self._file.fileno(), self._parts)
+        wire.write_all(self._file.fileno(), view)
+        return len(view)
+
+    def open(self) -> FileIO:
+        return wire.new_file(self._path)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is small: it travels in the pipe then."""
+        return self._file is None
+
+    def content(self) -> bytes:
+        """All of it, if it is still in memory; else nothing, and its file is whole."""
+        if self._file is not None:
+            self._file.close()
+            return b""
+        return bytes(self._parts)
+
+    def discard(self) -> None:
+        """Half of a pickle that could not be made."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def seal(self) -> dict[str, object]:
+        """What the envelope's header says of it: nothing here, where records are signed in blocks, or not at all."""
+        return {}
+
+
+class SealedBody(Body):
+    """A body that knows its size and digest, from the one pass in which it was written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
+        size = super().write(data)  # first: a reader sends it on meanwhile
+        self._digest.update(memoryview(data).cast("B"))
+        return size
+
+    @property
+    def seal(self) -> dict[str, object]:
+        return {"size": self.size, "sha256": self._digest.hexdigest()}
+
+
+def renew_streams() -> None:
+    """New sys.stdout and sys.stderr: those from the start may have been made for a terminal or file, or by Windows."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = open(
+            number, "w", encoding="utf-8", errors="backslashreplace", newline="\n", buffering=1, closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def run(job: Job, frames: int) -> None:
+    """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
+    prepare(job.spec, job.attempt)
+    header, body = _call(job, frames)
+    cancel_stacks(job.spec["timeout"])
+    _finish(frames, header, body)
+    run_exit_handlers()
+    wire.write_all(frames, wire.frame(FRAME_EXIT))
+
+
+def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
+    def new_body() -> Body:
+        return SealedBody(job.body)
+
+    try:
+        function, args, kwargs, retry_exceptions = load(job.payload, job.code)
+    except BaseException as error:
+        return cannot_load(error, new_body)
+    started = time.time()
+    wire.write_all(frames, wire.frame(FRAME_START))
+    arm_stacks(job.spec["timeout"], job.stacks)
+    header, body = invoke(function, args, kwargs, retry_exceptions, new_body)
+    return {**header, "started": started}, body
+
+
+def cannot_load(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+    """The outcome of a payload that does not unpickle here."""
+    header, body = _raised(error, new_body)
+    return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
+
+
+def invoke(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    retry_exceptions: Any,
+    new_body: NewBody,
+) -> tuple[dict[str, Any], Body]:
+    """Call the function once, whatever comes of it: the header of an envelope, as far as it is known, and the body."""
+    try:
+        value = function(*args, **kwargs)
+        if type(value) is CoroutineType:
+            import asyncio
+
+            value = asyncio.run(value)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        header, body = _raised(error, new_body)
+        header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
+    except BaseException as error:
+        _add_ways_out(error)
+        retry = isinstance(error, retry_exceptions)
+        header, body = _raised(error, new_body)
+        header.update(retry=retry)
+    else:
+        header, body = _value(value, new_body)
+    return header, body
+
+
+def _exit_detail(error: BaseException) -> dict[str, Any]:
+    detail: dict[str, Any] = {"type": exceptions.type_name(type(error)), "exit_code": None}
+    code = error.code if isinstance(error, SystemExit) else None
+    if isinstance(code, int):
+        detail["exit_code"] = int(code)
+    elif code is not None:  # what Python does with anything else: print it, and exit with 1
+        detail.update(exit_code=1, text=exceptions.text_of(code))
+    return detail
+
+
+def prepare(spec: dict[str, Any], attempt: int) -> None:
+    """Make this forked process one for the caller's code."""
+    os.environ[ENV_CALL] = spec["call"]
+    os.environ[ENV_ATTEMPT] = str(attempt)
+    if spec.get("nested"):
+        os.environ[ENV_NESTED] = "1"
+        _open_to_installed_kubefunc()
+    sys.argv = [spec["function"]]
+    # What the caller defined in its __main__ arrives by value; this program's own __main__ is not theirs.
+    sys.modules["__main__"] = ModuleType("__main__")
+    # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
+    faulthandler.enable(2)
+
+
+def _open_to_installed_kubefunc() -> None:
+    """A function that calls on needs what travels with no Pod, the backend: it is taken from the image's kubefunc."""
+    import pkgutil
+
+    import kubefunc
+
+    kubefunc.__path__ = pkgutil.extend_path(kubefunc.__path__, kubefunc.__name__)
+
+
+def arm_stacks(timeout: float | None, path: str) -> None:
+    """At the timeout, every thread's stack goes to a file, even where the function holds the GIL."""
+    if timeout is not None:
+        stacks = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        faulthandler.dump_traceback_later(timeout, file=stacks)
+
+
+def cancel_stacks(timeout: float | None) -> None:
+    """The timeout has not come."""
+    if timeout is not None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def load(payload: bytes | str, code: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+    """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
+
+    Raises whatever the caller's modules and pickles raise.
+    """
+    if isinstance(payload, str):
+        with open(payload, "rb") as file:
+            payload = file.read()
+    modules, call = wire.split_payload(payload)
+    if modules:
+        _unpack(modules, code)
+    reference, args, kwargs, retry_exceptions = pickle.loads(call)
+    return _resolve(reference), args, kwargs, retry_exceptions
+
+
+def _unpack(code: bytes, where: str) -> None:
+    """Put the caller's modules on disk: package data and __file__ work there as at home."""
+    for name, executable, content in wire.split_files(code):
+        path = os.path.join(where, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+        if executable:
+            os.chmod(path, 0o755)
+    sys.path.insert(0, where)
+
+
+def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:
+    if reference[0] == "value":
+        function = reference[1]
+    else:
+        import importlib
+
+        function = importlib.import_module(reference[1])
+        for name in reference[2].split("."):
+            function = getattr(function, name)
+    return function  # type: ignore[no-any-return]
+
+
+def _value(value: object, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+    try:
+        body = _dump(value, new_body)
+    except Exception as error:
+        return _unpicklable(value, error, new_body)
+    return {"outcome": VALUE, **body.seal}, body
+
+
+def _unpicklable(value: object, error: Exception, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+    from kubefunc.runner.execution.culprit import find_unpicklable
+
+    try:
+        where, culprit, cause = find_unpicklable(value, "result", dumps)
+    except ValueError:  # it pickles now: what failed was not the value's own fault, or has passed
+        where, culprit, cause = "result", value, error
+    detail = {
+        "path": where,
+        "type": exceptions.type_name(type(culprit)),
+        "message": exceptions.text_of(cause),
+    }
+    header, body = _raised(error, new_body)
+    return {**header, "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}, body
+
+
+def _dump(value: object, new_body: NewBody) -> Body:
+    """Pickle it. C's pickle first, it is faster; cloudpickle for what only that can."""
+    body = new_body()
+    try:
+        pickle.Pickler(body, protocol=5).dump(value)
+    except Exception:
+        import cloudpickle
+
+        body.discard()
+        body = new_body()
+        cloudpickle.Pickler(body, protocol=5).dump(value)
+    return body
+
+
+def dumps(value: object) -> bytes:
+    import cloudpickle
+
+    return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+
+
+def _raised(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+    text = exceptions.traceback_text(error)
+    nodes, pickles = exceptions.encode(error, dumps)
+    body = new_body()
+    body.write(pickles)
+    return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
+
+
+def _missing_module(error: BaseException) -> dict[str, Any]:
+    return {"module": error.name} if isinstance(error, ModuleNotFoundError) else {}
+
+
+def _add_ways_out(error: BaseException) -> None:
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or sys.version_info < (3, 11):
+        return
+    error.add_note(
+        f"{error.name!r} is not installed where the function ran. Use an image that has it (image=...), or, if it is "
+        "code of your own, import it at the top of the module or script so that it travels along."
+    )
+
+
+def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
+    flush()  # before the result: all that the function printed is in the pipe then
+    header.update(finished=time.time(), peak_memory=peak_memory())
+    content = body.content()
+    if body.in_memory:
+        wire.write_all(frames, wire.frame(FRAME_BODY, content))
+    wire.write_all(frames, wire.frame(FRAME_FINISH, json.dumps(header).encode()))
+
+
+def run_exit_handlers() -> None:
+    """What the caller's code has registered with atexit."""
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    flush()
+
+
+def flush() -> None:
+    """All that was printed is in the pipe then."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # a function may close or replace them
+            pass
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process or of one of its children."""
+    if resource is None:
+        return 0
+    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kib if sys.platform == "darwin" else kib * 1024

@@ -1,0 +1,180 @@
+"""The child of a chunk: it runs item after item in one process, so that imports are paid once.
+
+It tells the supervisor through a pipe, in frames (:func:`kubefunc.runner.protocol.wire.frame`): ``I`` an item starts
+now (its index); ``R`` it has ended (its record); ``L`` the same, but the record's body stands in the file
+``item.INDEX``; ``A`` it raised what is to be tried again (its index); ``X`` the payload does not load here (length
+of a JSON header, header, body); ``E`` the exit handlers have run and this process ends now
+(its peak memory).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import pickle
+import time
+
+from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
+from kubefunc.runner.execution import child
+from kubefunc.runner.protocol import records, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from mmap import mmap
+    from typing import Any
+
+ITEM = b"I"
+RECORD = b"R"
+LARGE_RECORD = b"L"
+AGAIN = b"A"
+BROKEN = b"X"
+EXIT = b"E"
+_AT_SIZE = 20  # digits: each note covers the one before
+
+
+class Item:
+    """One item of a chunk that has no outcome yet.
+
+    Attributes:
+        index: in the whole map.
+        data: the pickle of its positional arguments.
+        attempt: which one comes next, counted from 1.
+        not_before: when, by the monotonic clock.
+    """
+
+    __slots__ = ("attempt", "data", "index", "not_before")
+
+    def __init__(self, index: int, data: bytes | mmap) -> None:
+        self.index = index
+        self.data = data
+        self.attempt = 1
+        self.not_before = 0.0
+
+
+class Work:
+    """What a child is to do, and where it may put what.
+
+    Attributes:
+        spec: as in ``spec.json``.
+        payload: the function's, or the path of a file that holds it.
+        items: to be run in this order.
+        code: the directory for the caller's modules.
+        path: makes the path of a file of this Pod.
+        note: a descriptor of the termination log, or None.
+    """
+
+    __slots__ = ("code", "items", "note", "path", "payload", "spec")
+
+    def __init__(
+        self,
+        *,
+        spec: dict[str, Any],
+        payload: bytes | str,
+        items: Sequence[Item],
+        code: str,
+        path: Callable[[str], str],
+        note: int | None,
+    ) -> None:
+        self.spec = spec
+        self.payload = payload
+        self.items = items
+        self.code = code
+        self.path = path
+        self.note = note
+
+
+def run(work: Work, frames: int) -> None:
+    """Run all items, and report each."""
+    child.prepare(work.spec, 1)
+    try:
+        function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
+    except BaseException as error:
+        header, body = child.cannot_load(
+            error, lambda: child.SealedBody(work.path("item"))
+        )  # it may become an envelope
+        encoded = json.dumps(header).encode()
+        wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
+        return
+    runner = Runner(work, frames, function, args, kwargs, retry_exceptions)
+    for item in work.items:
+        runner.run(item)
+    child.run_exit_handlers()
+    wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))
+
+
+class Runner:
+    """Runs items in this process, and reports each."""
+
+    def __init__(
+        self,
+        work: Work,
+        frames: int,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry_exceptions: Any,
+    ) -> None:
+        self._work = work
+        self._frames = frames
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._retry_exceptions = retry_exceptions
+        self._timeout: float | None = work.spec["timeout"]
+        if self._timeout is not None:
+            self._stacks = os.open(work.path("stacks"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+    def run(self, item: Item) -> None:
+        """Run the item once."""
+        self.begin(item)
+        os.environ[ENV_INDEX], os.environ[ENV_ATTEMPT] = str(item.index), str(item.attempt)
+        if self._timeout is not None:
+            faulthandler.dump_traceback_later(self._timeout, file=self._stacks)
+        started = time.time()
+        header, body = self._invoke(item)
+        if self._timeout is not None:
+            faulthandler.cancel_dump_traceback_later()
+        self.flush()
+        if header.pop("retry", False) and item.attempt <= self._work.spec["retries"]:
+            wire.write_all(self._frames, wire.frame(AGAIN, records.INDEX.pack(item.index)))
+            return
+        self._report(item, started, header, body)
+
+    def new_body(self, item: Item) -> child.Body:
+        """Where its outcome goes."""
+        return child.Body(self._work.path(f"item.{item.index}"))
+
+    def flush(self) -> None:
+        """All that the item printed is on its way before its outcome is."""
+        child.flush()
+
+    def begin(self, item: Item) -> None:
+        """Say which item starts now. Where the kernel kills the whole container (cgroup v2), only the note tells it."""
+        if self._work.note is not None:
+            os.pwrite(self._work.note, f"{TERMINATION_AT}{item.index:<{_AT_SIZE}}".encode(), 0)
+        wire.write_all(self._frames, wire.frame(ITEM, records.INDEX.pack(item.index)))
+
+    def _invoke(self, item: Item) -> tuple[dict[str, Any], child.Body]:
+        def new_body() -> child.Body:
+            return self.new_body(item)
+
+        try:
+            args = pickle.loads(item.data)
+        except BaseException as error:
+            return child.cannot_load(error, new_body)
+        return child.invoke(self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body)
+
+    def _report(self, item: Item, started: float, header: dict[str, Any], body: child.Body) -> None:
+        encoded = records.VALUE_HEADER if header["outcome"] == VALUE else json.dumps(header).encode()
+        head = records.pack_record(item.index, started, time.time(), item.attempt, encoded, body.size)
+        content = body.content()
+        if body.in_memory:
+            wire.write_all(self._frames, wire.frame(RECORD, head + content))
+        else:
+            self.report_large(head, body)
+
+    def report_large(self, head: bytes, body: child.Body) -> None:
+        """The outcome's body stands in its file."""
+        wire.write_all(self._frames, wire.frame(LARGE_RECORD, head))

@@ -1,0 +1,48 @@
+"""Where an executor's tasks run: one object in each process that works for it."""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+from kubefunc.runner.execution import child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class InitializerFailed(BrokenExecutor):
+    """The executor's initializer raised; its exception is the cause."""
+
+
+class Workplace:
+    """Runs the initializer before this process's first task."""
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._initializer = initializer
+        self._initargs = initargs
+        self._ready = initializer is None
+
+    @property
+    def has_initializer(self) -> bool:
+        return self._initializer is not None
+
+    def run_payload(self, payload: bytes, code: str) -> object:
+        """The task in a payload; its modules go to the directory ``code``."""
+        self._prepare()
+        function, args, kwargs, _ = child.load(payload, code)
+        return function(*args, **kwargs)
+
+    def run(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
+        self._prepare()
+        return function(*args, **kwargs)
+
+    def _prepare(self) -> None:
+        if self._ready or self._initializer is None:
+            return
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as error:
+            raise InitializerFailed(f"{type(error).__name__}: {error}") from error
+        self._ready = True

@@ -1,0 +1,1 @@
+"""The programs of the two containers: the supervisor in ``main``, the data port in ``courier``."""

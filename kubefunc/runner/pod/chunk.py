@@ -1,0 +1,354 @@
+"""The supervisor of a chunk: the items of one Pod of a map, one after another in one child, each with an outcome of its
+own.
+
+A child that dies costs the item it was at, and no other: a fresh one goes on with the rest. What is to be tried again
+comes after all others, so that nobody waits for a back-off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+
+from kubefunc.runner import (
+    BLOCK_SIZE,
+    BLOCK_TIME,
+    CHUNK,
+    CODE_OOM,
+    CODE_PYTHON,
+    CODE_UPLOAD,
+    ENV_FAILURES,
+    ENV_IGNORED_FAILURES,
+    ENV_POD_INDEX,
+    EXIT_RAISED,
+    EXIT_TERMINATED,
+    EXIT_VALUE,
+)
+from kubefunc.runner.execution import items, memory
+from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
+from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
+from kubefunc.runner.protocol import records, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kubefunc.runner.execution.items import Item
+    from kubefunc.runner.pod.place import Place
+
+_COPY = 1 << 20
+
+
+class BlockWriter:
+    """Appends records to the file ``body``, in signed blocks. A reader may read on as the file grows.
+
+    A block is closed when :data:`kubefunc.runner.BLOCK_TIME` has passed since the one before, or at
+    :data:`kubefunc.runner.BLOCK_SIZE`: the first outcome is out at once, and 100,000 small ones are not as many blocks.
+    """
+
+    def __init__(self, path: str, key: bytes, call: str, chunk: int) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._key = key
+        self._call = call
+        self._chunk = chunk
+        self._records: list[bytes] = []
+        self._size = 0
+        self._closed_at = -FOREVER
+        self.count = 0
+        self.written = 0
+
+    def add(self, record: bytes) -> None:
+        self._records.append(record)
+        self._size += len(record)
+        if self._size >= BLOCK_SIZE or self.left() == 0.0:
+            self.flush()
+
+    def add_large(self, head: bytes, path: str) -> None:
+        """A record whose body stands in a file: a block of its own. The file is removed."""
+        self.flush()
+        self._begin(len(head) + os.stat(path).st_size)
+        digest = hashlib.sha256(head)
+        self._write(head)
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(_COPY):
+                digest.update(data)
+                self._write(data)
+        os.unlink(path)
+        self._end(digest.digest())
+
+    def left(self) -> float:
+        """Seconds until what is there should be closed."""
+        return max(0.0, self._closed_at + BLOCK_TIME - time.monotonic()) if self._records else FOREVER
+
+    def flush(self) -> None:
+        """Close a block with what is there."""
+        if not self._records:
+            return
+        content = b"".join(self._records)
+        self._records, self._size = [], 0
+        self._begin(len(content))
+        self._write(content)
+        self._end(hashlib.sha256(content).digest())
+
+    def _begin(self, size: int) -> None:
+        self._write(records.BLOCK.pack(records.BLOCK_MAGIC, self.count, size))
+
+    def _end(self, digest: bytes) -> None:
+        self._write(records.block_mac(self._key, self._call, self._chunk, self.count, digest))
+        self.count += 1
+        self._closed_at = time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        wire.write_all(self._file, data)
+        self.written += len(data)
+
+
+class _Run:
+    """What one child of the chunk has reported so far."""
+
+    def __init__(self, process: Child) -> None:
+        self.process = process
+        self.frames = wire.Frames()
+        self.pipes = [process.frames, process.output]
+        self.clock = Clock()
+        self.at: int | None = None
+        self.started = 0.0
+        self.reported = 0
+        self.ended = False
+        self.stopping = False
+        self.timed_out = False
+
+
+class Chunk(Overseer):
+    """Runs the items of one Pod."""
+
+    port: Place
+
+    def __init__(self, port: Place, signals: Signals) -> None:
+        super().__init__(port, signals)
+        self.number = int(os.environ.get(ENV_POD_INDEX, "0"))
+        self.blocks = BlockWriter(port.path("body"), port.key, self.spec["call"], self.number)
+        self.todo: dict[int, Item] = {}
+        self.broken: tuple[dict[str, Any], bytes] | None = None
+        self.done = 0
+        self.failed = 0
+        self.largest = 0
+
+    def run(self) -> int:
+        """All items, each until it has an outcome; publishes the chunk and returns the exit code."""
+        here = "{}.{}".format(*sys.version_info)
+        if self.spec["python"] != here:
+            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}))
+        for name in self._brought_by_client():
+            if not self.wait_for_file(name, self.spec["pull_allowance"]):
+                if self.ending:
+                    return self._give_up()
+                return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}))
+        skipped = self._skipped()
+        arguments = records.split_items(self.port.arguments(self.number))
+        self.todo = {index: items.Item(index, data) for index, data in arguments if index not in skipped}
+        while self.todo and not self.ending and self.broken is None:
+            self._run_those_due()
+        return self._publish()
+
+    def _brought_by_client(self) -> list[str]:
+        return [name for name, flag in (("payload", "upload"), ("items", "upload_items")) if self.spec.get(flag)]
+
+    def _skipped(self) -> set[int]:
+        """What a replacement need not run again. No answer: nobody knows of any outcome, so all of it."""
+        replaces = any(os.environ.get(name, "0") not in ("", "0") for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))
+        if not replaces or not self.wait_for_file("skip", self.spec["skip_wait"]):
+            return set()
+        with open(self.port.path("skip"), "rb") as file:
+            return set(records.unpack_indexes(file.read()))
+
+    # -- children
+
+    def _run_those_due(self) -> None:
+        now = time.monotonic()
+        due = sorted(
+            (item for item in self.todo.values() if item.not_before <= now), key=lambda item: item.not_before
+        )  # what was never tried comes first
+        if not due:
+            self.blocks.flush()
+            next_at = min(item.not_before for item in self.todo.values())
+            self.sleep_until(next_at, lambda: False, poll=FOREVER)
+            return
+        self.oom_kills = memory.oom_kills()
+        run = _Run(self.port.start_items(due))
+        try:
+            status = self._watch(run, len(due))
+        except BaseException:
+            kill_group(run.process.pid, signal.SIGKILL)
+            raise
+        finally:
+            run.process.close()
+        self.largest = max(self.largest, self.peak_memory)
+        self._settle(run, status)
+
+    def _watch(self, run: _Run, count: int) -> int:
+        """Until the child has ended; its wait status."""
+        process, clock = run.process, run.clock
+        status: int | None = None
+        while status is None:
+            self._kill_if_due(run)
+            ready = self.wait(run.pipes, min(clock.left(), self.blocks.left()))
+            for pipe in run.pipes[:]:
+                if pipe in ready and not (self._read(run) if pipe == process.frames else self.pump(pipe)):
+                    run.pipes.remove(pipe)
+            if self.blocks.left() == 0.0:
+                self.blocks.flush()
+            if run.reported == count and clock.why != "exit":
+                clock.set("exit", EXIT_GRACE)
+            if self.asked_to_end(ready):
+                kill_group(process.pid, signal.SIGTERM)
+                clock.set("end", self.port.end_grace)
+            status = 0 if run.ended else self.reap(process.pid)
+        kill_group(process.pid, signal.SIGKILL)  # what the function left running
+        while process.frames in run.pipes and is_readable(process.frames) and self._read(run):
+            pass
+        while process.output in run.pipes and is_readable(process.output) and self.pump(process.output):
+            pass
+        return status
+
+    def _kill_if_due(self, run: _Run) -> None:
+        """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
+        if run.clock.is_over() and not self._has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
+            run.timed_out = run.clock.why == "timeout"
+            run.clock.stop()
+            run.stopping = True
+        if run.stopping or (self.ending and run.at is None):
+            kill_group(run.process.pid, signal.SIGKILL)
+
+    def _has_news(self, run: _Run) -> bool:
+        """Whether its item may have ended, and we, held up by who reads our output, have not heard of that."""
+        return run.clock.why == "timeout" and run.process.frames in run.pipes and is_readable(run.process.frames)
+
+    def _read(self, run: _Run) -> bool:
+        data = os.read(run.process.frames, 1 << 18)
+        for letter, content in run.frames.feed(data):
+            self._take(run, letter, content)
+        return bool(data)
+
+    def _take(self, run: _Run, letter: bytes, content: bytes) -> None:
+        if letter == items.ITEM:
+            (run.at,) = records.INDEX.unpack(content)
+            run.started = time.time()
+            if self.spec["timeout"] is not None:
+                run.clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
+        elif letter == items.EXIT:
+            run.ended = True
+            (self.peak_memory,) = records.INDEX.unpack(content)
+        elif letter == items.BROKEN:
+            (size,) = wire.LENGTH.unpack_from(content)
+            start = wire.LENGTH.size
+            self.broken = json.loads(content[start : start + size]), content[start + size :]
+        else:
+            self._item_ended(run, letter, content)
+
+    def _item_ended(self, run: _Run, letter: bytes, content: bytes) -> None:
+        (index,) = records.INDEX.unpack_from(content)
+        run.at = None
+        run.stopping = self.ending
+        run.reported += 1
+        if run.clock.why == "timeout":
+            run.clock.stop()
+        if letter == items.AGAIN:
+            self._later(self.todo[index])
+        elif letter == items.LARGE_RECORD:
+            self._count(index, content)
+            self.blocks.add_large(content, self.port.path(f"item.{index}"))
+        else:
+            self._count(index, content)
+            self.blocks.add(content)
+
+    def _count(self, index: int, record: bytes) -> None:
+        del self.todo[index]
+        self.done += 1
+        self.failed += records.has_header(record)
+
+    def _later(self, item: Item) -> None:
+        item.not_before = time.monotonic() + self.back_off(item.attempt)
+        item.attempt += 1
+
+    def _settle(self, run: _Run, status: int) -> None:
+        """The child is gone: what becomes of the item that it was at."""
+        if run.ended or self.broken is not None:
+            return
+        if run.at is None:
+            if not run.reported and not self.ending:  # it dies before it comes to any item: so would the next
+                self.broken = self.verdict(status, timed_out=False), b""
+            return
+        if self.ending:
+            return  # not the item's fault: the Pod that replaces this one runs it
+        item, header = self.todo[run.at], self.verdict(status, run.timed_out)
+        if item.attempt <= self.spec["retries"] and header["code"] != CODE_OOM:
+            self._later(item)
+            return
+        encoded = json.dumps(header).encode()
+        record = records.pack_record(item.index, run.started, time.time(), item.attempt, encoded, 0)
+        self._count(item.index, record)
+        self.blocks.add(record)
+
+    # -- the end
+
+    def _publish(self) -> int:
+        self.blocks.flush()
+        if self.broken is not None:
+            return self._publish_broken(*self.broken)
+        if self.ending and not self.blocks.count:
+            return self._give_up()
+        header = {
+            "outcome": CHUNK,
+            "call": self.spec["call"],
+            "chunk": self.number,
+            "blocks": self.blocks.count,
+            "items": self.done,
+            "failed": self.failed,
+            "complete": not self.todo,
+            "printed": self.printed,
+            "peak_memory": self.largest,
+            "size": self.blocks.written,
+        }
+        self.port.publish(header, None, bytes(self.tail))
+        if self.todo:
+            return EXIT_TERMINATED
+        return self._exit_code(self.failed)
+
+    def _publish_broken(self, header: dict[str, Any], body: bytes) -> int:
+        """Nothing of this chunk can run. What ran before all the same stays; each of the rest gets the reason."""
+        if not self.blocks.count:
+            return self._publish_error(header, body)
+        encoded = json.dumps(header).encode()
+        now = time.time()
+        for index, item in list(self.todo.items()):
+            record = records.pack_record(index, 0.0, now, item.attempt, encoded, len(body)) + body
+            self._count(index, record)
+            self.blocks.add(record)
+        self.broken = None
+        return self._publish()
+
+    def _publish_error(self, header: dict[str, Any], body: bytes = b"") -> int:
+        header.update(
+            started=None,
+            finished=time.time(),
+            peak_memory=self.largest,
+            call=self.spec["call"],
+            chunk=self.number,
+            attempts=0,
+            printed=self.printed,
+        )
+        self.port.publish(header, body, bytes(self.tail))
+        return self._exit_code(len(self.todo) or 1)
+
+    def _exit_code(self, failed: int) -> int:
+        """An old server would take a failed item for the Job's failure, or run the chunk again."""
+        return EXIT_RAISED if failed and self.spec["fail_index"] else EXIT_VALUE
+
+    def _give_up(self) -> int:
+        self.port.give_up()
+        return EXIT_TERMINATED

@@ -1,0 +1,388 @@
+"""The courier and the programs that exec starts beside it: the Pod's data port.
+
+The courier waits until ``main`` has ended and its result was fetched. It is the first process of its container, so its
+end kills every reader there: it ends only while it holds the lock ``readers`` alone. But where a client has
+acknowledged the result, and SIGTERM came, there is nothing left to wait for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+import time
+
+from kubefunc.runner import (
+    EXIT_COURIER_TERMINATED,
+    FOLLOW_DATA,
+    FOLLOW_END,
+    LOG_HEAD,
+    LOG_LIMIT,
+    LOG_TAIL,
+    READER_ACK,
+    READER_HEARTBEAT,
+    READER_NOTHING,
+    READER_RESULT,
+    UPLOAD_DONE,
+)
+from kubefunc.runner.protocol import pipes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    import _signal as signal  # what ``signal`` adds to it are names for numbers, for which it loads 4 ms of ``enum``
+
+POLL = 0.05
+FOLLOW_POLL = 0.025
+HEARTBEAT_EVERY = 10.0
+IDLE_LIMIT = 30.0
+ALIVE_FRESH = 10.0
+EXPRESS_LINGER = 3.0  # a small result also stands in the termination message; the express reader may be on its way
+CHUNK = 1 << 20
+SOON = 1.0  # seconds within which most containers have started
+
+
+class Out:
+    """The shared volume, as courier and readers see it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def has(self, name: str) -> bool:
+        return os.path.exists(self.path(name))
+
+    def open(self, name: str) -> int:
+        """A descriptor to flock. Several processes may be the first."""
+        return os.open(self.path(name), os.O_RDWR | os.O_CREAT, 0o644)
+
+    def wait_for_main(self) -> None:
+        """Block until main has freed its lock, which exists."""
+        lock = os.open(self.path("lock"), os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.close(lock)
+        # On some volumes of gVisor and Kata flock does not lock (gvisor#11326, kata#3408): then ``alive`` decides.
+        while not self.has("result") and self.alive_age() < ALIVE_FRESH:
+            time.sleep(POLL)
+
+    def alive_age(self) -> float:
+        try:
+            return time.time() - os.stat(self.path("alive")).st_mtime
+        except FileNotFoundError:
+            return ALIVE_FRESH
+
+
+class Courier:
+    def __init__(self, out: Out, in_dir: str) -> None:
+        self.out = out
+        self._spec: dict[str, Any] = {}
+        self._spec_file = os.path.join(in_dir, "spec.json")
+        self.terminating = False
+        self.readers = out.open("readers")
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Read when it is needed: while ``main`` starts, its caller waits, and the node has enough to do."""
+        if not self._spec:
+            import json
+
+            with open(self._spec_file, "rb") as file:
+                self._spec.update(json.loads(file.read()))
+        return self._spec
+
+    def _terminate(self, *_: object) -> None:
+        self.terminating = True  # and no more: while main lives, its result is still to come
+
+    def run(self) -> int:
+        if not self._wait_for_start():
+            return 0
+        self.out.wait_for_main()
+        if not self.out.has("result") or self._fetched_within(self._grace()) or self.out.has("inline"):
+            return 0
+        return self._leave_in_log()
+
+    def _wait_for_start(self) -> bool:
+        began = time.monotonic()
+        while not self.out.has("lock"):
+            waited = time.monotonic() - began
+            if self.terminating or (waited > SOON and waited > self.spec["pull_allowance"]):
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _grace(self) -> float:
+        if self.out.has("inline"):
+            return EXPRESS_LINGER if self.spec.get("express") else 0.0
+        return float(self.spec["fetch_grace"])
+
+    def _fetched_within(self, seconds: float) -> bool:
+        """Wait for an ACK. When the time is up, or SIGTERM came, a reader at work may still finish."""
+        until = time.monotonic() + seconds
+        while True:
+            if self.out.has("ack"):
+                self._let_readers_finish()
+                return True
+            if (self.terminating or time.monotonic() >= until) and self._no_reader():
+                return self.out.has("ack")
+            time.sleep(POLL)
+
+    def _no_reader(self) -> bool:
+        try:
+            fcntl.flock(self.readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _let_readers_finish(self) -> None:
+        """Whoever acknowledged has all of it: where the Pod is to end, no other is waited for."""
+        while not self._no_reader() and not self.terminating:
+            time.sleep(POLL)
+
+    def _leave_in_log(self) -> int:
+        """Nobody came: to the log with it, so that the Pod can end; or wait on, where it may not go there."""
+        if self.spec["results_in_log"] and os.stat(self.out.path("result")).st_size <= LOG_LIMIT:
+            self._log()
+            return EXIT_COURIER_TERMINATED if self.terminating else 0
+        fcntl.flock(self.readers, fcntl.LOCK_UN)
+        if not self.terminating and self._fetched_within(self.spec["result_ttl"]):
+            return 0
+        return EXIT_COURIER_TERMINATED if self.terminating else 0
+
+    def _log(self) -> None:
+        import binascii
+
+        with open(self.out.path("result"), "rb") as file:
+            envelope = file.read()
+        lines = [f"{LOG_HEAD}{len(envelope)}"]
+        lines += [
+            binascii.b2a_base64(envelope[start : start + 6000], newline=False).decode()
+            for start in range(0, len(envelope), 6000)
+        ]
+        sys.stdout.write("\n".join([*lines, LOG_TAIL, ""]))
+        sys.stdout.flush()
+
+
+class _LargeBegins(Exception):
+    """There is a file ``body``: a result too large for a pipe is being written."""
+
+
+class Reader:
+    """Sends the result to the client at the other end of an exec stream."""
+
+    def __init__(self, out: Out) -> None:
+        self.out = out
+        self.readers = out.open("readers")
+        fcntl.flock(self.readers, fcntl.LOCK_SH)
+
+    def run(self, offset: int) -> int:
+        try:
+            self._wait()
+        except _LargeBegins:
+            return LargeFollower(self.out).run(offset)
+        try:
+            result = os.open(self.out.path("result"), os.O_RDONLY)
+        except FileNotFoundError:
+            pipes.write_all(1, READER_NOTHING)
+            return 0
+        self._send(result, offset)
+        return acknowledge(self.out)
+
+    def _wait(self) -> None:
+        """Until main has ended; raises where its child writes a large result already."""
+        self.heard = time.monotonic()
+        signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, FOLLOW_POLL)
+        while not self.out.has("lock"):
+            time.sleep(0.005)
+        self.out.wait_for_main()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _look(self, *_: object) -> None:
+        """While a lock is waited for, this comes in between; the timer is set anew, so that it raises once at most."""
+        if self.out.has("body"):
+            raise _LargeBegins
+        if time.monotonic() - self.heard > HEARTBEAT_EVERY:
+            self._heartbeat()
+        signal.setitimer(signal.ITIMER_REAL, FOLLOW_POLL)
+
+    def _heartbeat(self) -> None:
+        """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
+        if select.select([0], [], [], 0)[0] and not os.read(0, 1):
+            os._exit(0)
+        pipes.write_all(1, READER_HEARTBEAT)
+        self.heard = time.monotonic()
+
+    def _send(self, result: int, offset: int) -> None:
+        size = os.fstat(result).st_size
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+        pipes.write_all(1, READER_RESULT + pipes.READER_HEAD.pack(size, offset))
+        while offset < size:
+            sent = os.sendfile(1, result, offset, CHUNK)
+            if sent == 0:
+                os._exit(1)
+            offset += sent
+            signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+
+
+class Follower:
+    """Sends what a chunk has written, as it grows, to the client at the other end of an exec stream."""
+
+    def __init__(self, out: Out) -> None:
+        self.out = out
+        self.readers = out.open("readers")
+        fcntl.flock(self.readers, fcntl.LOCK_SH)
+        self.heard = time.monotonic()
+
+    def run(self, offset: int) -> int:
+        file = self._open()
+        while file is not None:
+            ended = self._has_ended()  # first this, then the size: nothing is written after the end
+            status = os.fstat(file)
+            size = status.st_size
+            if self._is_void(status):
+                break
+            if size > offset:
+                offset = self._send(file, offset, size)
+            elif not ended:
+                self._pause()
+            elif self.out.has("result"):
+                self._write(FOLLOW_END + pipes.UPLOAD_HEAD.pack(size))
+                signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+                return acknowledge(self.out)
+            else:
+                break
+        pipes.write_all(1, READER_NOTHING)
+        return 0
+
+    def _open(self) -> int | None:
+        """What main writes to: the file ``body``, whose name is ``result`` in the end."""
+        while True:
+            ended = self._has_ended()
+            for name in ("body", "result"):
+                try:
+                    return os.open(self.out.path(name), os.O_RDONLY)
+                except FileNotFoundError:
+                    continue
+            if ended:
+                return None
+            self._pause()
+
+    def _has_ended(self) -> bool:
+        """Whether main has, as far as can be said without waiting."""
+        if self.out.has("result"):
+            return True
+        try:
+            lock = os.open(self.out.path("lock"), os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return self.out.alive_age() >= ALIVE_FRESH
+
+    def _is_void(self, status: os.stat_result) -> bool:
+        return False  # what a chunk has written stays
+
+    def _pause(self) -> None:
+        """Load balancers cut streams that are idle for a minute; a client that has left closes our stdin."""
+        if select.select([0], [], [], FOLLOW_POLL)[0] and not os.read(0, 1):
+            os._exit(0)
+        if time.monotonic() - self.heard > HEARTBEAT_EVERY:
+            self._write(READER_HEARTBEAT)
+
+    def _send(self, file: int, offset: int, size: int) -> int:
+        """The next bytes, as many as are there or as one piece may have; where the next begin."""
+        end = min(size, offset + CHUNK)
+        self._write(FOLLOW_DATA + pipes.LENGTH.pack(end - offset))
+        while offset < end:
+            with _client_takes():
+                sent = os.sendfile(1, file, offset, end - offset)
+            if sent == 0:
+                os._exit(1)
+            offset += sent
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        with _client_takes():
+            pipes.write_all(1, data)
+        self.heard = time.monotonic()
+
+
+class LargeFollower(Follower):
+    """The same for the large result of a call: a client has it almost when it is written."""
+
+    def _is_void(self, status: os.stat_result) -> bool:
+        """An attempt that failed half-way leaves its file for the next one's, or for an error."""
+        return status.st_nlink == 0
+
+
+class _client_takes:  # noqa: N801 - reads as what it is
+    """Around a write: a client that takes nothing for long has gone without a word."""
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def acknowledge(out: Out) -> int:
+    """Wait for the client's word that it has all."""
+    if os.read(0, 1) == READER_ACK:
+        os.close(out.open("ack"))
+    return 0
+
+
+def upload(out: Out, name: str) -> int:
+    """Take a file in from stdin and give it its name once it is whole."""
+    (size,) = pipes.UPLOAD_HEAD.unpack(read_exactly(pipes.UPLOAD_HEAD.size))
+    part = out.path(f"{name}.{os.getpid()}")  # two clients may bring the same
+    with open(part, "wb") as file:
+        while size:
+            data = os.read(0, min(size, CHUNK))
+            if not data:
+                os.unlink(part)
+                return 1
+            file.write(data)
+            size -= len(data)
+    os.chmod(part, 0o644)
+    os.replace(part, out.path(name))
+    pipes.write_all(1, UPLOAD_DONE)
+    return 0
+
+
+def read_exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = os.read(0, size - len(data))
+        if not more:
+            raise EOFError("stdin ended before the length")
+        data += more
+    return data
+
+
+def courier(in_dir: str, out_dir: str) -> int:
+    return Courier(Out(out_dir), in_dir).run()
+
+
+def reader(out_dir: str, offset: int) -> int:
+    return Reader(Out(out_dir)).run(offset)
+
+
+def follower(out_dir: str, offset: int) -> int:
+    return Follower(Out(out_dir)).run(offset)
+
+
+def uploader(out_dir: str, name: str) -> int:
+    return upload(Out(out_dir), name)

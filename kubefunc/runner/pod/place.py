@@ -1,0 +1,167 @@
+"""A container as a supervisor sees it: files in, files out, output to the container's log."""
+
+from __future__ import annotations
+
+import binascii
+import fcntl
+import json
+import os
+import sys
+import time
+
+from kubefunc.runner.execution import child
+from kubefunc.runner.execution.attempts import FOREVER
+from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
+from kubefunc.runner.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from kubefunc.runner.execution.items import Item
+
+
+class Place:
+    """The port of a container: files in, files out, output to the container's log."""
+
+    end_grace = FOREVER  # the kubelet kills
+    wakeups: Sequence[int] = ()
+
+    def __init__(self, in_dir: str, out_dir: str, termination_log: str | None, signals: Signals) -> None:
+        self.in_dir = in_dir
+        self.out_dir = out_dir
+        self.termination_log = termination_log
+        self.signals = signals
+        self._touched = -FOREVER
+        self.lock = self._take_lock()
+        self.spec: dict[str, Any] = json.loads(self._read("spec.json"))
+        self.key = self._read("key")
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.out_dir, name)
+
+    def asked_to_end(self) -> bool:
+        return False  # SIGTERM says so
+
+    def tick(self) -> None:
+        """Show that this process lives, to those who cannot trust the lock."""
+        now = time.monotonic()
+        if now - self._touched >= ALIVE_EVERY:
+            self._touched = now
+            with open(self.path("alive"), "wb"):
+                pass
+
+    def start(self, attempt: int) -> Child:
+        return fork_child(lambda frames: child.run(self._job(attempt), frames), self._forget)
+
+    def start_items(self, due: Sequence[Item]) -> Child:
+        """A child for items of a chunk."""
+        from kubefunc.runner.execution import items  # a call does not need it
+
+        note = self._note()
+        work = items.Work(
+            spec=self.spec,
+            payload=self._blob("payload", "upload"),
+            items=due,
+            code=self._code(),
+            path=self.path,
+            note=note,
+        )
+        try:
+            return fork_child(lambda frames: items.run(work, frames), self._forget)
+        finally:
+            if note is not None:
+                os.close(note)
+
+    def arguments(self, chunk: int) -> bytes:
+        """The arguments of a chunk: uploaded alone, or out of those of all."""
+        from kubefunc.runner.protocol import records
+
+        data = self._blob("items", "upload_items")
+        return data if self.spec.get("upload_items") else records.chunk_of(data, chunk)
+
+    def _note(self) -> int | None:
+        if self.termination_log is None:
+            return None
+        try:
+            return os.open(self.termination_log, os.O_WRONLY | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+
+    def output(self, data: bytes) -> None:
+        wire.write_all(1, data)
+
+    def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
+        """Put the envelope there whole, by one rename; leave the termination message; free the lock."""
+        if body is not None:
+            with wire.new_file(self.path("body")) as file:
+                wire.write_all(file.fileno(), body)
+        self._leave_termination_message(header)
+        text = binascii.b2a_base64(output, newline=False).decode()
+        with open(self.path("body"), "ab") as file:
+            file.write(wire.tail({**header, "output": text}, self.key))
+        os.chmod(self.path("body"), 0o644)
+        os.replace(self.path("body"), self.path("result"))
+        os.close(self.lock)
+
+    def give_up(self) -> None:
+        """There will be no result: the courier need not wait for ``alive`` to grow old."""
+        os.unlink(self.path("alive"))
+
+    def _leave_termination_message(self, header: dict[str, Any]) -> None:
+        """A small result fits in whole; what was printed is left out there, the log has it."""
+        if self.termination_log is None:
+            return
+        text = None
+        if self.spec["inline"] and header["size"] < 64 * 1024:
+            with open(self.path("body"), "rb") as file:
+                text = wire.termination_text(file.read() + wire.tail(header, self.key))
+        try:
+            with open(self.termination_log, "w") as file:
+                file.write(text or wire.termination_size(header["size"], header.get("sha256")))
+        except OSError as error:  # the result stands in a file all the same
+            print(f"kubefunc: no termination message: {error}", file=sys.stderr)
+            return
+        if text is not None:
+            with open(self.path("inline"), "wb"):
+                pass
+
+    def _take_lock(self) -> int:
+        """``lock`` appears only once it is held: it exists = started, it is free = ended."""
+        lock = os.open(self.path("lock.tmp"), os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.tick()
+        os.rename(self.path("lock.tmp"), self.path("lock"))
+        return lock
+
+    def _forget(self) -> None:
+        self.signals.forget()
+        os.close(self.lock)
+
+    def _job(self, attempt: int) -> child.Job:
+        return child.Job(
+            spec=self.spec,
+            attempt=attempt,
+            payload=self._blob("payload", "upload"),
+            body=self.path("body"),
+            stacks=self.path("stacks"),
+            code=self._code(),
+        )
+
+    def _code(self) -> str:
+        return os.path.join(os.environ.get("TMPDIR", "/tmp"), f"kubefunc-{self.spec['call']}")
+
+    def _blob(self, name: str, uploaded: str) -> bytes:
+        """Uploaded, whole, or joined from the shards of several Secrets."""
+        if self.spec.get(uploaded):
+            with open(self.path(name), "rb") as file:
+                return file.read()
+        if os.path.exists(os.path.join(self.in_dir, name)):
+            return self._read(name)
+        count = sum(each.startswith(f"{name}.") for each in os.listdir(self.in_dir))
+        return b"".join(self._read(f"{name}.{number}") for number in range(count))
+
+    def _read(self, name: str) -> bytes:
+        with open(os.path.join(self.in_dir, name), "rb") as file:
+            return file.read()

@@ -1,0 +1,163 @@
+"""The supervisor: one forked child per attempt, watched until there is a result that can be published.
+
+It is the container's first process. Such a process ignores every signal that it has no handler for, and whatever kills
+it ends the Pod: so the user's function never runs in it. The local backend's fork server runs the same supervisor; what
+differs (where jobs come from, where output and results go) is the port: :class:`Place` in a container,
+:class:`kubefunc.runner.local.server.Slot` on a machine.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+from kubefunc.runner import CODE_PYTHON, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE
+from kubefunc.runner.execution import child
+from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
+from kubefunc.runner.execution.process import (
+    OUTPUT_READ_WITHIN,
+    Child,
+    Overseer,
+    Signals,
+    is_readable,
+    kill_group,
+    wait_until_read,
+)
+from kubefunc.runner.pod.place import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Ending:
+    """How an attempt ended: the header that its child sent and the body with it, or the wait status."""
+
+    def __init__(self, frames: child.FrameReader, status: int, started: float | None, timed_out: bool) -> None:
+        self.header = frames.header
+        self.body = frames.body
+        self.status = status
+        self.started = started
+        self.timed_out = timed_out
+
+
+class Supervisor(Overseer):
+    """Runs one call."""
+
+    def run(self) -> int:
+        """Attempts until one counts; publishes what it left and returns the exit code."""
+        here = "{}.{}".format(*sys.version_info)
+        if self.spec["python"] != here:
+            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}), 0)
+        if self.spec.get("upload") and not self.wait_for_file("payload", self.spec["pull_allowance"]):
+            if self.ending:
+                return EXIT_TERMINATED
+            return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}), 0)
+        attempt = 0
+        while True:
+            attempt += 1
+            ending = self._attempt(attempt)
+            if self.ending and ending.header is None:
+                self.port.give_up()
+                return EXIT_TERMINATED
+            more = attempt <= self.spec["retries"] and not self.ending and self._counts_as_retryable(ending)
+            if not more or not self._pause(attempt):
+                return self._publish(ending, attempt)
+
+    # -- one attempt
+
+    def _attempt(self, attempt: int) -> Ending:
+        process = self.port.start(attempt)
+        try:
+            return self._watch(process)
+        except BaseException:
+            kill_group(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            process.close()
+
+    def _watch(self, process: Child) -> Ending:
+        frames = child.FrameReader(process.frames)
+        clock = Clock()
+        started: float | None = None
+        timed_out = False
+        pipes = [process.frames, process.output]
+        status: int | None = None
+        while status is None:
+            if clock.is_over() and not clock.waits_for(self.port.path("stacks")):
+                timed_out = clock.why == "timeout"
+                clock.stop()
+                kill_group(process.pid, signal.SIGKILL)
+            ready = self.wait(pipes, clock.left())
+            for pipe in pipes[:]:
+                if pipe in ready and not (frames.read() if pipe == process.frames else self.pump(pipe)):
+                    pipes.remove(pipe)
+            if frames.started and started is None:
+                started = time.time()
+                if self.spec["timeout"] is not None:
+                    clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
+            if frames.header is not None and clock.why != "exit":
+                clock.set("exit", EXIT_GRACE)
+            if self.asked_to_end(ready):
+                kill_group(process.pid, signal.SIGTERM)
+                clock.set("end", self.port.end_grace)
+            status = 0 if frames.ended else self.reap(process.pid)
+        kill_group(process.pid, signal.SIGKILL)  # what the function left running
+        self._read_rest(process, frames, pipes)
+        return Ending(frames, status, started, timed_out)
+
+    def _read_rest(self, process: Child, frames: child.FrameReader, pipes: list[int]) -> None:
+        """What still is in the pipes; their ends may stay open in a process that got away."""
+        while process.frames in pipes and is_readable(process.frames) and frames.read():
+            pass
+        while process.output in pipes and is_readable(process.output) and self.pump(process.output):
+            pass
+
+    # -- between attempts
+
+    def _counts_as_retryable(self, ending: Ending) -> bool:
+        if ending.header is not None:
+            return bool(ending.header.get("retry"))
+        return ending.timed_out or not self.out_of_memory(ending.status)
+
+    def _pause(self, attempt: int) -> bool:
+        """Wait before the next attempt; False when the wait was ended from outside."""
+        until = time.monotonic() + self.back_off(attempt)
+        return self.sleep_until(until, lambda: False, poll=FOREVER) is None
+
+    # -- the result
+
+    def _publish(self, ending: Ending, attempt: int) -> int:
+        if ending.header is not None:
+            return self._publish_header(ending.header, ending.body, attempt)
+        return self._publish_error(self.verdict(ending.status, ending.timed_out), attempt, ending.started)
+
+    def _publish_error(self, header: dict[str, Any], attempt: int, started: float | None = None) -> int:
+        header.update(started=started, finished=time.time(), peak_memory=self.peak_memory)
+        return self._publish_header(header, b"", attempt)
+
+    def _publish_header(self, header: dict[str, Any], body: bytes | None, attempt: int) -> int:
+        """Let the port complete the envelope: the body came along, or the child has written it to its file."""
+        header.update(call=self.spec["call"], attempts=attempt, printed=self.printed)
+        self.port.publish(header, body, bytes(self.tail))
+        return EXIT_VALUE if header["outcome"] == VALUE else EXIT_RAISED
+
+
+def supervise(in_dir: str, out_dir: str, termination_log: str | None) -> int:
+    """The program ``main``. The handlers come first: a first process without them would miss an early SIGTERM."""
+    signals = Signals()
+    place = Place(in_dir, out_dir, termination_log, signals)
+    if "map" in place.spec:
+        from kubefunc.runner.pod.chunk import Chunk
+
+        chunk = Chunk(place, signals)
+        return _to_the_end(chunk, chunk.run())
+    supervisor = Supervisor(place, signals)
+    return _to_the_end(supervisor, supervisor.run())
+
+
+def _to_the_end(overseer: Overseer, exit_code: int) -> int:
+    if overseer.printed:
+        wait_until_read(1, OUTPUT_READ_WITHIN)
+    return exit_code

@@ -1,0 +1,1 @@
+"""The byte formats that both ends share."""
