@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
 import json
 import os
 import selectors
@@ -13,7 +12,6 @@ import socket
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.local.run import INLINE, request_header
 from kubefunc.backends.local.workers import Pool, Seat, close_all
+from kubefunc.backends.queue import LEAST_AHEAD, MOST_AHEAD, WorkQueue, items_ahead
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import WorkerDiedError
 from kubefunc.runner import CODE_DIED, CODE_OOM
@@ -31,29 +30,12 @@ from kubefunc.runner.local.request import RECEIVE, join_request
 from kubefunc.runner.protocol.records import INDEX, Record, unpack_record
 from kubefunc.runner.protocol.wire import LENGTH
 
-AHEAD = 2  # items in the queue for each worker, at least
-MOST_AHEAD = 256
-LEAD = 0.02  # seconds of work that the queue should hold
 BRISK = 0.0002  # seconds: where items are shorter, their outcomes are heard together
 TOGETHER = 0.0005
 LOOK_EVERY = 0.25  # seconds: at who is at which item, for those who watch
 LOST_EVERY = 1.0
 HIRE_AGAIN = 0.2  # seconds after which workers are asked for again where none could be had
 _PUMP = 1 << 16
-
-
-def ahead(seconds: float | None) -> int:
-    """How many items the queue should hold for each worker, by the time that one takes.
-
-    Few where they are long, so that they can still be cancelled; many where they are short, so that no worker waits for
-    this process.
-
-    >>> ahead(None), ahead(0.1), ahead(0.001), ahead(0.00001)
-    (2, 2, 20, 256)
-    """
-    if seconds is None:
-        return AHEAD
-    return max(AHEAD, min(MOST_AHEAD, int(LEAD / max(seconds, 1e-6))))
 
 
 class LocalMap:
@@ -93,17 +75,12 @@ class LocalMap:
         self._open = claim is not None
         self._claim = claim or (lambda index: bool(sink.missing((index,))))
         self._items = dict(submission.items)
-        self._waiting = deque(self._items)
-        self._attempts: dict[int, int] = {}
-        self._later: list[tuple[float, int]] = []
-        self._flying: set[int] = set()
+        self._queue = WorkQueue(self._items)
         self._records: list[Record] = []
         self._buffer = memoryview(bytearray(RECEIVE))  # receiving into new bytes would cost ten times as much
-        self._seconds: float | None = None  # that an item takes, of late
         self._told: dict[int, int] = {}
         self._look_at = 0.0
         self._lost_at = attempts.FOREVER
-        self._suspects: set[int] = set()
         self._losses = 0  # of pools, with nothing done in between
         self._cancelled = False
         self._ending = False
@@ -189,13 +166,14 @@ class LocalMap:
         if self._cancelled:
             return True
         with self._lock:
-            return not (self._open or self._added or self._waiting or self._flying or self._later)
+            return not (self._open or self._added) and self._queue.is_empty
 
     def _step(self) -> None:
-        self._bring_back_those_due()
+        self._queue.release_due(time.monotonic())
         self._staff()
         self._feed()
-        if self._seconds is not None and self._seconds < BRISK and len(self._flying) > MOST_AHEAD // 2:
+        seconds = self._queue.seconds
+        if seconds is not None and seconds < BRISK and len(self._queue.sent) > MOST_AHEAD // 2:
             time.sleep(TOGETHER)  # to wake up for each would cost more than they take
         self._listen(self._patience())
         self._deliver()
@@ -213,10 +191,11 @@ class LocalMap:
                 key.data()
 
     def _patience(self) -> float | None:
-        times = [at for at, _ in self._later[:1]]
-        if self._flying:
+        due = self._queue.next_due
+        times = [] if due is None else [due]
+        if self._queue.sent:
             times += [self._look_at, self._lost_at]
-        if self._waiting and (self._pool is None or not self._pool.seats):
+        if self._queue.waiting and (self._pool is None or not self._pool.seats):
             times.append(time.monotonic() + HIRE_AGAIN)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
@@ -225,13 +204,13 @@ class LocalMap:
             os.read(self._wake, 512)
         with self._lock:
             added, self._added = self._added, []
-            self._waiting += added
+            self._queue.add(added)
 
     # -- to the workers
 
     def _staff(self) -> None:
         """As many workers as there is work for."""
-        wanted = min(self._workers, len(self._waiting) + len(self._flying))
+        wanted = self._queue.workers_wanted(self._workers)
         while wanted > (0 if self._pool is None else len(self._pool.seats)):
             try:
                 self._hire()
@@ -254,29 +233,28 @@ class LocalMap:
         pool = self._pool
         if pool is None or not pool.seats:
             return
-        # Of an executor's tasks nobody knows whether the next is like the last: what is sent cannot be cancelled.
-        most = len(pool.seats) * (AHEAD if self._open else ahead(self._seconds))
-        while self._waiting and len(self._flying) < most:
-            index = self._waiting[0]
+        # Nobody knows whether an executor's next task is like the last, and what is sent cannot be cancelled.
+        ahead = LEAST_AHEAD if self._open else items_ahead(self._queue.seconds)
+        while (index := self._queue.next_item(len(pool.seats), ahead)) is not None:
             if not self._claim(index):  # it was cancelled
+                self._queue.drop(index)
                 del self._items[index]
-            elif not self._send(pool, index):
+            elif self._send(pool, index):
+                self._queue.mark_sent(index)
+            else:
                 self._watch_queue(pool)
                 return
-            self._waiting.popleft()
         self._unwatch_queue(pool)
 
     def _send(self, pool: Pool, index: int) -> bool:
         """False where the queue is full."""
-        data, attempt = self._items[index], self._attempts.get(index, 1)
-        self._flying.add(index)
+        data, attempt = self._items[index], self._queue.attempt(index)
         try:
             if len(data) > INLINE:
                 pool.send_large(index, attempt, data, self._file(f"args.{index}"))
             else:
                 pool.queue.send(worker.MESSAGE.pack(index, attempt, worker.INLINE) + data)
         except OSError as error:  # where the pool has died, we hear of that next
-            self._flying.discard(index)
             if not isinstance(error, (BlockingIOError, ConnectionError)) and error.errno != errno.ENOBUFS:
                 raise
             return False
@@ -293,11 +271,6 @@ class LocalMap:
         if self._queue_watched:
             self._selector.unregister(pool.queue)
             self._queue_watched = False
-
-    def _bring_back_those_due(self) -> None:
-        now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            self._waiting.append(heapq.heappop(self._later)[1])
 
     # -- from the workers
 
@@ -326,9 +299,8 @@ class LocalMap:
         body = self._large_body(seat, letter, index)
         seat.last = index
         self._losses = 0
-        if index not in self._flying:
+        if not self._queue.finish(index):
             return
-        self._flying.discard(index)
         self._remove_arguments(index)
         if letter == items.AGAIN:
             self._try_again(index)
@@ -346,8 +318,7 @@ class LocalMap:
         return None
 
     def _finish(self, record: Record) -> None:
-        took = max(0.0, record.finished - record.started)
-        self._seconds = took if self._seconds is None else 0.9 * self._seconds + 0.1 * took
+        self._queue.measure(max(0.0, record.finished - record.started))
         self._records.append(record)
         if self._open:
             self._items.pop(record.index, None)
@@ -373,10 +344,8 @@ class LocalMap:
                 return
 
     def _try_again(self, index: int) -> None:
-        attempt = self._attempts.get(index, 1)
         spec = {"backoff": (1.0, 2.0, 60.0)}
-        self._attempts[index] = attempt + 1
-        heapq.heappush(self._later, (time.monotonic() + attempts.back_off(spec, attempt), index))
+        self._queue.retry(index, time.monotonic() + attempts.back_off(spec, self._queue.attempt(index)))
 
     def _broken(self, content: bytes) -> None:
         """The function does not load: no item can run."""
@@ -386,16 +355,8 @@ class LocalMap:
 
     def _fail_all(self, header: dict[str, Any], body: bytes = b"") -> None:
         now = time.time()
-        left = self._take_all()
-        self._records += [Record(index, 0.0, now, self._attempts.get(index, 1), header, body) for index in left]
-
-    def _take_all(self) -> list[int]:
-        """The items that have not ended: none of them is to run any more."""
-        left = [*self._flying, *self._waiting, *(index for _, index in self._later)]
-        self._flying.clear()
-        self._waiting.clear()
-        self._later.clear()
-        return left
+        left = self._queue.clear()
+        self._records += [Record(index, 0.0, now, self._queue.attempt(index), header, body) for index in left]
 
     # -- deaths
 
@@ -424,7 +385,7 @@ class LocalMap:
         self._let_go(pool, seat)
         if loading:  # so would the next
             self._fail_all(header)
-        elif index is not None and index in self._flying:
+        elif index is not None and self._queue.finish(index):
             self._item_died(index, header)
         self._lost_at = min(self._lost_at, time.monotonic() + LOST_EVERY)
 
@@ -447,9 +408,8 @@ class LocalMap:
             self._selector.unregister(each)
 
     def _item_died(self, index: int, header: dict[str, Any]) -> None:
-        self._flying.discard(index)
         self._remove_arguments(index)
-        attempt = self._attempts.get(index, 1)
+        attempt = self._queue.attempt(index)
         if attempt <= self.submission.options.retries and header["code"] != CODE_OOM:
             self._try_again(index)
             return
@@ -468,18 +428,17 @@ class LocalMap:
                 index = pool.item_of(seat)
                 self._drain(seat)
                 self._let_go(pool, seat)
-                if index is not None and index in self._flying:
+                if index is not None and self._queue.finish(index):
                     self._item_died(index, header)
             pool.end()
             pool.remove_file()
-        self._waiting.extendleft(sorted(self._flying, reverse=True))
-        self._flying.clear()
+        self._queue.put_back_sent()
         if self._losses <= 2:
             return
         if error is None:
             self._fail_all(header)
             return
-        left = self._take_all()
+        left = self._queue.clear()
         self._sink.fail(left, _died(self.submission.call, f"no worker process could be started for it ({error})"))
 
     def _find_lost(self) -> None:
@@ -488,12 +447,8 @@ class LocalMap:
         self._lost_at = time.monotonic() + LOST_EVERY
         if pool is None or pool.unread() is not False:
             return
-        noted = {pool.item_of(seat) for seat in pool.seats.values()}
-        lost = self._flying - noted
-        again = lost & self._suspects
-        self._flying -= again
-        self._waiting.extend(sorted(again))
-        self._suspects = lost - again
+        held = {item for seat in pool.seats.values() if (item := pool.item_of(seat)) is not None}
+        self._queue.put_back_lost(held)
 
     # -- for those who watch
 
