@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import click
 
 from kubefunc import __version__
-from kubefunc.backends.kubernetes import configured
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Layer, Options, environment_layer, origins
 from kubefunc.session import choose_backend
@@ -69,18 +68,15 @@ def read_settings(environ: Mapping[str, str]) -> Iterator[Setting]:
 
 
 def _place(options: Options, sources: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Setting]:
-    """The backend that calls would get, by the very choice that they make, and its place on a cluster."""
-    backend = choose_backend("config", None, options.context, environ)
-    backend.close([], 0.0)
+    """The backend that calls would use, and its place on a cluster. Nothing is started to find out."""
+    choice = choose_backend(None, options.context, environ)
     chosen = "KUBEFUNC_BACKEND" if environ.get("KUBEFUNC_BACKEND") else None
-    if backend.name == "local":
+    cluster = choice.cluster
+    if cluster is None:
         yield Setting("backend", "local", chosen or "no kubeconfig, and not inside a Pod")
         return
-    cluster = configured(options.context, environ)
-    if cluster is None:
-        return
     by_kubeconfig = sources["context"] == BUILT_IN
-    yield Setting("backend", backend.name, chosen or cluster.source)
+    yield Setting("backend", choice.name, chosen or cluster.source)
     yield Setting("context", cluster.context, cluster.source if by_kubeconfig else sources["context"])
     yield Setting("server", cluster.host, f"context {cluster.context}")
     if options.namespace is None:

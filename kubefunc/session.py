@@ -10,6 +10,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kubefunc.errors import ConfigurationError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
+    from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.options import OptionChanges
 
 BackendName = Literal["kubernetes", "local"]
@@ -106,7 +108,7 @@ class Session:
             for key in (("kubernetes", context), ("local", None)):
                 if key in self._backends and self._wanted in (None, key[0]):
                     return self._backends[key]
-            backend = choose_backend(self.id, self._wanted, context, os.environ)
+            backend = create_backend(choose_backend(self._wanted, context, os.environ), self.id)
             self._backends[(backend.name, context if backend.name == "kubernetes" else None)] = backend
         self.console.say(backend.introduce(options))
         return backend
@@ -184,8 +186,16 @@ def _listed(calls: list[str]) -> str:
     return ", ".join(calls[:3]) + (f" and {len(calls) - 3} more" if len(calls) > 3 else "")
 
 
-def choose_backend(session: str, wanted: str | None, context: str | None, environ: Mapping[str, str]) -> Backend:
-    """Kubernetes where a kubeconfig or a Pod's own credentials exist, else this machine; never a silent switch.
+@dataclass(frozen=True)
+class BackendChoice:
+    """Which backend calls would use. ``cluster`` is None for this machine."""
+
+    name: BackendName
+    cluster: ClusterConfig | None = None
+
+
+def choose_backend(wanted: str | None, context: str | None, environ: Mapping[str, str]) -> BackendChoice:
+    """Kubernetes where a kubeconfig or a Pod's own credentials exist, else this machine. Starts nothing.
 
     Raises:
         ConfigurationError: Kubernetes is wanted and there is no configuration, or it is broken.
@@ -193,29 +203,36 @@ def choose_backend(session: str, wanted: str | None, context: str | None, enviro
     wanted = wanted or environ.get("KUBEFUNC_BACKEND") or None
     if wanted not in (None, "kubernetes", "local"):
         raise ConfigurationError(
-            f"KUBEFUNC_BACKEND={wanted!r} is no backend: use 'kubernetes' or 'local', or unset it."
+            f"KUBEFUNC_BACKEND={wanted!r} is not a backend: use 'kubernetes' or 'local', or unset it."
         )
     if wanted == "local":
-        return _local(environ)
+        return BackendChoice("local")
     from kubefunc.backends.kubernetes import configured
 
-    config = configured(context, environ)
-    if config is not None:
-        from kubefunc.backends.kubernetes.backend import KubernetesBackend
-
-        return KubernetesBackend(config, session)
+    cluster = configured(context, environ)
+    if cluster is not None:
+        return BackendChoice("kubernetes", cluster)
     if wanted == "kubernetes" or context is not None:
         raise ConfigurationError(
             "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config) and not inside a Pod. "
             "Get a kubeconfig from whoever runs the cluster, or set KUBEFUNC_BACKEND=local."
         )
-    return _local(environ)
+    return BackendChoice("local")
 
 
-def _local(environ: Mapping[str, str]) -> Backend:
-    from kubefunc.backends.local import local_backend
+def create_backend(choice: BackendChoice, session: str) -> Backend:
+    """The chosen backend. That of this machine starts its fork server now, while the caller packs its first call.
 
-    return local_backend()
+    Raises:
+        ConfigurationError: nobody knows where Python is.
+    """
+    if choice.cluster is None:
+        from kubefunc.backends.local import local_backend
+
+        return local_backend()
+    from kubefunc.backends.kubernetes.backend import KubernetesBackend
+
+    return KubernetesBackend(choice.cluster, session)
 
 
 # The module-level state that there is: the session belongs to a process, and a process has one.

@@ -125,3 +125,20 @@ def test_version(clean_env: dict[str, str]) -> None:
     import kubefunc
 
     assert _kubefunc("--version", env=clean_env).stdout.strip() == f"kubefunc, version {kubefunc.__version__}"
+
+
+def test_choosing_a_backend_starts_nothing(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """``kubefunc config`` only looks: no process is forked or started, and no temporary folder is made."""
+    program = """
+import os, subprocess, sys, tempfile
+def refuse(*arguments, **options):
+    raise AssertionError("something was started")
+subprocess.Popen = os.fork = os.posix_spawn = tempfile.mkdtemp = refuse
+from kubefunc.cli import main
+main(["config"], prog_name="kubefunc")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=clean_env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "local" in result.stdout
