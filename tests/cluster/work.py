@@ -170,3 +170,9 @@ class Scale:
     @remote
     def name(cls) -> str:
         return cls.__name__
+
+
+@remote
+def print_and_give(printed: str, given: str) -> str:
+    print(printed)
+    return given.upper()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -23,6 +24,8 @@ from kubefunc.runner.local.request import RECEIVE
 if TYPE_CHECKING:
     from kubefunc.backends.local.maps import LocalMap
     from kubefunc.backends.local.workers import Pool
+
+log = logging.getLogger("kubefunc.local")
 
 AT_ONCE = 8 * (os.cpu_count() or 1)  # calls; a thousand at once must not be a thousand processes
 FOLLOW_EVERY = 0.05
@@ -232,6 +235,7 @@ class LocalBackend:
     def _dispatch(self) -> None:
         """Start the calls that may start now, in order."""
         while (run := self._next()) is not None:
+            log.info("%s: pending -> running", run.call)
             run.sink.moved(Whereabouts(Phase.RUNNING))
             try:
                 self._processes.start(run)
@@ -254,6 +258,7 @@ class LocalBackend:
 
     def _ended(self, run: Run, lost: str) -> None:
         """From a thread of the processes. The next call goes first: it may take the place of this one."""
+        log.info("%s: running -> over%s", run.call, f" ({lost})" if lost else "")
         self._drop(run)
         self._dispatch()
         run.settle(lost)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import re
 import threading
 import time
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     import urllib3
 
 __all__ = ["Api", "ApiError", "ConnectionFailed", "JsonDict", "Reply", "as_error", "find_config"]
+
+log = logging.getLogger("kubefunc.kubernetes.api")
 
 JsonDict: TypeAlias = dict[str, Any]
 Query: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -244,12 +247,16 @@ class Api:
         left: float,
     ) -> _Raw:
         left = max(left, 0.1)
+        began = self._clock()
         response = self._urlopen(
             session, method, path, headers, data, (min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)), left
         )
         with self._translated(method, path):
             body = response.read()
             response.release_conn()
+        # Never bodies, queries or headers: they hold payloads, programs and tokens.
+        took = 1000 * (self._clock() - began)
+        log.debug("%s %s: %d, %d bytes in %.0f ms", method, _without_query(path), response.status, len(body), took)
         return _Raw(response.status, body, response.headers)
 
     def _urlopen(
@@ -299,6 +306,7 @@ class Api:
     def failure(self, method: str, path: str, exc: Exception) -> ConnectionFailed:
         reason, final = diagnose(exc)
         self._last_trouble = self._clock()
+        log.debug("%s %s: no answer (%s: %s)", method, _without_query(path), reason, type(exc).__name__)
         return ConnectionFailed(
             method,
             path,
@@ -400,6 +408,10 @@ class Api:
 
 def _with_query(path: str, query: Query | None) -> str:
     return f"{path}?{urlencode(query)}" if query else path
+
+
+def _without_query(path: str) -> str:
+    return path.partition("?")[0]
 
 
 def _json_object(data: bytes) -> JsonDict:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -167,6 +168,8 @@ def end_of_status(status: int) -> End:
         return End.OVERLOADED
     return End.REFUSED
 
+
+log = logging.getLogger("kubefunc.kubernetes.watch")
 
 Known = dict[str, JsonDict]
 
@@ -347,7 +350,9 @@ class Watcher:
     def _connection(self) -> _Ended:
         """One watch request, from its beginning to whatever ends it."""
         began, before = time.monotonic(), self._version
+        log.debug("watch of %s begins at version %s", self._path, before)
         end, exc = self._read_all()
+        log.debug("watch of %s ends at version %s: %s", self._path, self._version, end.value)
         healthy = self._version != before or time.monotonic() - began > SHORT_LIVED
         if end is End.EOF and not healthy:
             end = End.EMPTY

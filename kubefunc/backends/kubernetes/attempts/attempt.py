@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import ResultCorruptedError
 from kubefunc.options import Options
+
+log = logging.getLogger("kubefunc.kubernetes.attempts")
 
 REPLACED = "its Pod was ended from outside, another takes its place"
 
@@ -130,6 +133,7 @@ class Flight:
         with self.lock:
             if self.over:
                 return False
+            log.info("%s: %s -> over", self.job, self.where.value)
             self.over = True
             return True
 
@@ -215,6 +219,7 @@ class Flight:
         """The same, by other news than the Pod's status."""
         if where is self.where:
             return
+        log.info("%s: %s -> %s (Pod %s, node %s)", self.job, self.where.value, where.value, pod.name, pod.node)
         self.where = where
         if where is Phase.RUNNING:
             self.running_since = time.monotonic()
@@ -222,6 +227,7 @@ class Flight:
 
     def wait_for_another_pod(self, why: str) -> None:
         """The Pod that counted is no more; the Job controller makes the next one."""
+        log.info("%s: %s -> %s (%s)", self.job, self.where.value, Phase.PENDING.value, why)
         self.where = Phase.PENDING
         self.ended_pod = None
         self.exec_given_up, self.log_misses = False, 0

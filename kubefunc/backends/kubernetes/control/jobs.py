@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -19,6 +20,8 @@ from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.payload import runner_spec
+
+log = logging.getLogger("kubefunc.kubernetes.jobs")
 
 JsonDict = dict[str, Any]
 SPEC = "spec.json"
@@ -88,6 +91,7 @@ class Jobs:
             flight.uid = job["metadata"]["uid"]
             flight.warnings = warnings
             flight.created = True
+            log.info("%s: created in namespace %s", flight.job, flight.namespace)
             if flight.where is Phase.SUBMITTING:
                 flight.where = Phase.PENDING
                 flight.sink.moved(Whereabouts(Phase.PENDING, namespace=flight.namespace))
@@ -178,6 +182,7 @@ class Jobs:
                 for name in flight.secrets:
                     self.delete_secret(flight.namespace, name)
             flight.deleted = True
+            log.info("%s: deleted", flight.job)
         except TROUBLE as error:
             if tries and not (isinstance(error, ApiError) and error.denied_by_role):
                 again = lambda: self._delete(flight, tries - 1)  # noqa: E731
