@@ -37,6 +37,7 @@ from kubefunc.runner import ARCHIVE
 _LEFT_OUT = (
     "backends/kubernetes/",
     "backends/local/",
+    "backends/queue.py",
     "runner/local/",
     "runner/execution/orphans.py",
 )
