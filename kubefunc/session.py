@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import queue
+import sys
 import threading
 import traceback
 import weakref
@@ -178,8 +179,12 @@ class Session:
                 left += backend.close(mine, EXIT_TIMEOUT)
         except KeyboardInterrupt:
             left = list(waiting)
-        if left:
-            self.console.say(f"not cancelled, still on the cluster: {' '.join(left)}")
+        unfinished = [call for call in left if call in waiting]
+        if unfinished:
+            self.console.say(f"not cancelled, still on the cluster: {' '.join(unfinished)}")
+        finished = [call for call in left if call not in waiting]
+        if finished:
+            self.console.say(f"finished, but their Jobs could not be deleted (ttl= removes them): {' '.join(finished)}")
 
 
 def _listed(calls: list[str]) -> str:
@@ -252,6 +257,7 @@ def session() -> Session:
     with _session_lock:
         if _session is None:
             _session = Session()
+            _close_with_multiprocessing()
         return _session
 
 
@@ -272,6 +278,8 @@ def configure(backend: BackendName | None = None, **changes: Unpack[OptionChange
 
 def _at_exit() -> None:
     global _exiting
+    if _exiting:
+        return
     _exiting = True
     if _session is not None and _session.pid == os.getpid():
         _session.wait()
@@ -280,11 +288,21 @@ def _at_exit() -> None:
 
 def _after_fork_in_child() -> None:
     """The connections are the parent's: the child starts with none and closes nothing of them."""
-    global _session, _session_lock
+    global _session, _session_lock, _exiting
     parents, _session = _session, None
+    _exiting = False
     _session_lock = threading.Lock()
     if parents is not None:
         parents.forget()
+
+
+def _close_with_multiprocessing() -> None:
+    """In a process that multiprocessing has forked: it ends by os._exit(), so atexit's handlers do not run."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _at_exit, exitpriority=0)
 
 
 atexit.register(_at_exit)

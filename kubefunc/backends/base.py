@@ -215,5 +215,8 @@ class Backend(Protocol):
         ...
 
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
-        """At exit, in the main thread, starting none: cancel these calls; gives the ids that could not be cancelled."""
+        """At exit, in the main thread, starting none: cancel these calls and finish what is owed.
+
+        Returns the ids of the calls that are still there.
+        """
         ...

@@ -126,6 +126,18 @@ def test_the_end_of_a_program_cancels_what_is_unfinished(kube: Space, start: typ
     nothing_left(kube)
 
 
+def test_the_end_of_a_program_cancels_a_call_that_has_waited_for_a_node(kube: Space, start: type[Program]) -> None:
+    """Also where the session has been idle: no connection is in use when the program ends."""
+    program = start(LONG + "work.options(cpu=500).remote(60)\ntime.sleep(4)\nprint('ends')\n")
+    program.until_it_says("ends")
+    began = time.monotonic()
+    assert program.end() == 0
+    assert time.monotonic() - began < 4
+    assert "exit cancels 1 unfinished call (work-" in program.said
+    assert "still on the cluster" not in program.said
+    nothing_left(kube)
+
+
 def test_a_program_with_finished_calls_leaves_quickly_and_cleanly(kube: Space, start: type[Program]) -> None:
     """Its exit waits for the deletion of its Jobs, which takes a fraction of a second."""
     program = start(LONG + "print('answer', work.remote(0).result().value)\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,7 @@ from kubefunc.backends.kubernetes.api.requests import (
     find_config,
 )
 from kubefunc.errors import ClusterUnreachableError, ConfigurationError
+from tests.conftest import ROOT
 from tests.local.api_server import Handler, Peer, Request, Server
 
 User = dict[str, Any]
@@ -295,6 +297,30 @@ def test_who_hurries_is_held_by_no_request(connect: Callable[..., Api]) -> None:
 
 
 # -- credentials
+
+
+def test_a_program_can_still_send_requests_while_it_exits(tmp_path: Path) -> None:
+    """urllib3 clears its own pools when a program exits; ours gives connections until the last Job is deleted."""
+    text = """
+import atexit, sys
+from pathlib import Path
+import kubefunc.session  # whose exit handler runs after that of urllib3, which is registered later
+from kubefunc.backends.kubernetes.api.requests import Api
+from tests.local.api_server import config_of
+
+def delete_the_job():
+    api.hurry(3)
+    print(api.request("DELETE", "/job").status)
+
+atexit.register(delete_the_job)
+api = Api(config_of(sys.argv[1], Path(sys.argv[2])))
+print(api.request("GET", "/job").status)
+"""
+    with Server(fine) as server:
+        arguments = [sys.executable, "-c", text, server.url, str(tmp_path)]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["200", "200"], done.stderr
 
 
 def test_a_401_reloads_the_credentials_once(connect: Callable[..., Api], tmp_path: Path) -> None:

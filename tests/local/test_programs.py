@@ -159,6 +159,33 @@ print('parent', slow.running(), double.remote(3).result(30), sum(doubles.result(
     assert program.left_files() == []
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_process_of_multiprocessing_cancels_its_calls_when_it_ends(
+    method: str, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    """As any program does at its exit, though multiprocessing runs no exit handlers in the processes that it forks."""
+    text = f"""{WORK}
+import multiprocessing
+
+def work():
+    tree.remote('tree')
+    while not Path('tree').exists(): time.sleep(0.01)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("{method}").Process(target=work)
+    process.start()
+    process.join()
+    print('exit code', process.exitcode)
+"""
+    (tmp_path / "program.py").write_text(text)
+    program = Program(clean_env, tmp_path, "program.py")
+    pids = family(tmp_path / "tree")
+    printed = program.end()
+    assert printed.count("exit cancels 1 unfinished call (tree-") == 1
+    assert "exit code 0" in printed
+    all_end(pids)
+
+
 def test_a_child_that_the_client_forked_does_not_keep_its_calls(clean_env: dict[str, str], tmp_path: Path) -> None:
     """The death of the client counts, not the last copy of its descriptors."""
     text = f"{IN_TREE}\nif os.fork() == 0:\n    time.sleep(600)\nPath('forked').touch()\ncall.result()\n"

@@ -169,15 +169,17 @@ class KubernetesBackend:
         # One whose result has just been delivered may not have asked yet for its Job's deletion.
         while time.monotonic() < until and any(flight.over for flight in self._tracker.all()):
             time.sleep(0.005)
+        self._jobs.hurry()
         while time.monotonic() < until and self._requests.drain(until - time.monotonic()):
-            if all(flight.deleted for flight in cancelled):
+            if not self._jobs.owed():
                 break
             time.sleep(0.02)  # a deletion that failed is tried again by the clock
         for flight in unsent:
             if not flight.created:
                 flight.sink.moved(Whereabouts(flight.where, NOT_SENT))
         self._tracker.stop()
-        return sorted({flight.call for flight in cancelled if not flight.deleted})
+        left = self._jobs.owed().union(flight for flight in cancelled if not flight.deleted)
+        return sorted({flight.call for flight in left})
 
     def _spent_maps(self, until: float) -> list[Flight]:
         """Jobs of maps of which every outcome is here.

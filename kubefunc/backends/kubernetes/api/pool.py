@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, ClusterConfi
 from kubefunc.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import queue
+
     import urllib3
 
 CONNECTIONS = 40
@@ -110,7 +113,27 @@ def _announcing(pool_class: Any, announce: Callable[[object], None]) -> Any:
             announce(self.sock)
             return super().getresponse()
 
-    return type(pool_class.__name__, (pool_class,), {"ConnectionCls": Connection})
+    class Pool(pool_class):  # type: ignore[misc]
+        ConnectionCls = Connection
+        pool: Any
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            # urllib3 empties the queue that it made when the program exits, before our exit handler runs.
+            # No request could get a connection then, and Jobs would stay. So use a queue that it does not know.
+            known, self.pool = self.pool, self.QueueCls(self.pool.maxsize)
+            while not known.empty():
+                self.pool.put(known.get())
+            weakref.finalize(self, _close_idle, self.pool).atexit = False
+
+    return Pool
+
+
+def _close_idle(connections: queue.Queue[Any]) -> None:
+    while not connections.empty():
+        connection = connections.get()
+        if connection is not None:
+            connection.close()
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -26,6 +27,7 @@ log = logging.getLogger("kubefunc.kubernetes.jobs")
 JsonDict = dict[str, Any]
 SPEC = "spec.json"
 RETRY_DELAY = 5.0
+RETRY_DELAY_AT_EXIT = 0.5
 DELETE_TRIES = 24
 TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
@@ -50,6 +52,10 @@ class Jobs:
         self._clock = clock
         self._permission = permission
         self._refused = refused
+        self._retry_delay = RETRY_DELAY
+        self._lock = threading.Lock()
+        self._owed: set[Flight] = set()
+        self._delayed: dict[Flight, Callable[[], None]] = {}
 
     # -- creating
 
@@ -140,9 +146,10 @@ class Jobs:
             flight.secrets = tuple(made)
             flight.settled_requests = flight.delete_wanted = True
         if made:
+            self._owe(flight)
             self._requests.do(lambda: self._delete(flight))
         else:
-            flight.deleted = True
+            self._deleted(flight)
 
     def _own(self, flight: Flight) -> None:
         """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
@@ -170,10 +177,35 @@ class Jobs:
     def want_deleted(self, flight: Flight) -> None:
         """Delete the Job, in the background, once nothing of its creation is under way."""
         with flight.lock:
-            ready = flight.settled_requests and not flight.delete_wanted
+            if flight.delete_wanted:
+                return
             flight.delete_wanted = True
+            ready = flight.settled_requests
+            self._owe(flight)
         if ready:
             self._requests.do(lambda: self._delete(flight))
+
+    def hurry(self) -> None:
+        """The program exits: try failed deletions again now, and from now on after a short pause."""
+        self._retry_delay = RETRY_DELAY_AT_EXIT
+        with self._lock:
+            delayed = list(self._delayed.values())
+        for delete_again in delayed:
+            delete_again()
+
+    def owed(self) -> set[Flight]:
+        """The attempts whose deletion was asked for and is neither done nor refused."""
+        with self._lock:
+            return set(self._owed)
+
+    def _owe(self, flight: Flight) -> None:
+        with self._lock:
+            self._owed.add(flight)
+
+    def _deleted(self, flight: Flight) -> None:
+        flight.deleted = True
+        with self._lock:
+            self._owed.discard(flight)
 
     def _delete(self, flight: Flight, tries: int = DELETE_TRIES) -> None:
         try:
@@ -181,12 +213,29 @@ class Jobs:
             if not flight.owned:
                 for name in flight.secrets:
                     self.delete_secret(flight.namespace, name)
-            flight.deleted = True
+            self._deleted(flight)
             log.info("%s: deleted", flight.job)
         except TROUBLE as error:
             if tries and not (isinstance(error, ApiError) and error.denied_by_role):
-                again = lambda: self._delete(flight, tries - 1)  # noqa: E731
-                self._clock.after(RETRY_DELAY, lambda: self._requests.do(again))
+                self._delete_later(flight, tries - 1)
+                return
+            with self._lock:
+                self._owed.discard(flight)
+
+    def _delete_later(self, flight: Flight, tries: int) -> None:
+        """Try again after a pause, or as soon as the program exits."""
+
+        def delete_again() -> None:
+            with self._lock:
+                due = self._delayed.get(flight) is delete_again
+                if due:
+                    del self._delayed[flight]
+            if due:
+                self._requests.do(lambda: self._delete(flight, tries))
+
+        with self._lock:
+            self._delayed[flight] = delete_again
+        self._clock.after(self._retry_delay, delete_again)
 
     def delete_job(self, namespace: str, name: str) -> None:
         """``Background`` must be said: the API's own default would orphan the Pods (client-python#234)."""
