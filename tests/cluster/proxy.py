@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import select
 import socket
 import ssl
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,12 +23,22 @@ from tests.cluster.kubectl import Kubectl
 CHUNK = 16384
 
 
+@dataclass(frozen=True)
+class AnswerCut:
+    """The answer to the next request with this method and this text in its path ends after so many bytes."""
+
+    method: str
+    in_path: str
+    size: int
+
+
 class Proxy:
     """Listens on this machine until it is closed.
 
     Attributes:
         cuts: for each exec stream in turn, how many bytes of the server's answer come through; then nothing is cut.
         late: seconds that the answer of an exec stream is held back.
+        answer_cuts: each for one request, whichever comes first of those it fits.
         execs: how many exec streams there were.
         holding: while cleared, requests wait.
     """
@@ -43,6 +55,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.cuts: deque[int] = deque()
+        self.answer_cuts: list[AnswerCut] = []
         self.late = 0.0
         self.execs = 0
         self.holding = threading.Event()
@@ -89,6 +102,15 @@ class Proxy:
             self.execs += 1
             return self.cuts.popleft() if self.cuts else None
 
+    def cut_of(self, method: str, path: str) -> int | None:
+        """For the answer to a request that is being sent."""
+        with self._lock:
+            for cut in self.answer_cuts:
+                if cut.method == method and cut.in_path in path:
+                    self.answer_cuts.remove(cut)
+                    return cut.size
+        return None
+
 
 class _Connection:
     """Both directions in one thread: a TLS connection is not for two at a time."""
@@ -114,6 +136,8 @@ class _Connection:
         if data.startswith(b"GET ") and b"/exec?" in data.partition(b"\r\n")[0]:
             self.left = self.proxy.next_cut()
             self.late = self.proxy.late
+        elif request := _REQUEST.match(data):
+            self.left = self.proxy.cut_of(request[1].decode(), request[2].decode())
         self.proxy.holding.wait()
         self.server.sendall(data)
         return bool(data)
@@ -134,6 +158,9 @@ class _Connection:
         self.client.sendall(data[: self.left])
         self.left -= min(len(data), self.left)
         return bool(data) and self.left > 0
+
+
+_REQUEST = re.compile(rb"(GET|POST|PATCH|DELETE) (\S+) HTTP/1\.1\r\n")
 
 
 def _end(connection: socket.socket) -> None:

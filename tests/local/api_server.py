@@ -105,14 +105,8 @@ class Peer:
 
     def upgrade(self, request: Request, protocol: str = "v5.channel.k8s.io", first: bytes = b"") -> None:
         """Answer 101; `first` travels in the same packet, as a fast server's first frames do."""
-        key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-        head = (
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
-        )
         self.open = False  # no more HTTP here
-        self.send(head.encode() + first)
+        self.send(upgrade_answer(request, protocol) + first)
 
     def data(self, channel: int, data: bytes) -> None:
         """One binary message on `channel`."""
@@ -154,6 +148,17 @@ class Peer:
         if len(data) < size:
             raise Gone
         return data
+
+
+def upgrade_answer(request: Request, protocol: str = "v5.channel.k8s.io") -> bytes:
+    """The headers that accept a websocket."""
+    key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
+    )
+    return head.encode()
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:

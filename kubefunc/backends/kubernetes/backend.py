@@ -10,11 +10,12 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
+from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
@@ -104,14 +105,15 @@ class KubernetesBackend:
 
     def attach_map(self, call: str, sink: MapSink) -> None:
         name, namespace = self._named(call)
-        self._requests.do(lambda: self._maps.attach(name, namespace, sink))
+        attach = lambda: self._maps.attach(name, namespace, sink)  # noqa: E731
+        self._requests.do(lambda: _or_tell(attach, lambda error: sink.fail(None, error)))
 
     def read_map(self, call: str) -> MapSubmission:
         return self._maps.read(call, self._namespaces.get(call, self._config.namespace))
 
     def attach(self, call: str, sink: Sink) -> None:
         name, namespace = self._named(call)
-        self._requests.do(lambda: self._attach(name, namespace, sink))
+        self._requests.do(lambda: _or_tell(lambda: self._attach(name, namespace, sink), sink.fail))
 
     def address(self, call: str) -> str:
         return f"{self._namespaces.get(call, self._config.namespace)}/{call}"
@@ -224,7 +226,8 @@ class KubernetesBackend:
                 sink.fail(errors.ConfigurationError(f"{call} is a map, not a call: attach_map({call!r}) follows it."))
                 return
             name = jobs[-1]["metadata"]["name"]
-            secret = self.api.request("GET", f"{secrets_path(namespace)}/{name}").body
+            path = f"{secrets_path(namespace)}/{name}"
+            secret = self.api.request("GET", path, is_expected=is_named(name)).body
         except TROUBLE as error:
             lost = isinstance(error, ApiError) and error.not_found
             sink.fail(_no_such_call(call, namespace) if lost else as_error(error))
@@ -269,7 +272,7 @@ class KubernetesBackend:
 
     def _pods(self, namespace: str, call: str) -> list[JsonDict]:
         path, query = f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"kubefunc/call={call}"}
-        return items_of(self.api.request("GET", path, query=query).body)
+        return items_of(self.api.request("GET", path, query=query, is_expected=is_list).body)
 
     # -- how attempts end
 
@@ -306,6 +309,16 @@ class KubernetesBackend:
         if flight.claim():
             flight.sink.fail(error)
         self._tracker.let_go(flight)
+
+
+def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], None]) -> None:
+    """Whatever keeps from attaching, such as a Secret that somebody has edited: nobody must wait in vain."""
+    try:
+        attach()
+    except Exception as error:  # noqa: BLE001
+        fault = errors.KubefuncError(f"The call could not be attached to: {type(error).__name__}: {error}")
+        fault.__cause__ = error
+        tell(fault)
 
 
 def _must_not_start_later(error: errors.KubefuncError) -> bool:

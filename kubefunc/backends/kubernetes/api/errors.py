@@ -30,7 +30,9 @@ class ApiError(Exception):
         message: the server's own words.
         details: ``details`` of the Status object: ``name``, ``kind``, ``causes``.
         retry_after: seconds that the server asks us to wait, where it does.
-        attempts: how many times the request was sent; above 1, an earlier one may have been carried out.
+        is_status: the answer is a Status object, as the API server itself sends.
+        attempts: how many times the request was sent.
+        maybe_carried_out: whether one of them may have changed something, unseen.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ApiError(Exception):
         message: str = "",
         details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
+        is_status: bool = True,
     ) -> None:
         super().__init__(f"{method} {path}: {status} {reason}: {message}")
         self.method = method
@@ -52,7 +55,9 @@ class ApiError(Exception):
         self.message = message
         self.details: Mapping[str, Any] = details or {}
         self.retry_after = retry_after
+        self.is_status = is_status
         self.attempts = 1
+        self.maybe_carried_out = False
 
     @property
     def already_exists(self) -> bool:
@@ -61,8 +66,8 @@ class ApiError(Exception):
 
     @property
     def not_found(self) -> bool:
-        """The object (or the namespace, or the path) is not there."""
-        return self.status == 404
+        """The object or the namespace is not there. What else answers 404, a proxy, knows nothing of it."""
+        return self.status == 404 and self.is_status
 
     @property
     def not_started(self) -> bool:
@@ -95,10 +100,11 @@ class ConnectionFailed(Exception):
         method, path: the request.
         host: the API server's URL.
         context: the kubeconfig's context.
-        reason: ``refused``, ``dns``, ``tls``, ``proxy``, ``timeout``, ``lost`` or ``busy`` (no free
-            connection).
+        reason: ``refused``, ``dns``, ``tls``, ``proxy``, ``timeout``, ``lost``, ``busy`` (no free
+            connection) or ``unreadable`` (something else than Kubernetes answered).
         final: trying again cannot help (a certificate that does not verify).
         attempts: how many times it was tried.
+        maybe_carried_out: whether one of the attempts may have changed something, unseen.
     """
 
     def __init__(
@@ -121,6 +127,12 @@ class ConnectionFailed(Exception):
         self.message = message
         self.final = final
         self.attempts = 1
+        self.maybe_carried_out = False
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request may have arrived."""
+        return self.reason not in ("refused", "dns", "proxy", "tls", "busy")
 
 
 _NOTHING_KNOWN = Diagnosis("", "")
@@ -256,6 +268,8 @@ _ADVICE = {
     "dns": "Is the name right and the VPN up? `kubectl cluster-info` asks it.",
     "tls": "Does the kubeconfig belong to this cluster (certificate-authority, client-certificate)?",
     "proxy": "Check HTTPS_PROXY, NO_PROXY and the kubeconfig's proxy-url.",
+    "unreadable": "Something between here and the cluster answers in its place, a proxy or a login page: log in there, "
+    "and check HTTPS_PROXY, NO_PROXY and the kubeconfig's server.",
     "timeout": "Is the cluster running, and reachable from here? `kubectl cluster-info` asks it.",
 }
 

@@ -405,6 +405,8 @@ class ExecStream:
                 raise StreamClosed("closed while connecting") from exc
             if exc.reason == "timeout":
                 raise StreamSilent(str(exc)) from exc
+            if exc.reason == "unreadable":  # a proxy that knows no websockets, perhaps
+                raise ExecUnavailable(str(exc)) from exc
             raise StreamCut(str(exc)) from exc
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FIRST_CONTACT_PATIENCE = 10.0
 FIRST_CONTACT_ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
+NEVER_REACHED = ("refused", "dns", "proxy", "tls", "unreadable")
 
 
 class Patience:
@@ -41,7 +42,7 @@ class Patience:
             return True
         # A server that nobody has reached yet is more likely misconfigured than restarting.
         exc = _exception(state)
-        hopeless = isinstance(exc, ConnectionFailed) and exc.reason in ("refused", "dns", "proxy", "tls")
+        hopeless = isinstance(exc, ConnectionFailed) and exc.reason in NEVER_REACHED
         return hopeless and not self._contacted() and state.attempt_number >= FIRST_CONTACT_ATTEMPTS
 
     def wait(self, state: tenacity.RetryCallState) -> float:

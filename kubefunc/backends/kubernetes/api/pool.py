@@ -8,6 +8,7 @@ swaps a method on a client that others are using (client-python#928). So: raw re
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import ssl
@@ -15,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from kubefunc.backends.kubernetes.api.answers import UnreadableAnswer
 from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, ClusterConfig
 from kubefunc.errors import ConfigurationError
 
@@ -109,6 +111,8 @@ def _announcing(pool_class: Any, announce: Callable[[object], None]) -> Any:
     """`pool_class` with connections that call `announce(socket)` before they wait for an answer."""
 
     class Connection(pool_class.ConnectionCls):  # type: ignore[misc]
+        response_class = _Response
+
         def getresponse(self) -> Any:
             announce(self.sock)
             return super().getresponse()
@@ -136,6 +140,43 @@ def _close_idle(connections: queue.Queue[Any]) -> None:
             connection.close()
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose headers must end: http.client takes a connection that ends in them for their end.
+
+    The rest of such headers is missing then, Content-Length with them, and nothing is left to be read: a success
+    with an empty body.
+    """
+
+    def begin(self) -> None:
+        """Read the headers. Raises RemoteDisconnected where they are cut."""
+        source: Any = self.fp
+        lines: Any = _Lines(source)
+        self.fp = lines
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:  # not where a bad status line has closed it
+                self.fp = source
+        if lines.at_end:
+            raise http.client.RemoteDisconnected("the connection ended inside the headers of the answer")
+
+
+class _Lines:
+    """A reader of lines that remembers whether it has come to the end of the connection."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.at_end = False
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = bytes(self._source.readline(limit))
+        self.at_end = self.at_end or not line.endswith(b"\n")
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
 def _socket_options() -> list[tuple[int, int, int]]:
     """No delay; and TCP itself notices a dead peer after about a minute (a laptop that slept)."""
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
@@ -152,6 +193,8 @@ def diagnose(exc: Exception) -> tuple[str, bool]:
     """The reason of a ConnectionFailed, and whether trying again is pointless."""
     from urllib3 import exceptions
 
+    if isinstance(exc, UnreadableAnswer):
+        return "unreadable", False
     chain = list(_chain(exc))
     if any(isinstance(one, ssl.SSLError) and not isinstance(one, _TLS_CUTS) for one in chain):
         return "tls", True

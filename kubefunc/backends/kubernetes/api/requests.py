@@ -9,17 +9,19 @@ every other request by construction.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
+from kubefunc.backends.kubernetes.api import answers
+from kubefunc.backends.kubernetes.api.answers import Answer, Check, UnreadableAnswer, is_any
 from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, as_error
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig, find_config
 from kubefunc.backends.kubernetes.api.patience import FIRST_CONTACT_PATIENCE, Patience
@@ -43,6 +45,7 @@ log = logging.getLogger("kubefunc.kubernetes.api")
 JsonDict: TypeAlias = dict[str, Any]
 Query: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Method: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 30.0
@@ -57,7 +60,7 @@ class Reply:
 
     Attributes:
         status: the HTTP status.
-        body: the JSON object, empty where the body was none.
+        body: the JSON object.
         warnings: the texts of the ``Warning`` headers.
         attempts: how many times the request was sent; above 1, an earlier one may have been carried out
             unseen.
@@ -70,10 +73,13 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class _Raw:
-    status: int
-    data: bytes
+class _Sent:
+    """One request, as every attempt sends it."""
+
+    method: Method
+    path: str
     headers: Mapping[str, str]
+    body: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,7 @@ class Api:
         body: JsonDict | bytes | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        is_expected: Check = is_any,
         deadline: float = 60.0,
     ) -> Reply:
         """Send one request, again where that can help, and return the answer. A body of bytes is JSON already.
@@ -152,17 +159,26 @@ class Api:
         together; a server that has never answered is given up after 10 s, or after three refusals. A 401
         reloads the credentials once. A POST may thus arrive twice: see ``attempts`` and
         :attr:`ApiError.already_exists`.
+
+        A success that is not a JSON object, or not `is_expected`, counts as a lost connection: something between
+        here and the API server has cut the answer, or answered in its place.
         """
         data = json.dumps(body, separators=(",", ":")).encode() if isinstance(body, dict) else body
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
-        raw, attempts = self._insist(method, _with_query(path, query), data, headers, deadline)
-        return Reply(raw.status, _json_object(raw.data), _warnings(raw.headers), attempts)
+        sent = _Sent(method, _with_query(path, query), headers, data)
+
+        def read(answer: Answer) -> Reply:
+            found = answers.read_object(answer, is_expected)
+            return Reply(answer.status, found, answers.warnings(answer.headers))
+
+        reply, attempts = self._insist(sent, read, deadline)
+        return dataclasses.replace(reply, attempts=attempts)
 
     def read_bytes(self, path: str, *, query: Query | None = None, deadline: float = 60.0) -> bytes:
         """GET something that is not JSON, such as a log, with the same retries as :meth:`request`."""
-        return self._insist("GET", _with_query(path, query), None, {"Accept": "*/*"}, deadline)[0].data
+        return self._insist(_Sent("GET", _with_query(path, query), {"Accept": "*/*"}), answers.read_text, deadline)[0]
 
     def stream_lines(self, path: str, query: Query, *, idle_timeout: float = 90.0) -> Stream:
         """A GET whose answer is read line by line as it arrives (a watch)."""
@@ -188,9 +204,7 @@ class Api:
 
     # -- one request, several attempts
 
-    def _insist(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
-    ) -> tuple[_Raw, int]:
+    def _insist(self, sent: _Sent, read: Callable[[Answer], T], deadline: float) -> tuple[T, int]:
         import tenacity
 
         deadline = min(deadline, max(0.0, self._end_at - self._clock()))
@@ -202,17 +216,24 @@ class Api:
             retry=tenacity.retry_if_exception(self._worth_another_attempt),
             reraise=True,
         )
-        attempts = 0
+        attempts, arrived = 0, False
 
-        def attempt() -> _Raw:
-            nonlocal attempts
+        def attempt() -> T:
+            nonlocal attempts, arrived
             attempts += 1
-            return self._attempt(method, path, data, headers, patience.left())
+            try:
+                return self._attempt(sent, read, patience.left())
+            except ConnectionFailed as exc:
+                arrived = arrived or exc.was_sent
+                raise
+            except ApiError as exc:
+                arrived = arrived or exc.status >= 500
+                raise
 
         try:
             return retrying(attempt), attempts
         except (ApiError, ConnectionFailed) as exc:
-            exc.attempts = attempts
+            exc.attempts, exc.maybe_carried_out = attempts, arrived
             raise
 
     @property
@@ -228,46 +249,38 @@ class Api:
         unsettled = self._contacted and not self.settled
         return exc.overloaded or (unsettled and (exc.status == 401 or exc.denied_by_role))
 
-    def _attempt(self, method: str, path: str, data: bytes | None, headers: dict[str, str], left: float) -> _Raw:
+    def _attempt(self, sent: _Sent, read: Callable[[Answer], T], left: float) -> T:
         session = self._session()
-        raw = self._send(session, method, path, data, headers, left)
-        if raw.status == 401:
-            raw = self._send(self._reload(session), method, path, data, headers, left)
-        if raw.status >= 300:
-            raise _refusal(method, path, raw)
-        return raw
+        answer = self._send(session, sent, left)
+        if answer.status == 401:
+            answer = self._send(self._reload(session), sent, left)
+        with self._translated(sent.method, sent.path):
+            if not 200 <= answer.status < 300:
+                raise self._refusal(sent.method, sent.path, answer)
+            result = read(answer)
+        self._contacted = True
+        return result
 
-    def _send(
-        self,
-        session: _Session,
-        method: str,
-        path: str,
-        data: bytes | None,
-        headers: dict[str, str],
-        left: float,
-    ) -> _Raw:
+    def _refusal(self, method: str, path: str, answer: Answer) -> ApiError:
+        refused = answers.refusal(method, path, answer)
+        self._contacted = self._contacted or refused.is_status
+        return refused
+
+    def _send(self, session: _Session, sent: _Sent, left: float) -> Answer:
         left = max(left, 0.1)
+        timeouts = (min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left))
         began = self._clock()
-        response = self._urlopen(
-            session, method, path, headers, data, (min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)), left
-        )
-        with self._translated(method, path):
+        response = self._urlopen(session, sent, timeouts, left)
+        with self._translated(sent.method, sent.path):
             body = response.read()
             response.release_conn()
         # Never bodies, queries or headers: they hold payloads, programs and tokens.
-        took = 1000 * (self._clock() - began)
-        log.debug("%s %s: %d, %d bytes in %.0f ms", method, _without_query(path), response.status, len(body), took)
-        return _Raw(response.status, body, response.headers)
+        took, path = 1000 * (self._clock() - began), _without_query(sent.path)
+        log.debug("%s %s: %d, %d bytes in %.0f ms", sent.method, path, response.status, len(body), took)
+        return Answer(response.status, body, response.headers)
 
     def _urlopen(
-        self,
-        session: _Session,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        data: bytes | None,
-        timeouts: tuple[float, float],
-        pool_timeout: float,
+        self, session: _Session, sent: _Sent, timeouts: tuple[float, float], pool_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         """Send a request and wait for the answer's headers."""
         import urllib3
@@ -276,31 +289,29 @@ class Api:
             "Accept": "application/json",
             "User-Agent": "kubefunc",
             **self._auth(session),
-            **headers,
+            **sent.headers,
         }
-        with self._translated(method, path):
-            response = session.pool.urlopen(
-                method,
-                self._host(session) + path,
+        with self._translated(sent.method, sent.path):
+            return session.pool.urlopen(
+                sent.method,
+                self._host(session) + sent.path,
                 redirect=False,
-                body=data,
+                body=sent.body,
                 headers=all_headers,
                 retries=False,
                 timeout=urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
                 preload_content=False,
                 pool_timeout=pool_timeout,
             )
-        self._contacted = True
-        return response
 
     @contextlib.contextmanager
     def _translated(self, method: str, path: str) -> Generator[None]:
-        """urllib3's errors, and those that it lets through, as ConnectionFailed."""
+        """urllib3's errors, those that it lets through, and unreadable answers, as ConnectionFailed."""
         import urllib3
 
         try:
             yield
-        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, UnreadableAnswer) as exc:
             raise self.failure(method, path, exc) from exc
 
     def failure(self, method: str, path: str, exc: Exception) -> ConnectionFailed:
@@ -388,18 +399,20 @@ class Api:
                 response = self._link_response(self._reload(session), path, headers, idle_timeout)
         finally:
             self._opening.link = None
-        if response.status == expected:
+        opened = Answer(response.status, b"", response.headers)
+        if response.status == expected and not opened.is_html:
+            self._contacted = True
             return response
         with self._translated("GET", path):
-            raw = _Raw(response.status, response.read(), response.headers)
+            answer = dataclasses.replace(opened, data=response.read())
             response.release_conn()
-        raise _refusal("GET", path, raw)
+            raise self._refusal("GET", path, answer)
 
     def _link_response(
         self, session: _Session, path: str, headers: Mapping[str, str], idle_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         timeouts = (CONNECT_TIMEOUT, idle_timeout)
-        return self._urlopen(session, "GET", path, headers, None, timeouts, pool_timeout=FIRST_CONTACT_PATIENCE)
+        return self._urlopen(session, _Sent("GET", path, headers), timeouts, pool_timeout=FIRST_CONTACT_PATIENCE)
 
     def forget(self, link: Link) -> None:
         with self._lock:
@@ -412,39 +425,3 @@ def _with_query(path: str, query: Query | None) -> str:
 
 def _without_query(path: str) -> str:
     return path.partition("?")[0]
-
-
-def _json_object(data: bytes) -> JsonDict:
-    if not data.startswith(b"{"):
-        return {}
-    try:
-        return dict(json.loads(data))
-    except ValueError:
-        return {}
-
-
-_WARNING = re.compile(r'\b\d{3} \S+ "((?:[^"\\]|\\.)*)"')
-
-
-def _warnings(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """The texts of ``Warning: 299 - "text"`` headers; urllib3 joins several with commas."""
-    return tuple(re.sub(r"\\(.)", r"\1", text) for text in _WARNING.findall(headers.get("Warning") or ""))
-
-
-def _refusal(method: str, path: str, raw: _Raw) -> ApiError:
-    status = _json_object(raw.data)
-    message = status.get("message") or raw.data[:2000].decode("utf-8", "replace").strip()
-    details = status.get("details")
-    return ApiError(
-        method,
-        path,
-        raw.status,
-        reason=str(status.get("reason") or ""),
-        message=str(message),
-        details=details if isinstance(details, dict) else None,
-        retry_after=_seconds(raw.headers.get("Retry-After")),
-    )
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdigit() else None

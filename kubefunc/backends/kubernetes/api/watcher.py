@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.patience import backoff
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
@@ -422,7 +423,7 @@ class Watcher:
         items: list[JsonDict] = []
         query = {**self._query, "limit": str(PAGE)}
         while True:
-            body = self._api.request("GET", self._path, query=query, deadline=LIST_DEADLINE).body
+            body = self._api.request("GET", self._path, query=query, is_expected=is_list, deadline=LIST_DEADLINE).body
             # The items of a list do not say what they are; those of a watch do.
             kind = {
                 "apiVersion": body.get("apiVersion"),
@@ -491,5 +492,5 @@ class TailWatcher(Watcher):
 
     def _newest(self) -> str:
         query = {**self._query, "limit": "1"}
-        body = self._api.request("GET", self._path, query=query, deadline=LIST_DEADLINE).body
+        body = self._api.request("GET", self._path, query=query, is_expected=is_list, deadline=LIST_DEADLINE).body
         return str((body.get("metadata") or {}).get("resourceVersion") or "")

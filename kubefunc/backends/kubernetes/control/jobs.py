@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 from kubefunc import errors
 from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
+from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
@@ -115,14 +116,15 @@ class Jobs:
 
         One that is there already is ours, where it says so: an earlier try was carried out.
         """
+        name = body["metadata"]["name"]
         try:
             data = manifest.encoded(body) if body["kind"] == "Secret" else body
-            reply = self._api.request("POST", path, body=data, accept=_METADATA)
+            reply = self._api.request("POST", path, body=data, accept=_METADATA, is_expected=is_named(name))
             return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
         except ApiError as error:
             if not error.already_exists:
                 raise
-            there = self._api.request("GET", f"{path}/{body['metadata']['name']}", accept=_METADATA).body
+            there = self._api.request("GET", f"{path}/{name}", accept=_METADATA, is_expected=is_named(name)).body
             if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
                 raise
             return there, ()
@@ -170,7 +172,8 @@ class Jobs:
     def give(self, namespace: str, secret: str, owner: JsonDict) -> None:
         """Make a Secret belong to a Job, by the patch that says so."""
         path = f"{secrets_path(namespace)}/{secret}"
-        self._api.request("PATCH", path, body=owner, content_type="application/merge-patch+json", accept=_METADATA)
+        kind = "application/merge-patch+json"
+        self._api.request("PATCH", path, body=owner, content_type=kind, accept=_METADATA, is_expected=is_named(secret))
 
     # -- deleting
 
@@ -251,8 +254,8 @@ class Jobs:
 
     def of_call(self, namespace: str, call: str) -> list[JsonDict]:
         """The Jobs of a call, the newest attempt last."""
-        found = self._api.request("GET", jobs_path(namespace), query={"labelSelector": f"kubefunc/call={call}"})
-        jobs = items_of(found.body)
+        query = {"labelSelector": f"kubefunc/call={call}"}
+        jobs = items_of(self._api.request("GET", jobs_path(namespace), query=query, is_expected=is_list).body)
         return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
 
 
@@ -262,11 +265,7 @@ def _unwanted(flight: Flight) -> bool:
 
 
 def _maybe_carried_out(error: Trouble) -> bool:
-    if isinstance(error, errors.ConfigurationError):
-        return False
-    if isinstance(error, ConnectionFailed) and error.reason not in ("refused", "dns", "proxy", "tls"):
-        return True
-    return error.attempts > 1 and not isinstance(error, ConnectionFailed)
+    return not isinstance(error, errors.ConfigurationError) and error.maybe_carried_out
 
 
 @contextlib.contextmanager

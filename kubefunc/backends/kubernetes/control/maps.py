@@ -13,6 +13,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
@@ -299,7 +300,8 @@ class Maps:
         """What a Job's Secrets hold; of the first ``most`` of them."""
         files: dict[str, bytes] = {}
         for name in _secrets_of(job)[:most]:
-            data = self._api.request("GET", f"{secrets_path(namespace)}/{name}").body["data"]
+            path = f"{secrets_path(namespace)}/{name}"
+            data = self._api.request("GET", path, is_expected=is_named(name)).body["data"]
             files |= {key: base64.b64decode(text) for key, text in data.items()}
         return files
 

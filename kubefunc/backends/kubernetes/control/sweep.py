@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from kubefunc import errors
+from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, JsonDict
 from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL, owner_patch
@@ -34,7 +35,8 @@ class Sweep:
         """Repair or delete; without permission, or in trouble, do nothing: the next session tries again."""
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={MANAGED_BY}"}
         try:
-            listed = self._api.request("GET", secrets_path(namespace), query=query, accept=_METADATA).body
+            path = secrets_path(namespace)
+            listed = self._api.request("GET", path, query=query, accept=_METADATA, is_expected=is_list).body
             for secret in unowned(items_of(listed), datetime.datetime.now(datetime.timezone.utc) - self._age):
                 self._settle(namespace, secret)
         except _TROUBLE:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import role_lacks
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
@@ -265,7 +266,7 @@ class Tracker:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
         path, query = f"/api/v1/namespaces/{flight.namespace}/pods", {"labelSelector": f"kubefunc/call={flight.call}"}
         try:
-            pods = items_of(self._api.request("GET", path, query=query).body)
+            pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
         except _TROUBLE:
             flight.looked_last = False  # the clock asks again
             return
@@ -357,7 +358,8 @@ class Tracker:
             return
         query = {"fieldSelector": f"involvedObject.uid={about}", "limit": "50"}
         try:
-            events = self._api.request("GET", f"/api/v1/namespaces/{flight.namespace}/events", query=query).body
+            path = f"/api/v1/namespaces/{flight.namespace}/events"
+            events = self._api.request("GET", path, query=query, is_expected=is_list).body
         except _TROUBLE:
             return  # without permission on events: blinder, never broken
         finding = starting.event_trouble(sorted(items_of(events), key=_when))
