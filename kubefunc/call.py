@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from kubefunc.backends.base import Backend, Whereabouts
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, outcome
+from kubefunc.envelope import Envelope, Raised, Returned, outcome, unreadable
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
@@ -324,6 +324,13 @@ class CallSink:
     def deliver(self, envelope: Envelope) -> None:
         if not self._claim():
             return
+        try:
+            ended = self._ended(envelope)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a call that has ended
+            ended = Raised(unreadable(self._call.id, error))
+        self._end(ended)
+
+    def _ended(self, envelope: Envelope) -> Returned | Raised:
         header = envelope.header
         call = self._call
         call._stats = dataclasses.replace(
@@ -335,8 +342,7 @@ class CallSink:
         )
         call._log_tail = self._last_lines(envelope)
         known = dataclasses.replace(call._diagnosis(), log_tail=call._log_tail)
-        ended = outcome(envelope, known)
-        self._end(ended)
+        return outcome(envelope, known)
 
     def fail(self, error: KubefuncError) -> None:
         if self._claim():

@@ -28,6 +28,7 @@ from kubefunc.runner import (
     CODE_UNPICKLABLE,
     CODE_UPLOAD,
     ENVELOPE_MAGIC,
+    ERROR,
     RAISED,
     VALUE,
 )
@@ -48,13 +49,19 @@ class Envelope:
     @property
     def printed(self) -> int:
         """How many bytes the function printed, over all attempts."""
-        return int(self.header["printed"])
+        printed = self.header.get("printed")
+        return printed if isinstance(printed, int) else 0
 
     @property
     def output(self) -> bytes | None:
         """The last of what it printed, or None where this envelope came without (as a termination message does)."""
         encoded = self.header.get("output")
-        return None if encoded is None else binascii.a2b_base64(encoded)
+        if encoded is None:
+            return None
+        try:
+            return binascii.a2b_base64(encoded)
+        except (ValueError, TypeError):  # signed by a function that wrote its envelope itself
+            return b""
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ def verify(data: Buffer, key: bytes, call: str, sha256: Callable[[int], str] | N
         ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another call.
     """
     header, body = _opened(data, key, call)
-    if header["size"] != len(body):
-        raise corrupted(call, f"{len(body)} bytes arrived, {header['size']} were written")
-    if header["sha256"] != (sha256(len(body)) if sha256 is not None else hashlib.sha256(body).hexdigest()):
+    if header.get("size") != len(body):
+        raise corrupted(call, f"{len(body)} bytes arrived, {header.get('size')} were written")
+    if header.get("sha256") != (sha256(len(body)) if sha256 is not None else hashlib.sha256(body).hexdigest()):
         raise corrupted(call, "its sha256 is not that of the bytes written")
     return Envelope(header, body)
 
@@ -97,12 +104,12 @@ def verify_chunk(rest: Buffer, key: bytes, call: str, chunk: int, blocks: int) -
         ResultCorruptedError: it is cut, changed, signed with another key, or belongs to another chunk.
     """
     header, body = _opened(rest, key, call)
-    if header["chunk"] != chunk:
-        raise corrupted(call, f"it belongs to the chunk {header['chunk']}, not {chunk}")
+    if header.get("chunk") != chunk:
+        raise corrupted(call, f"it belongs to the chunk {header.get('chunk')}, not {chunk}")
     if header["outcome"] != CHUNK:
         return verify(rest, key, call)
-    if header["blocks"] != blocks or len(body):
-        raise corrupted(call, f"{blocks} blocks of its chunk {chunk} arrived, {header['blocks']} were written")
+    if header.get("blocks") != blocks or len(body):
+        raise corrupted(call, f"{blocks} blocks of its chunk {chunk} arrived, {header.get('blocks')} were written")
     return Envelope(header, body)
 
 
@@ -120,10 +127,22 @@ def _opened(data: Buffer, key: bytes, call: str) -> tuple[dict[str, Any], memory
     mac = bytes(footer[wire.LENGTH.size : wire.LENGTH.size + wire.MAC_SIZE])
     if not hmac.compare_digest(mac, wire.mac(key, encoded)):
         raise corrupted(call, "its signature (HMAC) is not this call's")
-    header: dict[str, Any] = json.loads(encoded)
-    if header["call"] != call:
-        raise corrupted(call, f"it belongs to the call {header['call']!r}")
-    return header, view[: end - header_size]
+    return _header(encoded, call), view[: end - header_size]
+
+
+def _header(encoded: bytes, call: str) -> dict[str, Any]:
+    """A header that was signed: by the runner, or by a function that has taken the key, and may write anything."""
+    try:
+        header = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise corrupted(call, "its header does not parse") from error
+    if not isinstance(header, dict):
+        raise corrupted(call, "its header is no mapping")
+    if header.get("call") != call:
+        raise corrupted(call, f"it belongs to the call {header.get('call')!r}")
+    if header.get("outcome") not in (VALUE, RAISED, ERROR, CHUNK):
+        raise corrupted(call, f"it has the unknown outcome {header.get('outcome')!r}")
+    return header
 
 
 def corrupted(call: str, what: str) -> errors.ResultCorruptedError:
@@ -134,8 +153,41 @@ def corrupted(call: str, what: str) -> errors.ResultCorruptedError:
     return errors.ResultCorruptedError(str(diagnosis), diagnosis=diagnosis)
 
 
+def unreadable(call: str, error: BaseException) -> errors.ResultCorruptedError:
+    """The error for a result that is this call's and was not read: what failed is its cause."""
+    failure = errors.ResultCorruptedError(
+        f"The result of {call} has arrived and could not be read: {type(error).__name__}: {text_of(error)}."
+    )
+    failure.__cause__ = error
+    return failure
+
+
 def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
-    """What the function returned or raised. ``diagnosis`` says what is known of the call: it is completed here."""
+    """What the function returned or raised, whatever stands in the envelope: this itself raises nothing.
+
+    ``diagnosis`` says what is known of the call: it is completed here.
+    """
+    try:
+        return _outcome(envelope, diagnosis)
+    except BaseException as error:  # noqa: BLE001 - a header may say anything, and an exception's class do anything
+        return Raised(_not_understood(envelope, diagnosis, error))
+
+
+def _not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
+    """Signed, so it is this call's; but not as this version of kubefunc writes it."""
+    told = _diagnosis(
+        known,
+        "ResultNotUnderstood",
+        f"The outcome of the call cannot be read ({type(error).__name__}: {text_of(error)}); it is "
+        f"{envelope.header.get('outcome')!r}, code {envelope.header.get('code')!r}.",
+        "Use the same version of kubefunc that started the call. If it is the same, please report this.",
+    )
+    failure = errors.ResultCorruptedError(str(told), diagnosis=told)
+    failure.__cause__ = error
+    return failure
+
+
+def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     header = envelope.header
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
@@ -246,13 +298,18 @@ def _rebuilt(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
         _link_members(node, error, built)
     for node, error in zip(nodes, built, strict=True):
         if node["cause"] is not None:
-            error.__cause__ = built[node["cause"]]
+            _set(error, "__cause__", built[node["cause"]])
         if node["context"] is not None:
-            error.__context__ = built[node["context"]]
-        error.__suppress_context__ = node["suppress"]
+            _set(error, "__context__", built[node["context"]])
+        _set(error, "__suppress_context__", bool(node["suppress"]))
         _add_notes(error, node["notes"])
     _hang_traceback(built[0], str(envelope.header["traceback"]))
     return built[0]
+
+
+def _set(error: BaseException, name: str, value: object) -> None:
+    """As the interpreter itself links exceptions: past a ``__setattr__`` of the class, which may refuse (PEP 3134)."""
+    BaseException.__setattr__(error, name, value)
 
 
 def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagnosis) -> BaseException:
@@ -273,15 +330,21 @@ def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagno
 
 def _link_members(node: Mapping[str, Any], error: BaseException, built: list[BaseException]) -> None:
     """The members of an ExceptionGroup were pickled inside it: put these, which get their chains, into our list."""
-    members = getattr(error, "exceptions", ())
-    for number, member in zip(node["members"], members, strict=False):
+    for number, member in zip(node["members"], _members_of(error), strict=False):
         built[number] = member
 
 
+def _members_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Only of a real ExceptionGroup: any exception may have an attribute of the name ``exceptions``."""
+    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821 - the version guards it
+        return tuple(error.exceptions)
+    return ()
+
+
 def _add_notes(error: BaseException, notes: list[str]) -> None:
-    if notes and list(getattr(error, "__notes__", [])) != notes:
+    if notes and getattr(error, "__notes__", None) != notes:
         with contextlib.suppress(AttributeError):  # an exception with __slots__ and no __dict__
-            error.__notes__ = list(notes)  # type: ignore[attr-defined]
+            _set(error, "__notes__", list(notes))
 
 
 def _hang_traceback(error: BaseException, text: str) -> None:
@@ -292,7 +355,7 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     while (below := _below(deepest)) is not None and id(below) not in seen:
         seen.add(id(below))
         deepest = below
-    deepest.__cause__ = errors.RemoteTraceback(with_source_lines(text))
+    _set(deepest, "__cause__", errors.RemoteTraceback(with_source_lines(text)))
 
 
 _FRAME = re.compile(r'(?P<indent>[ |+-]*)File "(?P<file>[^"]+)", line (?P<number>\d+), in ')

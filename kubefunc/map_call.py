@@ -620,7 +620,9 @@ class MapCallSink:
         self._map._output.feed(indexes, data)
 
     def take(self, outcomes: Sequence[Record]) -> None:
-        self._map._settle([(record.index, record) for record in outcomes], self._attempt)
+        count = self._map._count or 0  # a function that signs its own records may give any number
+        mine = [(record.index, record) for record in outcomes if record.index < count]
+        self._map._settle(mine, self._attempt)
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         of = self._map

@@ -15,6 +15,7 @@ from kubefunc.errors import ConfigurationError, KubefuncError, OutOfMemoryError,
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.runner import CODE_OOM
+from kubefunc.runner.execution.exceptions import text_of
 
 
 def _used_up(error: PodLostError) -> bool:
@@ -74,4 +75,8 @@ class RetryingSink:
             self._backend.submit(self._submission, self)
         except ConfigurationError as error:
             self._sink.fail(error)
+        except Exception as error:  # noqa: BLE001 - nobody waits for an attempt that could not begin
+            failure = KubefuncError(f"The next attempt could not be started: {type(error).__name__}: {text_of(error)}")
+            failure.__cause__ = error
+            self._sink.fail(failure)
         return True

@@ -31,6 +31,12 @@ class KeywordOnly(Exception):
         self.where = where
 
 
+class Strange(Exception):
+    """Its attribute is not what the name promises."""
+
+    exceptions = 5
+
+
 class HoldsALock(Exception):
     """An exception with an attribute that cannot be pickled."""
 
@@ -108,6 +114,12 @@ def raise_group() -> None:
     caused = ValueError("second")
     caused.__cause__ = OSError(28, "disk full")
     raise ExceptionGroup("both", [KeywordOnly(where="first"), caused])  # type: ignore[name-defined] # noqa: F821
+
+
+@remote
+def raise_strange() -> None:
+    """Raise an exception that looks like a group, and is none."""
+    raise Strange("boom")
 
 
 @remote

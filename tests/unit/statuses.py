@@ -37,7 +37,8 @@ def pod(
     metadata: JsonDict = {
         "name": "train-abcdefgh-x1y2z",
         "uid": "0b5c",
-        "ownerReferences": [{"kind": "Job", "name": "train-abcdefgh", "uid": "77aa"}],
+        "labels": {"batch.kubernetes.io/controller-uid": "77aa"},
+        "ownerReferences": [{"kind": "Job", "name": "train-abcdefgh", "uid": "77aa", "controller": True}],
     }
     if deleting:
         metadata["deletionTimestamp"] = "2025-06-01T10:00:31Z"

@@ -138,7 +138,8 @@ def pod(number: int, state: str, message: str = "", attempt: int = 0, exit_code:
         "metadata": {
             "name": f"{CALL}-{number}-x{attempt}",
             "uid": f"pod-{number}-{attempt}",
-            "ownerReferences": [{"kind": "Job", "name": CALL, "uid": UID}],
+            "labels": {"batch.kubernetes.io/controller-uid": UID},
+            "ownerReferences": [{"kind": "Job", "name": CALL, "uid": UID, "controller": True}],
             "annotations": {"batch.kubernetes.io/job-completion-index": str(number)},
         },
         "spec": {"nodeName": "node"} if state != "pending" else {},
@@ -346,22 +347,25 @@ def test_a_flight_that_comes_while_the_last_one_goes_is_looked_at() -> None:
     assert looked_at[0] is later
 
 
-def test_a_look_that_fails_does_not_end_all_looking() -> None:
-    """It may be one flight's own; the others must not wait for ever."""
-    following = Following(lead_of(Items(1), Layout(1, 1, range(1))))
+def test_a_look_that_fails_ends_one_attempt_and_no_other() -> None:
+    """Whatever is raised while the clock looks at one of them is told by that one; the others go on."""
+    broken, sound = (lead_of(Items(1), Layout(1, 1, range(1))) for _ in range(2))
+    following = Following(broken)
+    following.tracker._flights[sound.job].append(sound)
     looks: list[Flight] = []
-    again = threading.Event()
 
     def look(flight: Flight, now: float) -> None:
         looks.append(flight)
-        if len(looks) == 1:
+        if flight is broken:
             raise RuntimeError("a fault")
-        again.set()
 
     following.tracker._look_at = look  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="a fault"):
-        following.tracker._tick()
-    assert again.wait(10)
+    following.tracker._tick()
+    following.tracker._tick()
+    assert looks == [broken, sound, sound]
+    ((failed, finding),) = following.failed
+    assert failed is broken
+    assert "RuntimeError: a fault" in finding.words[0]
 
 
 def test_the_pods_may_change_while_somebody_looks_at_them() -> None:
@@ -386,6 +390,7 @@ def test_pods_of_another_job_are_not_ours() -> None:
     following = Following(lead_of(Items(1), layout))
     foreign = pod(0, "terminated", inline(0, [0]))
     foreign["metadata"]["ownerReferences"][0]["uid"] = "another"
+    foreign["metadata"]["labels"] = {"batch.kubernetes.io/controller-uid": "another"}
     following.tell([("ADDED", foreign)])
     assert following.ended == []
 

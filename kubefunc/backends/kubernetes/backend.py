@@ -25,7 +25,7 @@ from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonD
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
-from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import manifest
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
@@ -290,7 +290,15 @@ class KubernetesBackend:
 
     def _fail(self, flight: Flight, finding: Finding) -> None:
         if flight.claim():
-            self._requests.do(lambda: self._tell_failure(flight, finding))
+            self._requests.do(lambda: self._surely_tell_failure(flight, finding))
+
+    def _surely_tell_failure(self, flight: Flight, finding: Finding) -> None:
+        """Whatever fails on the way, the call ends."""
+        try:
+            self._tell_failure(flight, finding)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for an end that never comes
+            flight.sink.fail(fault(error).as_error(flight.diagnosis()))
+            self._tracker.let_go(flight)
 
     def _tell_failure(self, flight: Flight, finding: Finding) -> None:
         tail = self._outputs.tail(flight, finding.container)

@@ -87,7 +87,7 @@ class Workers:
     def _carry_out(self, work: Work) -> None:
         try:
             work()
-        except Exception:  # a bug of ours must not end the thread that others wait for
+        except BaseException:  # a bug of ours, or sys.exit() of a stranger's: others wait for this thread
             traceback.print_exc()
         finally:
             with self._changed:

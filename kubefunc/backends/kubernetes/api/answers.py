@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from kubefunc.backends.kubernetes.api.errors import ApiError
+from kubefunc.backends.kubernetes.objects.fields import whole_number
 
 JsonDict: TypeAlias = dict[str, Any]
 Check: TypeAlias = Callable[[JsonDict], bool]
@@ -129,4 +130,5 @@ def _json_object(data: bytes) -> JsonDict | None:
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdigit() else None
+    number = None if text is None else whole_number(text)
+    return None if number is None else float(number)

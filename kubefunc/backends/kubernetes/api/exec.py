@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.objects.fields import whole_number
 from kubefunc.errors import ConfigurationError
 from kubefunc.runner import (
     COURIER,
@@ -530,7 +531,8 @@ class ExecStream:
 def _exit_code(verdict: dict[str, Any]) -> int:
     causes = (verdict.get("details") or {}).get("causes") or ()
     codes = [cause.get("message") for cause in causes if cause.get("reason") == "ExitCode"]
-    return int(codes[0]) if codes and str(codes[0]).isdigit() else 1
+    number = whole_number(str(codes[0])) if codes else None
+    return 1 if number is None else number
 
 
 def _nothing() -> None:

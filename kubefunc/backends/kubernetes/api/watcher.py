@@ -27,6 +27,7 @@ from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.patience import backoff
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
 from kubefunc.backends.kubernetes.api.streams import Stream
+from kubefunc.backends.kubernetes.objects.fields import BadObject
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.errors import ConfigurationError
 
@@ -130,9 +131,13 @@ def parse_line(line: bytes) -> Event | None:
     if not line.strip():
         return None
     content = json.loads(without_managed_fields(line))
-    if not isinstance(content, dict) or not isinstance(content.get("object"), dict):
+    if not isinstance(content, dict) or not _is_object(content.get("object")):
         raise ValueError(f"no watch event: {line[:200]!r}")
     return Event(str(content.get("type")), content["object"])
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("metadata", {}), dict)
 
 
 def without_managed_fields(line: bytes) -> bytes:
@@ -321,7 +326,7 @@ class Watcher:
     def _try_list(self) -> Exception | None:
         try:
             self._list()
-        except (ApiError, ConnectionFailed, ConfigurationError) as exc:
+        except (ApiError, ConnectionFailed, ConfigurationError, BadObject) as exc:
             return exc
         return None
 
@@ -382,7 +387,7 @@ class Watcher:
             return (End.SILENT if exc.reason == "timeout" else End.CUT), exc
         except ConfigurationError as exc:  # the credentials could not be renewed just now
             return End.OVERLOADED, exc
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             return End.GARBLED, exc
         finally:
             self._stream = None
@@ -429,7 +434,7 @@ class Watcher:
                 "apiVersion": body.get("apiVersion"),
                 "kind": str(body.get("kind", "")).removesuffix("List"),
             }
-            items += [{**kind, **item} for item in items_of(body)]
+            items += [{**kind, **item} for item in items_of(body) if _is_object(item)]
             metadata = body.get("metadata") or {}
             token = metadata.get("continue")
             if not token:

@@ -12,7 +12,7 @@ from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.exec import ResultStream
 from kubefunc.backends.kubernetes.api.streams import Stream
 from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
-from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
+from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault, sharper
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -271,3 +271,11 @@ class Flight:
             events=self.warnings,
             log_tail=log_tail,
         )
+
+
+def guarded(flight: Flight, fail: Callable[[Flight, Finding], None], work: Callable[[], None]) -> None:
+    """Do this for one attempt. Whatever it raises ends that attempt: not the thread, which serves all of them."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - as above
+        fail(flight, fault(error))

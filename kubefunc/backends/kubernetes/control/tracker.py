@@ -5,11 +5,12 @@ A watch's thread only records and asks others to act: requests, streams and call
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
@@ -17,10 +18,11 @@ from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import role_lacks
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
-from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Flight
+from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Flight, guarded
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import views
+from kubefunc.backends.kubernetes.objects import fields, views
+from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
@@ -28,8 +30,6 @@ from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER
-
-JsonDict = dict[str, Any]
 
 TICK = 0.25
 SAY_FIRST = 5.0  # seconds of waiting before a line says for what
@@ -173,16 +173,17 @@ class Tracker:
     # -- news of Pods
 
     def _on_pod(self, kind: str, pod: JsonDict) -> None:
-        job, uid, index = views.owner_of(pod)
-        parts = [part for flight in self._of_job(job, uid) if (part := flight.of_index(index)) is not None]
-        if not parts:
-            return  # most news of a map's Pods come when these have ended
-        view = views.pod_view(pod)
+        try:
+            job, uid, index = views.owner_of(pod)
+            parts = [part for flight in self._of_job(job, uid) if (part := flight.of_index(index)) is not None]
+            if not parts:
+                return  # most news of a map's Pods come when these have ended
+            view = views.pod_view(pod)
+        except fields.BadObject:
+            return
+        learn = self._pod_gone if kind == "DELETED" else self._pod_news
         for part in parts:
-            if kind == "DELETED":
-                self._pod_gone(part, view)
-            else:
-                self._pod_news(part, view)
+            guarded(part, self._fail, functools.partial(learn, part, view))
 
     def _pod_news(self, flight: Flight, pod: Pod) -> None:
         with flight.lock:
@@ -228,16 +229,22 @@ class Tracker:
         """A courier has started: its Pod's name tells the Job."""
         if kind == "DELETED":
             return
-        pod = event["involvedObject"]["name"]
+        try:
+            pod = fields.text(fields.mapping(event, "involvedObject"), "name")
+        except fields.BadObject:
+            return
         job, _, _ = pod.rpartition("-")
         with self._lock:
             flights = list(self._flights.get(job, ()))
         if not flights:
             self._chunk_started(pod)
         for flight in flights:
-            self._uploads.send(flight, pod)
-            if self._collector.is_express(flight):
-                self._collector.express(flight, pod)
+            guarded(flight, self._fail, functools.partial(self._courier_started, flight, pod))
+
+    def _courier_started(self, flight: Flight, pod: str) -> None:
+        self._uploads.send(flight, pod)
+        if self._collector.is_express(flight):
+            self._collector.express(flight, pod)
 
     def _chunk_started(self, pod: str) -> None:
         """The Pods of an Indexed Job have their index in their names."""
@@ -245,22 +252,27 @@ class Tracker:
         with self._lock:
             flights = list(self._flights.get(job, ()))
         for flight in flights:
-            part = flight.of_index(int(index)) if index.isdigit() else None
+            part = flight.of_index(fields.whole_number(index))
             if part is not None:
-                self._uploads.send(part, pod)
-                if part.is_hurried:
-                    self._collector.follow(part, pod)
+                guarded(part, self._fail, functools.partial(self._chunks_courier_started, part, pod))
+
+    def _chunks_courier_started(self, part: Flight, pod: str) -> None:
+        self._uploads.send(part, pod)
+        if part.is_hurried:
+            self._collector.follow(part, pod)
 
     # -- news of Jobs
 
     def _on_job(self, kind: str, job: JsonDict) -> None:
-        view = views.job_view(job)
+        try:
+            view = views.job_view(job)
+        except fields.BadObject:
+            return
         for flight in self._of_job(view.name, view.uid):
-            if kind == "DELETED":
-                if flight.uid and not flight.delete_wanted:
-                    self._fail(flight, ending.deleted(flight.job))
-                continue
-            flight.saw(view)
+            if kind != "DELETED":
+                guarded(flight, self._fail, functools.partial(flight.saw, view))
+            elif flight.uid and not flight.delete_wanted:
+                self._fail(flight, ending.deleted(flight.job))
 
     def _look_last(self, flight: Flight) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
@@ -270,7 +282,7 @@ class Tracker:
         except _TROUBLE:
             flight.looked_last = False  # the clock asks again
             return
-        for view in map(views.pod_view, pods):
+        for view in _well_formed(pods):
             part = flight.of_index(view.index) if view.job_uid == flight.uid else None
             if part is not None:
                 self._pod_news(part, view)
@@ -290,13 +302,16 @@ class Tracker:
             self._ticking = bool(flights)
         try:
             for flight in flights:
-                for part in flight.parts():
-                    if not part.over:
-                        self._look_at(part, time.monotonic())
+                guarded(flight, self._fail, functools.partial(self._look_at_parts, flight))
             self._collector.make_way()
         finally:  # one that fails is no reason to leave all others waiting
             if flights:
                 self._clock.after(TICK, self._tick)
+
+    def _look_at_parts(self, flight: Flight) -> None:
+        for part in flight.parts():
+            if not part.over:
+                guarded(part, self._fail, functools.partial(self._look_at, part, time.monotonic()))
 
     def _look_at(self, flight: Flight, now: float) -> None:
         if flight.ended_pod is not None:
@@ -306,7 +321,7 @@ class Tracker:
         if flight.finished_since:
             if now - flight.finished_since > JOB_ENDED_GRACE and not flight.looked_last:
                 flight.looked_last = True
-                self._requests.do(lambda: self._look_last(flight))
+                self._requests.do(lambda: guarded(flight, self._fail, lambda: self._look_last(flight)))
             return
         if flight.where is Phase.RUNNING:
             self._look_at_running(flight, now)
@@ -351,7 +366,7 @@ class Tracker:
             return
         flight.looks.at = now
         about = pod.uid if pod is not None else flight.uid
-        self._requests.do(lambda: self._read_events(flight, about))
+        self._requests.do(lambda: guarded(flight, self._fail, lambda: self._read_events(flight, about)))
 
     def _read_events(self, flight: Flight, about: str) -> None:
         if flight.over:
@@ -360,9 +375,9 @@ class Tracker:
         try:
             path = f"/api/v1/namespaces/{flight.namespace}/events"
             events = self._api.request("GET", path, query=query, is_expected=is_list).body
-        except _TROUBLE:
-            return  # without permission on events: blinder, never broken
-        finding = starting.event_trouble(sorted(items_of(events), key=_when))
+            finding = starting.event_trouble(sorted(items_of(events), key=_when))
+        except (*_TROUBLE, fields.BadObject):
+            return  # without Events: blinder, never broken
         if finding is not None and flight.where in (Phase.PENDING, Phase.STARTING):
             flight.found(finding)
             self._judge(flight)
@@ -392,8 +407,15 @@ def _cannot_be_followed(state: WatchState, words: str) -> Finding:
     return Finding(errors.ClusterUnreachableError, "WatchFailed", message, "Attach to it when that is well.", (words,))
 
 
-def _when(event: Mapping[str, Any]) -> str:
-    series = event.get("series") or {}
+def _well_formed(pods: Iterable[JsonDict]) -> Iterator[Pod]:
+    """Those of these Pods that are what the API sends."""
+    for pod in pods:
+        with contextlib.suppress(fields.BadObject):
+            yield views.pod_view(pod)
+
+
+def _when(event: JsonDict) -> str:
+    series = fields.mapping(event, "series")
     return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 

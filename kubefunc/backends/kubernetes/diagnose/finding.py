@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.runner import MAIN
+from kubefunc.runner.execution.exceptions import text_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ class Finding:
     def same_as(self, other: Finding | None) -> bool:
         """Whether this is the trouble that was found before, in whatever words."""
         return other is not None and (self.reason, self.message) == (other.reason, other.message)
+
+
+def fault(error: Exception) -> Finding:
+    """What kubefunc itself could not handle: it ends the call that it is about, with a word, and no other."""
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(where[-1].filename).name}, line {where[-1].lineno})" if where else ""
+    return Finding(
+        errors.KubefuncError,
+        "Fault",
+        "kubefunc could not handle what it was told of this call. This is a fault of kubefunc.",
+        "Please report it with these words; run the call again.",
+        (f"{type(error).__name__}: {text_of(error)}{place}",),
+    )
 
 
 def sharper(old: Finding | None, new: Finding | None) -> Finding | None:

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from kubefunc import errors
 from kubefunc.backends.kubernetes.api.errors import quota_is_hopeless
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
-from kubefunc.backends.kubernetes.objects.views import Container, JsonDict, Pod
+from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.views import Container, Pod
 
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
@@ -301,11 +303,11 @@ def event_trouble(events: Iterable[JsonDict]) -> Finding | None:
     """What the Events of a Pod or Job that does not get on say, oldest first. The newest words decide."""
     finding = None
     for event in events:
-        reason = event.get("reason", "")
+        reason = fields.text(event, "reason")
         if reason in _PROGRESS:
             finding = None
             continue
-        finding = sharper(finding, _of_event(reason, event.get("message", "").strip()) or finding)
+        finding = sharper(finding, _of_event(reason, fields.text(event, "message").strip()) or finding)
     return finding
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubefunc.backends.kubernetes.objects.manifest import COMPLETION_INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES
+from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.fields import BadObject, JsonDict
+from kubefunc.backends.kubernetes.objects.manifest import (
+    CALL_LABEL,
+    COMPLETION_INDEX,
+    INDEX_FAILURES,
+    INDEX_IGNORED_FAILURES,
+)
 from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER, MAIN, TERMINATION_AT, TERMINATION_ENVELOPE, TERMINATION_SIZE
 
-JsonDict = dict[str, Any]
+CONTROLLER_UID = "batch.kubernetes.io/controller-uid"  # the Job controller's own label on its Pods
+_OLD_CONTROLLER_UID = "controller-uid"  # before Kubernetes 1.27
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Pod:
         if not message.startswith(TERMINATION_AT):
             return None
         text = message[len(TERMINATION_AT) :].strip()
-        return int(text) if text.isdigit() else None
+        return fields.whole_number(text)
 
     @property
     def where(self) -> Phase:
@@ -100,95 +109,129 @@ class Job:
 
 def items_of(body: JsonDict) -> list[JsonDict]:
     """What a list holds. An empty one of metadata alone says null: Go writes a slice that nothing was added to so."""
-    return body.get("items") or []
+    return fields.mappings(body, "items")
 
 
 def owner_of(pod: JsonDict) -> tuple[str, str, int | None]:
-    """Name and UID of a Pod's Job, and its index there: cheap to ask, before anything else is read."""
-    metadata = pod["metadata"]
-    owner: JsonDict = next((ref for ref in metadata.get("ownerReferences", ()) if ref.get("kind") == "Job"), {})
-    index = metadata.get("annotations", {}).get(COMPLETION_INDEX)
-    return owner.get("name", ""), owner.get("uid", ""), _number(index)
+    """Name and UID of a Pod's Job, and its index there: cheap to ask, before anything else is read.
+
+    Empty for a Pod that the Job controller did not make: a reference to the Job alone can be put into any Pod.
+
+    Raises:
+        BadObject: a field is not of the type that the API gives it.
+    """
+    metadata = fields.mapping(pod, "metadata")
+    labels = fields.mapping(metadata, "labels")
+    owner = next(filter(_is_controller, fields.mappings(metadata, "ownerReferences")), {})
+    uid = fields.text(owner, "uid")
+    if not uid or uid not in (labels.get(CONTROLLER_UID), labels.get(_OLD_CONTROLLER_UID)):
+        return "", "", None
+    # What a watch remembers of a Pod, to report that it is gone, has labels and no annotations.
+    index = fields.mapping(metadata, "annotations").get(COMPLETION_INDEX) or labels.get(COMPLETION_INDEX)
+    return fields.text(owner, "name"), uid, _number(index)
+
+
+def _is_controller(reference: JsonDict) -> bool:
+    return reference.get("kind") == "Job" and reference.get("controller") is True
 
 
 def pod_view(pod: JsonDict) -> Pod:
-    """The fields that matter, each of which may be missing."""
-    metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
+    """The fields that matter, each of which may be missing.
+
+    Raises:
+        BadObject: a field is not of the type that the API gives it.
+    """
+    metadata, spec, status = (fields.mapping(pod, name) for name in ("metadata", "spec", "status"))
     job, job_uid, index = owner_of(pod)
-    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+    conditions = {fields.text(each, "type"): each for each in fields.mappings(status, "conditions")}
+    node = fields.text(spec, "nodeName") or None
     scheduled = conditions.get("PodScheduled", {})
-    unscheduled = scheduled.get("status") == "False" and not spec.get("nodeName")
+    unscheduled = scheduled.get("status") == "False" and node is None
     disruption = conditions.get("DisruptionTarget", {})
     disrupted = disruption.get("status") == "True"
     initial, others = (_containers(spec, status, kind) for kind in ("initContainer", "container"))
     containers = (*initial, *others)
-    notes = metadata.get("annotations", {})
+    notes = fields.mapping(metadata, "annotations")
     named = {container.name: container for container in containers}
     return Pod(
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
+        name=fields.name_of(pod),
+        uid=fields.text(metadata, "uid"),
         job=job,
         job_uid=job_uid,
-        phase=status.get("phase", "Pending"),
-        node=spec.get("nodeName"),
+        phase=fields.text(status, "phase", "Pending"),
+        node=node,
         main=named.get(MAIN, Container()),
         courier=named.get(COURIER, Container()),
         initial=initial,
         containers=containers,
-        reason=status.get("reason", ""),
-        message=status.get("message", ""),
-        unscheduled=scheduled.get("reason", "Unschedulable") if unscheduled else "",
-        unscheduled_message=scheduled.get("message", "") if unscheduled else "",
-        disruption=disruption.get("reason", "") if disrupted else "",
-        disruption_message=disruption.get("message", "") if disrupted else "",
+        reason=fields.text(status, "reason"),
+        message=fields.text(status, "message"),
+        unscheduled=fields.text(scheduled, "reason", "Unschedulable") if unscheduled else "",
+        unscheduled_message=fields.text(scheduled, "message") if unscheduled else "",
+        disruption=fields.text(disruption, "reason") if disrupted else "",
+        disruption_message=fields.text(disruption, "message") if disrupted else "",
         deleting="deletionTimestamp" in metadata,
-        grace=float(metadata.get("deletionGracePeriodSeconds") or 30),
+        grace=float(fields.number(metadata, "deletionGracePeriodSeconds") or 30),
         index=index,
         replaces=any(_number(notes.get(name)) for name in (INDEX_FAILURES, INDEX_IGNORED_FAILURES)),
     )
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+def _number(written: object) -> int | None:
+    return fields.whole_number(written) if isinstance(written, str) else None
 
 
 def _containers(spec: JsonDict, status: JsonDict, kind: str) -> tuple[Container, ...]:
     # The image as the call named it: the status has the runtime's name for it.
-    images = {each["name"]: each.get("image", "") for each in spec.get(f"{kind}s", [])}
-    return tuple(_container(each, images.get(each["name"], "")) for each in status.get(f"{kind}Statuses", []))
+    images = {fields.text(each, "name"): fields.text(each, "image") for each in fields.mappings(spec, f"{kind}s")}
+    statuses = fields.mappings(status, f"{kind}Statuses")
+    return tuple(_container(each, images.get(fields.text(each, "name"), "")) for each in statuses)
 
 
 def _container(status: JsonDict, image: str) -> Container:
+    name, states = fields.text(status, "name"), fields.mapping(status, "state")
     for state in ("terminated", "running", "waiting"):
-        found = status.get("state", {}).get(state)
-        if found is not None:
-            return Container(
-                state,
-                found.get("reason", ""),
-                found.get("message", ""),
-                found.get("exitCode"),
-                found.get("signal"),
-                status["name"],
-                image,
-            )
-    return Container(name=status["name"], image=image)
+        if states.get(state) is None:
+            continue
+        found = fields.mapping(states, state)
+        return Container(
+            state,
+            fields.text(found, "reason"),
+            fields.text(found, "message"),
+            fields.number(found, "exitCode"),
+            fields.number(found, "signal"),
+            name,
+            image,
+        )
+    return Container(name=name, image=image)
 
 
 def job_view(job: JsonDict) -> Job:
-    """The fields that matter of a Job."""
-    metadata, status = job["metadata"], job.get("status", {})
-    conditions = status.get("conditions", [])
-    failed: Mapping[str, Any] = next((each for each in conditions if _holds(each, "Failed", "FailureTarget")), {})
+    """The fields that matter of a Job.
+
+    Raises:
+        BadObject: a field is not of the type that the API gives it.
+    """
+    metadata, spec, status = (fields.mapping(job, name) for name in ("metadata", "spec", "status"))
+    conditions = fields.mappings(status, "conditions")
+    failed: JsonDict = next((each for each in conditions if _holds(each, "Failed", "FailureTarget")), {})
+    failed_indexes = fields.text(status, "failedIndexes")
+    if not _INDEXES.fullmatch(failed_indexes):
+        raise BadObject(f"failedIndexes is {failed_indexes[:80]!r}")
     return Job(
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        call=metadata.get("labels", {}).get("kubefunc/call", ""),
-        suspended=bool(job.get("spec", {}).get("suspend")),
-        failed=failed.get("reason", ""),
-        failed_message=failed.get("message", ""),
+        name=fields.name_of(job),
+        uid=fields.text(metadata, "uid"),
+        call=fields.text(fields.mapping(metadata, "labels"), CALL_LABEL),
+        suspended=bool(spec.get("suspend")),
+        failed=fields.text(failed, "reason"),
+        failed_message=fields.text(failed, "message"),
         complete=any(_holds(each, "Complete", "SuccessCriteriaMet") for each in conditions),
-        failed_indexes=status.get("failedIndexes", ""),
+        failed_indexes=failed_indexes,
     )
+
+
+# At most 10**6 numbers: a Job with a limit for each index has no more than 10**5.
+_INDEXES = re.compile(r"(?:[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*)?", re.ASCII)
 
 
 def indexes(text: str) -> set[int]:
@@ -205,4 +248,4 @@ def indexes(text: str) -> set[int]:
 
 
 def _holds(condition: Mapping[str, Any], *types: str) -> bool:
-    return condition["type"] in types and condition.get("status") == "True"
+    return condition.get("type") in types and condition.get("status") == "True"

@@ -20,9 +20,10 @@ from kubefunc.backends.kubernetes.api.exec import (
 )
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.objects.fields import whole_number
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.output import Outputs, log_path
 from kubefunc.backends.kubernetes.threads import Workers
@@ -92,7 +93,7 @@ class Collector:
                 return
             flight.asked.add(pod)
         asked_at = time.monotonic()
-        self.streams.do(lambda: self._ride(flight, pod, asked_at))
+        self._stream_for(flight, lambda: self._ride(flight, pod, asked_at))
 
     def _ride(self, flight: Flight, pod: str, asked_at: float) -> None:
         stream = self._stream(flight, pod)
@@ -112,6 +113,9 @@ class Collector:
                 flight.stream = None
             self.collect(flight)
 
+    def _stream_for(self, flight: Flight, work: Callable[[], None]) -> None:
+        self.streams.do(lambda: guarded(flight, self._fail, work))
+
     # -- chunks while they run
 
     def follow(self, flight: Flight, pod: str) -> None:
@@ -124,7 +128,7 @@ class Collector:
                 return
             self._next_live = max(self._next_live + LIVE_EVERY, now - LIVE_BURST)
             self._live.add(flight)
-        self.streams.do(lambda: self._follow(flight, pod))
+        self._stream_for(flight, lambda: self._follow(flight, pod))
 
     def _follow(self, flight: Flight, pod: str) -> None:
         stream = self._stream(flight, pod)
@@ -167,7 +171,7 @@ class Collector:
                 flight.look_again = True
                 return
             flight.looking = True
-        self._collectors.do(lambda: self._look(flight))
+        self._collectors.do(lambda: guarded(flight, self._fail, lambda: self._look(flight)))
 
     def _look(self, flight: Flight) -> None:
         try:
@@ -196,7 +200,7 @@ class Collector:
                 return  # express is there; its end asks again
             flight.fetching = self._may_fetch(flight, pod)
         if flight.fetching:
-            self.streams.do(lambda: self._fetch(flight))
+            self._stream_for(flight, lambda: self._fetch(flight))
             return
         self._without_exec(flight, pod)
 
@@ -344,9 +348,11 @@ class Collector:
             return True
         if not flight.claim():
             return False
-        self._outputs.finish(flight, envelope)
-        flight.sink.deliver(envelope)
-        self._done(flight, envelope)
+        try:
+            self._outputs.finish(flight, envelope)
+        finally:  # the result counts more than what was printed before it
+            flight.sink.deliver(envelope)
+            self._done(flight, envelope)
         return True
 
     def release(self, flight: Flight) -> None:
@@ -367,8 +373,7 @@ def announced_size(message: str) -> int:
     """The result's size that a termination message names, or 0."""
     if not message.startswith(TERMINATION_SIZE):
         return 0
-    text = message[len(TERMINATION_SIZE) :].partition(":")[0]
-    return int(text) if text.isdigit() else 0
+    return whole_number(message[len(TERMINATION_SIZE) :].partition(":")[0]) or 0
 
 
 def envelope_in_log(log: bytes) -> bytes | None:
@@ -380,6 +385,6 @@ def envelope_in_log(log: bytes) -> bytes | None:
     start = starts[-1]
     try:
         data = b"".join(binascii.a2b_base64(line) for line in lines[start + 1 : lines.index(LOG_TAIL, start)])
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or what is not ASCII
         return None
     return data if str(len(data)) == lines[start][len(LOG_HEAD) :] else None

@@ -10,7 +10,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.api.exec import ExecRefused, TransportError, upload
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.threads import Workers
@@ -36,7 +36,8 @@ class Uploads:
                 if (pod, name) in flight.uploads or flight.over:
                     continue
                 flight.uploads.add((pod, name))
-            self._streams.do(functools.partial(self._send, flight, pod, name, content))
+            send = functools.partial(self._send, flight, pod, name, content)
+            self._streams.do(functools.partial(guarded, flight, self._fail, send))
 
     def _send(self, flight: Flight, pod: str, name: str, content: Callable[[], bytes]) -> None:
         for pause in PAUSES:
