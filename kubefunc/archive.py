@@ -112,7 +112,7 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3  # Unix, also when made on Windows: the same sources give the same bytes
             info.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(info, entries[name])
+            archive.writestr(info, entries[name], compresslevel=9)
     return buffer.getvalue()
 
 
