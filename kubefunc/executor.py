@@ -371,6 +371,7 @@ class _OnThisMachine:
             raise BrokenExecutor("no task can run any more, for the reason above") from self._broken
         target = fn.function if isinstance(fn, RemoteFunction) else fn
         payload = self._packer.pack(target, args, kwargs)
+        self.session.say_notes(payload)
         future: Future[Any] = Future()
         with self._lock:
             index = self._next

@@ -349,7 +349,7 @@ class Options:
 
     env: Mapping[str, EnvValue] = field(default_factory=dict, metadata=_ENV)
     """Environment variables: literal texts (no ``$(NAME)`` is expanded), or keys of a Secret or ConfigMap.
-    Merged by key.
+    Texts travel in the call's own Secret. Merged by key.
 
     Default: none; the caller's environment does not travel, as it may hold secrets.
     Local: texts are set; SecretKey and ConfigMapKey need a cluster.

@@ -26,14 +26,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from kubefunc.code import ProjectCode, has_source, imports_in_code, is_hidden
 from kubefunc.errors import SerializationError
+from kubefunc.modules import has_source, imports_in_code, is_hidden
 from kubefunc.runner import PROTOCOL
 from kubefunc.runner.protocol.wire import join_payload
+
+if TYPE_CHECKING:
+    from kubefunc.code import ProjectCode
+    from kubefunc.project_files import Note
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
@@ -55,12 +59,14 @@ class Payload:
         modules: the caller's own packages and modules that travel in it.
         code_size: bytes of project code in it, as stored.
         call_size: bytes of function and arguments in it, as stored.
+        notes: what the person should know of the project code in it.
     """
 
     data: bytes = field(repr=False)
     modules: tuple[str, ...]
     code_size: int
     call_size: int
+    notes: tuple[Note, ...] = ()
 
     @property
     def size(self) -> int:
@@ -81,11 +87,15 @@ class Packer:
     @classmethod
     def for_cluster(cls) -> Packer:
         """For a machine without anything of the caller's: all project code travels, large calls shrink."""
+        from kubefunc.code import ProjectCode  # what only senders need is not in a Pod
+
         return cls(ProjectCode(), compressed_if_it_pays)
 
     @classmethod
     def for_local(cls) -> Packer:
         """For a process here with the same ``sys.path``: only code travels that it could not find there."""
+        from kubefunc.code import ProjectCode
+
         return cls(ProjectCode(is_hidden), uncompressed)
 
     def pack(
@@ -125,7 +135,7 @@ class Packer:
         code = self._code.collect(modules)
         call, compression = self._compress(pickled)
         data = join_payload(code.data, call, compression)
-        return Payload(data, code.modules, code_size=len(code.data), call_size=len(call))
+        return Payload(data, code.modules, code_size=len(code.data), call_size=len(call), notes=code.notes)
 
 
 def _pickle_call(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.options import OptionChanges
+    from kubefunc.payload import Payload
 
 BackendName = Literal["kubernetes", "local"]
 EXIT_TIMEOUT = 5.0
@@ -78,6 +79,7 @@ class Session:
         self._backends: dict[tuple[str, str | None], Backend] = {}
         self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
         self._unfinished: dict[str, tuple[Backend, Sink | MapSink]] = {}
+        self._said: set[str] = set()
 
     # -- options
 
@@ -129,6 +131,7 @@ class Session:
         self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink
     ) -> Generator[None]:
         """To be cancelled at exit; not what was refused when it was submitted."""
+        self.say_notes(submission.payload)
         if not submission.options.detach:
             with self._lock:
                 self._unfinished[submission.call] = (backend, sink)
@@ -137,6 +140,15 @@ class Session:
         except BaseException:
             self.finished(submission.call)
             raise
+
+    def say_notes(self, payload: Payload) -> None:
+        """Tell the person what they should know of a payload, each thing once."""
+        for note in payload.notes:
+            with self._lock:
+                is_new = note.about not in self._said
+                self._said.add(note.about)
+            if is_new:
+                self.console.say(note.text)
 
     def finished(self, call: str) -> None:
         with self._lock:

@@ -486,7 +486,11 @@ def variable(name: str, value: str) -> None:
         raise Refused("a variable's name has letters, digits, '_', '-' and '.', and no digit first", at=at, shown="")
     if "\0" in value:
         raise Refused("a variable cannot hold a zero byte", at=at, shown="...")
-    if len(name) + len(value.encode("utf-8", "surrogatepass")) + 2 > _MOST_VARIABLE:
+    try:
+        size = len(name) + len(value.encode()) + 2
+    except UnicodeEncodeError:
+        raise Refused("a variable holds text that UTF-8 can write", at=at, shown="...") from None
+    if size > _MOST_VARIABLE:
         raise Refused("one variable holds at most 128 KiB: pass it as an argument instead", at=at, shown="...")
 
 

@@ -90,6 +90,41 @@ def test_a_project_in_src_layout_travels(kube: Space, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["south", "NoStation (7,)"], done.stderr
 
 
+def test_keys_and_foreign_files_of_a_project_stay_here(kube: Space, tmp_path: Path) -> None:
+    """What does not travel is said once, however many calls there are, with how to send it all the same."""
+    package = tmp_path / "project" / "shop"
+    (package / "conf").mkdir(parents=True)
+    (tmp_path / "project/pyproject.toml").write_text("")
+    (tmp_path / "private.csv").write_text("1")
+    (package / "__init__.py").write_text(
+        "import os\n"
+        "def files(number):\n"
+        "    where = os.path.dirname(__file__)\n"
+        "    return sorted(name for _, _, names in os.walk(where) for name in names if not name.endswith('.pyc'))\n"
+    )
+    for name in ("id_rsa", "kubeconfig", "prod.env", "ca.pem", "prices.txt"):
+        (package / "conf" / name).write_text("x")
+    (package / "conf" / "private.csv").symlink_to(tmp_path / "private.csv")
+    (package / "large.bin").write_bytes(b"x" * 5_000_000)
+    (tmp_path / "project/.kubefuncignore").write_text("!ca.pem\n")
+    program = tmp_path / "project" / "main.py"
+    program.write_text(
+        "import kubefunc, shop\n"
+        "files = kubefunc.remote(shop.files)\n"
+        "print(files.remote(1).result(), files.remote(2).result(), files.map([1]).result(), sep='\\n')\n"
+    )
+    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    there = ["__init__.py", "ca.pem", "large.bin", "prices.txt"]
+    assert done.stdout.splitlines() == [str(there), str(there), str([there])], done.stderr
+    for name in ("id_rsa", "kubeconfig", "prod.env", "conf/private.csv ->", "large.bin"):
+        assert done.stderr.count(f"{name}\n" if "->" not in name else name) == 1, done.stderr
+    assert "prices.txt\n" in done.stderr  # among the largest files
+    assert f"into {tmp_path / 'project' / '.kubefuncignore'}" in done.stderr
+
+
 @pytest.mark.usefixtures("calling")
 def test_a_nested_call_is_refused() -> None:
     """Its Pod has no credentials: the error says what to do instead."""

@@ -176,3 +176,8 @@ class Scale:
 def print_and_give(printed: str, given: str) -> str:
     print(printed)
     return given.upper()
+
+
+def variables(*names: str) -> dict[str, str | None]:
+    """These variables of the process that runs it."""
+    return {name: os.environ.get(name) for name in names}

@@ -227,6 +227,24 @@ def test_namespace_packages_travel_in_parts(tmp_path: Path) -> None:
     assert run_program(tmp_path, "use.py", files, "one", "two") == "ok\n"
 
 
+def test_a_file_loaded_under_a_dotted_name_without_a_parent(tmp_path: Path) -> None:
+    """Functions, classes and their instances work there and come back as themselves."""
+    files = {
+        "plugins/tool.py": "class Tool:\n    pass\ndef same(tool):\n    assert type(tool) is Tool\n    return Tool()",
+        "use.py": """
+import importlib.util, pathlib, sys
+from bare_pod import run
+spec = importlib.util.spec_from_file_location("no_parent.tool", pathlib.Path(__file__).parent / "plugins/tool.py")
+tool = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = tool
+spec.loader.exec_module(tool)
+assert type(run(tool.same, tool.Tool())) is tool.Tool
+print("ok")
+""",
+    }
+    assert run_program(tmp_path, "use.py", files) == "ok\n"
+
+
 def test_a_programs_module_run_by_its_name(tmp_path: Path) -> None:
     """``python -m app.main``: the function is of __main__, and its relative imports still lead home."""
     files = {

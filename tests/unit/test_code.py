@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,16 +16,10 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from kubefunc.code import (
-    CodeArchive,
-    ProjectCode,
-    has_source,
-    imports_in_code,
-    imports_in_source,
-    is_hidden,
-    unit_of,
-)
+from kubefunc.code import CodeArchive, ProjectCode
 from kubefunc.errors import SerializationError
+from kubefunc.modules import has_source, imports_in_code, imports_in_source, is_hidden, unit_of
+from kubefunc.project_files import list_files, pack_files
 from kubefunc.runner.protocol.wire import split_files
 
 Project = Callable[[dict[str, str]], Path]
@@ -83,6 +78,47 @@ def test_what_has_no_file_of_the_caller_stays_here(name: str) -> None:
     before = set(sys.modules)
     assert unit_of(name) is None
     assert set(sys.modules) == before
+
+
+def test_entries_of_sys_path_that_are_no_text(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python passes over a Path in sys.path, a common slip; so does the search for modules."""
+    root = project({"slip_a.py": "import slip_b", "hidden/slip_b.py": ""})
+    for entry in (root / "hidden", None, b"/tmp"):
+        monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    assert names(ProjectCode().collect(["slip_a"])) == ["slip_a.py"]
+
+
+class Trap:
+    """An import hook, or the finder of a directory, that fails."""
+
+    def __init__(self, entry: str = "") -> None:
+        if entry == "trap:at once":
+            raise RuntimeError("the hook is broken")
+        if not entry.startswith("trap:"):
+            raise ImportError
+
+    @classmethod
+    def find_spec(cls, name: str, *rest: object) -> None:
+        if not name.startswith(("hooked_", "nowhere_")):
+            return
+        raise RuntimeError(f"the finder is broken for {name}")
+
+
+def test_import_hooks_that_raise(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' finders are only asked: what one of them cannot say, another may."""
+    project({"hooked_a.py": "import hooked_b, nowhere_at_all", "hooked_b.py": ""})
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Trap, object()])
+    monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks, Trap])
+    monkeypatch.setattr(sys, "path", ["trap:at once", "trap:when asked", *sys.path])
+    assert names(ProjectCode().collect(["hooked_a"])) == ["hooked_a.py", "hooked_b.py"]
+
+
+def test_a_namespace_whose_parent_is_not_loaded(project: Project) -> None:
+    """Its directories are known all the same, though Python would look for them through the parent."""
+    project({"orphan_a/inner/tool.py": ""})
+    importlib.import_module("orphan_a.inner.tool")
+    del sys.modules["orphan_a"]
+    assert names(ProjectCode().collect(["orphan_a.inner.tool"])) == ["orphan_a/inner/tool.py"]
 
 
 def test_a_virtual_environment_inside_the_project_stays_here(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,11 +359,173 @@ def test_too_much_code_is_refused_with_the_largest_files(project: Project) -> No
 
 
 def test_unreadable_code_is_an_error_that_names_the_file(project: Project, tmp_path: Path) -> None:
-    """A file that turns into a directory link without rights, or vanishes into one, is told by its name."""
+    """A module that has become a link to itself is told by its name."""
     project({"broken_a/__init__.py": ""})
-    (tmp_path / "broken_a/loop").symlink_to("loop")
-    with pytest.raises(SerializationError, match="loop"):
+    (tmp_path / "broken_a/loop.py").symlink_to("loop.py")
+    with pytest.raises(SerializationError, match=r"broken_a.loop\.py"):
         ProjectCode().collect(["broken_a"])
+
+
+def test_unreadable_data_is_left_out_and_named(project: Project, tmp_path: Path) -> None:
+    """A file without which Python can import the package costs no call."""
+    project({"halfread_a/__init__.py": "", "halfread_a/data.txt": "x"})
+    (tmp_path / "halfread_a/loop").symlink_to("loop")
+    archive = ProjectCode().collect(["halfread_a"])
+    assert names(archive) == ["halfread_a/__init__.py", "halfread_a/data.txt"]
+    (note,) = archive.notes
+    assert "halfread_a/loop does not travel" in note.text
+
+
+def test_files_that_come_and_go_while_code_is_packed(project: Project, tmp_path: Path) -> None:
+    """Lock files and the like, in any number, keep no call from being sent."""
+    root = project({"churn_a/__init__.py": "", **{f"churn_a/data{n}.txt": "x" for n in range(30)}})
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            for number in range(3):
+                (root / f"churn_a/x{number}.lock").touch()
+            for number in range(3):
+                (root / f"churn_a/x{number}.lock").unlink()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        code = ProjectCode()
+        for _ in range(200):
+            assert "churn_a/data29.txt" in names(code.collect(["churn_a"]))
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_data_that_vanishes_between_list_and_archive_is_named(project: Project, tmp_path: Path) -> None:
+    """The archive holds the rest."""
+    project({"melt_a/__init__.py": "", "melt_a/gone.txt": "x"})
+    unit = unit_of("melt_a")
+    assert unit is not None
+    listing = list_files((unit,))
+    (tmp_path / "melt_a/gone.txt").unlink()
+    data, packed = pack_files((unit,), listing)
+    assert [path for path, _, _ in split_files(data)] == ["melt_a/__init__.py"]
+    assert [each.path for each in packed.left_out] == [str(tmp_path / "melt_a/gone.txt")]
+
+
+def test_a_module_that_is_deleted_meanwhile_is_simply_gone(project: Project, tmp_path: Path) -> None:
+    """The files are listed anew: what is sent is a state that the project really had."""
+    project({"melt_b/__init__.py": "", "melt_b/gone.py": "", "melt_b/stays.py": ""})
+    unit = unit_of("melt_b")
+    assert unit is not None
+    listing = list_files((unit,))
+    (tmp_path / "melt_b/gone.py").unlink()
+    data, _ = pack_files((unit,), listing)
+    assert [path for path, _, _ in split_files(data)] == ["melt_b/__init__.py", "melt_b/stays.py"]
+
+
+# --- what stays here, and is said ---
+
+
+KEYS = (
+    "id_rsa", "id_ed25519.old", "server.pem", "tls.KEY", "credentials.json", "aws_credentials", "kubeconfig",
+    "prod.kubeconfig", "kubeconfig.yaml", "main.tfstate", "main.tfstate.backup", "prod.tfvars", "prod.env",
+    "secrets.yaml", "client_secret_12.json", "service-account.json", "store.p12", "token.json", "passwords.txt",
+    "_netrc",
+)  # fmt: skip
+NO_KEYS = (
+    "tokenizer.json", "keys.txt", "environment.yml", "monkey.txt", "credentials.py", "secrets.py", "token.py",
+    "author.txt", "pem.txt", "secretary.csv", "tokens.json", "environ.txt", "rsa.md", "passwordless.md",
+)  # fmt: skip
+
+
+def test_files_named_like_keys_stay_here_and_are_named(project: Project, tmp_path: Path) -> None:
+    """Private keys, credentials, kubeconfigs, Terraform's state, .env files; source code always travels."""
+    project({"keys_a/__init__.py": "", **{f"keys_a/conf/{name}": "x" for name in (*KEYS, *NO_KEYS)}})
+    archive = ProjectCode().collect(["keys_a"])
+    assert names(archive) == ["keys_a/__init__.py", *(f"keys_a/conf/{name}" for name in sorted(NO_KEYS))]
+    (note,) = archive.notes
+    assert "keys_a/conf/" in note.text
+    assert f"and {len(KEYS) - 5} more" in note.text
+    assert str(tmp_path / ".kubefuncignore") in note.text
+
+
+def test_a_line_in_the_ignore_file_sends_a_key_all_the_same(project: Project) -> None:
+    """``!name``, as in .gitignore; a line without ``!`` keeps things here, in silence."""
+    root = project({"keys_b/__init__.py": "", "keys_b/ca.pem": "public", "keys_b/id_rsa": "x", "keys_b/big/x.bin": "x"})
+    (root / ".kubefuncignore").write_text("# certificates of others\n!ca.pem\nbig/\nid_*\n")
+    archive = ProjectCode().collect(["keys_b"])
+    assert names(archive) == ["keys_b/__init__.py", "keys_b/ca.pem"]
+    assert archive.notes == ()
+
+
+def test_an_edited_ignore_file_holds_for_the_next_call(project: Project) -> None:
+    """Nothing has to be restarted."""
+    root = project({"keys_c/__init__.py": "", "keys_c/ca.pem": "", "keys_c/data.txt": ""})
+    code = ProjectCode()
+    assert names(code.collect(["keys_c"])) == ["keys_c/__init__.py", "keys_c/data.txt"]
+    (root / "keys_c/.kubefuncignore").write_text("!*.pem\ndata.*")
+    assert names(code.collect(["keys_c"])) == ["keys_c/__init__.py", "keys_c/ca.pem"]
+
+
+def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: Path) -> None:
+    """Data of others never travel by accident; links inside the project are followed as ever."""
+    project(
+        {
+            "repo/.git/HEAD": "",
+            "repo/.env": "PASSWORD=1",
+            "repo/src/link_a/__init__.py": "",
+            "repo/common/words.txt": "w",
+        }
+    )
+    (tmp_path / "outside/data").mkdir(parents=True)
+    (tmp_path / "outside/data/x.csv").write_text("1")
+    package = tmp_path / "repo/src/link_a"
+    links = {
+        "file.csv": tmp_path / "outside/data/x.csv",
+        "data": tmp_path / "outside/data",
+        "env.txt": tmp_path / "repo/.env",
+    }
+    for name, target in links.items():
+        (package / name).symlink_to(target)
+    (package / "common").symlink_to(tmp_path / "repo/common")
+    sys.path.insert(0, str(tmp_path / "repo/src"))
+    try:
+        archive = ProjectCode().collect(["link_a"])
+    finally:
+        sys.path.remove(str(tmp_path / "repo/src"))
+    assert names(archive) == ["link_a/__init__.py", "link_a/common/words.txt"]
+    (note,) = archive.notes
+    for name, target in links.items():
+        assert f"{package / name} -> {target}" in note.text
+
+
+def test_code_travels_through_links(project: Project, tmp_path: Path) -> None:
+    """Some build tools make a project of links; what is imported here is wanted there."""
+    project({"linked_a/__init__.py": "", "linked_a/data.txt": "x"})
+    (tmp_path.parent / "store/inner").mkdir(parents=True, exist_ok=True)
+    (tmp_path.parent / "store/tool.py").write_text("TOOL = 1")
+    (tmp_path.parent / "store/inner/__init__.py").write_text("")
+    (tmp_path / "linked_a/tool.py").symlink_to(tmp_path.parent / "store/tool.py")
+    (tmp_path / "linked_a/inner").symlink_to(tmp_path.parent / "store/inner")
+    archive = ProjectCode().collect(["linked_a"])
+    assert names(archive) == [
+        "linked_a/__init__.py",
+        "linked_a/data.txt",
+        "linked_a/inner/__init__.py",
+        "linked_a/tool.py",
+    ]
+    assert archive.notes == ()
+
+
+def test_much_code_is_said_with_its_largest_files(project: Project) -> None:
+    """From five megabytes on: it travels with each call."""
+    root = project({"heavy_a/__init__.py": "", "heavy_a/small.txt": "x"})
+    (root / "heavy_a/model.bin").write_bytes(b"x" * 4_999_999)
+    (note,) = ProjectCode().collect(["heavy_a"]).notes
+    assert "4.8 MiB of project code travel with each call (heavy_a)" in note.text
+    assert note.text.index("heavy_a/model.bin") < note.text.index("heavy_a/small.txt")
+    assert ".kubefuncignore" in note.text
+    (root / "heavy_a/model.bin").write_bytes(b"x" * 4_000_000)
+    assert ProjectCode().collect(["heavy_a"]).notes == ()
 
 
 # --- the second call ---

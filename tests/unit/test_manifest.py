@@ -14,12 +14,12 @@ import pytest
 from kubefunc.backends.kubernetes.objects import manifest
 from kubefunc.backends.kubernetes.objects.manifest import (
     CONTAINER_ORDER,
-    SHARD_BYTES,
     JobSpec,
     job,
     owner_patch,
     secrets,
 )
+from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 
@@ -64,10 +64,20 @@ def container(name: str, **changes: Any) -> Any:
 
 
 def env(**changes: Any) -> dict[str, Any]:
-    """The variables of main by name; each must stand there once."""
+    """The variables of main by name, as the kubelet reads them; each must stand there once."""
     items = container("main", **changes)["env"]
     assert len({item["name"] for item in items}) == len(items)
-    return {item["name"]: item.get("value", item.get("valueFrom")) for item in items}
+    made: Any = secrets(spec(**changes))
+    held = {item["metadata"]["name"]: item["data"] for item in made}
+    return {item["name"]: item.get("value", from_secret(item.get("valueFrom"), held)) for item in items}
+
+
+def from_secret(source: Any, held: Mapping[str, Mapping[str, str]]) -> Any:
+    """The text that a reference to one of the call's own Secrets stands for; any other reference as it is."""
+    reference = (source or {}).get("secretKeyRef", {})
+    if reference.get("name") not in held:
+        return source
+    return base64.b64decode(held[reference["name"]][reference["key"]]).decode()
 
 
 # --- Secrets
@@ -435,28 +445,56 @@ def test_variables_of_the_user() -> None:
     }
 
 
-def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """A variable's value as the kubelet makes it: ``$$`` is one dollar, ``$(NAME)`` the value of NAME."""
-    result, at = "", 0
-    while at < len(text):
-        if text[at] != "$" or at + 1 == len(text):
-            result, at = result + text[at], at + 1
-            continue
-        end = text.find(")", at) if text[at + 1] == "(" else -1
-        if text[at + 1] == "$":
-            result, at = result + "$", at + 2
-        elif end > 0:
-            name = text[at + 2 : end]
-            result, at = result + variables.get(name, f"$({name})"), end + 1
-        else:
-            result, at = result + text[at : at + 2], at + 2
-    return result
-
-
 @pytest.mark.parametrize("value", ["$(HOME)", "$$", "a$", "pa$$word", "$", "$(", "$x", "$$(HOME)", "plain"])
 def test_values_arrive_as_they_were_written(value: str) -> None:
-    """Kubernetes expands dollars in values; what the user wrote is literal, here as on the local backend."""
-    assert expanded(env(env={"A": value})["A"], {"HOME": "/tmp"}) == value
+    """What the user wrote is literal: Kubernetes expands dollars in a plain value, and not in one from a Secret."""
+    (variable,) = (item for item in container("main", env={"A": value})["env"] if item["name"] == "A")
+    assert "value" not in variable
+    assert env(env={"A": value})["A"] == value
+
+
+def test_no_value_stands_in_the_job() -> None:
+    """Whoever may read Jobs and Pods, but no Secrets, sees names alone; the values are no files in the Pod either."""
+    of = spec(env={"TOKEN": "hunter2", "HOME": "/hunter2", "B": SecretKey("db", "pw")})
+    assert "hunter2" not in json.dumps(job(of))
+    made: Any = secrets(of)
+    assert base64.b64decode(made[0]["data"]["env.TOKEN"]) == b"hunter2"
+    volumes = {item["name"]: item for item in pod(env={"TOKEN": "hunter2"})["volumes"]}
+    (source,) = volumes["kubefunc-in"]["projected"]["sources"]
+    assert [item["key"] for item in source["secret"]["items"]] == list(FILES)
+    assert all(item["key"] == item["path"] for item in source["secret"]["items"])
+
+
+def test_a_second_attempt_reads_the_values_of_its_own_secret() -> None:
+    """The first attempt's Secret goes away with its Job."""
+    found = container("main", attempt=2, env={"A": "1"})["env"]
+    assert found[-1]["valueFrom"]["secretKeyRef"]["name"] == f"{CALL}-r2"
+    assert env(attempt=2, env={"A": "1"})["A"] == "1"
+
+
+def test_values_too_many_for_one_secret_fill_others() -> None:
+    """Each Secret keeps below its limit, each value stays whole, and all of payload and values arrive."""
+    values = {f"V{number}": chr(97 + number) * 130_000 for number in range(16)}
+    files = {**FILES, "payload": b"x" * SHARD_BYTES}
+    made: Any = secrets(spec(files=files, env=values))
+    for item in made:
+        assert sum(len(base64.b64decode(text)) for text in item["data"].values()) <= SHARD_BYTES
+    found = env(files=files, env=values)
+    assert {name: found[name] for name in values} == values
+    sources = pod(files=files, env=values)["volumes"][0]["projected"]["sources"]
+    listed = {item["key"] for source in sources for item in source["secret"].get("items", [])}
+    assert {"key", "payload.0"} <= listed
+    assert not [key for key in listed if key.startswith("env.")]
+    assert sources[0]["secret"]["name"] == CALL
+
+
+@pytest.mark.parametrize("name", ["a.b-c_D", "x" * 249, "x" * 250, "x" * 1000])
+def test_any_name_of_a_variable_has_a_key(name: str) -> None:
+    """A Secret's key has at most 253 characters, the name of a variable any number."""
+    made: Any = secrets(spec(env={name: "1", name + "y": "2"}))
+    assert all(len(key) <= 253 for key in made[0]["data"])
+    found = env(env={name: "1", name + "y": "2"})
+    assert (found[name], found[name + "y"]) == ("1", "2")
 
 
 # --- security

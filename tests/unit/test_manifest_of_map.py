@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.objects.manifest import SHARD_BYTES, Indexed, JobSpec, job, pod_deadline, secrets
+from kubefunc.backends.kubernetes.objects.manifest import Indexed, JobSpec, job, pod_deadline, secrets
+from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
 

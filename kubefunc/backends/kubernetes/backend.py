@@ -26,7 +26,7 @@ from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
-from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects import manifest, shards
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs, log_path, printed
@@ -205,7 +205,7 @@ class KubernetesBackend:
         spec["express"] = options.express and not options.detach
         files = {ARCHIVE: archive_bytes(), SPEC: json.dumps(spec).encode(), "key": submission.key}
         if not uploads:
-            files[manifest.PAYLOAD] = payload
+            files[shards.PAYLOAD] = payload
         return manifest.JobSpec(
             call=submission.call,
             session=self._session,

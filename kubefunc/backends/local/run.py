@@ -17,6 +17,7 @@ from kubefunc.backends.local.launch import working_directory
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
+from kubefunc.modules import search_path
 from kubefunc.payload import runner_spec
 from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
@@ -187,7 +188,7 @@ def request_header(
         "key": submission.key.hex(),
         "directory": str(directory),
         "cwd": working_directory(),
-        "path": sys.path,
+        "path": search_path(),
         "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
         "unset": [name for name in environ if name not in wanted],
     }

@@ -21,7 +21,7 @@ from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects import manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.chunks import MAX_PARALLELISM, chunksize
@@ -278,13 +278,13 @@ class Maps:
         if spec["upload"] or spec["map"]["uploads"]:
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
         layout = Layout.from_json(spec["map"])
-        items = _joined(files, manifest.ITEMS)
+        items = _joined(files, shards.ITEMS)
         numbers = range(len(layout.chunks))
         return MapSubmission(
             call=call,
             function=spec["function"],
             options=_read_options(files),
-            payload=Payload(_joined(files, manifest.PAYLOAD), (), 0, 0),
+            payload=Payload(_joined(files, shards.PAYLOAD), (), 0, 0),
             items={
                 index: bytes(data)
                 for number in numbers
@@ -338,11 +338,11 @@ def _files(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict
     """Beside ``spec.json``."""
     files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission.options)}
     if submission.payload.size <= manifest.SECRETS_LIMIT:
-        files[manifest.PAYLOAD] = submission.payload.data
+        files[shards.PAYLOAD] = submission.payload.data
     if not flight.uploads_items:
         items = submission.items
         joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
-        files[manifest.ITEMS] = records.join_chunks(list(joined))
+        files[shards.ITEMS] = records.join_chunks(list(joined))
     return files
 
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from kubefunc import __version__
+from kubefunc.backends.kubernetes.objects.shards import ITEMS, PAYLOAD, Shard, Shards, spread
 from kubefunc.backends.kubernetes.objects.template import Json, customised, deep_copy, items, join_tolerations
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.errors import ConfigurationError
-from kubefunc.options import ConfigMapKey, EnvValue, Options, SecretKey
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
@@ -47,10 +48,6 @@ ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
 VERSION_ANNOTATION: Final = "kubefunc/version"
 ITEMS_ANNOTATION: Final = "kubefunc/items"
 
-PAYLOAD: Final = "payload"
-ITEMS: Final = "items"
-_SPREAD: Final = (PAYLOAD, ITEMS)  # files that several Secrets may share
-SHARD_BYTES: Final = 950 * 1024  # a Secret holds 1 MiB of data; the rest is room for names and for what grows
 SECRETS_LIMIT: Final = 8 * 1024**2  # a larger payload is uploaded through the courier: etcd is no file store
 
 ITEMS_LIMIT: Final = 900 * 1024  # a node writes all of them into each Pod of a map; more is uploaded, to each its own
@@ -151,8 +148,7 @@ def secrets(spec: JobSpec) -> list[Json]:
     Raises:
         ValueError: the files beside ``payload`` do not fit into one Secret.
     """
-    shards = _shards(spec.files)
-    return [_secret(spec, name, shard) for name, shard in zip(_secret_names(spec), shards, strict=True)]
+    return [_secret(spec, name, shard) for name, shard in _shards(spec).by_name.items()]
 
 
 def encoded(secret: Json) -> bytes:
@@ -234,40 +230,11 @@ def _most_failed(chunks: int) -> int:
 # --- Secrets
 
 
-def _shards(files: Mapping[str, bytes]) -> list[dict[str, bytes | memoryview]]:
-    """The files as spread over Secrets: payload and items fill the first one up and go on in others."""
-    shards: list[dict[str, bytes | memoryview]] = [{name: data for name, data in files.items() if name not in _SPREAD}]
-    room = SHARD_BYTES - sum(len(data) for data in shards[0].values())
-    if room <= 0:
-        raise ValueError(f"the runner's own files have {SHARD_BYTES - room} bytes, more than one Secret holds")
-    for name in _SPREAD:
-        if name in files:
-            room = _spread(name, files[name], shards, room)
-    return shards
+def _shards(spec: JobSpec) -> Shards:
+    return spread(spec.name, spec.files, spec.options.env)
 
 
-def _spread(name: str, data: bytes, shards: list[dict[str, bytes | memoryview]], room: int) -> int:
-    """Put a file into the last of these Secrets, in parts into as many more as it needs; the room left in the last."""
-    if len(data) <= room:
-        shards[-1][name] = data
-        return room - len(data)
-    view = memoryview(data)
-    number = 0
-    while view:
-        if not room:
-            shards.append({})
-            room = SHARD_BYTES
-        shards[-1][f"{name}.{number}"] = view[:room]
-        view, room, number = view[room:], max(0, room - len(view)), number + 1
-    return room
-
-
-def _secret_names(spec: JobSpec) -> list[str]:
-    count = len(_shards(spec.files))
-    return [spec.name, *(f"{spec.name}-{number}" for number in range(1, count))]
-
-
-def _secret(spec: JobSpec, name: str, shard: Mapping[str, bytes | memoryview]) -> Json:
+def _secret(spec: JobSpec, name: str, shard: Shard) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -440,7 +407,7 @@ def _container(spec: JobSpec, name: str) -> Json:
             "image": options.resolved_image,
             "imagePullPolicy": options.image_pull_policy,
             "command": list(_COMMANDS[name]),
-            "env": _environment(options.env) + _index_history(spec) if name == MAIN else None,
+            "env": _environment(spec) + _index_history(spec) if name == MAIN else None,
             "resources": _main_resources(options) if name == MAIN else deep_copy(_COURIER_RESOURCES),
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": _mounts(name),
@@ -458,9 +425,8 @@ def _mounts(container: str) -> list[Json]:
 
 
 def _volumes(spec: JobSpec) -> list[Json]:
-    sources = [{"secret": {"name": name}} for name in _secret_names(spec)]
     return [
-        {"name": IN_VOLUME, "projected": {"defaultMode": _READABLE_BY_ALL, "sources": sources}},
+        {"name": IN_VOLUME, "projected": {"defaultMode": _READABLE_BY_ALL, "sources": _shards(spec).sources()}},
         {"name": OUT_VOLUME, "emptyDir": {}},
         {"name": TMP_VOLUME, "emptyDir": {}},
     ]
@@ -483,10 +449,21 @@ def _main_resources(options: Options) -> Json | None:
     return resources or None
 
 
-def _environment(env: Mapping[str, EnvValue]) -> list[Json]:
-    """Each name once: duplicates keep some releases from 1.26 to 1.28 from ever removing the Pod."""
-    merged: dict[str, EnvValue] = {"HOME": "/tmp", "PYTHONUNBUFFERED": "1", **env}
-    return [_variable(name, value) for name, value in merged.items()]
+def _environment(spec: JobSpec) -> list[Json]:
+    """Each name once: duplicates keep some releases from 1.26 to 1.28 from ever removing the Pod.
+
+    The user's values stand in the call's own Secrets: who may read Jobs and Pods must not see them.
+    """
+    shards = _shards(spec)
+    merged: dict[str, Json] = {
+        "HOME": {"value": "/tmp"},
+        "PYTHONUNBUFFERED": {"value": "1"},
+        **{
+            name: {"valueFrom": shards.variable(name) if isinstance(value, str) else _reference(value)}
+            for name, value in spec.options.env.items()
+        },
+    }
+    return [{"name": name, **source} for name, source in merged.items()]
 
 
 def _index_history(spec: JobSpec) -> list[Json]:
@@ -500,13 +477,9 @@ def _index_history(spec: JobSpec) -> list[Json]:
     ]
 
 
-def _variable(name: str, value: EnvValue) -> Json:
-    if isinstance(value, SecretKey):
-        return {"name": name, "valueFrom": {"secretKeyRef": {"name": value.name, "key": value.key}}}
-    if isinstance(value, ConfigMapKey):
-        return {"name": name, "valueFrom": {"configMapKeyRef": {"name": value.name, "key": value.key}}}
-    # Kubernetes expands $(NAME) and makes one dollar of two; doubled, a password arrives as it is.
-    return {"name": name, "value": value.replace("$", "$$")}
+def _reference(value: SecretKey | ConfigMapKey) -> Json:
+    kind = "secretKeyRef" if isinstance(value, SecretKey) else "configMapKeyRef"
+    return {kind: {"name": value.name, "key": value.key}}
 
 
 def _without_none(fields: Json) -> Json:

@@ -1,0 +1,341 @@
+"""The files of the caller's packages: which of them travel, what is said of those that do not, and their archive."""
+
+from __future__ import annotations
+
+import enum
+import importlib.machinery
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from kubefunc.errors import SerializationError
+from kubefunc.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
+from kubefunc.modules import Unit
+from kubefunc.runner.protocol.wire import join_files
+
+LARGE: Final = 5 * 10**6
+"""Bytes of project code from which on its largest files are named."""
+
+_SKIPPED_DIRECTORIES: Final = frozenset({"__pycache__", "node_modules"})
+_NAMED: Final = 5  # so many files are named in a message
+_CODE_SUFFIXES: Final = tuple(importlib.machinery.all_suffixes())
+_LOOKS: Final = 3  # so often files are listed anew when a module vanishes between being listed and being read
+
+
+class ProjectFile(NamedTuple):
+    """One file that travels; its tuple tells whether the file has changed."""
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
+    executable: bool
+
+    @property
+    def is_code(self) -> bool:
+        """Whether Python imports it."""
+        return self.name.endswith(_CODE_SUFFIXES)
+
+
+class Reason(enum.Enum):
+    """Why a file does not travel although nobody asked for that."""
+
+    KEY = "key"
+    LINK = "link"
+    UNREADABLE = "unreadable"
+
+
+class LeftOut(NamedTuple):
+    """A file or directory that stays on this machine, and is named to the person."""
+
+    path: str
+    reason: Reason
+    project: str = ""
+    detail: str = ""
+
+
+class Note(NamedTuple):
+    """What a person is told, once for each ``about``."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files that travel, by their names in the archive, and those that were left out."""
+
+    files: tuple[ProjectFile, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+class _Vanished(Exception):
+    """A module was listed, and is not there any more."""
+
+
+def list_files(units: Iterable[Unit]) -> Listing:
+    """All files of the units; of two with the same name the first one counts.
+
+    Raises:
+        SerializationError: a module cannot be read.
+    """
+    found: dict[str, ProjectFile] = {}
+    left_out: list[LeftOut] = []
+    for unit in units:
+        base = unit.name.replace(".", "/")
+        if unit.file and (module := _module(base, unit.file)) is not None:
+            found[module.name] = module
+        for directory in unit.directories:
+            for each in _tree(base, directory):
+                if isinstance(each, LeftOut):
+                    left_out.append(each)
+                else:
+                    found.setdefault(each.name, each)
+    return Listing(tuple(found[name] for name in sorted(found)), tuple(sorted(left_out, key=lambda each: each.path)))
+
+
+def _module(base: str, path: str) -> ProjectFile | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:  # deleted after it was imported
+        return None
+    return _file(base + _suffix(path), path, status) if stat.S_ISREG(status.st_mode) else None
+
+
+def _file(name: str, path: str, status: os.stat_result) -> ProjectFile:
+    return ProjectFile(name, path, status.st_size, status.st_mtime_ns, bool(status.st_mode & stat.S_IXUSR))
+
+
+def _suffix(file: str) -> str:
+    """``.py``, or all of ``.cpython-311-x86_64-linux-gnu.so``."""
+    suffixes = (end for end in _CODE_SUFFIXES if file.endswith(end))
+    return max(suffixes, key=len, default=os.path.splitext(file)[1])
+
+
+def _tree(base: str, directory: str) -> Iterator[ProjectFile | LeftOut]:
+    try:
+        rules = read_rules(directory)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SerializationError(f"cannot read the {IGNORE_FILE} of {directory}: {error}") from error
+    pending = [("", directory)]
+    visited: set[str] = set()
+    while pending:
+        below, directory = pending.pop()
+        real = os.path.realpath(directory)
+        if real in visited:  # links can go round in circles
+            continue
+        visited.add(real)
+        try:
+            entries = _entries(directory)
+        except OSError as error:
+            yield LeftOut(directory, Reason.UNREADABLE, detail=error.strerror or str(error))
+            continue
+        for entry in entries:
+            try:
+                found = _entry(base, f"{below}{entry.name}", entry, rules)
+            except FileNotFoundError:  # as if it had never been there
+                continue
+            except OSError as error:
+                found = _unreadable(entry.path, error)
+            if isinstance(found, str):
+                pending.append((f"{found}/", entry.path))
+            elif found is not None:
+                yield found
+
+
+def _entry(base: str, path: str, entry: os.DirEntry[str], rules: Rules) -> ProjectFile | LeftOut | str | None:
+    """The file, why it is left out, the path of a directory to go into, or None for what stays here in silence."""
+    is_directory = entry.is_dir()
+    if not is_directory and not entry.is_file():  # a socket, or a broken link
+        return None
+    said = rules.says(path, is_directory=is_directory)
+    if said is False or (said is None and _is_skipped(entry, is_directory=is_directory)):
+        return None
+    if said is None and (reason := _suspicion(entry, rules, is_directory=is_directory)) is not None:
+        return reason
+    return path if is_directory else _file(f"{base}/{path}", entry.path, entry.stat())
+
+
+def _suspicion(entry: os.DirEntry[str], rules: Rules, *, is_directory: bool) -> LeftOut | None:
+    """Why an entry should not travel unasked. Code always may: who imports it here wants it there."""
+    if _is_code(entry, is_directory=is_directory):
+        return None
+    if entry.is_symlink() and not rules.contains(target := os.path.realpath(entry.path)):
+        return LeftOut(entry.path, Reason.LINK, rules.project, target)
+    if not is_directory and is_key_like(entry.name):
+        return LeftOut(entry.path, Reason.KEY, rules.project)
+    return None
+
+
+def _is_code(entry: os.DirEntry[str], *, is_directory: bool) -> bool:
+    if not is_directory:
+        return entry.name.endswith(_CODE_SUFFIXES)
+    return entry.is_symlink() and os.path.isfile(os.path.join(entry.path, "__init__.py"))
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:  # the package was deleted after it was imported
+        return []
+
+
+def _is_skipped(entry: os.DirEntry[str], *, is_directory: bool) -> bool:
+    if entry.name.startswith("."):
+        return True
+    if not is_directory:
+        return False
+    return entry.name in _SKIPPED_DIRECTORIES or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
+
+
+def _unreadable(path: str, error: OSError) -> LeftOut:
+    """A data file is left out.
+
+    Raises:
+        SerializationError: it is a module.
+    """
+    if path.endswith(_CODE_SUFFIXES):
+        raise SerializationError(
+            f"cannot read the project code that the function needs: {path} ({error.strerror or error}). "
+            f"Make the file readable, move it out of the package, or name it in {IGNORE_FILE}."
+        ) from error
+    return LeftOut(path, Reason.UNREADABLE, detail=error.strerror or str(error))
+
+
+# --- reading and packing
+
+
+def pack_files(units: Sequence[Unit], listing: Listing) -> tuple[bytes, Listing]:
+    """The archive of these files, and what was listed for it.
+
+    A data file that has vanished since is left out, and named; where a module has vanished, all is listed anew.
+
+    Raises:
+        SerializationError: a module cannot be read.
+    """
+    for _ in range(_LOOKS):
+        try:
+            return _packed(listing)
+        except _Vanished as vanished:
+            missing = str(vanished)
+            listing = list_files(units)
+    raise SerializationError(
+        f"cannot read the project code that the function needs: {missing} vanished while it was packed, "
+        f"{_LOOKS} times. Call again when nothing rewrites it, or name it in {IGNORE_FILE}."
+    )
+
+
+def _packed(listing: Listing) -> tuple[bytes, Listing]:
+    contents: list[tuple[str, bool, bytes]] = []
+    left_out = list(listing.left_out)
+    for file in listing.files:
+        try:
+            content = read_file(file.path)
+        except OSError as error:
+            left_out.append(_unreadable(file.path, error))
+            continue
+        if content is not None:
+            contents.append((file.name, file.executable, content))
+        elif file.is_code:
+            raise _Vanished(file.path)
+        else:
+            left_out.append(LeftOut(file.path, Reason.UNREADABLE, detail="it vanished while it was packed"))
+    return join_files(contents), Listing(listing.files, tuple(left_out))
+
+
+def read_file(path: str) -> bytes | None:
+    """The file's content, or None when it has vanished since it was listed, as temporary files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+# --- what people are told
+
+
+def check_size(files: Sequence[ProjectFile], limit: int) -> None:
+    """Refuse what is too large to travel with each call.
+
+    Raises:
+        SerializationError: with the largest files.
+    """
+    total = sum(file.size for file in files)
+    if total <= limit:
+        return
+    raise SerializationError(
+        f"the project code that the function needs has {_megabytes(total)}, "
+        f"and at most {_megabytes(limit)} travel with a call. "
+        f"The largest of its {len(files)} files:{_largest(files)}\n"
+        f"Move data out of the package, or name it in {IGNORE_FILE}, and pass it as an argument or mount it as a "
+        "volume; or install the package (not as an editable install) both here and in the image: installed packages "
+        "do not travel."
+    )
+
+
+def notes_on(units: Sequence[Unit], listing: Listing) -> tuple[Note, ...]:
+    """What the person should know of an archive: what stays here, and that it is large."""
+    notes = [*_notes_on_keys(listing), *_notes_on_links(listing), *_notes_on_unreadable(listing)]
+    total = sum(file.size for file in listing.files)
+    if total >= LARGE:
+        names = ", ".join(sorted({unit.name.partition(".")[0] for unit in units}))
+        notes.append(
+            Note(
+                f"size of {names}",
+                f"{_megabytes(total)} of project code travel with each call ({names}). The largest of its "
+                f"{len(listing.files)} files:{_largest(listing.files)}\n"
+                f"What the function does not need can stay here: name it in {IGNORE_FILE}, as in .gitignore.",
+            )
+        )
+    return tuple(notes)
+
+
+def _notes_on_keys(listing: Listing) -> Iterator[Note]:
+    keys = [each for each in listing.left_out if each.reason is Reason.KEY]
+    if not keys:
+        return
+    lines = _listed([each.path for each in keys])
+    name = os.path.basename(keys[0].path)
+    yield Note(
+        f"keys {[each.path for each in keys]}",
+        f"files that look like keys or passwords by their names do not travel:{lines}\n"
+        f"To hand a secret to the function use env={{'NAME': SecretKey(...)}} or an argument. To send such a file all "
+        f"the same, write !{name} into {os.path.join(keys[0].project, IGNORE_FILE)}.",
+    )
+
+
+def _notes_on_links(listing: Listing) -> Iterator[Note]:
+    links = [each for each in listing.left_out if each.reason is Reason.LINK]
+    if not links:
+        return
+    lines = _listed([f"{each.path} -> {each.detail}" for each in links])
+    name = os.path.basename(links[0].path)
+    yield Note(
+        f"links {[each.path for each in links]}",
+        f"links to what is hidden, or outside of {links[0].project}, are not followed; these do not travel:{lines}\n"
+        f"To send one all the same, write !{name} into {os.path.join(links[0].project, IGNORE_FILE)}.",
+    )
+
+
+def _notes_on_unreadable(listing: Listing) -> Iterator[Note]:
+    for each in listing.left_out:
+        if each.reason is Reason.UNREADABLE:
+            yield Note(f"unreadable {each.path}", f"{each.path} does not travel: {each.detail}.")
+
+
+def _largest(files: Sequence[ProjectFile]) -> str:
+    largest = sorted(files, key=lambda file: file.size, reverse=True)[:_NAMED]
+    return _listed([f"{_megabytes(file.size)}  {file.path}" for file in largest])
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = f"\n  and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    return "".join(f"\n  {line}" for line in lines[:_NAMED]) + more
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
