@@ -119,7 +119,7 @@ class Call(_Future[R]):
             CancelledError: the call was cancelled.
         """
         with self._waiting():
-            return super().result(timeout)
+            return result_of(self, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that :meth:`result` would raise, or None."""
@@ -193,7 +193,7 @@ class Call(_Future[R]):
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return super().result()
+        return result_of(self, None)
 
     def _stop(self) -> None:
         self._session.finished(self._id)
@@ -239,6 +239,17 @@ class Call(_Future[R]):
         else:
             self._error = ended.error
             self.set_exception(ended.error)
+
+
+def result_of(future: concurrent.futures.Future[R], timeout: float | None) -> R:
+    """The result of a Future, as its own ``result()`` gives it.
+
+    That one asks an exception whether it is true, and so loses one whose class defines ``__bool__`` or ``__len__``.
+    """
+    error = concurrent.futures.Future.exception(future, timeout)
+    if error is not None:
+        raise error
+    return future._result  # type: ignore[return-value]  # it is done
 
 
 def check_process(what: str, of: Session) -> None:

@@ -21,6 +21,7 @@ from kubefunc.runner import (
     CHUNK,
     CODE_DIED,
     CODE_EXIT,
+    CODE_FAULT,
     CODE_LOAD,
     CODE_OOM,
     CODE_PYTHON,
@@ -29,10 +30,11 @@ from kubefunc.runner import (
     CODE_UPLOAD,
     ENVELOPE_MAGIC,
     ERROR,
+    EXIT_BROKEN,
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution.exceptions import text_of
+from kubefunc.runner.execution.exceptions import add_note, get_field, members_of, set_field, text_of
 from kubefunc.runner.protocol import wire
 
 _SMALL = 16 * 1024  # bytes
@@ -194,7 +196,7 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     if header["outcome"] == RAISED:
         error = _rebuilt(envelope, diagnosis)
         if isinstance(error, ModuleNotFoundError) and error.name and diagnosis.namespace is not None:
-            _add_notes(error, [*getattr(error, "__notes__", []), f"kubefunc: {_how_to_have(error.name)}"])
+            add_note(error, f"kubefunc: {_how_to_have(error.name)}")
         return Raised(error)
     return Raised(_error(envelope, diagnosis))
 
@@ -298,18 +300,13 @@ def _rebuilt(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
         _link_members(node, error, built)
     for node, error in zip(nodes, built, strict=True):
         if node["cause"] is not None:
-            _set(error, "__cause__", built[node["cause"]])
+            set_field(error, "__cause__", built[node["cause"]])
         if node["context"] is not None:
-            _set(error, "__context__", built[node["context"]])
-        _set(error, "__suppress_context__", bool(node["suppress"]))
-        _add_notes(error, node["notes"])
+            set_field(error, "__context__", built[node["context"]])
+        set_field(error, "__suppress_context__", bool(node["suppress"]))
+        _set_notes(error, node["notes"])
     _hang_traceback(built[0], str(envelope.header["traceback"]))
     return built[0]
-
-
-def _set(error: BaseException, name: str, value: object) -> None:
-    """As the interpreter itself links exceptions: past a ``__setattr__`` of the class, which may refuse (PEP 3134)."""
-    BaseException.__setattr__(error, name, value)
 
 
 def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagnosis) -> BaseException:
@@ -330,21 +327,14 @@ def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagno
 
 def _link_members(node: Mapping[str, Any], error: BaseException, built: list[BaseException]) -> None:
     """The members of an ExceptionGroup were pickled inside it: put these, which get their chains, into our list."""
-    for number, member in zip(node["members"], _members_of(error), strict=False):
+    members = members_of(error)
+    for number, member in zip(node["members"], members, strict=False):
         built[number] = member
 
 
-def _members_of(error: BaseException) -> tuple[BaseException, ...]:
-    """Only of a real ExceptionGroup: any exception may have an attribute of the name ``exceptions``."""
-    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821 - the version guards it
-        return tuple(error.exceptions)
-    return ()
-
-
-def _add_notes(error: BaseException, notes: list[str]) -> None:
-    if notes and getattr(error, "__notes__", None) != notes:
-        with contextlib.suppress(AttributeError):  # an exception with __slots__ and no __dict__
-            _set(error, "__notes__", list(notes))
+def _set_notes(error: BaseException, notes: list[str]) -> None:
+    if notes:
+        get_field(error, "__dict__")["__notes__"] = list(notes)
 
 
 def _hang_traceback(error: BaseException, text: str) -> None:
@@ -355,7 +345,7 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     while (below := _below(deepest)) is not None and id(below) not in seen:
         seen.add(id(below))
         deepest = below
-    _set(deepest, "__cause__", errors.RemoteTraceback(with_source_lines(text)))
+    set_field(deepest, "__cause__", errors.RemoteTraceback(with_source_lines(text)))
 
 
 _FRAME = re.compile(r'(?P<indent>[ |+-]*)File "(?P<file>[^"]+)", line (?P<number>\d+), in ')
@@ -388,9 +378,11 @@ def with_source_lines(text: str) -> str:
 
 
 def _below(error: BaseException) -> BaseException | None:
-    if error.__cause__ is not None:
-        return error.__cause__
-    return None if error.__suppress_context__ else error.__context__
+    cause: BaseException | None = get_field(error, "__cause__")
+    if cause is not None:
+        return cause
+    context: BaseException | None = get_field(error, "__context__")
+    return None if get_field(error, "__suppress_context__") else context
 
 
 # -- errors that travelled as codes
@@ -485,6 +477,9 @@ def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     if number is not None:
         how = f"was ended by signal {number} ({signal_name(number)})"
         advice = "The last output may show where: a crash in a C extension prints its stack there."
+    elif exit_code == EXIT_BROKEN:
+        how = f"ended with exit code {exit_code} without returning"
+        advice = "If the output ends in a traceback of kubefunc, this is a bug in kubefunc: please report it."
     else:
         how = f"ended itself with exit code {exit_code} without returning"
         advice = "Look for os._exit() or a library that ends the process."
@@ -523,6 +518,20 @@ def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
     return errors.PodConfigError(str(told), diagnosis=told)
 
 
+def _fault(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = _diagnosis(
+        known,
+        "RunnerFault",
+        f"kubefunc itself failed in the function's process, and could not send what came of the call: "
+        f"{detail['error']}.",
+        "If a disk or the memory is full there, give the call more of it. Else this is a bug in kubefunc: please "
+        "report it with the traceback above.",
+    )
+    error = errors.ResultLostError(str(told), diagnosis=told)
+    error.__cause__ = errors.RemoteTraceback(str(detail["traceback"]))
+    return error
+
+
 _ERRORS = {
     CODE_PYTHON: _python,
     CODE_LOAD: _load,
@@ -532,6 +541,7 @@ _ERRORS = {
     CODE_DIED: _died,
     CODE_OOM: _out_of_memory,
     CODE_UPLOAD: _upload,
+    CODE_FAULT: _fault,
 }
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kubefunc.backends.base import MapSubmission, Whereabouts
-from kubefunc.call import Call
+from kubefunc.call import Call, result_of
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, outcome
 from kubefunc.errors import KubefuncError
@@ -217,7 +217,7 @@ class _AsJobs:
             self._futures.add(call)
             call.add_done_callback(self._hold)
             return call
-        future: Future[Any] = Future()
+        future: Future[Any] = _TaskFuture()
         self._futures.add(future)
         with self._lock:
             self._waiting.append((future, send))
@@ -323,6 +323,13 @@ class _AsJobs:
 _BEGUN = (Phase.RUNNING, Phase.FETCHING, Phase.FINISHED)
 
 
+class _TaskFuture(Future[Any]):
+    """The Future of one task."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        return result_of(self, timeout)
+
+
 def _has_begun(future: Future[Any]) -> bool:
     """A call whose result is on its way does not run any more, but it has."""
     return future._whereabouts().phase in _BEGUN if isinstance(future, Call) else future.running()
@@ -372,7 +379,7 @@ class _OnThisMachine:
         target = fn.function if isinstance(fn, RemoteFunction) else fn
         payload = self._packer.pack(target, args, kwargs)
         self.session.say_notes(payload)
-        future: Future[Any] = Future()
+        future: Future[Any] = _TaskFuture()
         with self._lock:
             index = self._next
             self._next += 1
@@ -482,7 +489,8 @@ class _OnThisMachine:
         if isinstance(ended, Returned):
             future.set_result(ended.value)
         elif isinstance(ended.error, InitializerFailed):
-            self._broken = ended.error.__cause__ or ended.error
+            cause = ended.error.__cause__
+            self._broken = ended.error if cause is None else cause
             broken = BrokenExecutor(f"the initializer has failed: {ended.error}")
             broken.__cause__ = self._broken
             future.set_exception(broken)

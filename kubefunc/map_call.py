@@ -27,6 +27,7 @@ from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
 from kubefunc.progress import MapProgress, Unwatched, Watch
+from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
 
@@ -347,12 +348,12 @@ class MapCall(Generic[R]):
     def _opened(self, index: int, record: Record) -> Returned | Raised:
         if record.header is None:
             ended = returned(record.body, lambda: self._diagnosis(index))
+            if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt):
+                raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
         else:
             known = dataclasses.replace(self._diagnosis(index), log_tail=self._output.last_lines(index))
             ended = outcome(Envelope(record.header, memoryview(record.body)), known)
         if isinstance(ended, Raised):
-            if isinstance(ended.error.__cause__, KeyboardInterrupt):  # Ctrl-C while it loaded: it is there for the next
-                raise ended.error.__cause__
             _add_note(ended.error, f"This is item {index} of {self._id}.")
         return ended
 
@@ -506,9 +507,8 @@ def _completing(of: MapCall[Any], index: int, call: ItemCall[Any]) -> Callable[[
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    if sys.version_info >= (3, 11) and note not in getattr(error, "__notes__", ()):
-        with contextlib.suppress(AttributeError):  # an exception with __slots__ and no __dict__
-            error.add_note(note)
+    if sys.version_info >= (3, 11):  # before, no traceback shows them
+        add_note(error, note)
 
 
 # -- its items as Futures

@@ -81,6 +81,7 @@ ENVELOPE_MAGIC = b"KFE1"
 
 EXIT_VALUE = 0
 EXIT_RAISED = 64
+EXIT_BROKEN = 70  # of the function's process: this program's own code failed there (EX_SOFTWARE)
 EXIT_TERMINATED = 143
 EXIT_COURIER_TERMINATED = 65
 
@@ -113,6 +114,7 @@ CODE_TIMEOUT = "timeout"  # detail: timeout, stacks
 CODE_DIED = "died"  # detail: exit_code or signal
 CODE_OOM = "oom"  # detail: limit
 CODE_UPLOAD = "upload"  # the payload never arrived
+CODE_FAULT = "fault"  # this program itself failed in the function's process; detail: error, traceback
 
 CHUNK = "chunk"  # the envelope of a chunk: its body is blocks of records
 BLOCK_TIME = 0.05  # seconds after which a block is closed

@@ -23,7 +23,21 @@ import pytest
 
 import kubefunc
 from kubefunc import current, errors, remote
-from tests.local.work import Client, KeywordOnly, Scale, TwoArguments, Unpicklable, add, later, say, sleep
+from kubefunc.runner.execution.exceptions import get_field
+from tests.local.work import (
+    Client,
+    Empty,
+    Frozen,
+    KeywordOnly,
+    LooksWrong,
+    Scale,
+    TwoArguments,
+    Unpicklable,
+    add,
+    later,
+    say,
+    sleep,
+)
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -186,12 +200,74 @@ def test_an_exception_that_cannot_be_pickled() -> None:
     """Its class and text are told."""
 
     def fail() -> None:
-        raise Unpicklable
+        class Stays(Exception):
+            pass
+
+        Stays.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise Stays("held")
 
     back = failed(fail)
     assert isinstance(back, errors.SerializationError)
-    assert "work.Unpicklable: held at" in str(back)
+    assert "Stays: held" in str(back)
     assert "in fail" in remote_traceback(back)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Unpicklable, lambda: KeyError(object()), lambda: Frozen("k"), lambda: LooksWrong("x"), lambda: Empty()],
+    ids=["text with an address", "argument without a text", "frozen", "raises when looked at", "false"],
+)
+def test_an_exception_that_is_hard_to_look_at_comes_back_as_itself(make: Callable[[], Exception]) -> None:
+    """Whatever its class does with its text, its attributes and its truth: result() raises it."""
+
+    def fail() -> None:
+        raise make()
+
+    call = remote(fail).remote()
+    with pytest.raises(type(make())) as caught:
+        call.result(WITHIN)
+    assert "in fail" in str(get_field(caught.value, "__cause__"))
+
+
+@pytest.mark.parametrize("code", [None, 3])
+def test_an_exit_while_the_result_is_pickled(code: int | None) -> None:
+    """It is what it is inside the function."""
+
+    class Result:
+        def __reduce__(self) -> str:
+            sys.exit(code)
+
+    error = failed(lambda: Result())
+    assert isinstance(error, errors.RemoteExitError)
+    assert error.exit_code == code
+    assert "in __reduce__" in remote_traceback(error)
+
+
+def test_ctrl_c_while_the_result_is_pickled() -> None:
+    """The same for KeyboardInterrupt."""
+
+    class Result:
+        def __reduce__(self) -> str:
+            raise KeyboardInterrupt
+
+    error = failed(lambda: Result())
+    assert isinstance(error, errors.RemoteExitError)
+    assert "KeyboardInterrupt" in str(error)
+
+
+def test_a_fault_of_kubefunc_is_told_as_one() -> None:
+    """What is returned cannot be written to the disk: not the function's fault, and no death of its process."""
+
+    def fill_up() -> bytes:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        return b"x" * 1_000_000
+
+    error = failed(fill_up)
+    assert isinstance(error, errors.ResultLostError)
+    assert "kubefunc itself failed" in str(error)
+    assert "OSError: [Errno 27] File too large" in str(error)
 
 
 def test_a_result_that_cannot_be_pickled() -> None:

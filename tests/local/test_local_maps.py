@@ -22,6 +22,7 @@ from kubefunc import errors, remote
 from kubefunc.backends.local.workers import Seat
 from kubefunc.function import RemoteFunction
 from tests.conftest import ROOT
+from tests.local.work import Frozen, LooksWrong
 
 SECONDS = 60  # that anything here may take on a loaded machine
 
@@ -119,6 +120,22 @@ def test_what_fails_fails_alone() -> None:
     assert died.exit_code == 7
     assert isinstance(got[7], errors.WorkerDiedError)
     assert got[7].signal == signal.SIGKILL
+
+
+def test_exceptions_that_are_hard_to_look_at_cost_their_item_only() -> None:
+    """A frozen one, one that is false, one that raises whatever it is asked: in maps and executors."""
+
+    def fails(kind: type[BaseException]) -> None:
+        raise kind("x")
+
+    kinds = [Frozen, LooksWrong, KeyError]
+    got = mapped(fails).map([*kinds, KeyboardInterrupt], return_exceptions=True).result(SECONDS)
+    assert list(map(type, got)) == [*kinds, errors.RemoteExitError]
+    with kubefunc.Executor(1) as executor:
+        futures = [executor.submit(fails, kind) for kind in kinds]
+        for kind, future in zip(kinds, futures, strict=True):
+            with pytest.raises(kind):
+                future.result(SECONDS)
 
 
 def test_an_item_that_fails_is_tried_again_while_others_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -34,6 +35,33 @@ class Unpicklable(Exception):
 
     def __str__(self) -> str:
         return f"held at {id(self)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Nobody may set anything on it."""
+
+    key: str
+
+
+class Empty(Exception):
+    """Is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class LooksWrong(Exception):
+    """Raises whatever it is asked, also with what ends a process."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+    def __reduce__(self) -> str:
+        raise KeyboardInterrupt
 
 
 class Session:

@@ -231,7 +231,7 @@ class Furious(Exception):
         sys.exit(3)
 
 
-@pytest.mark.parametrize("kind", [Strange, NoNotes])
+@pytest.mark.parametrize("kind", [Strange, NoNotes, Furious])
 def test_a_strange_exception_ends_its_call(kind: type[Exception]) -> None:
     """It is raised as itself: only a real ExceptionGroup has members, and links are set past its class."""
     error = kind("boom")
@@ -244,9 +244,9 @@ def test_a_strange_exception_ends_its_call(kind: type[Exception]) -> None:
     assert isinstance(raised.__cause__, errors.RemoteTraceback)
 
 
-def test_an_exception_that_ends_processes_ends_its_call() -> None:
+def test_an_exception_that_cannot_be_rebuilt_ends_its_call() -> None:
     """Whatever is raised while it is rebuilt becomes the cause of an error of ours."""
-    node = {"type": "Furious", "message": "", "notes": ["a note"], "at": None, "cause": None, "context": None}
+    node = {"type": "Furious", "message": "", "notes": ["a note"], "at": None, "cause": 7, "context": None}
     body = pickle.dumps(Furious("boom"))
     node.update(at=[0, len(body)], suppress=False, members=[])
     header = {"outcome": RAISED, "call": CALL, "nodes": [node], "traceback": "", "printed": 0}

@@ -20,6 +20,7 @@ from types import CoroutineType, ModuleType
 
 from kubefunc.runner import (
     CODE_EXIT,
+    CODE_FAULT,
     CODE_LOAD,
     CODE_UNPICKLABLE,
     ENV_ATTEMPT,
@@ -29,7 +30,7 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import exceptions
+from kubefunc.runner.execution import attempts, exceptions
 from kubefunc.runner.protocol import wire
 
 try:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     NewBody = Callable[[], "Body"]
+    Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
 
 FRAME_START = b"S"
 FRAME_BODY = b"B"
@@ -102,6 +104,10 @@ class FrameReader:
         return bool(data)
 
 
+class BodyNotWritten(BaseException):
+    """What the function returned cannot be put where it is to be fetched from; no fault of the function's."""
+
+
 class Body:
     """A file for pickle to write to. It stands in memory while it is small, and then in its file."""
 
@@ -117,10 +123,13 @@ class Body:
         if self._file is None and self.size <= BODY_IN_MEMORY:
             self._parts += view
             return len(view)
-        if self._file is None:
-            self._file = self.open()
-            wire.write_all(self._file.fileno(), self._parts)
-        wire.write_all(self._file.fileno(), view)
+        try:
+            if self._file is None:
+                self._file = self.open()
+                wire.write_all(self._file.fileno(), self._parts)
+            wire.write_all(self._file.fileno(), view)
+        except OSError as error:
+            raise BodyNotWritten(f"{type(error).__name__}: {error}") from error
         return len(view)
 
     def open(self) -> FileIO:
@@ -179,14 +188,27 @@ def renew_streams() -> None:
 def run(job: Job, frames: int) -> None:
     """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
     prepare(job.spec, job.attempt)
-    header, body = _call(job, frames)
+    header, body = reported(lambda: _call(job, frames))
     cancel_stacks(job.spec["timeout"])
     _finish(frames, header, body)
     run_exit_handlers()
     wire.write_all(frames, wire.frame(FRAME_EXIT))
 
 
-def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
+def reported(work: Callable[[], Outcome]) -> Outcome:
+    """The outcome that the work gives; where it is this program that fails, an outcome that says so."""
+    try:
+        return work()
+    except BaseException as error:
+        import traceback
+
+        text = exceptions.text_of(error)
+        said = text if type(error) is BodyNotWritten else f"{exceptions.type_name(type(error))}: {text}"
+        detail = {"error": said, "traceback": "".join(traceback.format_exception(error))}
+        return attempts.error_header(CODE_FAULT, detail), Body(os.devnull)
+
+
+def _call(job: Job, frames: int) -> Outcome:
     def new_body() -> Body:
         return SealedBody(job.body)
 
@@ -201,7 +223,7 @@ def _call(job: Job, frames: int) -> tuple[dict[str, Any], Body]:
     return {**header, "started": started}, body
 
 
-def cannot_load(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+def cannot_load(error: BaseException, new_body: NewBody) -> Outcome:
     """The outcome of a payload that does not unpickle here."""
     header, body = _raised(error, new_body)
     return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
@@ -213,32 +235,39 @@ def invoke(
     kwargs: dict[str, Any],
     retry_exceptions: Any,
     new_body: NewBody,
-) -> tuple[dict[str, Any], Body]:
-    """Call the function once, whatever comes of it: the header of an envelope, as far as it is known, and the body."""
+) -> Outcome:
+    """Call the function once, whatever comes of it."""
     try:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
             import asyncio
 
             value = asyncio.run(value)
+        return _value(value, new_body)
+    except BodyNotWritten:
+        raise
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         header, body = _raised(error, new_body)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
         _add_ways_out(error)
-        retry = isinstance(error, retry_exceptions)
         header, body = _raised(error, new_body)
-        header.update(retry=retry)
-    else:
-        header, body = _value(value, new_body)
+        header.update(retry=_is_one_of(error, retry_exceptions))
     return header, body
+
+
+def _is_one_of(error: BaseException, kinds: Any) -> bool:
+    try:
+        return isinstance(error, kinds)
+    except BaseException:  # by the class of the one or the other
+        return False
 
 
 def _exit_detail(error: BaseException) -> dict[str, Any]:
     detail: dict[str, Any] = {"type": exceptions.type_name(type(error)), "exit_code": None}
-    code = error.code if isinstance(error, SystemExit) else None
-    if isinstance(code, int):
-        detail["exit_code"] = int(code)
+    code: Any = vars(SystemExit)["code"].__get__(error) if issubclass(type(error), SystemExit) else None
+    if code is not None and issubclass(type(code), int):
+        detail["exit_code"] = int.__index__(code)
     elif code is not None:  # what Python does with anything else: print it, and exit with 1
         detail.update(exit_code=1, text=exceptions.text_of(code))
     return detail
@@ -319,7 +348,7 @@ def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _value(value: object, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+def _value(value: object, new_body: NewBody) -> Outcome:
     try:
         body = _dump(value, new_body)
     except Exception as error:
@@ -327,7 +356,7 @@ def _value(value: object, new_body: NewBody) -> tuple[dict[str, Any], Body]:
     return {"outcome": VALUE, **body.seal}, body
 
 
-def _unpicklable(value: object, error: Exception, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+def _unpicklable(value: object, error: Exception, new_body: NewBody) -> Outcome:
     from kubefunc.runner.execution.culprit import find_unpicklable
 
     try:
@@ -345,15 +374,21 @@ def _unpicklable(value: object, error: Exception, new_body: NewBody) -> tuple[di
 
 def _dump(value: object, new_body: NewBody) -> Body:
     """Pickle it. C's pickle first, it is faster; cloudpickle for what only that can."""
-    body = new_body()
     try:
-        pickle.Pickler(body, protocol=5).dump(value)
+        return _dump_with(pickle.Pickler, value, new_body)
     except Exception:
         import cloudpickle
 
+        return _dump_with(cloudpickle.Pickler, value, new_body)
+
+
+def _dump_with(pickler: Any, value: object, new_body: NewBody) -> Body:
+    body = new_body()
+    try:
+        pickler(body, protocol=5).dump(value)
+    except BaseException:
         body.discard()
-        body = new_body()
-        cloudpickle.Pickler(body, protocol=5).dump(value)
+        raise
     return body
 
 
@@ -363,9 +398,12 @@ def dumps(value: object) -> bytes:
     return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
 
 
-def _raised(error: BaseException, new_body: NewBody) -> tuple[dict[str, Any], Body]:
+def _raised(error: BaseException, new_body: NewBody) -> Outcome:
     text = exceptions.traceback_text(error)
-    nodes, pickles = exceptions.encode(error, dumps)
+    try:
+        nodes, pickles = exceptions.encode(error, dumps)
+    except BaseException:  # a class that not even BaseException's own fields can be read of
+        nodes, pickles = exceptions.encode_text(error), b""
     body = new_body()
     body.write(pickles)
     return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body

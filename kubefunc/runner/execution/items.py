@@ -133,7 +133,7 @@ class Runner:
         if self._timeout is not None:
             faulthandler.dump_traceback_later(self._timeout, file=self._stacks)
         started = time.time()
-        header, body = self._invoke(item)
+        header, body = child.reported(lambda: self._invoke(item))
         if self._timeout is not None:
             faulthandler.cancel_dump_traceback_later()
         self.flush()

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, OUTPUT_TAIL
+from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, EXIT_BROKEN, OUTPUT_TAIL
 from kubefunc.runner.execution import attempts, child, memory
 
 TYPE_CHECKING = False
@@ -40,7 +40,6 @@ ALIVE_EVERY = 2.0
 UPLOAD_POLL = 0.02
 OUTPUT_READ_WITHIN = 5.0  # for the container runtime to take what was printed last
 OUTPUT_CHUNK = 65536
-EXIT_BROKEN = 70  # the child's own code failed: EX_SOFTWARE
 
 
 class Signals:

@@ -22,10 +22,10 @@ import socket
 import sys
 import time
 
-from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT
+from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, EXIT_BROKEN
 from kubefunc.runner.execution import attempts, memory
 from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans
-from kubefunc.runner.execution.process import EXIT_BROKEN, Signals, become_child, kill_group, lead_group, print_fault
+from kubefunc.runner.execution.process import Signals, become_child, kill_group, lead_group, print_fault
 from kubefunc.runner.local import worker
 from kubefunc.runner.local.request import END_GRACE, Request, read_request
 
