@@ -10,33 +10,42 @@ from kubefunc.values import quantity
 MAX_PARALLELISM = 500
 LONGEST_CHUNK = 500  # items
 AT_LEAST_PODS = 2
+FIXED_PODS = 20  # where a map cannot be spread over more Pods later
 _LARGE_CPU = 10**9  # one core, in billionths as quantity() counts
 _LARGE_MEMORY = 2**30 * 10**9
 
 
-def chunksize(items: int, options: Options, max_parallelism: int | None = None) -> int:
+def chunksize(items: int, options: Options, max_parallelism: int | None = None, few_pods: int = AT_LEAST_PODS) -> int:
     """Items that one Pod works through when the caller does not say.
 
     A Pod costs about a second and a third of a core's; an item's cost is not known beforehand. So:
 
+    - ``max_parallelism`` is how many Pods the caller wants at once, as long as there are as many items.
     - Where an item is declared to be large (a GPU, a core or more, 1 GiB or more), it is worth a Pod: one item each, as
       long as there are no more items than Pods that may run at once.
-    - Else few Pods: two, and one more for each 500 items from 1,000 on. Two, so that one slow item holds back only a
-      half of a small map (what has ended is never held back: outcomes come while a chunk runs), and not more, because
-      small items are sooner done than a further Pod is started; at most 500 items in a chunk, so that a Pod that is
-      lost takes little with it.
+    - Else few Pods: two, and one more for each 500 items from 1,000 on: small items are sooner done than a further Pod
+      is started. Where items turn out slow, Pods give back what they have not begun, and more Pods run it.
     - Never more chunks than may run at once: a further wave of Pods would cost a second more and gain nothing.
 
     >>> small, large = Options(), Options.of(cpu=2)
     >>> chunksize(3, small), chunksize(64, small), chunksize(1000, small), chunksize(10_000, small)
     (2, 32, 500, 500)
-    >>> chunksize(64, small, max_parallelism=2)
-    32
+    >>> chunksize(12, small, max_parallelism=6), chunksize(64, small, max_parallelism=2), chunksize(64, small, 100)
+    (2, 32, 1)
     >>> chunksize(300, large), chunksize(1000, large), chunksize(100_000, small)
     (1, 2, 500)
+    >>> chunksize(100, small, few_pods=FIXED_PODS)
+    5
+
+    Args:
+        items: how many there are.
+        options: they say what an item needs.
+        max_parallelism: Pods at once; None: kubefunc decides.
+        few_pods: Pods for small items.
     """
     at_once = max_parallelism or MAX_PARALLELISM
-    pods = items if _is_large(options) else max(AT_LEAST_PODS, -(-items // LONGEST_CHUNK))
+    wide = max_parallelism is not None or _is_large(options)
+    pods = items if wide else max(few_pods, -(-items // LONGEST_CHUNK))
     return max(1, -(-items // min(pods, at_once)))
 
 

@@ -58,7 +58,8 @@ class Executor(concurrent.futures.Executor):
         """No process is started before it is needed.
 
         Args:
-            max_workers: tasks at once. Default: on a cluster no limit of ours, on this machine one for each CPU.
+            max_workers: tasks at once; of a ``map`` on a cluster, Pods. Default: on a cluster no limit of ours (a
+                ``map`` starts with few Pods and adds some while items are slow), on this machine one for each CPU.
             initializer: called in each process before its first task: on a cluster a task of ``submit`` has one of its
                 own, those of a Pod of ``map`` share one. Where it raises, its process's tasks end with a
                 ``BrokenExecutor``; on this machine all tasks do.

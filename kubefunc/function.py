@@ -191,9 +191,10 @@ class RemoteFunction(Generic[P, R]):
         Args:
             iterables: one for each positional argument.
             kwargs: keyword arguments that all items share; sent once.
-            chunksize: how many items one Pod works through, one after another. Default: a few Pods for small items
-                (:func:`kubefunc.chunks.chunksize` has the rule). Local: ignored, processes take item by item.
-            max_parallelism: Pods at once. Default: 500. Local: processes at once; default: one for each CPU.
+            chunksize: how many items one Pod works through, one after another. Default: kubefunc decides, and moves
+                items to further Pods while they are slow. Local: ignored, processes take item by item.
+            max_parallelism: Pods at once, from the start. Default: few Pods, and more while items are slow, 500 at
+                most. Local: processes at once; default: one for each CPU.
             return_exceptions: a failed item gives its exception instead of raising it.
 
         Returns:

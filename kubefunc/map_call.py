@@ -76,6 +76,7 @@ class MapCall(Generic[R]):
         self._ended: list[Returned | Raised | None] = []
         self._where: list[Whereabouts] = []
         self._phases: Counter[Phase] = Counter()
+        self._pods: dict[int, str] = {}  # where the items that run are
         self._failed = 0
         self._cancelled = 0
         self._order: list[int] = []  # in which items ended
@@ -114,6 +115,7 @@ class MapCall(Generic[R]):
                 failed=self._failed,
                 cancelled=self._cancelled,
                 waits_for=self._output.waits_for,
+                pods=len(set(self._pods.values())),
             )
 
     def done(self) -> bool:
@@ -429,6 +431,7 @@ class MapCall(Generic[R]):
             self._cancelled += ended is _CANCELLED
         self._order.append(index)
         self._phases[self._where[index].phase] -= 1
+        self._pods.pop(index, None)
 
     def _move(self, indexes: Sequence[int], where: Whereabouts) -> None:
         with self._news:
@@ -437,6 +440,10 @@ class MapCall(Generic[R]):
                     self._phases[self._where[index].phase] -= 1
                     self._phases[where.phase] += 1
                     self._where[index] = where
+                    if where.phase is Phase.RUNNING and where.pod is not None:
+                        self._pods[index] = where.pod
+                    else:
+                        self._pods.pop(index, None)
         self._output.moved(where)
 
     def _cancel(self, indexes: Sequence[int]) -> bool:

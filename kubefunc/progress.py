@@ -169,7 +169,7 @@ class Silent:
 
 @dataclass(frozen=True)
 class MapProgress:
-    """How far a map has come: how many of its items are where. The sum of all but ``total`` is ``total``.
+    """How far a map has come: how many of its items are where. The sum from ``waiting`` to ``cancelled`` is ``total``.
 
     Attributes:
         total: all items.
@@ -179,6 +179,7 @@ class MapProgress:
         failed: ended with an exception or an error.
         cancelled: were cancelled.
         waits_for: what those that wait are waiting for, in a person's words, where that is known; else empty.
+        pods: how many Pods work on those that run; 0 on this machine.
     """
 
     total: int
@@ -188,6 +189,7 @@ class MapProgress:
     failed: int
     cancelled: int
     waits_for: str = ""
+    pods: int = 0
 
     @property
     def ended(self) -> int:
@@ -200,6 +202,8 @@ def progress_text(now: MapProgress, seconds: float) -> str:
 
     >>> progress_text(MapProgress(1000, 588, 12, 398, 2, 0, "waiting for a node"), 20.0)
     '400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 20/s, 30 s left'
+    >>> progress_text(MapProgress(12, 4, 6, 2, 0, 0, pods=6), 4.0)
+    '2 of 12 done, 6 running in 6 Pods, 4 waiting, 0.5/s, 20 s left'
 
     Args:
         now: how far it is.
@@ -207,7 +211,8 @@ def progress_text(now: MapProgress, seconds: float) -> str:
     """
     parts = [f"{now.ended:,} of {now.total:,} done"]
     if now.running:
-        parts.append(f"{now.running:,} running")
+        pods = f" in {now.pods:,} Pod{'s' * (now.pods > 1)}" if now.pods else ""
+        parts.append(f"{now.running:,} running{pods}")
     if now.waiting:
         why = now.waits_for.removeprefix("waiting ")
         parts.append(f"{now.waiting:,} waiting" + (f" ({why})" if why else ""))

@@ -17,6 +17,7 @@ Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3
                    still written
     ``follower N`` the same for a chunk, from its first record on, while it still runs
     ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items`` or ``skip``
+    ``sharer S``   started in *courier* by exec: has a chunk give back the items that it will not begin within S seconds
 
 Files in ``/kubefunc/out``
     ``lock``       exists: main has started. flock'ed exclusively by main alone; free: main has ended
@@ -28,6 +29,9 @@ Files in ``/kubefunc/out``
                    or by SIGTERM after an ``ack``
     ``ack``        exists: the client has the result
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
+    ``share``      of a chunk: a request to give items back (its name, seconds of work to keep)
+    ``shared``     the answer (JSON: ``request``; ``given``, all indexes given back so far; items ``begun``,
+                   and the ``mean`` seconds of each)
 
 Payload
     ``KFP1``, header length (4 bytes, big endian), header (JSON: size, sha256 and compression of each section), then the
@@ -58,6 +62,7 @@ Reader, on its stdout
     says; ``N`` means then that what came before is void. On its stdin: ``A`` acknowledges.
     Follower: ``.`` too; ``D``, a length (4 bytes) and as many bytes; then ``N``, or ``E`` and
     the size of the whole (8 bytes), and it waits for ``A``.
+    Sharer: the file ``shared``, or nothing where *main* has ended.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
 Courier's log, when nobody came for the result: ``kubefunc:log:N``, the envelope in base64 lines, ``kubefunc:end``.

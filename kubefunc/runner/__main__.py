@@ -28,6 +28,10 @@ def main() -> int:
 
 
 def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) -> int:
+    if program == "sharer":
+        from kubefunc.runner.pod import sharing
+
+        return sharing.ask(out_dir, arguments[0])
     from kubefunc.runner.pod import courier
 
     if program == "courier":

@@ -126,6 +126,68 @@ def test_results_without_permission_to_exec(kube: Space, monkeypatch: pytest.Mon
             mapped.size_of.map([bytes(500_000)] * 3).result(WAIT)
 
 
+# -- how many Pods
+
+
+def pods_at_once(results: list[tuple[int, str, float]], seconds: float) -> int:
+    """The most Pods that were at work at one time, where each item has taken so long."""
+    return max(len({pod for _, pod, begun in results if begun <= now < begun + seconds}) for _, _, now in results)
+
+
+def test_the_number_asked_for_works_at_once(calling: Space) -> None:
+    """max_parallelism, or an executor's max_workers, is how many Pods work from the start."""
+    a_map = mapped.where.map(range(6), [12.0] * 6, max_parallelism=6)
+    eventually(lambda: a_map.progress.pods == 6, what="six Pods at work", within=WAIT)
+    assert pods_at_once(a_map.result(WAIT), 12.0) == 6
+    with kubefunc.Executor(max_workers=3) as executor:
+        results = list(executor.map(mapped.where.function, range(3), [8.0] * 3))
+    assert pods_at_once(results, 8.0) == 3
+    nothing_left(calling)
+
+
+def test_slow_items_get_more_pods(calling: Space) -> None:
+    """Two Pods at first; what they have not begun is run by others, each item once and in order."""
+    a_map = mapped.where.map(range(16), [6.0] * 16)
+    results = a_map.result(2 * WAIT)
+    assert [number for number, _, _ in results] == list(range(16))
+    assert pods_at_once(results, 6.0) > 4
+    nothing_left(calling)
+
+
+def test_a_slow_item_holds_up_no_others(calling: Space) -> None:
+    """All other results are here while the first item still runs."""
+    a_map = mapped.where.map(range(20), [60.0] + [0.1] * 19)
+    others = itertools.islice(a_map.as_completed(), 19)
+    assert sorted(index for index, _ in others) == list(range(1, 20))
+    assert not a_map.done()
+    assert a_map.result(WAIT)[0][0] == 0
+    nothing_left(calling)
+
+
+def test_idle_pods_take_what_others_have_not_begun(calling: Space) -> None:
+    """Also where no more than two may run: the second Pod's place is taken by one that works for the first."""
+    a_map = mapped.where.map(range(12), [60.0] + [0.1] * 11, max_parallelism=2)
+    results = a_map.result(2 * WAIT)
+    assert results[11][2] < results[0][2] + 60.0
+    assert len({pod for _, pod, _ in results}) > 2
+    nothing_left(calling)
+
+
+def test_a_chunksize_is_kept(calling: Space) -> None:
+    """However slow the items are."""
+    results = mapped.where.map(range(4), [4.0] * 4, chunksize=2).result(WAIT)
+    assert Counter(pod for _, pod, _ in results).most_common() == [(pod, 2) for pod in _pods_in_order(results)]
+    nothing_left(calling)
+
+
+def test_without_permission_to_exec_a_map_starts_wide(kube: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can ask its Pods to give items back."""
+    monkeypatch.setenv("KUBECONFIG", str(kube.without("pods/exec")))
+    with fresh_session():
+        results = mapped.where.map(range(6)).result(WAIT)
+        assert len({pod for _, pod, _ in results}) == 6
+
+
 # -- failures
 
 

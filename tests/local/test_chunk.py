@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -461,3 +462,47 @@ def test_a_chunk_signed_for_another_call_is_refused(tmp_path: Path) -> None:
         with pytest.raises(errors.ResultCorruptedError):
             ChunkReceipt(key, call, number, taken.extend).whole(data)
         assert not taken
+
+
+# -- giving items back
+
+
+def ask_to_share(chunk: Chunk, seconds: float) -> dict[str, Any]:
+    """What ``sharer`` prints when it is started as exec starts it."""
+    with chunk.start("sharer", str(seconds), stdout=subprocess.PIPE) as sharer:
+        said, _ = sharer.communicate(timeout=TIMEOUT)
+    return dict(json.loads(said)) if said else {}
+
+
+def test_what_has_not_begun_is_given_back(tmp_path: Path) -> None:
+    """A slow item runs on, what waits behind it is given back, and told again when asked again."""
+
+    def wait_for(name: str) -> str:
+        while not Path(name).exists():
+            time.sleep(0.01)
+        return name
+
+    release = tmp_path / "release"
+    chunk = Chunk(tmp_path, wait_for, [(str(tmp_path),), (str(release),), ("never",), ("nor this",)])
+    with chunk.start() as main:
+        until(lambda: "at:1" in chunk.message(), "the second item")
+        time.sleep(0.5)
+        first, second = ask_to_share(chunk, 0.1), ask_to_share(chunk, 0.1)
+        release.touch()
+        assert main.wait(TIMEOUT) == EXIT_VALUE
+    assert first["given"] == second["given"] == [2, 3]
+    assert first["begun"] == 2
+    assert chunk.read().header["complete"]
+    assert sorted(chunk.values()) == [0, 1]
+    assert ask_to_share(chunk, 0.1) == {}
+
+
+def test_what_can_be_done_soon_is_kept(tmp_path: Path) -> None:
+    """Where the time that is left for it is long enough, all items stay."""
+    chunk = Chunk(tmp_path, time.sleep, [(0.2,)] * 8)
+    with chunk.start() as main:
+        until(lambda: "at:2" in chunk.message(), "the third item")
+        assert ask_to_share(chunk, 60.0)["given"] == []
+        assert main.wait(TIMEOUT) == EXIT_VALUE
+    chunk.read()
+    assert len(chunk.values()) == 8

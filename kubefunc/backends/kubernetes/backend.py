@@ -65,7 +65,17 @@ class KubernetesBackend:
         self._tracker = Tracker(
             self.api, session, self._requests, clock, self._collector, self._outputs, uploads, self._fail
         )
-        self._maps = Maps(self.api, session, self._requests, clock, self._jobs, self._tracker, self._fail)
+        self._maps = Maps(
+            self.api,
+            session,
+            self._requests,
+            clock,
+            self._jobs,
+            self._tracker,
+            permission,
+            self._collector.streams,
+            self._fail,
+        )
         self._sweep = Sweep(self.api, self._jobs)
         self._clock = clock
         self._swept: set[str] = set()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any
 
+    from kubefunc.runner.pod.sharing import Tickets
+
 ITEM = b"I"
 RECORD = b"R"
 LARGE_RECORD = b"L"
@@ -63,9 +65,10 @@ class Work:
         code: the directory for the caller's modules.
         path: makes the path of a file of this Pod.
         note: a descriptor of the termination log, or None.
+        tickets: the right to begin each of the items; the supervisor may take some back. None: all may begin.
     """
 
-    __slots__ = ("code", "items", "note", "path", "payload", "spec")
+    __slots__ = ("code", "items", "note", "path", "payload", "spec", "tickets")
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Work:
         code: str,
         path: Callable[[str], str],
         note: int | None,
+        tickets: Tickets | None = None,
     ) -> None:
         self.spec = spec
         self.payload = payload
@@ -83,6 +87,7 @@ class Work:
         self.code = code
         self.path = path
         self.note = note
+        self.tickets = tickets
 
 
 def run(work: Work, frames: int) -> None:
@@ -98,7 +103,9 @@ def run(work: Work, frames: int) -> None:
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
         return
     runner = Runner(work, frames, function, args, kwargs, retry_exceptions)
-    for item in work.items:
+    for position, item in enumerate(work.items):
+        if work.tickets is not None and not work.tickets.allows(position):
+            break
         runner.run(item)
     child.run_exit_handlers()
     wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))

@@ -31,10 +31,12 @@ from kubefunc.runner import (
 from kubefunc.runner.execution import items, memory
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
+from kubefunc.runner.pod import sharing
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
@@ -110,8 +112,11 @@ class BlockWriter:
 class _Run:
     """What one child of the chunk has reported so far."""
 
-    def __init__(self, process: Child) -> None:
+    def __init__(self, process: Child, due: Sequence[Item], tickets: sharing.Tickets) -> None:
         self.process = process
+        self.due = due
+        self.tickets = tickets
+        self.pace = sharing.Pace()
         self.frames = wire.Frames()
         self.pipes = [process.frames, process.output]
         self.clock = Clock()
@@ -137,6 +142,7 @@ class Chunk(Overseer):
         self.done = 0
         self.failed = 0
         self.largest = 0
+        self.sharing = sharing.Sharing(port.path(sharing.SHARE), port.path(sharing.SHARED))
 
     def run(self) -> int:
         """All items, each until it has an outcome; publishes the chunk and returns the exit code."""
@@ -179,9 +185,16 @@ class Chunk(Overseer):
             self.sleep_until(next_at, lambda: False, poll=FOREVER)
             return
         self.oom_kills = memory.oom_kills()
-        run = _Run(self.port.start_items(due))
+        tickets = sharing.Tickets(len(due))
         try:
-            status = self._watch(run, len(due))
+            run = _Run(self.port.start_items(due, tickets), due, tickets)
+            self._run_to_its_end(run)
+        finally:
+            tickets.close()
+
+    def _run_to_its_end(self, run: _Run) -> None:
+        try:
+            status = self._watch(run)
         except BaseException:
             kill_group(run.process.pid, signal.SIGKILL)
             raise
@@ -190,19 +203,20 @@ class Chunk(Overseer):
         self.largest = max(self.largest, self.peak_memory)
         self._settle(run, status)
 
-    def _watch(self, run: _Run, count: int) -> int:
+    def _watch(self, run: _Run) -> int:
         """Until the child has ended; its wait status."""
         process, clock = run.process, run.clock
         status: int | None = None
         while status is None:
             self._kill_if_due(run)
-            ready = self.wait(run.pipes, min(clock.left(), self.blocks.left()))
+            self._share(run)
+            ready = self.wait(run.pipes, min(clock.left(), self.blocks.left(), sharing.SHARE_POLL))
             for pipe in run.pipes[:]:
                 if pipe in ready and not (self._read(run) if pipe == process.frames else self.pump(pipe)):
                     run.pipes.remove(pipe)
             if self.blocks.left() == 0.0:
                 self.blocks.flush()
-            if run.reported == count and clock.why != "exit":
+            if run.reported == run.tickets.end and clock.why != "exit":
                 clock.set("exit", EXIT_GRACE)
             if self.asked_to_end(ready):
                 kill_group(process.pid, signal.SIGTERM)
@@ -214,6 +228,18 @@ class Chunk(Overseer):
         while process.output in run.pipes and is_readable(process.output) and self.pump(process.output):
             pass
         return status
+
+    def _share(self, run: _Run) -> None:
+        """Give items back where the client asks for them."""
+        now = time.monotonic()
+        asked = None if self.ending else self.sharing.request(now)
+        if asked is None:
+            return
+        name, seconds = asked
+        for index in sharing.share(run.due, run.tickets, run.pace, seconds, now):
+            del self.todo[index]
+            self.sharing.given.append(index)
+        self.sharing.answer(name, run.pace, now)
 
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
@@ -238,6 +264,7 @@ class Chunk(Overseer):
         if letter == items.ITEM:
             (run.at,) = records.INDEX.unpack(content)
             run.started = time.time()
+            run.pace.item(time.monotonic())
             if self.spec["timeout"] is not None:
                 run.clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
         elif letter == items.EXIT:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
+    from kubefunc.runner.pod.sharing import Tickets
 
 
 class Place:
@@ -55,7 +56,7 @@ class Place:
     def start(self, attempt: int) -> Child:
         return fork_child(lambda frames: child.run(self._job(attempt), frames), self._forget)
 
-    def start_items(self, due: Sequence[Item]) -> Child:
+    def start_items(self, due: Sequence[Item], tickets: Tickets) -> Child:
         """A child for items of a chunk."""
         from kubefunc.runner.execution import items  # a call does not need it
 
@@ -67,6 +68,7 @@ class Place:
             code=self._code(),
             path=self.path,
             note=note,
+            tickets=tickets,
         )
         try:
             return fork_child(lambda frames: items.run(work, frames), self._forget)

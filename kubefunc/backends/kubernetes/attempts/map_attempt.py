@@ -14,7 +14,7 @@ from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.objects import views
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
-from kubefunc.chunks import chunks
+from kubefunc.chunks import MAX_PARALLELISM, chunks
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
@@ -77,6 +77,11 @@ class ItemsSink:
         self._whole = whole
         self._indexes = indexes
         self._where: Whereabouts | None = None
+
+    def give_up(self, items: Iterable[int]) -> None:
+        """These items run elsewhere from now on."""
+        given = set(items)
+        self._indexes = [index for index in self._indexes if index not in given]
 
     @property
     def settled(self) -> bool:
@@ -157,10 +162,12 @@ class MapFlight(Flight):
         shrink: in smaller chunks, for an item was at fault.
         keep: something failed that a person may want to look at: the Job stays.
         uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
+        shares: running Pods may be asked to give back items that they have not begun.
+        losses: how often some of these items were lost with a Pod before.
     """
 
     whole: MapSink
-    chunks: Sequence[Sequence[int]]
+    chunks: list[Sequence[int]]
     sent: MapSubmission | None = None
     living: dict[int, ChunkFlight] = field(default_factory=dict[int, "ChunkFlight"])
     ended: set[int] = field(default_factory=set[int])
@@ -169,6 +176,29 @@ class MapFlight(Flight):
     shrink: bool = False
     keep: bool = False
     uploads_items: bool = False
+    shares: bool = False
+    losses: int = 0
+
+    @property
+    def most_pods(self) -> int:
+        """How many Pods of the map may run at once."""
+        return (self.sent.max_parallelism if self.sent is not None else None) or MAX_PARALLELISM
+
+    def arguments(self, index: int) -> bytes:
+        """The pickled arguments of one of its items."""
+        return b"" if self.sent is None else self.sent.items[index]
+
+    def running(self) -> list[ChunkFlight]:
+        """The chunks whose Pods run."""
+        with self.lock:
+            living = list(self.living.values())
+        return [chunk for chunk in living if chunk.where is Phase.RUNNING and chunk.ended_pod is None]
+
+    def has_waiting_pods(self) -> bool:
+        """Whether some chunk has no Pod that runs or has run."""
+        with self.lock:
+            begun = sum(chunk.where not in _BEFORE_RUNNING for chunk in self.living.values())
+            return self.where is Phase.SUBMITTING or len(self.ended) + begun < len(self.chunks)
 
     @property
     def is_spent(self) -> bool:
@@ -269,6 +299,9 @@ class ChunkFlight(Flight):
     """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
 
     Attributes:
+        items: those that run here: what was given back does not.
+        given: the items that were given back.
+        closed: it is decided what becomes of its items.
         heard_of: the UID of a Pod whose outcomes came before the news that it runs.
     """
 
@@ -276,6 +309,8 @@ class ChunkFlight(Flight):
     mine: ItemsSink
     number: int
     items: Sequence[int]
+    given: set[int] = field(default_factory=set[int])
+    closed: bool = False
     heard_of: str = ""
 
     def of_index(self, index: int | None) -> Flight | None:
@@ -284,8 +319,32 @@ class ChunkFlight(Flight):
     def go_on_without(self, pod: Pod) -> None:
         """This Pod has failed, and that was told; the one that replaces it has the rest of the chunk."""
         with self.lock:
-            self.over = False
+            self.over = self.closed = False
             self.write_off(pod)
+
+    def give(self, pod: Pod, items: Iterable[int]) -> list[int]:
+        """This Pod will not run these items. Those that may run elsewhere now: each is given back once.
+
+        None where this comes too late: the chunk has ended, or another Pod, which was not told to skip them, runs them.
+        """
+        with self.of.lock:
+            counts = self.pod()
+            if self.closed or counts is None or counts.uid != pod.uid:
+                return []
+            new = sorted(set(items).intersection(self.items))
+            self.given.update(new)
+            self.items = [index for index in self.items if index not in self.given]
+            self.of.chunks[self.number] = self.items
+            self.mine.give_up(new)
+            if isinstance(self.of.sink, ItemsSink):
+                self.of.sink.give_up(new)
+            return new
+
+    def close(self) -> Sequence[int]:
+        """The items of which it is decided now what becomes of them: none is given back any more."""
+        with self.of.lock:
+            self.closed = True
+            return self.items
 
     @property
     def is_hurried(self) -> bool:
@@ -327,7 +386,8 @@ class ChunkFlight(Flight):
 
     def _outcomes(self) -> bytes:
         missing = set(self.of.whole.missing(self.items))
-        return records.pack_indexes(index for index in self.items if index not in missing)
+        everything = sorted(self.given.union(self.items))
+        return records.pack_indexes(index for index in everything if index not in missing)
 
 
 def _without_schedule_timeout(options: Options) -> Options:

@@ -14,17 +14,19 @@ from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_named
+from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.threads import Clock, Workers
-from kubefunc.chunks import MAX_PARALLELISM, chunksize
+from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.growth import more_memory
@@ -52,6 +54,8 @@ class Maps:
         clock: Clock,
         jobs: Jobs,
         tracker: Tracker,
+        permission: ExecPermission,
+        streams: Workers,
         fail: Callable[[Flight, Finding], None],
     ) -> None:
         self._api = api
@@ -60,7 +64,9 @@ class Maps:
         self._clock = clock
         self._jobs = jobs
         self._tracker = tracker
+        self._permission = permission
         self._fail = fail
+        self._widening = Widening(api, streams, requests, clock, permission, tracker, self._run_given)
         self._attempts: dict[str, int] = {}
         self._server: ServerVersion | None = None
 
@@ -74,17 +80,23 @@ class Maps:
         """
         if submission.items:
             growths = submission.options.retries
-            self._submit(submission, self._growing(submission, sink, namespace, growths), namespace)
+            # A detached program may end while items are between two Jobs; a chunksize is what the caller wants.
+            shares = submission.chunksize is None and not submission.options.detach
+            self._submit(submission, self._growing(submission, sink, namespace, growths), namespace, shares=shares)
 
-    def _submit(self, submission: MapSubmission, sink: MapSink, namespace: str) -> None:
+    def _submit(
+        self, submission: MapSubmission, sink: MapSink, namespace: str, *, shares: bool = False, losses: int = 0
+    ) -> None:
         attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=attempt)
-        layout = _layout(submission)
+        layout = _layout(submission, adapts=shares and not self._permission.is_refused(namespace))
         flight = self._flight(submission, sink, namespace, layout)
+        flight.shares, flight.losses = shares, losses
         manifest.job(self._job_spec(flight, submission, layout, NEWEST, {}))  # a wrong template is refused here
         self._attempts[submission.call] = attempt
         self._tracker.add(flight)
         self._jobs.create(flight, lambda: self._made(flight, submission, layout))
+        self._widening.watch(flight)
 
     def _growing(self, submission: MapSubmission, sink: MapSink, namespace: str, growths: int) -> MapSink:
         """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
@@ -121,6 +133,10 @@ class Maps:
 
     def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
         server = self._ask_server(flight)
+        self._permission.ask(flight.namespace)
+        if flight.shares and self._permission.is_refused(flight.namespace):
+            layout = _layout(submission, adapts=False)  # nobody can ask its Pods to give items back
+            flight.chunks = layout.chunks
         return self._job_spec(flight, submission, layout, server, _files(flight, submission, layout))
 
     def _ask_server(self, flight: MapFlight) -> ServerVersion:
@@ -166,7 +182,7 @@ class Maps:
 
     def chunk_ended(self, chunk: ChunkFlight) -> None:
         """All that it had to say has come."""
-        missing = chunk.of.whole.missing(chunk.items)
+        missing = chunk.of.whole.missing(chunk.close())
         if missing:
             self._lose(chunk.of, missing, _gone(chunk))
         self._end(chunk)
@@ -179,7 +195,7 @@ class Maps:
             return
         whole, pod = chunk.of.whole, chunk.pod() or chunk.vanished
         reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
-        guilty, innocent = blame(whole.missing(chunk.items), pod.at if pod is not None else None, reason)
+        guilty, innocent = blame(whole.missing(chunk.close()), pod.at if pod is not None else None, reason)
         if guilty:
             whole.fail(guilty, error)
             chunk.of.keep = chunk.of.keep or not _runs_again(whole, guilty)
@@ -204,7 +220,7 @@ class Maps:
     def _lose(self, lead: MapFlight, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
         """These items run again, in a Job of their own; not for ever, where nothing gets on."""
         sent = lead.sent
-        if sent is None or (not at_fault and sent.attempt > sent.options.max_disruptions):
+        if sent is None or (not at_fault and lead.losses >= sent.options.max_disruptions):
             lead.whole.fail(items, error)
             return
         with lead.lock:
@@ -225,8 +241,20 @@ class Maps:
             return
         lead.whole.moved(missing, Whereabouts(Phase.SUBMITTING, "lost with their Pod, they run again"))
         items = {index: sent.items[index] for index in missing}
-        again = dataclasses.replace(sent, items=items, chunksize=size, attempt=sent.attempt + 1)
-        self._submit(again, lead.whole, lead.namespace)
+        again = dataclasses.replace(sent, items=items, chunksize=size)
+        self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.losses + 1)
+
+    # -- what was given back
+
+    def _run_given(self, lead: MapFlight, items: Mapping[int, bytes], size: int) -> None:
+        """Run these items in one more Job: idle Pods for what others have not begun."""
+        sent, wanted = lead.sent, lead.whole.missing(items)
+        if sent is None or not wanted or lead.whole.settled:
+            return
+        lead.whole.moved(wanted, Whereabouts(Phase.SUBMITTING))
+        these = {index: items[index] for index in sorted(wanted)}
+        more = dataclasses.replace(sent, items=these, chunksize=size)
+        self._submit(more, lead.whole, lead.namespace, shares=True, losses=lead.losses)
 
     # -- from another process
 
@@ -327,10 +355,11 @@ def _ended_with_another(chunk: ChunkFlight) -> bool:
     return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
 
 
-def _layout(submission: MapSubmission) -> Layout:
+def _layout(submission: MapSubmission, *, adapts: bool) -> Layout:
     indexes = sorted(submission.items)
     whole = range(submission.count)
-    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism)
+    few = AT_LEAST_PODS if adapts else FIXED_PODS
+    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism, few)
     return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
 
 
