@@ -7,6 +7,7 @@ import concurrent.futures
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -310,6 +311,27 @@ def test_a_detached_call_is_collected_by_another_session(calling: Space) -> None
         assert again.logs() == "doubling 4\n"
         again.discard()
     nothing_left(calling)
+
+
+def test_attaching_to_many_that_have_not_ended(calling: Space) -> None:
+    """Fifty attached calls share their watches: those that are ready are collected at once, with few connections."""
+    waiting = [work.double.options(detach=True, cpu=500).remote(number) for number in range(44)]
+    ready = [work.make.options(detach=True).remote(100_000) for _ in range(6)]
+    for call in ready:
+        assert len(call.result(120)) == 100_000
+    eventually(lambda: len(calling.admin.get("jobs")) == 50, 60, "all Jobs to be made")
+    with fresh_session():
+        before = threading.active_count()
+        still_waiting = [kubefunc.attach(f"{calling.namespace}/{call.id}") for call in waiting]
+        collected = [kubefunc.attach(f"{calling.namespace}/{call.id}") for call in ready]
+        for call in collected:
+            assert call.result(60) == work.noise(100_000)
+        assert threading.active_count() - before <= 25  # of the session: 6 for requests, 14 for streams, 2 collect
+        for call in still_waiting:
+            assert call.cancel()
+        for call in collected:
+            call.discard()
+    nothing_left(calling, 60)
 
 
 def test_cancelling_what_was_just_attached_to(calling: Space) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
 from tests.local.api_server import Handler, Peer, Request, Server, config_of
@@ -319,3 +320,105 @@ def test_a_tail_begins_now_and_renews_its_version(watch: Callable[..., tuple[Wat
     assert collection.versions()[0] == "1"
     assert int(collection.versions()[-1]) >= 70
     assert {dict(request.query)["limit"] for request in collection.lists} == {"1"}
+
+
+# -- one watch for many calls
+
+
+def pod_of(call: str, version: int) -> dict[str, Any]:
+    """The one Pod of a call."""
+    made = pod(call, version)
+    made["metadata"]["labels"] = {"kubefunc/call": call}
+    return made
+
+
+class Selecting(Collection):
+    """Lists only what the selector names."""
+
+    def __call__(self, request: Request, peer: Peer) -> None:
+        """As a server does."""
+        every = self.items
+        selector = dict(request.query)["labelSelector"]
+        self.items = [each for each in every if each["metadata"]["labels"]["kubefunc/call"] in selector]
+        try:
+            super().__call__(request, peer)
+        finally:
+            self.items = every
+
+    def selectors(self) -> list[str]:
+        """Of the lists."""
+        return [dict(request.query)["labelSelector"] for request in self.lists]
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Iterator[Callable[..., tuple[CallsWatcher, Log]]]:
+    """Starts a watch of some calls; stops it at the end."""
+    made: list[tuple[Api, CallsWatcher]] = []
+
+    def start(server: Server, *calls: str) -> tuple[CallsWatcher, Log]:
+        api, log = Api(config_of(server.url, tmp_path)), Log()
+        watcher = CallsWatcher(api, PODS, log.event, log.state)
+        made.append((api, watcher))
+        for call in calls:
+            watcher.add(call)
+        watcher.start()
+        return watcher, log
+
+    yield start
+    for api, watcher in made:
+        watcher.stop()
+        api.close()
+        watcher.join(5)
+
+
+def test_a_call_is_added_to_a_watch_that_runs(follow: Callable[..., tuple[CallsWatcher, Log]]) -> None:
+    """The same two requests are for all calls; what another call has is neither reported again nor taken for gone."""
+    collection = Selecting()
+    collection.items = [pod_of("f-1", 1), pod_of("f-2", 2), pod_of("f-3", 3)]
+    with Server(collection) as server:
+        watcher, log = follow(server, "f-1")
+        assert log.next(1) == [("ADDED", "f-1@1")]
+        watcher.add("f-2")
+        watcher.relist()
+        assert log.next(1) == [("ADDED", "f-2@2")]
+        assert not watcher.remove("f-1")
+        watcher.add("f-3")
+        watcher.relist()
+        assert log.next(1) == [("ADDED", "f-3@3")]
+        assert log.events.empty()
+        assert collection.selectors() == [
+            "kubefunc/call in (f-1)",
+            "kubefunc/call in (f-1,f-2)",
+            "kubefunc/call in (f-2,f-3)",
+        ]
+        assert not watcher.remove("f-2")
+        assert watcher.remove("f-3")
+
+
+def test_a_second_follower_of_a_call_hears_all_of_it(follow: Callable[..., tuple[CallsWatcher, Log]]) -> None:
+    """Two handles of one call: the later one learns what is there, too, and what goes is told to both."""
+    collection = Selecting()
+    collection.items = [pod_of("f-1", 1), pod_of("f-2", 2)]
+    with Server(collection) as server:
+        watcher, log = follow(server, "f-1", "f-2")
+        assert log.next(2) == [("ADDED", "f-1@1"), ("ADDED", "f-2@2")]
+        watcher.add("f-1")
+        watcher.relist()
+        assert log.next(1) == [("MODIFIED", "f-1@1")]
+        collection.items = [pod_of("f-2", 2)]
+        watcher.add("f-1")
+        watcher.relist()
+        kind, name = log.next(1)[0]
+        assert (kind, name.partition("@")[0]) == ("DELETED", "f-1")
+        assert not watcher.remove("f-1")
+
+
+def test_calls_too_many_to_name(follow: Callable[..., tuple[CallsWatcher, Log]]) -> None:
+    """A selector with all their ids would be longer than a proxy takes: then all of kubefunc's are watched."""
+    calls = [f"a-function-with-a-long-name-{number:08}" for number in range(200)]
+    collection = Collection()
+    collection.items = [pod_of(call, 1) for call in calls]
+    with Server(collection) as server:
+        _, log = follow(server, *calls)
+        assert len(log.next(200)) == 200
+        assert dict(collection.lists[0].query)["labelSelector"] == "kubefunc/call"

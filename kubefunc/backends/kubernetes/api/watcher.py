@@ -267,6 +267,7 @@ class Watcher:
         self._known: Known = {}
         self._stopping = threading.Event()
         self._pause = pause or self._stopping.wait
+        self._relisting = threading.Event()
         self._settled = threading.Event()
         self._synced = False
         self._stream: Stream | None = None
@@ -289,6 +290,13 @@ class Watcher:
         """End the watch at once, from any thread; at most one more event is reported."""
         self._stopping.set()
         self._settled.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+
+    def relist(self) -> None:
+        """Begin anew with the list, from any thread: what is to be watched has changed."""
+        self._relisting.set()
         stream = self._stream
         if stream is not None:
             stream.close()
@@ -324,6 +332,7 @@ class Watcher:
             self._wait(failures, refused)
 
     def _try_list(self) -> Exception | None:
+        self._relisting.clear()
         try:
             self._list()
         except (ApiError, ConnectionFailed, ConfigurationError, BadObject) as exc:
@@ -336,6 +345,8 @@ class Watcher:
             ended = self._connection()
             if self._stopping.is_set():
                 return STOPPED
+            if self._relisting.is_set():
+                return failures
             failures = (0 if ended.healthy else failures) + (0 if ended.end in (End.EOF, End.SILENT) else 1)
             match next_step(ended.end, failures=failures):
                 case Step.RESUME:
@@ -373,7 +384,8 @@ class Watcher:
         }
         stream = self._api.stream_lines(self._path, query, idle_timeout=self._idle_timeout)
         self._stream = stream
-        if self._stopping.is_set():  # stop() may have looked for the stream just before it was there
+        # stop() or relist() may have looked for the stream just before it was there.
+        if self._stopping.is_set() or self._relisting.is_set():
             return End.EOF, None
         try:
             with stream:

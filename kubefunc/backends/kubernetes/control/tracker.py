@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list
+from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
 from kubefunc.backends.kubernetes.api.errors import role_lacks
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
-from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
+from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Flight, guarded
+from kubefunc.backends.kubernetes.control.attached import AttachedWatches
+from kubefunc.backends.kubernetes.control.jobs import jobs_path
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
@@ -70,7 +73,8 @@ class Tracker:
         self._lock = threading.Lock()
         self._flights: dict[str, list[Flight]] = defaultdict(list)
         self._watchers: dict[str, list[Watcher]] = {}
-        self._attached: dict[Flight, list[Watcher]] = {}
+        self._attached: set[Flight] = set()
+        self._attached_watches = AttachedWatches(self._attached_watchers, clock)
         self._ticking = False
 
     # -- the flights
@@ -81,13 +85,14 @@ class Tracker:
         self._watch_namespace(flight.namespace)
 
     def add_attached(self, flight: Flight) -> None:
-        """Track a flight of another session, by watches of its own."""
+        """Track a flight of another session, by watches that all such flights of its namespace share."""
         self._register(flight)
         with self._lock:
-            self._attached[flight] = self._new_watchers(flight.namespace, f"kubefunc/call={flight.call}")
+            self._attached.add(flight)
+        self._attached_watches.add(flight.namespace, flight.call)
 
     def let_go(self, flight: Flight) -> None:
-        """No more news for this attempt: its streams end, its watches too where they were its own."""
+        """No more news for this attempt: its streams end, and the watches that nobody else needs."""
         for part in flight.parts():
             self._collector.release(part)
             self._outputs.release(part)
@@ -97,9 +102,10 @@ class Tracker:
                 mine.remove(flight)
             if not mine:
                 self._flights.pop(flight.job, None)
-            watchers = self._attached.pop(flight, [])
-        for watcher in watchers:
-            watcher.stop()
+            was_attached = flight in self._attached
+            self._attached.discard(flight)
+        if was_attached:
+            self._attached_watches.remove(flight.namespace, flight.call)
 
     def of(self, call: str) -> list[Flight]:
         return [flight for flight in self.all() if flight.call == call]
@@ -115,9 +121,10 @@ class Tracker:
     def stop(self) -> None:
         """End all watches."""
         with self._lock:
-            watchers = [each for group in (*self._watchers.values(), *self._attached.values()) for each in group]
+            watchers = [each for group in self._watchers.values() for each in group]
         for watcher in watchers:
             watcher.stop()
+        self._attached_watches.stop()
 
     def _register(self, flight: Flight) -> None:
         with self._lock:
@@ -139,26 +146,32 @@ class Tracker:
         with self._lock:
             if namespace in self._watchers:
                 return
-            watchers = self._new_watchers(namespace, f"kubefunc/session={self._session}")
-            path = f"/api/v1/namespaces/{namespace}/events"
-            watchers.append(TailWatcher(self._api, path, {"fieldSelector": STARTED}, self._on_started))
-            watchers[-1].start()
+            query = {"labelSelector": f"kubefunc/session={self._session}"}
+            on_state = self._on_state_in(namespace)
+            watchers = [
+                Watcher(self._api, _pods_path(namespace), query, self._on_pod, on_state),
+                Watcher(self._api, jobs_path(namespace), query, self._on_job, on_state),
+                TailWatcher(
+                    self._api, f"/api/v1/namespaces/{namespace}/events", {"fieldSelector": STARTED}, self._on_started
+                ),
+            ]
             self._watchers[namespace] = watchers
+            for watcher in watchers:
+                watcher.start()
 
-    def _new_watchers(self, namespace: str, selector: str) -> list[Watcher]:
-        query = {"labelSelector": selector}
+    def _attached_watchers(self, namespace: str) -> tuple[CallsWatcher, CallsWatcher]:
+        on_state = self._on_state_in(namespace)
+        return (
+            CallsWatcher(self._api, _pods_path(namespace), self._on_pod, on_state),
+            CallsWatcher(self._api, jobs_path(namespace), self._on_job, on_state),
+        )
 
+    def _on_state_in(self, namespace: str) -> OnState:
         def on_state(state: WatchState, words: str) -> None:
             if state in (WatchState.FORBIDDEN, WatchState.FAILED):
                 self._watch_failed(namespace, state, words)
 
-        watchers = [
-            Watcher(self._api, f"/api/v1/namespaces/{namespace}/pods", query, self._on_pod, on_state),
-            Watcher(self._api, f"/apis/batch/v1/namespaces/{namespace}/jobs", query, self._on_job, on_state),
-        ]
-        for watcher in watchers:
-            watcher.start()
-        return watchers
+        return on_state
 
     def _watch_failed(self, namespace: str, state: WatchState, words: str) -> None:
         finding = _cannot_be_followed(state, words)
@@ -166,6 +179,7 @@ class Tracker:
             watchers = self._watchers.pop(namespace, [])
         for watcher in watchers:
             watcher.stop()
+        self._attached_watches.drop(namespace)
         for flight in self.all():
             if flight.namespace == namespace:
                 self._fail(flight, finding)
@@ -276,7 +290,7 @@ class Tracker:
 
     def _look_last(self, flight: Flight) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
-        path, query = f"/api/v1/namespaces/{flight.namespace}/pods", {"labelSelector": f"kubefunc/call={flight.call}"}
+        path, query = _pods_path(flight.namespace), {"labelSelector": f"kubefunc/call={flight.call}"}
         try:
             pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
         except _TROUBLE:
@@ -405,6 +419,10 @@ def _cannot_be_followed(state: WatchState, words: str) -> Finding:
         return Finding(errors.PermissionDeniedError, "Forbidden", message, advice, (words,))
     message = "The call cannot be followed: the connection to the cluster failed for good."
     return Finding(errors.ClusterUnreachableError, "WatchFailed", message, "Attach to it when that is well.", (words,))
+
+
+def _pods_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods"
 
 
 def _well_formed(pods: Iterable[JsonDict]) -> Iterator[Pod]:
