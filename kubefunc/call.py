@@ -79,7 +79,7 @@ class Call(_Future[R]):
         self._where = Whereabouts(Phase.SUBMITTING)
         self._error: BaseException | None = None
         self._log_tail: tuple[str, ...] = ()
-        self._cancelling = threading.Lock()
+        self._cancelling = threading.RLock()
         self._output = Transcript()
         self._notified = False  # only the dispatcher's thread asks
 
@@ -155,12 +155,21 @@ class Call(_Future[R]):
     def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - the name is the contract's
         """What the function printed: the text up to now, or with ``follow`` the lines as they come, to the end."""
         if follow:
-            return _lines(self._backend.logs(self._id, follow=True))
+            return _lines(self._followed())
         if self.done():
             kept = self._output.text()
             if kept:  # the Job may be gone by now
                 return kept
         return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+
+    def _followed(self) -> Iterator[bytes]:
+        """From the backend, as long as it follows the call; the rest from what was kept."""
+        passed = 0
+        if not self.done() or not self._output:
+            for data in self._backend.logs(self._id, follow=True):
+                passed += len(data)
+                yield data
+        yield self._output.since(passed)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self._wait().__await__()
@@ -301,7 +310,7 @@ class CallSink:
     def __init__(self, call: Call[Any], printer: Printer | Silent) -> None:
         self._call = call
         self._printer = printer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._claimed = False
         self._tail: deque[bytes] = deque()
         self._tail_size = 0

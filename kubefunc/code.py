@@ -87,7 +87,7 @@ class ProjectCode:
     def __init__(self, wanted: Callable[[Unit], bool] | None = None, limit: int = MAX_CODE) -> None:
         self._wanted = wanted
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._entries: dict[frozenset[Unit], _Entry] = {}
         self._imports: dict[str, tuple[ProjectFile, frozenset[str]]] = {}
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import pickle
 import re
 import signal as signals
@@ -25,12 +26,14 @@ from kubefunc.runner import (
     CODE_LOAD,
     CODE_OOM,
     CODE_PYTHON,
+    CODE_STORAGE,
     CODE_TIMEOUT,
     CODE_UNPICKLABLE,
     CODE_UPLOAD,
     ENVELOPE_MAGIC,
     ERROR,
     EXIT_BROKEN,
+    OUT_DIR,
     RAISED,
     VALUE,
 )
@@ -532,7 +535,31 @@ def _fault(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     return error
 
 
+def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    path = str(detail["path"])
+    what = {
+        "full": f"the file system of {path} is full",
+        "removed": f"the folder {os.path.dirname(path)} was removed while the function ran",
+    }.get(detail["kind"], f"{path} cannot be written")
+    told = _diagnosis(
+        known,
+        "ResultNotStored",
+        f"The function ended, but what it returned or raised is lost: {what} ({detail['message']}).",
+        _room_for(path, str(detail["kind"])),
+    )
+    return errors.ResultLostError(str(told), diagnosis=told)
+
+
+def _room_for(path: str, kind: str) -> str:
+    if path.startswith(OUT_DIR):
+        return "Write less to the node's disk, or request ephemeral-storage in pod_template, to get a node with room."
+    if kind == "removed":
+        return "Let no clean-up remove the folders kubefunc-* of the temporary directory while their program runs."
+    return "Free some space there, or let TMPDIR name a directory that has room, before the program starts."
+
+
 _ERRORS = {
+    CODE_STORAGE: _storage,
     CODE_PYTHON: _python,
     CODE_LOAD: _load,
     CODE_UNPICKLABLE: _unpicklable,

@@ -78,7 +78,7 @@ class Executor(concurrent.futures.Executor):
         self._max_workers = max_workers
         self._workplace = Workplace(initializer, tuple(initargs))
         self._layer = parse_changes("Executor()", **options)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tasks: _Tasks | None = None
         self._shut = False
 
@@ -202,7 +202,7 @@ class _AsJobs:
         self._layer = layer
         self._workplace = workplace
         self._at_once = at_once
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[tuple[Future[Any], Callable[[], Call[Any]]]] = deque()
         self._running = 0
         self._calls: set[Call[Any]] = set()  # that run, where their number is limited
@@ -354,7 +354,7 @@ class _OnThisMachine:
 
         self.session = of
         self._packer: Packer = backend.packer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._futures: dict[int, Future[Any]] = {}
         self._next = 0
         self._broken: BaseException | None = None

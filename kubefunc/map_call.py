@@ -67,7 +67,7 @@ class MapCall(Generic[R]):
         self._attempt = 1
         self._heard_out = 0  # the attempt of which all output is here
         self._retried: dict[int, int] = {}  # which attempt may end an item, where it is not the first
-        self._news = threading.Condition(threading.Lock())
+        self._news = threading.Condition()
         self._loading = threading.RLock()  # an item's value is unpickled once; taken before the lock of _news
         self._count: int | None = None
         self._unwanted = False  # it was cancelled before that was known

@@ -30,7 +30,7 @@ class MapOutput:
         self._call = call
         self._console = console
         self._verbose = verbose
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._logs: dict[int, _Log] = {}  # by the first of the indexes
         self._told: set[str] = set()
         self.waits_for = ""

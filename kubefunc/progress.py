@@ -24,7 +24,7 @@ class Console:
 
     def __init__(self, stream: Callable[[], TextIO | None] = lambda: sys.stderr) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._printers: set[Printer] = set()
         self._live: tuple[TextIO, int] | None = None  # where a live line stands, and how wide it is
 

@@ -73,7 +73,7 @@ class Session:
         self.pid = os.getpid()
         self.console = Console()
         self.dispatcher = Dispatcher()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._defaults = parse_changes("configure()")
         self._wanted: BackendName | None = None
         self._backends: dict[tuple[str, str | None], Backend] = {}
@@ -112,7 +112,11 @@ class Session:
                 if key in self._backends and self._wanted in (None, key[0]):
                     return self._backends[key]
             backend = create_backend(choose_backend(self._wanted, context, os.environ), self.id)
-            self._backends[(backend.name, context if backend.name == "kubernetes" else None)] = backend
+            key = backend.name, context if backend.name == "kubernetes" else None
+            kept = self._backends.setdefault(key, backend)
+        if kept is not backend:  # a signal handler has made a call meanwhile, in this same thread
+            backend.close([], EXIT_TIMEOUT)
+            return kept
         self.console.say(backend.introduce(options))
         return backend
 
@@ -253,8 +257,9 @@ def create_backend(choice: BackendChoice, session: str) -> Backend:
 
 
 # The module-level state that there is: the session belongs to a process, and a process has one.
+# All locks are reentrant: a signal handler that makes a call may interrupt the thread that holds them.
 _session: Session | None = None
-_session_lock = threading.Lock()
+_session_lock = threading.RLock()
 _exiting = False
 
 
@@ -268,8 +273,10 @@ def session() -> Session:
     global _session
     with _session_lock:
         if _session is None:
-            _session = Session()
-            _close_with_multiprocessing()
+            made = Session()
+            if _session is None:  # else a signal handler has made one meanwhile, in this same thread
+                _session = made
+                _close_with_multiprocessing()
         return _session
 
 
@@ -303,7 +310,7 @@ def _after_fork_in_child() -> None:
     global _session, _session_lock, _exiting
     parents, _session = _session, None
     _exiting = False
-    _session_lock = threading.Lock()
+    _session_lock = threading.RLock()
     if parents is not None:
         parents.forget()
 

@@ -36,10 +36,17 @@ class Transcript:
         del self._data[:count]
         self._dropped += count
 
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
     def text(self) -> str:
         """All that is kept; before it, how much is not."""
         before = f"[kubefunc: {self._dropped:,} older bytes of output were not kept]\n" if self._dropped else ""
         return before + self._data.decode("utf-8", "replace")
+
+    def since(self, position: int) -> bytes:
+        """What came after so many bytes, as far as it is kept."""
+        return bytes(self._data[max(0, position - self._dropped) :])
 
     def tail(self, size: int) -> bytes:
         """The last bytes."""

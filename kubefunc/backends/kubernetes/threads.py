@@ -21,7 +21,7 @@ class Workers:
         self._size = size
         self._waiting: deque[Work] = deque()
         self._take: Callable[[], Work] = self._waiting.pop if newest_first else self._waiting.popleft
-        lock = threading.Lock()
+        lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self._quiet = threading.Condition(lock)
         self._idle = 0

@@ -11,10 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
-from kubefunc.backends.local.run import Ended, Processes, Run, usable_cpus
+from kubefunc.backends.local.run import Ended, Processes, Run, not_started, usable_cpus
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import Options
@@ -42,7 +42,7 @@ class LocalBackend:
         self._directory = directory
         self._packer = Packer.for_local()
         self._processes = processes(self._directory, self._ended)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._runs: dict[str, Run] = {}  # waiting and running
         self._waiting: deque[Run] = deque()
@@ -64,6 +64,7 @@ class LocalBackend:
     def submit(self, submission: Submission, sink: Sink) -> None:
         _check(submission.options)
         self._check_open()
+        self._have_directory()
         run = Run(submission, sink, self._directory, self._processes.environ)
         with self._lock:
             self._runs[run.call] = run
@@ -92,6 +93,7 @@ class LocalBackend:
             )
         from kubefunc.backends.local.maps import LocalMap
 
+        self._have_directory()
         started = LocalMap(
             submission,
             sink,
@@ -104,7 +106,12 @@ class LocalBackend:
         )
         with self._lock:
             self._maps.append(started)
-        started.start()
+        try:
+            started.start()
+        except RuntimeError:  # no thread is to be had
+            with self._lock:
+                self._maps.remove(started)
+            raise
         return started
 
     def attach_map(self, call: str, sink: MapSink) -> None:
@@ -128,7 +135,7 @@ class LocalBackend:
 
     def cancel(self, call: str) -> None:
         with self._lock:
-            for each in self._maps:
+            for each in list(self._maps):
                 if each.submission.call == call:
                     each.cancel()
             run = self._runs.get(call)
@@ -145,7 +152,7 @@ class LocalBackend:
             self._processes.end(run)
 
     def discard(self, call: str) -> None:
-        (self._directory / f"{call}.log").unlink(missing_ok=True)
+        """Nothing of a call that has ended is kept here."""
 
     def hear_out(self, call: str, seconds: float) -> None:
         """What an item prints is handed over before its outcome."""
@@ -153,18 +160,20 @@ class LocalBackend:
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         with self._lock:
             run = self._runs.get(call)
-        path = self._directory / f"{call}.log"
-        read = 0
-        while True:
-            over = run is None or not follow or run.over.is_set()
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                file.seek(read)
-                while data := file.read(RECEIVE):
-                    read += len(data)
+        if run is None:
+            return
+        with contextlib.ExitStack() as stack:
+            file: BinaryIO | None = None
+            while True:
+                over = not follow or run.over.is_set()
+                if file is None:
+                    with contextlib.suppress(FileNotFoundError):  # nothing was printed yet
+                        file = stack.enter_context(run.file("log").open("rb"))
+                while file is not None and (data := file.read(RECEIVE)):
                     yield data
-            if over or run is None:
-                return
-            run.over.wait(FOLLOW_EVERY)
+                if over:
+                    return
+                run.over.wait(FOLLOW_EVERY)
 
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         until = time.monotonic() + timeout
@@ -230,6 +239,17 @@ class LocalBackend:
         if self._closed:
             raise RuntimeError("a call cannot be started any more: this program is ending")
 
+    def _have_directory(self) -> None:
+        """Make it anew where it was removed: a program may run for longer than what cleans up /tmp allows."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            if hasattr(os, "geteuid") and self._directory.stat().st_uid != os.geteuid():
+                raise ConfigurationError(
+                    f"{self._directory} was removed, and made anew by another user: no call's files go there. "
+                    "Start the program anew."
+                ) from None
+
     # -- who runs when
 
     def _dispatch(self) -> None:
@@ -241,15 +261,18 @@ class LocalBackend:
                 self._processes.start(run)
             except OSError as error:
                 self._drop(run)
-                run.settle(f"no process could be started for it ({error})")
+                run.settle(not_started(error))
             if run.cancelled:  # since it was taken from those that wait
                 self._processes.end(run)
 
     def _next(self) -> Run | None:
         with self._lock:
-            if self._closed or not self._waiting or len(self._runs) - len(self._waiting) >= AT_ONCE:
+            if self._closed or len(self._runs) - len(self._waiting) >= AT_ONCE:
                 return None
-            return self._waiting.popleft()
+            try:
+                return self._waiting.popleft()
+            except IndexError:
+                return None
 
     def _drop(self, run: Run) -> None:
         with self._lock:

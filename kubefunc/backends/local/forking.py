@@ -14,10 +14,10 @@ import traceback
 from pathlib import Path
 
 from kubefunc.backends.local.launch import ServerProcess
-from kubefunc.backends.local.run import INLINE, Ended, Run
+from kubefunc.backends.local.run import INLINE, Ended, Run, not_started
 from kubefunc.backends.local.workers import close_all
 from kubefunc.runner.local.pool import MESSAGES
-from kubefunc.runner.local.request import CALL, ENDED, RECEIVE, TERMINATE
+from kubefunc.runner.local.request import CALL, ENDED, RECEIVE, REFUSED, TERMINATE
 from kubefunc.runner.local.server import NEW_POOL, NEW_SLOT
 from kubefunc.runner.protocol import wire
 
@@ -34,6 +34,7 @@ class _Slot:
         self.server = server
         self.frames = wire.Frames()
         self.run: Run | None = None
+        self.refused = ""  # why no process could be started for it
 
     def send(self, letter: bytes, data: bytes = b"") -> bool:
         """False if nobody is there."""
@@ -58,7 +59,7 @@ class Forked:
         self.environ = environ
         self._directory = directory
         self._ended = ended
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._server = server
         self._slots: set[_Slot] = set()
         self._idle: list[_Slot] = []
@@ -89,7 +90,7 @@ class Forked:
 
     def end(self, run: Run) -> None:
         with self._lock:
-            for slot in self._slots:
+            for slot in list(self._slots):
                 if slot.run is run:
                     slot.send(TERMINATE)
 
@@ -121,8 +122,12 @@ class Forked:
         if self._closed:
             raise OSError("this program is ending")
         if self._server is None:
-            self._server = ServerProcess(str(self._directory), self.environ)
-            self._watch(self._server.control, self._server)
+            started = ServerProcess(str(self._directory), self.environ)
+            if self._server is None:
+                self._server = started
+                self._watch(started.control, started)
+            else:  # a signal handler has made a call meanwhile, in this same thread
+                started.end(SERVER_END)
         if not self._reader.is_alive():
             self._reader.start()
         return self._server
@@ -133,7 +138,10 @@ class Forked:
 
     def _free_slot(self) -> _Slot:
         """The one that has been free for longest: the others may still fork the child of their next call."""
-        return self._idle.pop(0) if self._idle else self._open_slot()
+        try:
+            return self._idle.pop(0)
+        except IndexError:
+            return self._open_slot()
 
     def _keep_one_ready(self) -> None:
         """From the second call on another slot is free, so that one call after another does not wait for a fork."""
@@ -202,6 +210,8 @@ class Forked:
             self._slot_died(slot)
             return
         for letter, content in slot.frames.feed(data):
+            if letter == REFUSED:
+                slot.refused = content.decode()
             run = slot.run
             if run is None:
                 continue
@@ -238,8 +248,9 @@ class Forked:
         with self._lock:
             run, slot.run = slot.run, None
             self._let_go(slot)
-        if run is not None:
-            self._ended(run, "the process that supervised it has died")
+        if run is None:
+            return
+        self._ended(run, not_started(slot.refused) if slot.refused else "the process that supervised it has died")
 
     def _server_died(self, server: ServerProcess) -> None:
         """All its slots end with it, and the next call starts another."""

@@ -66,6 +66,14 @@ def working_directory() -> str | None:
         return None
 
 
+def socket_pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets that block, whatever ``socket.setdefaulttimeout()`` says."""
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for each in pair:
+        each.settimeout(None)
+    return pair
+
+
 class ServerProcess:
     """The process of the fork server (:mod:`kubefunc.runner.local.server`), and our end of its socket."""
 
@@ -76,7 +84,7 @@ class ServerProcess:
             ConfigurationError: it is not known where Python is.
             OSError: no process or socket is to be had.
         """
-        self.control, theirs = socket.socketpair()
+        self.control, theirs = socket_pair()
         try:
             with theirs:
                 self.process = subprocess.Popen(
@@ -98,7 +106,7 @@ class ServerProcess:
         Raises:
             OSError: the server has died, or no socket is to be had.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        ours, theirs = socket_pair(kind)
         with theirs:
             try:
                 socket.send_fds(self.control, [letter], [theirs.fileno()])

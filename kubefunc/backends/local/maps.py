@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
-from kubefunc.backends.local.run import INLINE, request_header
+from kubefunc.backends.local.run import INLINE, LIMIT, request_header, write_file
 from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.backends.queue import LEAST_AHEAD, MOST_AHEAD, WorkQueue, items_ahead
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -26,7 +26,7 @@ from kubefunc.runner import CODE_DIED, CODE_OOM
 from kubefunc.runner.execution import attempts, items
 from kubefunc.runner.local import worker
 from kubefunc.runner.local.pool import DIED, MESSAGES
-from kubefunc.runner.local.request import RECEIVE, join_request
+from kubefunc.runner.local.request import RECEIVE, REFUSED, join_request
 from kubefunc.runner.protocol.records import INDEX, Record, unpack_record
 from kubefunc.runner.protocol.wire import LENGTH
 
@@ -35,6 +35,7 @@ TOGETHER = 0.0005
 LOOK_EVERY = 0.25  # seconds: at who is at which item, for those who watch
 LOST_EVERY = 1.0
 HIRE_AGAIN = 0.2  # seconds after which workers are asked for again where none could be had
+MOST_REFUSALS = 10  # of workers, while none is there and nothing is done in between
 _PUMP = 1 << 16
 
 
@@ -82,6 +83,8 @@ class LocalMap:
         self._look_at = 0.0
         self._lost_at = attempts.FOREVER
         self._losses = 0  # of pools, with nothing done in between
+        self._refusals = 0  # of workers: the system gives no more processes
+        self._hire_at = 0.0
         self._cancelled = False
         self._ending = False
         self._lock = threading.RLock()  # reentrant: an executor that is collected says so wherever that happens
@@ -210,6 +213,8 @@ class LocalMap:
 
     def _staff(self) -> None:
         """As many workers as there is work for."""
+        if time.monotonic() < self._hire_at:
+            return
         wanted = self._queue.workers_wanted(self._workers)
         while wanted > (0 if self._pool is None else len(self._pool.seats)):
             try:
@@ -298,7 +303,7 @@ class LocalMap:
         (index,) = INDEX.unpack_from(content)
         body = self._large_body(seat, letter, index)
         seat.last = index
-        self._losses = 0
+        self._losses = self._refusals = 0
         if not self._queue.finish(index):
             return
         self._remove_arguments(index)
@@ -364,10 +369,7 @@ class LocalMap:
         pool = self._pool
         if pool is None:
             return
-        try:
-            message = pool.control.recv(RECEIVE)
-        except OSError:
-            message = b""
+        message = _next_message(pool.control)
         if not message:
             self._pool_died(None)
         elif message[:1] == DIED:
@@ -377,6 +379,31 @@ class LocalMap:
                 pool.drop_blank(report["seat"])
             else:
                 self._worker_died(pool, seat, report["header"])
+        elif message[:1] == REFUSED:
+            self._worker_refused(pool, **json.loads(message[1:]))
+
+    def _worker_refused(self, pool: Pool, seat: int | None, why: str) -> None:
+        """The system gives no more processes: those that are there do the work, as long as there is one."""
+        if seat is None:
+            self._pool_died(OSError(why))
+            return
+        mine = pool.seats.get(seat)
+        if mine is None:
+            pool.drop_blank(seat)
+            return
+        self._let_go(pool, mine)
+        self._hire_later(why)
+
+    def _hire_later(self, why: str) -> None:
+        self._hire_at = time.monotonic() + HIRE_AGAIN
+        if self._pool is not None and self._pool.seats:
+            return
+        self._refusals += 1
+        if self._refusals > MOST_REFUSALS:
+            left = self._queue.clear()
+            self._sink.fail(
+                left, _died(self.submission.call, f"no worker process could be started for it ({why})", LIMIT)
+            )
 
     def _worker_died(self, pool: Pool, seat: Seat, header: dict[str, Any]) -> None:
         """It costs the item that it was at. What it had to say before is taken in first."""
@@ -417,9 +444,13 @@ class LocalMap:
         self._records.append(Record(index, 0.0, now, attempt, header, b""))
 
     def _pool_died(self, error: OSError | None) -> None:
-        """Its workers have died with it: another begins, unless that one dies too before anything is done."""
+        """Its workers have died with it: another begins, unless that one dies too before anything is done.
+
+        Args:
+            error: why it could not be started, where that is so.
+        """
         pool, self._pool = self._pool, None
-        self._losses += 1
+        self._losses += error is None
         header = attempts.error_header(CODE_DIED, {"signal": 9})
         if pool is not None:
             self._unwatch_queue(pool)
@@ -433,13 +464,10 @@ class LocalMap:
             pool.end()
             pool.remove_file()
         self._queue.put_back_sent()
-        if self._losses <= 2:
-            return
-        if error is None:
+        if error is not None:
+            self._hire_later(str(error))
+        elif self._losses > 2:
             self._fail_all(header)
-            return
-        left = self._queue.clear()
-        self._sink.fail(left, _died(self.submission.call, f"no worker process could be started for it ({error})"))
 
     def _find_lost(self) -> None:
         """An item whose worker was killed after it had taken it and before it could note so: it never began."""
@@ -498,9 +526,9 @@ class LocalMap:
         self._directory.mkdir()
         header = request_header(self.submission, self._directory, environ)
         header["payload"] = str(self._file("payload"))
-        self._file("payload").write_bytes(self.submission.payload.data)
+        write_file(self._file("payload"), self.submission.payload.data)
         path = self._file("request")
-        path.write_bytes(join_request(header, b""))
+        write_file(path, join_request(header, b""))
         return path
 
 
@@ -515,6 +543,16 @@ def _readable(connection: socket.socket) -> bool:
     return True
 
 
-def _died(call: str, why: str) -> WorkerDiedError:
-    told = Diagnosis("WorkerDied", f"The map was lost: {why}.", "Call again.", Phase.FINISHED, call)
+def _next_message(control: socket.socket) -> bytes:
+    """Empty where the other side has gone. What it said last comes after the reset, where it left something unread."""
+    for _ in range(2):
+        try:
+            return control.recv(RECEIVE)
+        except OSError:
+            continue
+    return b""
+
+
+def _died(call: str, why: str, advice: str = "Call again.") -> WorkerDiedError:
+    told = Diagnosis("WorkerDied", f"The map was lost: {why}.", advice, Phase.FINISHED, call)
     return WorkerDiedError(str(told), diagnosis=told)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kubefunc.backends.local.launch import command, start_directory
-from kubefunc.backends.local.run import Ended, Run
+from kubefunc.backends.local.run import Ended, Run, not_started
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
 from kubefunc.runner.execution import attempts, child
 from kubefunc.runner.local.oneshot import HEAD
@@ -122,7 +122,7 @@ class _Watcher:
         try:
             self._attempts()
         except OSError as error:
-            lost = f"no process could be started for it ({error})"
+            lost = not_started(error)
         finally:
             self._owner.watched(self, lost)
 
@@ -228,7 +228,7 @@ class OneShots:
         self.environ = dict(os.environ)
         self._directory = directory
         self._ended = ended
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._spare: _Process | None = None
         self._watchers: dict[str, _Watcher] = {}
         self._closed = False

@@ -21,6 +21,8 @@ from kubefunc.modules import search_path
 from kubefunc.payload import runner_spec
 from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
+_NOT_STARTED = "no process could be started for it"
+LIMIT = "Free memory or end other processes, or raise the limit on processes (ulimit -u)."
 INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
 
 
@@ -40,7 +42,7 @@ class Run:
         request: what its process is to be told (:class:`kubefunc.runner.local.request.Request`).
         answer: the envelope, once it is there.
         cancelled: whether nobody wants the answer any more.
-        over: set when all is said and its files are gone, but for its log.
+        over: set when all is said and its files are gone.
     """
 
     def __init__(self, submission: Submission, sink: Sink, directory: Path, environ: Mapping[str, str]) -> None:
@@ -65,7 +67,7 @@ class Run:
         submission = self.submission
         payload = submission.payload.data
         if self._has_payload_file:
-            self.file("payload").write_bytes(payload)
+            write_file(self.file("payload"), payload)
         header = request_header(submission, self._directory, environ)
         header["payload"] = str(self.file("payload")) if self._has_payload_file else None
         return join_request(header, b"" if self._has_payload_file else payload)
@@ -107,9 +109,10 @@ class Run:
             self.sink.fail(_died(self.call, lost))
 
     def _clean_up(self) -> None:
-        """What it left on disk goes, but for what it printed."""
+        """What it left on disk goes. What it printed the call itself keeps."""
         if self._log is not None:
             self._log.close()
+            self.file("log").unlink(missing_ok=True)
         if self._has_payload_file:
             self.file("payload").unlink(missing_ok=True)
         if self.submission.payload.code_size:
@@ -194,11 +197,34 @@ def request_header(
     }
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write what a call is sent.
+
+    Raises:
+        OSError: it cannot be written; the message says where, and nothing is left there.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        why = f"{error.strerror} (arguments of calls are written there; TMPDIR names another place)"
+        raise OSError(error.errno, why, str(path)) from error
+
+
+def not_started(why: object) -> str:
+    """What became of a call's process where there was none."""
+    return f"{_NOT_STARTED} ({why})"
+
+
 def _died(call: str, why: str) -> WorkerDiedError:
+    stopped = (
+        "Something on this machine stopped it: a person, or the kernel when memory ran out (see dmesg). Call again."
+    )
     told = Diagnosis(
         "WorkerDied",
         f"The call was lost before its function ended: {why}.",
-        "Something on this machine stopped it: a person, or the kernel when memory ran out (see dmesg). Call again.",
+        LIMIT if why.startswith(_NOT_STARTED) else stopped,
         Phase.FINISHED,
         call,
     )

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from kubefunc.backends.local.launch import socket_pair
 from kubefunc.runner.local.pool import MESSAGES, NEW_WORKER, QUEUE, START
 from kubefunc.runner.local.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
 from kubefunc.runner.protocol import wire
@@ -64,9 +65,10 @@ class Pool:
         self.size = size
         self._blank: dict[int, Seat] = {}  # workers that no map has yet
         self._request = b""
-        self.queue, theirs = socket.socketpair(socket.AF_UNIX, MESSAGES)
+        self.queue, theirs = socket_pair(MESSAGES)
         with open(notes, "w+b") as file:
-            file.truncate(size * NOTE.size)
+            file.write(bytes(size * NOTE.size))  # not truncate(): on a full disk the first store would be a SIGBUS
+            file.flush()
             self._notes = mmap.mmap(file.fileno(), 0)
         self._notes_file = notes
         with theirs:
@@ -111,7 +113,7 @@ class Pool:
 
     def _fork(self) -> None:
         number = next(each for each in range(self.size) if each not in self.seats and each not in self._blank)
-        answers, theirs = socket.socketpair()
+        answers, theirs = socket_pair()
         output, output_end = os.pipe()
         os.set_blocking(output, False)
         answers.setblocking(False)

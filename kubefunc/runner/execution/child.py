@@ -9,6 +9,7 @@ ends now.
 from __future__ import annotations
 
 import atexit
+import errno
 import faulthandler
 import hashlib
 import json
@@ -22,6 +23,7 @@ from kubefunc.runner import (
     CODE_EXIT,
     CODE_FAULT,
     CODE_LOAD,
+    CODE_STORAGE,
     CODE_UNPICKLABLE,
     ENV_ATTEMPT,
     ENV_CALL,
@@ -107,6 +109,20 @@ class FrameReader:
 class BodyNotWritten(BaseException):
     """What the function returned cannot be put where it is to be fetched from; no fault of the function's."""
 
+    def __init__(self, path: str, cause: OSError) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.path = path
+        self.cause = cause
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def storage_error(path: str, error: OSError) -> dict[str, Any]:
+    """The header of an envelope that says why there is no result."""
+    kind = "full" if error.errno in _FULL else "removed" if error.errno == errno.ENOENT else ""
+    return attempts.error_header(CODE_STORAGE, {"path": path, "message": error.strerror or str(error), "kind": kind})
+
 
 class Body:
     """A file for pickle to write to. It stands in memory while it is small, and then in its file."""
@@ -119,18 +135,21 @@ class Body:
 
     def write(self, data: bytes | memoryview | pickle.PickleBuffer) -> int:
         view = memoryview(data).cast("B")
+        try:
+            self._add(view)
+        except OSError as error:
+            raise BodyNotWritten(self._path, error) from error
+        return len(view)
+
+    def _add(self, view: memoryview) -> None:
         self.size += len(view)
         if self._file is None and self.size <= BODY_IN_MEMORY:
             self._parts += view
-            return len(view)
-        try:
-            if self._file is None:
-                self._file = self.open()
-                wire.write_all(self._file.fileno(), self._parts)
-            wire.write_all(self._file.fileno(), view)
-        except OSError as error:
-            raise BodyNotWritten(f"{type(error).__name__}: {error}") from error
-        return len(view)
+            return
+        if self._file is None:
+            self._file = self.open()
+            wire.write_all(self._file.fileno(), self._parts)
+        wire.write_all(self._file.fileno(), view)
 
     def open(self) -> FileIO:
         return wire.new_file(self._path)
@@ -237,6 +256,23 @@ def invoke(
     new_body: NewBody,
 ) -> Outcome:
     """Call the function once, whatever comes of it."""
+    try:
+        return _invoke(function, args, kwargs, retry_exceptions, new_body)
+    except BodyNotWritten as error:
+        try:
+            os.unlink(error.path)  # half of a result: to say so may need its room
+        except OSError:
+            pass
+        return storage_error(error.path, error.cause), new_body()
+
+
+def _invoke(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    retry_exceptions: Any,
+    new_body: NewBody,
+) -> tuple[dict[str, Any], Body]:
     try:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:

@@ -46,6 +46,7 @@ class Signals:
     """SIGTERM and SIGCHLD as bytes in a pipe, so that one select waits for all there is to wait for."""
 
     def __init__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the caller's thread may have blocked some: a mask is inherited
         self.pipe, self._write = os.pipe()
         for end in (self.pipe, self._write):
             os.set_blocking(end, False)
@@ -69,6 +70,16 @@ class Signals:
         os.close(self._write)
 
 
+def take_over(descriptor: int) -> None:
+    """Make a descriptor that another process sent this one's own.
+
+    It blocks from here on: that is a property of what it refers to, and the sender's default timeout, or gevent, may
+    have changed it.
+    """
+    os.set_inheritable(descriptor, False)
+    os.set_blocking(descriptor, True)
+
+
 class Child:
     """A forked child, and this process's ends of its pipes."""
 
@@ -87,10 +98,20 @@ def fork_child(run: Callable[[int], None], forget: Callable[[], None]) -> Child:
 
     ``forget`` runs first and closes what of its parent it must not keep: a flock lives as long as any copy of its
     descriptor.
+
+    Raises:
+        OSError: the system gives no process more.
     """
-    frames, frames_end = os.pipe()
-    output, output_end = os.pipe()
-    pid = os.fork()
+    pipes: list[int] = []
+    try:
+        pipes += os.pipe()
+        pipes += os.pipe()
+        pid = os.fork()
+    except OSError:
+        for each in pipes:
+            os.close(each)
+        raise
+    frames, frames_end, output, output_end = pipes
     if pid == 0:
         try:
             forget()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import struct
 import threading
 
@@ -33,6 +34,8 @@ HEAD = struct.Struct(">II")
 def run_one(arguments: list[str]) -> int:
     """The program ``oneshot``: the directory goes when the client goes."""
     importlib.import_module("cloudpickle")  # while nobody waits yet
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     calls, frames = _take_pipes()
     directory = arguments[0]
     head = calls.read(HEAD.size)

@@ -7,6 +7,7 @@ Items and outcomes do not pass through here. Messages on its socket, each with t
 ``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.local.request.Request`).
        Workers get it by themselves: they may be forked before there is a map.
 ``D``  to the client: a worker has died (JSON: ``seat``, ``header``: what became of the item that it was at).
+``F``  to the client: a worker cannot be forked (JSON: ``seat``, ``why``), or the pool itself (``seat`` is null).
 
 The end of the socket ends the pool: its workers get SIGTERM, and after a grace SIGKILL.
 """
@@ -25,9 +26,9 @@ import time
 from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, EXIT_BROKEN
 from kubefunc.runner.execution import attempts, memory
 from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans
-from kubefunc.runner.execution.process import Signals, become_child, kill_group, lead_group, print_fault
+from kubefunc.runner.execution.process import Signals, become_child, kill_group, lead_group, print_fault, take_over
 from kubefunc.runner.local import worker
-from kubefunc.runner.local.request import END_GRACE, Request, read_request
+from kubefunc.runner.local.request import END_GRACE, REFUSED, Request, read_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,11 +55,18 @@ class Pool:
         self.timed_out: set[int] = set()
         self.oom_kills = memory.oom_kills()
         self.request: Request | None = None
-        self.queue: socket.socket
+        self.queue: socket.socket | None = None
         self.notes: mmap.mmap
 
     def serve(self) -> None:
         """Until the client closes its end, or dies."""
+        try:
+            self._serve()
+        finally:
+            if self.queue is not None:
+                self.queue.close()
+
+    def _serve(self) -> None:
         watched = [self.client.fileno(), self.life, self.signals.pipe]
         pause: float | None = None
         while True:
@@ -86,12 +94,15 @@ class Pool:
         except ConnectionError:  # the client died with something of ours unread
             return False
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
+            take_over(descriptor)
         letter, content = message[:1], message[1:]
         if letter == QUEUE:
             self.queue = socket.socket(fileno=descriptors[0])
-            with open(content, "r+b") as notes:
-                self.notes = mmap.mmap(notes.fileno(), 0)
+            try:
+                self.notes = _mapped(content)
+            except FileNotFoundError as error:  # its folder was removed: by the client, which is ending, or by someone
+                self._tell(REFUSED, {"seat": None, "why": str(error)})
+                return False
         elif letter == START:
             self.request = read_request(os.fsdecode(content))
         elif letter == NEW_WORKER:
@@ -100,13 +111,17 @@ class Pool:
 
     def _fork(self, seat: int, answers: int, output: int) -> None:
         worker.NOTE.pack_into(self.notes, seat * worker.NOTE.size, time.monotonic(), worker.LOADING)
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(seat, answers, output)
-        lead_group(pid)
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, too little memory: those that run go on
+            self._tell(REFUSED, {"seat": seat, "why": str(error)})
+        else:
+            if pid == 0:
+                self._become_worker(seat, answers, output)
+            lead_group(pid)
+            self.workers[pid] = seat
         os.close(answers)
         os.close(output)
-        self.workers[pid] = seat
 
     def _become_worker(self, seat: int, answers: int, output: int) -> None:
         try:
@@ -116,12 +131,18 @@ class Pool:
             os.close(self.life)
             become_child(output)
             become_subreaper()
-            worker.serve(seat, self.queue, socket.socket(fileno=answers), self.notes)
+            with socket.socket(fileno=answers) as connection, self._queue() as queue:
+                worker.serve(seat, queue, connection, self.notes)
             os._exit(0)
         except BaseException:
             print_fault()
         finally:
             os._exit(EXIT_BROKEN)
+
+    def _queue(self) -> socket.socket:
+        if self.queue is None:
+            raise RuntimeError("a worker before the queue")
+        return self.queue
 
     def _reap(self) -> None:
         """Tell of workers that have ended. Whatever they left goes: it is no other worker's."""
@@ -137,11 +158,13 @@ class Pool:
                 continue
             kill_group(pid, signal.SIGKILL)
             kill_orphans(keep=set(self.workers))
-            report = {"seat": seat, "header": self._verdict(seat, status)}
-            try:
-                self.client.send(DIED + json.dumps(report).encode())
-            except OSError:  # it has closed its end, which is why they die
-                pass
+            self._tell(DIED, {"seat": seat, "header": self._verdict(seat, status)})
+
+    def _tell(self, letter: bytes, report: dict[str, Any]) -> None:
+        try:
+            self.client.send(letter + json.dumps(report).encode())
+        except OSError:  # it has closed its end, which is why workers die
+            pass
 
     def _verdict(self, seat: int, status: int) -> dict[str, Any]:
         """What the header says of the item that the worker was at: the clock, the kernel, or how it ended."""
@@ -183,3 +206,8 @@ class Pool:
                 return
             self.signals.drain()
             self._reap()
+
+
+def _mapped(path: bytes) -> mmap.mmap:
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 0)

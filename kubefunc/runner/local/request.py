@@ -24,6 +24,7 @@ OUTPUT = b"O"
 RESULT = b"R"
 LARGE_RESULT = b"L"
 ENDED = b"E"
+REFUSED = b"F"
 
 RECEIVE = 1 << 18
 END_GRACE = 5.0  # seconds between the polite and the forced end of a cancelled call

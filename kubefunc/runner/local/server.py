@@ -17,6 +17,7 @@ slot pass frames (:func:`kubefunc.runner.protocol.wire.frame`):
 ``O``  from the slot: some of what the function printed.
 ``R``  from the slot: the envelope. ``L``: it stands in the call's file ``body``.
 ``E``  from the slot: the call has ended, the slot is free (text: the supervisor's exit code).
+``F``  from the slot, or from the server in place of one: no process can be started (text: why); then it ends.
 
 Nothing outlives the client: its end closes CONTROL, the server's end closes the pipe ``life``, and then each slot kills
 the group of its child. On Linux server and slots are subreapers too: what a function started comes to them as an
@@ -26,8 +27,10 @@ orphan, even out of another session, and is killed when its call ends. (On macOS
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
+import json
 import os
 import select
 import signal
@@ -37,7 +40,7 @@ import time
 from kubefunc.runner import EXIT_TERMINATED
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
-from kubefunc.runner.execution.process import Child, Signals, fork_child, kill_group, print_fault
+from kubefunc.runner.execution.process import Child, Signals, fork_child, kill_group, print_fault, take_over
 from kubefunc.runner.local import pool
 from kubefunc.runner.local.request import (
     CALL,
@@ -46,6 +49,7 @@ from kubefunc.runner.local.request import (
     LARGE_RESULT,
     OUTPUT,
     RECEIVE,
+    REFUSED,
     RESULT,
     TERMINATE,
     Request,
@@ -90,10 +94,13 @@ class Slot:
             if self.spare is not None:
                 self.spare.kill()
             kill_orphans(keep=set())
+        except OSError as error:  # no process is to be had for this call
+            _refuse(self.client.fileno(), NEW_SLOT, error)
 
     def _serve_one(self) -> None:
         if self.spare is None:
-            self.spare = Spare(self._forget)
+            with contextlib.suppress(OSError):  # it may be possible when the call is there
+                self.spare = Spare(self._forget)
         self._receive_call()
         status = Supervisor(self, self.signals).run()
         kill_orphans(keep=self._spares())
@@ -175,8 +182,13 @@ class Slot:
         if body is not None:
             self.answer = wire.frame(RESULT, body + tail)
             return
-        with open(self.path("body"), "ab") as file:
-            file.write(tail)
+        try:
+            with open(self.path("body"), "ab") as file:
+                file.write(tail)
+        except OSError as error:
+            failed = child.storage_error(self.path("body"), error)
+            self.answer = wire.frame(RESULT, wire.tail({**header, **failed}, self._call.key))
+            return
         self.answer = wire.frame(LARGE_RESULT)
 
     def give_up(self) -> None:
@@ -193,8 +205,13 @@ class Spare:
             forget()
             os.close(self._calls)
 
-        self.child = fork_child(lambda frames: _wait_and_run(calls, frames), forget_more)
-        os.close(calls)
+        try:
+            self.child = fork_child(lambda frames: _wait_and_run(calls, frames), forget_more)
+        except OSError:
+            os.close(self._calls)
+            raise
+        finally:
+            os.close(calls)
 
     def hand_over(self, attempt: int, request: Request) -> bool:
         """Give it its call; False if it has died."""
@@ -254,8 +271,11 @@ class Server:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
         for kind, descriptor in zip(data, received, strict=False):
-            os.set_inheritable(descriptor, False)
-            self._fork(bytes([kind]), descriptor)
+            take_over(descriptor)
+            try:
+                self._fork(bytes([kind]), descriptor)
+            except OSError as error:  # what runs goes on
+                _refuse(descriptor, bytes([kind]), error)
             os.close(descriptor)
         return bool(data)
 
@@ -272,7 +292,8 @@ class Server:
                 os.close(client)
             become_subreaper()
             make = pool.Pool if kind == NEW_POOL else Slot
-            make(socket.socket(fileno=descriptor), self.life, Signals()).serve()
+            with socket.socket(fileno=descriptor) as connection:
+                make(connection, self.life, Signals()).serve()
             os._exit(0)
         except BaseException:
             print_fault()
@@ -297,6 +318,18 @@ class Server:
         import shutil  # at the end: the first call waits for what is imported at the start
 
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _refuse(descriptor: int, kind: bytes, error: OSError) -> None:
+    """Tell the client, on the socket of what it has asked for, that there is no process for that."""
+    if kind == NEW_POOL:
+        data = REFUSED + json.dumps({"seat": None, "why": str(error)}).encode()
+    else:
+        data = wire.frame(REFUSED, str(error).encode())
+    try:
+        os.write(descriptor, data)
+    except OSError:  # it has gone
+        pass
 
 
 def _watch_parent() -> list[int]:
@@ -328,5 +361,6 @@ def serve(arguments: list[str]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
     gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
-    Server(socket.socket(fileno=control), directory).run()
+    with socket.socket(fileno=control) as connection:
+        Server(connection, directory).run()
     os._exit(0)  # its client waits for this end; there is nothing that an interpreter would tidy up

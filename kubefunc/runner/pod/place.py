@@ -96,6 +96,17 @@ class Place:
 
     def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
         """Put the envelope there whole, by one rename; leave the termination message; free the lock."""
+        try:
+            self._write(header, body, output)
+        except OSError as error:  # it is full: an envelope that says so is smaller
+            try:
+                os.unlink(self.path("body"))
+            except OSError:
+                pass
+            self._write({**header, **child.storage_error(self.path("body"), error)}, b"", b"")
+        os.close(self.lock)
+
+    def _write(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
         if body is not None:
             with wire.new_file(self.path("body")) as file:
                 wire.write_all(file.fileno(), body)
@@ -105,7 +116,6 @@ class Place:
             file.write(wire.tail({**header, "output": text}, self.key))
         os.chmod(self.path("body"), 0o644)
         os.replace(self.path("body"), self.path("result"))
-        os.close(self.lock)
 
     def give_up(self) -> None:
         """There will be no result: the courier need not wait for ``alive`` to grow old."""

@@ -19,7 +19,7 @@ class ExecPermission:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._refused: dict[str, bool] = {}
 
     def ask(self, namespace: str) -> None:

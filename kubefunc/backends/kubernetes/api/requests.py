@@ -125,7 +125,7 @@ class Api:
         self._closed = threading.Event()
         self._sleep = sleep or self._doze
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._opening = threading.local()
         self._links: set[Link] = set()
         self._current: _Session | None = None

@@ -45,7 +45,7 @@ class Link:
     def __init__(self, api: Opener, path: str) -> None:
         self._api = api
         self._path = path
-        self._cut_lock = threading.Lock()
+        self._cut_lock = threading.RLock()
         self._wire: Any = None
         self._socket: socket.socket | None = None
         self._response: urllib3.BaseHTTPResponse | None = None

@@ -32,7 +32,7 @@ class Output:
     """
 
     pod: str
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     passed: int = 0
     recent: bytes = b""
     stream: Stream | None = None

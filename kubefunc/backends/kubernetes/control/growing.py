@@ -30,7 +30,7 @@ class GrowingSink:
         self._whole = whole
         self._again = again
         self._soon = soon
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held: set[int] = set()
         self._waiting: list[int] = []
 

@@ -54,7 +54,7 @@ class Jobs:
         self._permission = permission
         self._refused = refused
         self._retry_delay = RETRY_DELAY
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._owed: set[Flight] = set()
         self._delayed: dict[Flight, Callable[[], None]] = {}
 

@@ -70,7 +70,7 @@ class Tracker:
         self._outputs = outputs
         self._uploads = uploads
         self._fail = fail
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._flights: dict[str, list[Flight]] = defaultdict(list)
         self._watchers: dict[str, list[Watcher]] = {}
         self._attached: set[Flight] = set()
@@ -116,7 +116,7 @@ class Tracker:
 
     def _all(self) -> list[Flight]:
         """The lock is held."""
-        return [flight for flights in self._flights.values() for flight in flights]
+        return [flight for flights in list(self._flights.values()) for flight in flights]
 
     def stop(self) -> None:
         """End all watches."""

@@ -77,7 +77,7 @@ class Collector:
         self._express: set[Flight] = set()
         self._live: set[Flight] = set()
         self._next_live = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # -- express
 
