@@ -77,6 +77,7 @@ def _check_reference(reference: object, name: object, key: object) -> None:
 EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
 PodTemplate: TypeAlias = Mapping[str, object] | Callable[[dict[str, object]], dict[str, object]]
 PullPolicy: TypeAlias = Literal["Always", "IfNotPresent", "Never"]
+Keep: TypeAlias = Literal["failed", "always", "never"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -111,6 +112,7 @@ class OptionChanges(TypedDict, total=False):
     fetch_grace: float | timedelta | Unset
     result_ttl: float | timedelta | Unset
     ttl: float | timedelta | Unset
+    keep: Keep | Unset
     deadline: float | timedelta | Unset
     pull_allowance: float | timedelta | Unset
     schedule_timeout: float | timedelta | Unset | None
@@ -233,6 +235,7 @@ _POD_TEMPLATE: Final = {
         values.none,
     )
 }
+_KEEP: Final = {_KIND: Kind("'failed', 'always' or 'never'", values.one_of("failed", "always", "never"))}
 _DISRUPTIONS: Final = {_KIND: Kind("an int from 0 to 1000", values.whole_number(0, 1000), values.read_whole_number)}
 
 _MERGED: Final = frozenset({"env", "labels", "annotations", "node_selector"})
@@ -520,9 +523,20 @@ class Options:
     """
 
     ttl: float = field(default=24 * 3600.0, metadata=_DURATION)
-    """How long a finished Job stays, for a person to look at or for ``attach``. Unit: seconds, rounded up.
+    """How long a finished Job is kept at most, to be looked at or for ``attach``. Unit: seconds, rounded up.
 
-    Default: 24 h. Delivered results are removed at once, unless detached.
+    Default: 24 h. ``keep`` says which Jobs are kept so long; detached ones always are.
+    Local: ignored.
+    """
+
+    keep: Keep = field(default="failed", metadata=_KEEP)
+    """Which finished Jobs are kept for ``ttl``, to be looked at with kubectl: ``failed``, ``always`` or ``never``.
+
+    A kept Job has ended: it uses no CPU and no memory, only objects of the namespace (a Job, its Pods, its Secrets with
+    the arguments) and the Pods' logs on their nodes. Jobs of cancelled calls, and Jobs whose function has not started,
+    are deleted in any case; those of detached calls are kept in any case.
+
+    Default: ``failed``, the Job of a call that failed and a map's Job in which an item failed.
     Local: ignored.
     """
 

@@ -16,7 +16,7 @@ from kubefunc import Executor
 from kubefunc.errors import SerializationError
 from tests.cluster import tasks
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left
+from tests.cluster.waiting import eventually, nothing_left, nothing_left_but_failed
 
 WAIT = 90
 
@@ -36,7 +36,7 @@ def test_submit_is_a_job_and_map_an_indexed_job(calling: Space) -> None:
     with Executor() as executor:
         failure = executor.submit(operator.truediv, 1, 0)
         assert isinstance(failure.exception(WAIT), ZeroDivisionError)
-        nothing_left(calling)
+        nothing_left_but_failed(calling)
         value = executor.submit(tasks.slow, 7, 5.0)
         doubled = executor.map(lambda n, seconds: (time.sleep(seconds), 2 * n)[1], range(20), [0.25] * 20)
         eventually(lambda: modes_of(calling) == ["Indexed", "NonIndexed"], what="two Jobs")
@@ -74,7 +74,7 @@ def test_an_initializer_that_fails_breaks_the_executor_s_tasks(calling: Space) -
     assert isinstance(error, concurrent.futures.BrokenExecutor)
     assert "ValueError: nothing to prepare" in str(error)
     assert isinstance(error.__cause__, ValueError)
-    nothing_left(calling)
+    nothing_left_but_failed(calling)
 
 
 def test_shutdown_can_cancel_what_has_not_begun(calling: Space) -> None:

@@ -148,8 +148,8 @@ def told(call: Call[Any], reason: str) -> Diagnosis:
 class Stopwatch:
     """From when the cluster knew of a failure to when the caller did."""
 
-    def __init__(self, call: Call[Any]) -> None:
-        self.call = call
+    def __init__(self, call: Call[Any], job: str = "") -> None:
+        self.job = job or call.id
         self._done_at = 0.0
         call.add_done_callback(self._stop)
 
@@ -158,9 +158,9 @@ class Stopwatch:
 
     def since(self, witness: Witness, words: str) -> float:
         """Seconds since these words (a regular expression) were first said in the cluster; prints them."""
-        eventually(lambda: witness.first(self.call, words) is not None, 10, f"{words!r} in the cluster's words")
-        seconds = self._done_at - (witness.first(self.call, words) or 0.0)
-        print(f"{self.call.id}: {seconds:.1f} s from the cluster's {words!r} to the error")
+        eventually(lambda: witness.first(self.job, words) is not None, 10, f"{words!r} in the cluster's words")
+        seconds = self._done_at - (witness.first(self.job, words) or 0.0)
+        print(f"{self.job}: {seconds:.1f} s from the cluster's {words!r} to the error")
         return seconds
 
 
@@ -368,6 +368,42 @@ def test_names_that_are_not_there(calling: Space, witness: Witness) -> None:
     failure(priority, errors.PodConfigError)
     assert "PriorityClass 'nope'" in told(priority, "PriorityClass").message
     assert watches[priority].since(witness, "no PriorityClass") < SOON
+
+
+def test_a_map_learns_what_only_events_tell(calling: Space, witness: Witness) -> None:
+    """A volume whose ConfigMap is not there: all items have the error, which names the Pod, seconds after the Event."""
+    del calling
+    gone = {"name": "gone", "configMap": {"name": "not-there"}}
+    mount = {"name": "main", "volumeMounts": [{"name": "gone", "mountPath": "/gone"}]}
+    template = {"spec": {"volumes": [gone], "containers": [mount]}}
+    a_map = failing.double.options(pod_template=template).map(range(6), chunksize=2)
+    watch = Stopwatch(a_map.calls[0], a_map.id)
+    with pytest.raises(errors.PodConfigError, match="ConfigMap 'not-there'") as raised:
+        a_map.result(60)
+    diagnosis = raised.value.diagnosis
+    assert diagnosis is not None
+    assert diagnosis.pod is not None
+    assert diagnosis.pod.startswith(a_map.id)
+    assert a_map.progress.failed == 6
+    assert watch.since(witness, r'not-there\\" not found') < SOON
+
+
+def test_a_map_whose_first_container_fails(calling: Space) -> None:
+    """The error has that container's output and its Pod's name, as that of a call has."""
+    prepare = {
+        "name": "prepare",
+        "image": f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
+        "command": ["python3", "-c", "print('no data'); raise SystemExit(7)"],
+    }
+    a_map = failing.double.options(pod_template={"spec": {"initContainers": [prepare]}}).map(range(2))
+    with pytest.raises(errors.PodConfigError) as raised:
+        a_map.result(60)
+    diagnosis = raised.value.diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.exit_code, diagnosis.log_tail) == (7, ("no data",))
+    assert diagnosis.pod is not None
+    assert diagnosis.pod.startswith(a_map.id)
+    eventually(lambda: not calling.admin.get("jobs", "-l", f"kubefunc/call={a_map.id}"), what="the Job's end")
 
 
 def test_a_container_before_main_that_fails(calling: Space, witness: Witness) -> None:

@@ -27,7 +27,7 @@ from kubefunc.errors import (
 from tests.cluster import mapped
 from tests.cluster.conftest import fresh_session
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left
+from tests.cluster.waiting import eventually, nothing_left, nothing_left_but_failed
 from tests.conftest import ROOT, clean_environment
 
 WAIT = 90
@@ -205,7 +205,7 @@ def test_each_failure_is_its_own(calling: Space) -> None:
     assert isinstance(results[12], WorkerDiedError)
     assert results[12].exit_code == 9
     assert isinstance(results[17], LookupError)
-    nothing_left(calling)
+    nothing_left_but_failed(calling)
 
 
 def test_a_container_that_is_killed(calling: Space) -> None:
@@ -251,7 +251,7 @@ def test_retries_are_each_items_own(calling: Space) -> None:
     *values, failed = a_map.result(WAIT)
     assert values == [1, 2, 3]
     assert isinstance(failed, ConnectionError)
-    nothing_left(calling)
+    nothing_left_but_failed(calling)
 
 
 @pytest.mark.parametrize("how", ["delete", "evict"])

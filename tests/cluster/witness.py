@@ -9,9 +9,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Generator
-from typing import IO, Any
+from typing import IO
 
-from kubefunc import Call
 from tests.cluster.cache import cache_root
 from tests.cluster.kubectl import Kubectl
 
@@ -27,10 +26,10 @@ class Witness:
         for line in watch:
             self._news.append((time.monotonic(), line))
 
-    def first(self, call: Call[Any], words: str) -> float | None:
-        """When (``time.monotonic``) these words, a regular expression, were first said of the call's Pod or Job."""
+    def first(self, job: str, words: str) -> float | None:
+        """When (``time.monotonic``) these words, a regular expression, were first said of this Job or its Pods."""
         pattern = re.compile(words)
-        found = [at for at, line in list(self._news) if call.id in line and pattern.search(line)]
+        found = [at for at, line in list(self._news) if job in line and pattern.search(line)]
         return min(found, default=None)
 
 

@@ -119,6 +119,7 @@ def test_the_defaults() -> None:
         "fetch_grace": 60.0,
         "result_ttl": 600.0,
         "ttl": 24 * 3600.0,
+        "keep": "failed",
     }
 
 

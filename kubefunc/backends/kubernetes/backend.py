@@ -20,6 +20,7 @@ from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
 from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
@@ -74,7 +75,7 @@ class KubernetesBackend:
             self._tracker,
             permission,
             self._collector.streams,
-            self._fail,
+            self._fail_told,
         )
         self._sweep = Sweep(self.api, self._jobs)
         self._clock = clock
@@ -182,6 +183,8 @@ class KubernetesBackend:
         while time.monotonic() < until and any(flight.over for flight in self._tracker.all()):
             time.sleep(0.005)
         self._jobs.hurry()
+        while time.monotonic() < until and self._collector.acknowledges:  # else a kept Pod would wait for it
+            time.sleep(0.005)
         while time.monotonic() < until and self._requests.drain(until - time.monotonic()):
             if not self._jobs.owed():
                 break
@@ -194,16 +197,16 @@ class KubernetesBackend:
         return sorted({flight.call for flight in left})
 
     def _spent_maps(self, until: float) -> list[Flight]:
-        """Jobs of maps of which every outcome is here.
+        """Jobs of maps to delete, of which every outcome is here.
 
         Outcomes come while Pods run: the last may be here before its Pod has ended. Mostly that takes a moment, and
-        the Job is deleted then. Who does not end by itself, or in time, is ended.
+        the Job is deleted then, or kept. Who does not end by itself, or in time, is ended, unless it is kept.
         """
         until = min(until, time.monotonic() + SPENT_WITHIN)
         while True:
             spent = [flight for flight in self._tracker.all() if isinstance(flight, MapFlight) and flight.is_spent]
             if not spent or time.monotonic() > until:
-                return list(spent)
+                return [flight for flight in spent if not flight.is_kept]
             time.sleep(0.005)
 
     # -- parts of these
@@ -289,12 +292,12 @@ class KubernetesBackend:
     def _done(self, flight: Flight, envelope: Envelope) -> None:
         """Its envelope was delivered. Wanted first, let go then: close() waits for whoever is not let go."""
         if isinstance(flight, ChunkFlight):
-            self._maps.chunk_ended(flight)
+            self._maps.chunk_ended(flight, envelope)
             return
         for twin in self._tracker.of(flight.call):
             if twin.job == flight.job:  # attached to in this same process: its Job is about to go
                 self._collector.deliver(twin, envelope)
-        if not flight.stays:
+        if not _is_kept(flight, failed=call_failed(envelope)):
             self._jobs.want_deleted(flight)
         self._tracker.let_go(flight)
 
@@ -315,10 +318,17 @@ class KubernetesBackend:
         if isinstance(flight, ChunkFlight):
             self._maps.chunk_failed(flight, finding, tail)
             return
-        error = finding.as_error(flight.diagnosis(tail))
+        self._end_failed(flight, finding, finding.as_error(flight.diagnosis(tail)))
+
+    def _fail_told(self, flight: Flight, finding: Finding, error: errors.KubefuncError) -> None:
+        """With an error that is made already: of a map, what its chunk's Pod shows."""
+        if flight.claim():
+            self._end_failed(flight, finding, error)
+
+    def _end_failed(self, flight: Flight, finding: Finding, error: errors.KubefuncError) -> None:
         flight.sink.fail(error)
-        # A failed Job stays for a person to look at; not one that another attempt takes over from.
-        if not flight.stays and (finding.job_goes_on or _must_not_start_later(error) or not flight.sink.settled):
+        must_go = finding.job_goes_on or _must_not_start_later(error)
+        if not _is_kept(flight, failed=True) or (must_go and not flight.stays):
             self._jobs.want_deleted(flight)
         self._tracker.let_go(flight)
 
@@ -337,6 +347,11 @@ def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], 
         fault = errors.KubefuncError(f"The call could not be attached to: {type(error).__name__}: {error}")
         fault.__cause__ = error
         tell(fault)
+
+
+def _is_kept(flight: Flight, *, failed: bool) -> bool:
+    """Whether a Job that was run to its end is not deleted: nor is one that another attempt takes over from."""
+    return flight.stays or (flight.sink.settled and is_kept(flight.options.keep, failed=failed))
 
 
 def _must_not_start_later(error: errors.KubefuncError) -> bool:

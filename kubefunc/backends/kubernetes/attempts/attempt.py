@@ -43,9 +43,16 @@ class Output:
 
 @dataclass(eq=False)
 class Looks:
-    """When Events were read last, and a line said for what it waits: the chunks of a map share one of these."""
+    """When Events were read last, and a line said for what it waits: a map and its chunks share one of these.
 
-    at: float = 0.0
+    Attributes:
+        job_at: when those of the Job were read.
+        pods_at: when those of a Pod were read.
+        said: when the line was said.
+    """
+
+    job_at: float = 0.0
+    pods_at: float = 0.0
     said: float = 0.0
 
 
@@ -63,6 +70,7 @@ class Flight:
         vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
         quiet: another flight says for what this one waits.
+        warned: there is a new Event that may say why it does not start.
         uploads: the files that were or are being brought, by Pod and name.
         looking: a collector thread decides what to do next.
         fetching: a stream thread fetches, or will.
@@ -118,6 +126,7 @@ class Flight:
     finding: Finding | None = None
     finding_since: float = 0.0
     quiet: bool = False
+    warned: bool = False
     looks: Looks = field(default_factory=Looks)
     warnings: tuple[str, ...] = ()
 
@@ -179,6 +188,11 @@ class Flight:
             return {}
         return {"payload": lambda: submission.payload.data}
 
+    @property
+    def will_be_deleted(self) -> bool:
+        """Whether its Job is about to be."""
+        return self.delete_wanted
+
     def parts(self) -> list[Flight]:
         """All that news of the Job may concern: a map has a part for each chunk that runs."""
         return [self]
@@ -186,6 +200,10 @@ class Flight:
     def of_index(self, index: int | None) -> Flight | None:
         """Whom news of a Pod with this index concerns."""
         return self
+
+    def living_part(self, index: int) -> Flight | None:
+        """Of a map, the chunk with this index, where it has a Pod and has not ended."""
+        return None
 
     @property
     def is_hurried(self) -> bool:
@@ -223,6 +241,8 @@ class Flight:
         self.where = where
         if where is Phase.RUNNING:
             self.running_since = time.monotonic()
+        if where is Phase.STARTING:  # it may have waited for its node: what the node says of it comes now
+            self.pod_since = time.monotonic()
         self.sink.moved(Whereabouts(where, "", pod.name, pod.node, self.namespace))
 
     def wait_for_another_pod(self, why: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.keeping import is_kept
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.objects import views
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.chunks import MAX_PARALLELISM, chunks
-from kubefunc.diagnosis import Phase
+from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
@@ -160,7 +161,9 @@ class MapFlight(Flight):
         lost: items that have to run again elsewhere.
         lost_soon: they will, in a moment.
         shrink: in smaller chunks, for an item was at fault.
-        keep: something failed that a person may want to look at: the Job stays.
+        item_failed: one of the items of this Job has failed, and no other Job runs it again.
+        will_run_again: whether an item that has failed here has a further attempt, with more memory.
+        would_go_on: items of this Job were given up as lost, or run in another: it must not start their Pods again.
         uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
         shares: running Pods may be asked to give back items that they have not begun.
         losses: how often some of these items were lost with a Pod before.
@@ -174,7 +177,9 @@ class MapFlight(Flight):
     lost: list[int] = field(default_factory=list[int])
     lost_soon: bool = False
     shrink: bool = False
-    keep: bool = False
+    item_failed: bool = False
+    will_run_again: Callable[[int], bool] = lambda _: False
+    would_go_on: bool = False
     uploads_items: bool = False
     shares: bool = False
     losses: int = 0
@@ -202,8 +207,18 @@ class MapFlight(Flight):
 
     @property
     def is_spent(self) -> bool:
-        """Whether every outcome is here, the Job is not over yet, and nobody is to look at it later."""
-        return self.whole.settled and not (self.over or self.stays or self.keep)
+        """Whether every outcome is here and the Job is not over yet."""
+        return self.whole.settled and not (self.over or self.stays)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the Job is not deleted when all its chunks have ended."""
+        return self.stays or (is_kept(self.options.keep, failed=self.item_failed) and not self.would_go_on)
+
+    def note_failures(self, items: Iterable[int]) -> None:
+        """These items have failed here."""
+        if not all(map(self.will_run_again, items)):
+            self.item_failed = True
 
     def parts(self) -> list[Flight]:
         """The Job's own flight first: what it waits for depends on the others."""
@@ -261,6 +276,18 @@ class MapFlight(Flight):
             number=index,
             items=items,
         )
+
+    def living_part(self, index: int) -> Flight | None:
+        with self.lock:
+            return self.living.get(index)
+
+    def diagnosis(self, log_tail: tuple[str, ...] = ()) -> Diagnosis:
+        """Names the Pod of a chunk that waits: what keeps that one keeps all of them."""
+        with self.lock:
+            waiting = [chunk for chunk in self.living.values() if chunk.where in _BEFORE_RUNNING]
+        known = super().diagnosis(log_tail)
+        pod = waiting[0].pod() if waiting and self.where in _BEFORE_RUNNING else None
+        return known if pod is None else dataclasses.replace(known, pod=pod.name, node=pod.node)
 
     def end(self, chunk: ChunkFlight) -> bool:
         """This chunk needs no news any more. True where it was the last."""
@@ -347,6 +374,10 @@ class ChunkFlight(Flight):
             return self.items
 
     @property
+    def will_be_deleted(self) -> bool:
+        return self.of.delete_wanted
+
+    @property
     def is_hurried(self) -> bool:
         return len(self.of.chunks) <= FEW_PODS and self.options.express and not self.stays
 
@@ -363,6 +394,7 @@ class ChunkFlight(Flight):
     def _take(self, outcomes: Sequence[Record]) -> None:
         """They may come before the news that their Pod runs: the stream from its courier is faster."""
         self.mine.take(outcomes)
+        self.of.note_failures(each.index for each in outcomes if each.header is not None)
         with self.lock:
             pod = next((each for each in self.pods.values() if each.name == self.receipt_pod), None)
             if pod is not None and pod.where in _BEFORE_RUNNING:

@@ -28,11 +28,12 @@ from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.diagnosis import Phase
+from kubefunc.envelope import Envelope
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.payload import Payload
-from kubefunc.runner import ARCHIVE, SKIP_WAIT
+from kubefunc.runner import ARCHIVE, CHUNK, SKIP_WAIT
 from kubefunc.runner.protocol import records
 
 OPTIONS = "options"
@@ -44,7 +45,7 @@ _ENDS_THE_CHUNK = ("DeadlineExceeded",)
 
 
 class Maps:
-    """All maps of a session. ``fail`` ends a flight, as it does those of calls."""
+    """All maps of a session. ``fail_told`` ends a flight with an error that was made from a finding."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Maps:
         tracker: Tracker,
         permission: ExecPermission,
         streams: Workers,
-        fail: Callable[[Flight, Finding], None],
+        fail_told: Callable[[Flight, Finding, KubefuncError], None],
     ) -> None:
         self._api = api
         self._session = session
@@ -65,7 +66,7 @@ class Maps:
         self._jobs = jobs
         self._tracker = tracker
         self._permission = permission
-        self._fail = fail
+        self._fail_told = fail_told
         self._widening = Widening(api, streams, requests, clock, permission, tracker, self._run_given)
         self._attempts: dict[str, int] = {}
         self._server: ServerVersion | None = None
@@ -128,6 +129,7 @@ class Maps:
             whole=sink,
             chunks=layout.chunks,
             sent=submission,
+            will_run_again=sink.holds if isinstance(sink, GrowingSink) else lambda _: False,
             uploads_items=size > manifest.ITEMS_LIMIT,
         )
 
@@ -180,8 +182,10 @@ class Maps:
 
     # -- how chunks end
 
-    def chunk_ended(self, chunk: ChunkFlight) -> None:
+    def chunk_ended(self, chunk: ChunkFlight, envelope: Envelope) -> None:
         """All that it had to say has come."""
+        if envelope.header["outcome"] != CHUNK:  # one error, for each of its items
+            chunk.of.note_failures(chunk.items)
         missing = chunk.of.whole.missing(chunk.close())
         if missing:
             self._lose(chunk.of, missing, _gone(chunk))
@@ -191,14 +195,14 @@ class Maps:
         """It has ended without all its outcomes: an item that was at fault has the error, the others run again."""
         error = finding.as_error(chunk.diagnosis(tail))
         if isinstance(error, (errors.PodStartError, errors.ClusterError)):
-            self._fail(chunk.of, finding)  # what keeps one Pod from starting keeps all
+            self._fail_told(chunk.of, finding, error)  # what keeps one Pod from starting keeps all
             return
         whole, pod = chunk.of.whole, chunk.pod() or chunk.vanished
         reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
         guilty, innocent = blame(whole.missing(chunk.close()), pod.at if pod is not None else None, reason)
         if guilty:
             whole.fail(guilty, error)
-            chunk.of.keep = chunk.of.keep or not _runs_again(whole, guilty)
+            chunk.of.note_failures(guilty)
         if finding.job_goes_on and pod is not None:
             chunk.go_on_without(pod)  # the Job replaces the Pod: it is told to skip what has an outcome
             return
@@ -211,7 +215,7 @@ class Maps:
         last = lead.end(chunk)
         self._tracker.let_go(chunk)
         if last and lead.claim():
-            if not lead.stays and not lead.keep:
+            if not lead.is_kept:
                 self._jobs.want_deleted(lead)
             self._tracker.let_go(lead)
 
@@ -220,6 +224,7 @@ class Maps:
     def _lose(self, lead: MapFlight, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
         """These items run again, in a Job of their own; not for ever, where nothing gets on."""
         sent = lead.sent
+        lead.would_go_on = lead.would_go_on or not at_fault
         if sent is None or (not at_fault and lead.losses >= sent.options.max_disruptions):
             lead.whole.fail(items, error)
             return
@@ -345,10 +350,6 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
     if at is None or at not in missing or reason in _ENDS_THE_CHUNK:
         return list(missing), []
     return [at], [index for index in missing if index != at]
-
-
-def _runs_again(whole: MapSink, items: Sequence[int]) -> bool:
-    return isinstance(whole, GrowingSink) and all(map(whole.holds, items))
 
 
 def _ended_with_another(chunk: ChunkFlight) -> bool:

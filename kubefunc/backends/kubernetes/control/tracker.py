@@ -39,12 +39,14 @@ SAY_FIRST = 5.0  # seconds of waiting before a line says for what
 SAY_AGAIN = 30.0
 LOOK_FIRST = 1.0  # seconds without a Pod, or with a Pod that does not start, before its Events are read
 LOOK_AGAIN = 2.0
+LOOK_SOON = 0.5  # and of one that an Event warns of: more Events may come with it
 FOLLOW_AFTER = 1.0
 LOST_AFTER = 30.0  # seconds past its grace that a Pod may stay Terminating
 COLLECT_AGAIN = 0.5  # seconds after main's end from which the clock asks whether there is a next step
 JOB_ENDED_GRACE = 2.0  # a Job's end and its Pod's last status come by different watches
 # Only the courier's start: the server filters, and the Event comes a second before the Pod's status.
 STARTED = f"reason=Started,involvedObject.fieldPath=spec.containers{{{COURIER}}}"
+WARNINGS = "type=Warning"  # of the whole namespace: an Event has no labels to select by
 _TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 
 
@@ -147,13 +149,13 @@ class Tracker:
             if namespace in self._watchers:
                 return
             query = {"labelSelector": f"kubefunc/session={self._session}"}
+            events = f"/api/v1/namespaces/{namespace}/events"
             on_state = self._on_state_in(namespace)
             watchers = [
                 Watcher(self._api, _pods_path(namespace), query, self._on_pod, on_state),
                 Watcher(self._api, jobs_path(namespace), query, self._on_job, on_state),
-                TailWatcher(
-                    self._api, f"/api/v1/namespaces/{namespace}/events", {"fieldSelector": STARTED}, self._on_started
-                ),
+                TailWatcher(self._api, events, {"fieldSelector": STARTED}, self._on_started),
+                TailWatcher(self._api, events, {"fieldSelector": WARNINGS}, self._on_warning),
             ]
             self._watchers[namespace] = watchers
             for watcher in watchers:
@@ -275,6 +277,30 @@ class Tracker:
         if part.is_hurried:
             self._collector.follow(part, pod)
 
+    def _on_warning(self, kind: str, event: JsonDict) -> None:
+        """Something is wrong with a Pod or a Job: if it is one of ours, its Events are read soon."""
+        about = event["involvedObject"]
+        name = about.get("name", "")
+        if kind == "DELETED" or about.get("kind") not in ("Pod", "Job"):
+            return
+        job = name if about["kind"] == "Job" else name.rpartition("-")[0]
+        with self._lock:
+            flights = list(self._flights.get(job, ()))
+        for flight in flights:
+            flight.warned = True
+        if not flights:
+            self._chunk_warned(job)
+
+    def _chunk_warned(self, pod: str) -> None:
+        """The same for a Pod of a map: its name without the random end is that of the Job and its index."""
+        job, _, index = pod.rpartition("-")
+        with self._lock:
+            flights = list(self._flights.get(job, ()))
+        for flight in flights:
+            chunk = flight.living_part(int(index)) if index.isdigit() else None
+            if chunk is not None:
+                chunk.warned = True
+
     # -- news of Jobs
 
     def _on_job(self, kind: str, job: JsonDict) -> None:
@@ -374,11 +400,14 @@ class Tracker:
         pod = flight.pod()
         if not flight.created or (pod is not None and starting.start_trouble(pod) is not None):
             return
-        since = flight.pod_since or flight.born
-        pause = LOOK_AGAIN if now - since < 20 else 5 * LOOK_AGAIN
-        if now - since < LOOK_FIRST or now - flight.looks.at < pause:
+        looks = flight.looks
+        if not _is_due(flight, now - (flight.pod_since or flight.born), now - (looks.pods_at if pod else looks.job_at)):
             return
-        flight.looks.at = now
+        flight.warned = False
+        if pod is None:
+            looks.job_at = now
+        else:
+            looks.pods_at = now
         about = pod.uid if pod is not None else flight.uid
         self._requests.do(lambda: guarded(flight, self._fail, lambda: self._read_events(flight, about)))
 
@@ -401,6 +430,13 @@ class Tracker:
             return
         flight.looks.said = now
         flight.sink.moved(Whereabouts(flight.where, waiting_for(flight, now)))
+
+
+def _is_due(flight: Flight, waited: float, since_last: float) -> bool:
+    """Whether its Events are to be read again: soon after one that warns, else less and less often."""
+    if flight.warned:
+        return since_last >= LOOK_SOON
+    return waited >= LOOK_FIRST and since_last >= (LOOK_AGAIN if waited < 20 else 5 * LOOK_AGAIN)
 
 
 def _without_result(flight: Flight, job: Job) -> Finding:

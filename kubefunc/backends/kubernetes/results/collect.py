@@ -76,6 +76,7 @@ class Collector:
         self._collectors = Workers("kubefunc-collect", COLLECTORS)
         self._express: set[Flight] = set()
         self._live: set[Flight] = set()
+        self._acknowledging: set[Flight] = set()
         self._next_live = 0.0
         self._lock = threading.RLock()
 
@@ -280,8 +281,7 @@ class Collector:
                     return Taken.NOTHING
                 with flight.lock:
                     flight.stream = None  # it is needed for one word more: nobody may close it now
-                if self.deliver(flight, envelope) and not flight.stays:
-                    stream.ack()
+                self._deliver_and_acknowledge(flight, envelope, stream)
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
             flight.forget_receipt()
@@ -292,6 +292,22 @@ class Collector:
             return Taken.CUT
         except TransportError:
             return Taken.CUT
+
+    def _deliver_and_acknowledge(self, flight: Flight, envelope: Envelope, stream: ResultStream) -> None:
+        with self._lock:
+            self._acknowledging.add(flight)
+        try:
+            if self.deliver(flight, envelope) and not flight.stays:
+                stream.ack()
+        finally:
+            with self._lock:
+                self._acknowledging.discard(flight)
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether a Pod is being told that its result has come: it is kept, and would wait for that."""
+        with self._lock:
+            return any(not flight.will_be_deleted for flight in self._acknowledging)
 
     # -- without exec
 
