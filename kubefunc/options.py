@@ -2,8 +2,8 @@
 
 Weakest first: the built-in defaults below, :func:`kubefunc.configure`, ``KUBEFUNC_*`` in the environment,
 ``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` merge key by
-key; all else replaces. ``None`` means "explicitly none" and wipes what weaker layers say; ``UNSET``, or
-leaving the option out, inherits.
+key, each ``pod_template`` applies to what those before it made; all else replaces. ``None`` means "explicitly none"
+and wipes what weaker layers say; ``UNSET``, or leaving the option out, inherits.
 
 The fields of :class:`Options` are the one list of options: the layers and the environment are read by it, and
 a test holds :class:`OptionChanges`, which types the keywords of ``@remote``, ``.options`` and ``configure``,
@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, cast
 
-from kubefunc import values
+from kubefunc import pod_templates, values
 from kubefunc.errors import ConfigurationError
+from kubefunc.pod_templates import PodTemplate
 from kubefunc.values import Kind, Refused
 
 if TYPE_CHECKING:
@@ -75,7 +76,6 @@ def _check_reference(reference: object, name: object, key: object) -> None:
 
 
 EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
-PodTemplate: TypeAlias = Mapping[str, object] | Callable[[dict[str, object]], dict[str, object]]
 PullPolicy: TypeAlias = Literal["Always", "IfNotPresent", "Never"]
 Keep: TypeAlias = Literal["failed", "always", "never"]
 
@@ -102,7 +102,7 @@ class OptionChanges(TypedDict, total=False):
     image_pull_policy: PullPolicy | Unset | None
     run_as_user: int | Unset | None
     priority_class: str | Unset | None
-    pod_template: PodTemplate | Unset | None
+    pod_template: PodTemplate | Sequence[PodTemplate] | Unset | None
     detach: bool | Unset
     verbose: bool | Unset
     progress: bool | Unset
@@ -228,17 +228,15 @@ _USER: Final = {
 }
 _POD_TEMPLATE: Final = {
     _KIND: Kind(
-        "a dict with 'metadata' and 'spec' or with the fields of a Pod's spec, a function from template to "
-        "template, or None",
-        values.pod_template,
+        "a dict with 'metadata' and 'spec' or with the fields of a Pod's spec, a V1PodTemplateSpec, a function from "
+        "template to template, a list of these, or None",
+        pod_templates.parse,
         values.read_json,
         values.none,
     )
 }
 _KEEP: Final = {_KIND: Kind("'failed', 'always' or 'never'", values.one_of("failed", "always", "never"))}
 _DISRUPTIONS: Final = {_KIND: Kind("an int from 0 to 1000", values.whole_number(0, 1000), values.read_whole_number)}
-
-_MERGED: Final = frozenset({"env", "labels", "annotations", "node_selector"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,9 +439,11 @@ class Options:
     Local: ignored.
     """
 
-    pod_template: PodTemplate | None = field(default=None, metadata=_POD_TEMPLATE)
+    pod_template: PodTemplate | tuple[PodTemplate, ...] | None = field(default=None, metadata=_POD_TEMPLATE)
     """All else that a Pod can have: a dict merged strategically (containers by name: ours are ``main`` and
-    ``courier``), or a function that takes the finished Pod template and returns it.
+    ``courier``), an object of the Kubernetes client, or a function that takes the finished Pod template and returns it.
+
+    Templates of several layers apply one after another, those of :func:`kubefunc.configure` first; None wipes them.
 
     Default: None.
     Local: ignored.
@@ -574,7 +574,7 @@ class Options:
         merged: dict[str, object] = {}
         for layer in layers:
             for name, value in layer.items():
-                merged[name] = _merge(merged.get(name), value) if name in _MERGED else value
+                merged[name] = _MERGED[name](merged.get(name), value) if name in _MERGED else value
         # The values were validated for the field that each one goes to, which no type checker can follow by
         # name.
         return cls(**merged)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -608,6 +608,18 @@ def _merge(below: object, above: object) -> object:
         return {**below, **above}
     return above
 
+
+def _merge_templates(below: object, above: object) -> object:
+    """One after another; None wipes."""
+    if below is None or above is None:
+        return above
+    return pod_templates.joined(*pod_templates.in_order(below), *pod_templates.in_order(above))
+
+
+_MERGED: Final[Mapping[str, Callable[[object, object], object]]] = {
+    **dict.fromkeys(("env", "labels", "annotations", "node_selector"), _merge),
+    "pod_template": _merge_templates,
+}
 
 # --- layers
 
@@ -712,7 +724,7 @@ def origins(*layers: Layer) -> dict[str, str]:
     held: dict[str, object] = {}
     for layer in layers:
         for name, value in layer.items():
-            adds = name in _MERGED and isinstance(held.get(name), Mapping) and isinstance(value, Mapping)
+            adds = name in _MERGED and held.get(name) is not None and value is not None
             found[name] = f"{found[name]} + {layer.source(name)}" if adds else layer.source(name)
             held[name] = value
     return found
@@ -761,7 +773,10 @@ def _read(variable: str, kind: Kind, text: str) -> object:
 def _refusal(what: str, kind: Kind, value: object, refused: Refused) -> ConfigurationError:
     shown = _brief(value) if refused.shown is None else refused.shown
     equals = f"={shown}" if shown else ""
-    return ConfigurationError(f"{what}{refused.at}{equals} is not accepted: {refused.why}. Accepted: {kind.accepts}.")
+    stop = "" if refused.why.endswith("?") else "."
+    return ConfigurationError(
+        f"{what}{refused.at}{equals} is not accepted: {refused.why}{stop} Accepted: {kind.accepts}."
+    )
 
 
 def _brief(value: object) -> str:

@@ -612,7 +612,7 @@ def read_tolerations(text: str) -> object:
     return read_json(text) if text.lstrip().startswith("[") else read_list(text)
 
 
-# --- exceptions and Pod templates
+# --- exceptions
 
 
 def exception_classes(value: object) -> tuple[type[BaseException], ...]:
@@ -635,71 +635,3 @@ def _exception_class(value: object, *, at: str) -> type[BaseException]:
 def read_exception_classes(text: str) -> NoReturn:
     """Refuse: a class cannot be named by text alone without importing whatever it names."""
     raise Refused("exception classes can be set in Python only, with @remote or configure()")
-
-
-# Fields of a Pod's spec as of Kubernetes 1.37. Only a bare spec is held against this list, to catch slips;
-# under 'spec' everything passes, so that a newer cluster's fields need no newer kubefunc.
-_POD_SPEC_FIELDS: Final = frozenset(
-    """
-    activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy
-    enableServiceLinks ephemeralContainers hostAliases hostIPC hostNetwork hostPID hostUsers
-    hostname hostnameOverride imagePullSecrets initContainers nodeName nodeSelector os overhead
-    preemptionPolicy priority priorityClassName readinessGates resourceClaims resources
-    restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
-    serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
-    terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
-    """.split()
-)
-
-
-def pod_template(value: object) -> object:
-    """A Pod template as a dict, or a function from template to template.
-
-    A bare spec is put under ``spec``:
-
-    >>> pod_template({"runtimeClassName": "gvisor"})
-    {'spec': {'runtimeClassName': 'gvisor'}}
-    """
-    if not isinstance(value, Mapping):
-        if callable(value):
-            return value
-        raise Refused("write a dict or a function that takes the Pod template and returns it")
-    template = plain(value, at="")
-    if not isinstance(template, dict):
-        raise Refused("write a dict")
-    if template.keys() <= {"metadata", "spec"}:
-        return _checked_template(template)
-    unknown = sorted(set(template) - _POD_SPEC_FIELDS)
-    if not unknown:
-        return {"spec": template}
-    if template.keys() & {"metadata", "spec"}:
-        raise Refused("beside 'metadata' and 'spec' a Pod template has no fields", at=f"[{unknown[0]!r}]", shown="")
-    raise Refused(
-        "a Pod template has 'metadata' and 'spec', or the fields of a Pod's spec at its top; what this "
-        "version does not know of passes under 'spec'",
-        at=f"[{unknown[0]!r}]",
-        shown="",
-    )
-
-
-def _checked_template(template: dict[str, object]) -> dict[str, object]:
-    for name, part in template.items():
-        if not isinstance(part, dict):
-            raise Refused("it must be a dict", at=f"[{name!r}]", shown=_brief(part))
-    return template
-
-
-def plain(value: object, *, at: str) -> object:
-    """A deep copy that JSON can write: dicts with text keys, lists, text, numbers, True, False, None."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise Refused("a name must be text", at=f"{at}[{key!r}]", shown="")
-        return {key: plain(item, at=f"{at}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, at=f"{at}[{index}]") for index, item in enumerate(value)]
-    raise Refused(f"{type(value).__name__} cannot be written as JSON", at=at, shown=_brief(value))

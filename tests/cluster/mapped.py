@@ -51,6 +51,12 @@ def until_replaced(number: int, hangs_at: int) -> bool:
 
 
 @remote
+def variable(name: str) -> str | None:
+    """Of the environment there."""
+    return os.environ.get(name)
+
+
+@remote
 def size_of(data: bytes) -> int:
     return len(data)
 

@@ -325,7 +325,7 @@ def test_retry_failed(calling: Space) -> None:
     assert again.id == failing.id
     again.result(WAIT)
     assert again.progress.failed == 2
-    nothing_left(calling)
+    nothing_left_but_failed(calling)
 
 
 # -- another process, another day

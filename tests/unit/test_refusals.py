@@ -22,6 +22,7 @@ QUOTA = (
     'pods "train-1" is forbidden: exceeded quota: compute, requested: limits.memory=4Gi,pods=1, '
     "used: limits.memory=2Gi,pods=3, limited: limits.memory=8Gi,pods=3"
 )
+STRICT = 'Job in version "v1" cannot be handled as a Job: strict decoding error:'
 
 
 def refused(status: int, message: str, reason: str = "", **details: object) -> ApiError:
@@ -52,6 +53,16 @@ def refused(status: int, message: str, reason: str = "", **details: object) -> A
             refused(403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'),
             AdmissionError,
             ["run_as_user", "runAsNonRoot != true"],
+        ),
+        (
+            refused(400, f'{STRICT} unknown field "spec.template.spec.containers[0].volumeMount"', "BadRequest"),
+            AdmissionError,
+            ["no field pod_template.spec.containers[0].volumeMount.", "volumeMount: did you mean 'volumeMounts'?"],
+        ),
+        (
+            refused(400, f'{STRICT} unknown field "spec.backoffLimitPerIndex"', "BadRequest"),
+            ClusterError,
+            ["spec.backoffLimitPerIndex", "older than Kubernetes 1.30"],
         ),
         (
             refused(403, 'admission webhook "policy.example" denied the request: no'),

@@ -18,6 +18,7 @@ from kubefunc.errors import (
     PermissionDeniedError,
     QuotaExceededError,
 )
+from kubefunc.pod_templates import similar_field
 
 
 class ApiError(Exception):
@@ -184,6 +185,9 @@ def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
         return (AdmissionError, f"An admission webhook refused the request ({what}).", "Ask whoever runs it.")
     if exc.status == 403:
         return _forbidden(exc, what)
+    unknown = _UNKNOWN_FIELD.findall(exc.message)
+    if unknown:
+        return _unknown_fields(unknown)
     if exc.status in (400, 413, 422):
         fields = ", ".join(_fields(exc))
         where = f" at {fields}" if fields else ""
@@ -207,6 +211,29 @@ _RBAC = re.compile(
     r'(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
 _WEBHOOK = re.compile(r"admission webhook .* denied the request|failed calling webhook")
+
+
+# What fieldValidation=Strict answers.
+_UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
+_TEMPLATE_PATH = "spec.template."
+
+
+def _unknown_fields(paths: list[str]) -> tuple[type[KubefuncError], str, str]:
+    """Fields that a Pod does not have: the server would leave them out without a word."""
+    told = [f"pod_template.{path.removeprefix(_TEMPLATE_PATH)}" for path in paths if path.startswith(_TEMPLATE_PATH)]
+    if len(told) < len(paths):
+        return (
+            ClusterError,
+            f"The API server does not know {', '.join(paths)}, which kubefunc sets: it is older than Kubernetes 1.30.",
+            "Use a newer cluster.",
+        )
+    meant = {path: similar_field(path.rpartition(".")[2]) for path in told}
+    hints = [f"{path.rpartition('.')[2]}: did you mean {name!r}?" for path, name in meant.items() if name]
+    return (
+        AdmissionError,
+        f"Kubernetes has no field {' and no field '.join(told)}.",
+        " ".join(("Correct its name in pod_template=: `kubectl explain pod.spec` lists the fields.", *hints)),
+    )
 
 
 def _forbidden(exc: ApiError, what: str) -> tuple[type[KubefuncError], str, str]:

@@ -38,7 +38,7 @@ from kubefunc.errors import ConfigurationError
 if TYPE_CHECKING:
     import urllib3
 
-__all__ = ["Api", "ApiError", "ConnectionFailed", "JsonDict", "Reply", "as_error", "find_config"]
+__all__ = ["Api", "ApiError", "ConnectionFailed", "JsonDict", "Query", "Reply", "as_error", "find_config"]
 
 log = logging.getLogger("kubefunc.kubernetes.api")
 

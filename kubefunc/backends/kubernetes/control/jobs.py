@@ -14,7 +14,7 @@ from kubefunc import errors
 from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, as_error
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest
@@ -34,6 +34,8 @@ TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
 # Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+# Else the server drops a field that it does not know, and with it what a misspelt pod_template asked for.
+_STRICT = {"fieldValidation": "Strict"}
 _DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
 
 
@@ -57,6 +59,7 @@ class Jobs:
         self._lock = threading.RLock()
         self._owed: set[Flight] = set()
         self._delayed: dict[Flight, Callable[[], None]] = {}
+        self._warned: set[str] = set()
 
     # -- creating
 
@@ -82,7 +85,7 @@ class Jobs:
             if _unwanted(flight):
                 self._take_back(flight, made)
                 return
-            job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec))
+            job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec), _STRICT)
         except TROUBLE as error:
             # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
             self._not_created(flight, make, made if stored or _maybe_carried_out(error) else [], error)
@@ -96,11 +99,12 @@ class Jobs:
         with flight.lock:
             flight.secrets = tuple(made)
             flight.uid = job["metadata"]["uid"]
-            flight.warnings = warnings
+            flight.warnings = tuple(f"Warning: {text}" for text in warnings)
             flight.created = True
             log.info("%s: created in namespace %s", flight.job, flight.namespace)
             if flight.where is Phase.SUBMITTING:
                 flight.where = Phase.PENDING
+                self._tell_warnings(flight, warnings)
                 flight.sink.moved(Whereabouts(Phase.PENDING, namespace=flight.namespace))
         self._requests.do(lambda: self._own(flight))
 
@@ -111,7 +115,14 @@ class Jobs:
         told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False, "skip_wait": 0.0}
         return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
 
-    def _post(self, path: str, body: JsonDict) -> tuple[JsonDict, tuple[str, ...]]:
+    def _tell_warnings(self, flight: Flight, warnings: Sequence[str]) -> None:
+        """What the server warns of, said once in a session: hundreds of calls may all get the same words."""
+        for text in warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                flight.sink.moved(Whereabouts(Phase.PENDING, f"the cluster warns: {text}"))
+
+    def _post(self, path: str, body: JsonDict, query: Query | None = None) -> tuple[JsonDict, tuple[str, ...]]:
         """Create an object; it, and what the server warns of.
 
         One that is there already is ours, where it says so: an earlier try was carried out.
@@ -119,8 +130,10 @@ class Jobs:
         name = body["metadata"]["name"]
         try:
             data = manifest.encoded(body) if body["kind"] == "Secret" else body
-            reply = self._api.request("POST", path, body=data, accept=_METADATA, is_expected=is_named(name))
-            return reply.body, tuple(f"Warning: {text}" for text in reply.warnings)
+            reply = self._api.request(
+                "POST", path, query=query, body=data, accept=_METADATA, is_expected=is_named(name)
+            )
+            return reply.body, reply.warnings
         except ApiError as error:
             if not error.already_exists:
                 raise

@@ -6,11 +6,12 @@ Pure: nothing that goes in is changed. ``None`` in a dict takes a field away.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.values import Refused, plain
+from kubefunc.pod_templates import PodTemplate, checked_fields, in_order
+from kubefunc.values import Refused
 
 Json: TypeAlias = dict[str, object]
 
@@ -25,23 +26,30 @@ _MERGED_BY: Final = {
 }
 
 
-def customised(template: Json, custom: Mapping[str, object] | Callable[[Json], Json]) -> Json:
-    """The template with a dict merged into it, or what a function makes of a copy of it.
+def customised(template: Json, custom: PodTemplate | tuple[PodTemplate, ...]) -> Json:
+    """The template with a dict merged into it, or what a function makes of a copy of it; several in their order.
 
     Raises:
-        ConfigurationError: the dict does not fit, or the function returned something else than a template.
+        ConfigurationError: a dict does not fit, or a function returned something else than a template.
     """
+    for each in in_order(custom):
+        template = _customised_once(template, each)
+    return template
+
+
+def _customised_once(template: Json, custom: PodTemplate) -> Json:
     if isinstance(custom, Mapping):
         return _merge_maps(template, custom, at="pod_template")
     changed = custom(deep_copy(template))
-    if not isinstance(cast(object, changed), dict):
+    try:
+        fields = checked_fields(changed, at="")
+    except Refused as refused:
+        raise ConfigurationError(f"pod_template: the function's result{refused.at}: {refused.why}") from None
+    if not isinstance(fields, dict):
         raise ConfigurationError(
             f"pod_template: the function returned {type(changed).__name__}; it must return the Pod template"
         )
-    try:
-        return cast(Json, plain(changed, at=""))
-    except Refused as refused:
-        raise ConfigurationError(f"pod_template: the function's result{refused.at}: {refused.why}") from None
+    return cast(Json, fields)
 
 
 def _merge_maps(base: Mapping[str, object], patch: Mapping[str, object], *, at: str) -> Json:
