@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, cast
 
-from kubefunc import pod_templates, values
+from kubefunc import values
 from kubefunc.errors import ConfigurationError
-from kubefunc.pod_templates import PodTemplate
 from kubefunc.values import Kind, Refused
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ def _check_reference(reference: object, name: object, key: object) -> None:
 
 
 EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
+PodTemplate: TypeAlias = Mapping[str, object] | Callable[[dict[str, object]], dict[str, object]]
 PullPolicy: TypeAlias = Literal["Always", "IfNotPresent", "Never"]
 Keep: TypeAlias = Literal["failed", "always", "never"]
 
@@ -226,11 +226,19 @@ _USER: Final = {
         values.none,
     )
 }
+
+
+def _parsed_templates(value: object) -> object:
+    from kubefunc import pod_templates  # here, as a Pod that imports kubefunc hardly ever needs it
+
+    return pod_templates.parse(value)
+
+
 _POD_TEMPLATE: Final = {
     _KIND: Kind(
         "a dict with 'metadata' and 'spec' or with the fields of a Pod's spec, a V1PodTemplateSpec, a function from "
         "template to template, a list of these, or None",
-        pod_templates.parse,
+        _parsed_templates,
         values.read_json,
         values.none,
     )
@@ -613,6 +621,8 @@ def _merge_templates(below: object, above: object) -> object:
     """One after another; None wipes."""
     if below is None or above is None:
         return above
+    from kubefunc import pod_templates
+
     return pod_templates.joined(*pod_templates.in_order(below), *pod_templates.in_order(above))
 
 

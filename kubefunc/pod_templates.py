@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeAlias, cast
+from collections.abc import Iterator, Mapping
+from typing import Final, cast
 
+from kubefunc.options import PodTemplate
 from kubefunc.values import Refused
-
-PodTemplate: TypeAlias = Mapping[str, object] | Callable[[dict[str, object]], dict[str, object]]
 
 # As of Kubernetes 1.37. Only a bare spec is held against this list, to catch slips; under 'spec' everything passes, so
 # that a newer cluster's fields need no newer kubefunc.
@@ -22,13 +21,6 @@ POD_SPEC_FIELDS: Final = frozenset(
     restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
     serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
     terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
-    """.split()
-)
-CONTAINER_FIELDS: Final = frozenset(
-    """
-    args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe
-    resizePolicy resources restartPolicy restartPolicyRules securityContext startupProbe stdin stdinOnce
-    terminationMessagePath terminationMessagePolicy tty volumeDevices volumeMounts workingDir
     """.split()
 )
 # The fields below these have names that users, drivers and clusters make up.
@@ -165,16 +157,3 @@ def camel_case(name: str) -> str:
     """
     camel = re.sub(r"_+(\w)", lambda found: found[1].upper(), name.strip("_"))
     return {field.lower(): field for field in POD_SPEC_FIELDS}.get(camel.lower(), camel)
-
-
-def similar_field(name: str) -> str | None:
-    """The field of a Pod or a container that was probably meant.
-
-    >>> similar_field("Volumes"), similar_field("limit"), similar_field("colour")
-    ('volumes', 'limits', None)
-    """
-    import difflib  # here, as it is needed only when something is wrong already
-
-    known = {field.lower(): field for field in (*POD_SPEC_FIELDS, *CONTAINER_FIELDS, "limits", "requests")}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), known, n=1, cutoff=0.8)
-    return known[near[0]] if near else None

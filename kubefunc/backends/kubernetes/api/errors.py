@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from kubefunc.backends.kubernetes.objects.spelling import similar_field
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import (
     AdmissionError,
@@ -18,7 +19,6 @@ from kubefunc.errors import (
     PermissionDeniedError,
     QuotaExceededError,
 )
-from kubefunc.pod_templates import similar_field
 
 
 class ApiError(Exception):

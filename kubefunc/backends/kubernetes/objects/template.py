@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.pod_templates import PodTemplate, checked_fields, in_order
+from kubefunc.options import PodTemplate
+from kubefunc.pod_templates import checked_fields, in_order
 from kubefunc.values import Refused
 
 Json: TypeAlias = dict[str, object]
