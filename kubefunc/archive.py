@@ -9,6 +9,7 @@ small and quick to start are the two aims.
 - The runner's sources are there as well: an image with another Python ignores a ``.pyc`` with a foreign magic
   number and falls back to them, and so can say what is wrong with the image.
 - The rest is there as source alone, which is half as large as compiled and is hardly ever loaded.
+- Docstrings stay here: they are a sixth of it.
 - Entries are deflated: stored ones start no faster and would triple the size.
 
 The same sources and the same Python give the same bytes. As compiling takes about 100 ms, the file is kept in
@@ -17,6 +18,7 @@ the user's cache directory.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -41,7 +43,7 @@ _LEFT_OUT = (
     "runner/local/",
     "runner/execution/orphans.py",
 )
-_LEFT_OUT_TOP = frozenset(f"{name}.py" for name in "archive cli code ignored memmaps progress project_files".split())
+_LEFT_OUT_TOP = frozenset(f"{name}.py" for name in "archive cli code ignored memmaps project_files".split())
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
@@ -100,7 +102,8 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
     import zipfile  # its import would cost more than reading an archive that is already there
 
     entries: dict[str, bytes] = {}
-    for name, source in {"__main__.py": _MAIN, **sources}.items():
+    for name, whole in {"__main__.py": _MAIN, **sources}.items():
+        source = _without_docstrings(whole)
         if _is_compiled(name):
             entries[f"{name}c"] = _compiled(name, source)
         if not _is_compiled(name) or _must_run_anywhere(name):
@@ -127,13 +130,28 @@ def _is_compiled(name: str) -> bool:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """A ``.pyc``. Its code says where it is in the archive, and names no directory of this machine."""
+    """A ``.pyc`` without docstrings. Its code names its place in the archive, and no directory of this machine."""
     import marshal
 
-    # Without docstrings, which are a fifth of it; but a dataclass that has none makes one, at a cost for each import.
-    optimize = 2 if name.startswith(("kubefunc/runner/", "cloudpickle/")) else 0
-    code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=optimize)
+    code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=0)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_PYC + importlib.util.source_hash(source) + marshal.dumps(code)
+
+
+def _without_docstrings(source: bytes) -> bytes:
+    """The source with each docstring cut down to a sign. Lines keep their numbers, for tracebacks.
+
+    A sign is left, as a dataclass without a docstring would make one, at a cost for each import.
+
+    >>> _without_docstrings(b"def f():\\n    '''Says\\n    much'''\\n    return 1")
+    b'def f():\\n    "-"\\n\\n    return 1'
+    """
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            lines[first] = lines[first][: node.col_offset] + b'"-"' + lines[last][node.end_col_offset :]
+            lines[first + 1 : last + 1] = [b"\n"] * (last - first)
+    return b"".join(lines)
 
 
 # --- keeping it ---

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
+from kubefunc.arguments import refuse_misfits, without_misfits
 from kubefunc.backends.base import MapSubmission, Whereabouts
 from kubefunc.call import Call, result_of
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -87,9 +88,11 @@ class Executor(concurrent.futures.Executor):
 
         Raises:
             RuntimeError: after ``shutdown()``, or once the initializer has failed (``BrokenExecutor``).
+            TypeError: the function does not take these arguments.
             SerializationError: the function or an argument cannot be pickled.
         """
         refuse_nested()
+        refuse_misfits(f"{type(self).__name__}.submit()", _plain(fn), args, kwargs)
         with self._lock:
             return cast("Future[T]", self._open_tasks().submit(fn, args, kwargs))
 
@@ -110,6 +113,7 @@ class Executor(concurrent.futures.Executor):
 
         Raises:
             ValueError: ``chunksize`` is not positive.
+            TypeError: the function does not take so many arguments.
             SerializationError: the function or an item cannot be pickled.
         """
         if chunksize is not None and chunksize < 1:
@@ -229,7 +233,8 @@ class _AsJobs:
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
     ) -> Iterator[Any]:
         how = HowToMap(kwargs={}, chunksize=chunksize, max_parallelism=self._at_once, return_exceptions=False)
-        started = start_many(self._function(fn), map_items("Executor.map()", iterables), how)
+        items = without_misfits("Executor.map()", _plain(fn), map_items("Executor.map()", iterables), {})
+        started = start_many(self._function(fn), items, how)
         started._keeps = self  # an exit waits for this, so it lives as long as the map, whoever else lets go of it
         self._maps.add(started)
 
@@ -336,6 +341,10 @@ def _has_begun(future: Future[Any]) -> bool:
     return future._whereabouts().phase in _BEGUN if isinstance(future, Call) else future.running()
 
 
+def _plain(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return fn.function if isinstance(fn, RemoteFunction) else fn
+
+
 def _over(below: Layer, above: Layer) -> Layer:
     merged = {**below, **above}
     return Layer(merged, dict.fromkeys(merged, "Executor()"))
@@ -377,7 +386,7 @@ class _OnThisMachine:
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
         if self._broken is not None:
             raise BrokenExecutor("no task can run any more, for the reason above") from self._broken
-        target = fn.function if isinstance(fn, RemoteFunction) else fn
+        target = _plain(fn)
         payload = self._packer.pack(target, args, kwargs)
         self.session.say_notes(payload)
         future: Future[Any] = _TaskFuture()
@@ -393,7 +402,8 @@ class _OnThisMachine:
     def map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
     ) -> Iterator[Any]:
-        futures = deque(self.submit(fn, args, {}) for args in zip(*iterables, strict=False))
+        items = without_misfits("Executor.map()", _plain(fn), zip(*iterables, strict=False), {})
+        futures = deque(self.submit(fn, args, {}) for args in items)
 
         def results() -> Iterator[Any]:
             try:

@@ -84,9 +84,13 @@ class RemoteFunction(Generic[P, R]):
             a :class:`kubefunc.Call`: ``.result()`` waits. (Modal's ``.remote()`` waits by itself; this one does not.)
 
         Raises:
+            TypeError: the function does not take these arguments.
             SerializationError: the function or an argument cannot be pickled.
             ConfigurationError: an option is wrong, or the kubeconfig is broken.
         """
+        from kubefunc.arguments import refuse_misfits
+
+        refuse_misfits(f"{self._name}.remote()", self.function, args, kwargs)
         return start(self, args, kwargs)
 
     # `self` is typed as the callable that it is: mypy takes the argument types from that, but not from
@@ -201,12 +205,13 @@ class RemoteFunction(Generic[P, R]):
             a :class:`kubefunc.MapCall`, which gives the results in order when iterated over.
 
         Raises:
+            TypeError: the function does not take these arguments.
             SerializationError: the function or an item cannot be pickled; the message names ``items[17].session``.
             ConfigurationError: an option or keyword is wrong, or the kubeconfig is broken.
         """
         where = f"{self._name}.map()"
         how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
-        return start_many(self, map_items(where, iterables), how)
+        return self._start_many(where, map_items(where, iterables), how)
 
     @overload
     def starmap(
@@ -293,7 +298,12 @@ class RemoteFunction(Generic[P, R]):
         """The same as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
         where = f"{self._name}.starmap()"
         how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
-        return start_many(self, starmap_items(where, iterable), how)
+        return self._start_many(where, starmap_items(where, iterable), how)
+
+    def _start_many(self, where: str, items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[Any]:
+        from kubefunc.arguments import without_misfits  # not where the function only runs: in a Pod
+
+        return start_many(self, without_misfits(where, self.function, items, how.kwargs), how)
 
     def options(self, **changes: Unpack[OptionChanges]) -> RemoteFunction[P, R]:
         """The same function with other options; ``env``, labels and their kind are merged by key.

@@ -677,9 +677,7 @@ def parse_changes(where: str, /, **changes: object) -> Layer:
     kinds = _kinds()
     for name, value in changes.items():
         if name not in kinds:
-            raise ConfigurationError(
-                f"{where}: there is no option {name!r} (={_brief(value)}). {_nearest(name, kinds)}"
-            )
+            raise _no_such_option(where, name, value)
     set_here = {name: value for name, value in changes.items() if value is not UNSET}
     parsed = {name: _accepted(f"{where}: {name}", kinds[name], value) for name, value in set_here.items()}
     return Layer(parsed, dict.fromkeys(parsed, where))
@@ -794,11 +792,16 @@ def _brief(value: object) -> str:
     return whole if len(whole) <= 100 else f"{whole[:97]}..."
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    import difflib  # here, as it is needed only when something is wrong already
+def _no_such_option(where: str, name: str, value: object) -> ConfigurationError:
+    from kubefunc.option_names import suggestion  # here, as it is needed only when something is wrong already
 
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"The options are: {', '.join(known)}."
+    # A dict, or a text under an unknown name, may hold a password.
+    shown = f" (={_brief(value)})" if isinstance(value, (int, float)) or _is_quantity(value) else ""
+    return ConfigurationError(f"{where}: there is no option {name!r}{shown}. {suggestion(name, _kinds())}")
+
+
+def _is_quantity(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 8 and value[:1].isdigit()
 
 
 def _refuse_slip(variable: str, known: Iterable[str]) -> None:

@@ -195,14 +195,22 @@ def importable_reference(obj: object) -> tuple[str, str] | None:
 
 
 def _named(obj: object) -> object | None:
-    """What the object's own name means in its own module, if another process can import that module."""
+    """What the object's own name means in its own module, if another process can and may import that module."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not has_source(module):
+        return None
+    if _goes_by_value(module):
         return None
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def _goes_by_value(module: str) -> bool:
+    """Whether the user has said so: ``cloudpickle.register_pickle_by_value(module)``, of it or of a parent."""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return any(module == each or module.startswith(f"{each}.") for each in registered)
 
 
 def _function_of(found: object) -> object | None:

@@ -503,6 +503,8 @@ def environment(references: tuple[type, ...], allowed: frozenset[str]) -> Callab
     """
 
     def parse(value: object) -> dict[str, object]:
+        if not isinstance(value, Mapping):
+            raise Refused("write a dict", shown="...")  # a text may hold a password
         pairs = _pairs(value)
         for name, item in pairs.items():
             if name.startswith("KUBEFUNC_") and name not in allowed:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import kubefunc
 from kubefunc.archive import build_archive, find_sources
 
 ROOT = Path(__file__).parent.parent.parent
@@ -132,6 +133,39 @@ def test_a_projects_package_runs_in_a_bare_image(tmp_path: Path, layout: str) ->
     roots = {"src": ["src"], "flat": ["."], "beside": []}[layout]
     program = "scripts/use.py" if layout != "beside" else "use.py"
     assert run_program(tmp_path, program, {**files, program: USE}, *roots) == "ok\n"
+
+
+@pytest.mark.parametrize("registered", ["helpers", "helpers.deep"])
+def test_a_module_registered_by_value_travels_by_value(tmp_path: Path, registered: str) -> None:
+    """``cloudpickle.register_pickle_by_value`` holds for the submitted function too, decorated or not."""
+    files = {
+        "site-packages/helpers/__init__.py": "",
+        "site-packages/helpers/deep.py": """
+from kubefunc import remote
+class Point:
+    def __init__(self, x): self.x = x
+def double(x): return Point(2 * x)
+@remote
+def fact(n): return 1 if n == 0 else n * fact(n - 1)
+class Maker:
+    @remote
+    def make(self, x): return double(x)
+""",
+        "use.py": f"""
+import cloudpickle, helpers.deep
+from bare_pod import run
+from kubefunc.function import _target
+cloudpickle.register_pickle_by_value(helpers{registered.removeprefix("helpers")})
+point = run(helpers.deep.double, 4)
+assert type(point) is helpers.deep.Point and point.x == 8
+assert run(_target(helpers.deep.fact), 5) == 120
+assert run(_target(helpers.deep.Maker().make), 3).x == 6
+deep = helpers.deep
+assert run(lambda: deep.fact(3)) == 6
+print("ok")
+""",
+    }
+    assert run_program(tmp_path, "use.py", files, "site-packages") == "ok\n"
 
 
 def test_programs_in_a_package_stay_executable(tmp_path: Path) -> None:
@@ -319,6 +353,18 @@ def test_a_decorated_module_loads_compiled_code_only(archive: Path) -> None:
     assert len(loaded) > 5
     assert [file for file in loaded if not file.endswith(".pyc")] == []
     assert not [file for file in loaded if "backends" in file]
+
+
+@pytest.mark.parametrize("name", kubefunc.__all__)
+def test_every_public_name_can_be_imported_there(archive: Path, name: str) -> None:
+    """Modules of the caller's may name what only callers use: an Executor, the type of a Call."""
+    assert start(archive, f"from kubefunc import {name}\nprint('ok')") == "ok\n"
+
+
+def test_a_misspelt_option_is_told_there_as_here(archive: Path) -> None:
+    """Also the words for it travel."""
+    code = "import kubefunc\ntry: kubefunc.remote(num_cpus=2)\nexcept kubefunc.errors.ConfigurationError as e: print(e)"
+    assert "Did you mean 'cpu'?" in start(archive, code)
 
 
 def test_an_unknown_program_ends_with_a_message(archive: Path) -> None:

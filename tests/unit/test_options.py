@@ -389,6 +389,58 @@ def test_a_misspelt_option_is_told_the_closest_one(written: str, meant: str) -> 
     assert f"Did you mean {meant!r}?" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [
+        ("num_cpus", "Did you mean 'cpu'?"),
+        ("gpus", "Did you mean 'gpu'?"),
+        ("container_image", "Did you mean 'image'?"),
+        ("imagePullSecrets", "Did you mean 'image_pull_secrets'?"),
+        ("nodeSelector", "Did you mean 'node_selector'?"),
+        ("env_vars", "Did you mean 'env'?"),
+        ("evn", "Did you mean 'env'?"),
+        ("service_account_name", "Did you mean 'service_account'?"),
+        ("time_limit", "Did you mean 'timeout'?"),
+        ("backoff_limit", "Did you mean 'max_disruptions'?"),
+        ("secrets", "env={'NAME': SecretKey("),
+        ("volumes", "pod_template={'volumes'"),
+        ("name", "labels="),
+        ("packages", "image="),
+        ("n_jobs", "max_parallelism=10"),
+        ("max_workers", "kubefunc.Executor(max_workers=10)"),
+        ("init_containers", "pod_template"),
+        ("backend", "kubefunc.configure(backend='local')"),
+        ("printing", "The options are: image, cpu"),
+        ("expressions", "The options are: image, cpu"),
+        ("meshes_of_all_kinds", "The options are: image, cpu"),
+    ],
+)
+def test_other_tools_names_are_understood(written: str, advice: str) -> None:
+    """Each leads to what does it here; a name that is like none leads to the list, never to nonsense."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_changes("@remote", **{written: 1})
+    assert advice in str(caught.value)
+
+
+def test_every_suggestion_is_an_option() -> None:
+    """No table of words outlives the option that it leads to."""
+    from kubefunc.option_names import _ELSEWHERE, _SYNONYMS
+
+    known = {entry.name for entry in dataclasses.fields(Options)}
+    assert _SYNONYMS.keys() <= known
+    words = [word for names in (*_SYNONYMS.values(), *_ELSEWHERE) for word in names.split()]
+    assert len(words) == len(set(words))
+    assert not known & set(words)
+
+
+def test_a_secret_under_a_wrong_name_is_not_shown() -> None:
+    """An error often ends in a log."""
+    for changes in ({"env_vars": {"TOKEN": "hunter2"}}, {"password": "hunter2"}, {"env": "TOKEN=hunter2"}):
+        with pytest.raises(ConfigurationError) as caught:
+            parse_changes("@remote", **changes)
+        assert "hunter2" not in str(caught.value)
+
+
 def test_an_option_like_no_other_is_told_all() -> None:
     """Where no option is close, the message lists them all."""
     with pytest.raises(ConfigurationError, match=r"The options are: image, cpu, memory"):

@@ -1,0 +1,115 @@
+"""Other tools' names for what kubefunc's options do, and slips of the pen. Needed only when a name is wrong already."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_LEAST_ALIKE: Final = 0.8  # below this a suggestion is nonsense as often as not: 'packages' and 'progress' have 0.5
+
+# The option, and its names in Modal, Ray, Dask, Airflow, submitit, joblib, Celery, kubectl, Docker and Kubernetes.
+_SYNONYMS: Final = {
+    "cpu": "cpus num_cpus n_cpus ncpus num_cpu cores ncores num_cores n_cores vcpus cpu_request cpu_limit cpu_count "
+    "cpus_per_task requests_cpu",
+    "memory": "mem ram mem_gb memory_gb memory_mb memory_limit memory_request mem_limit mem_per_cpu requests_memory",
+    "gpu": "gpus num_gpus n_gpus ngpus gpu_count gpu_type gpus_per_node accelerator accelerators",
+    "image": "container_image docker_image base_image image_name container docker image_uri python python_version",
+    "timeout": "time_limit timelimit soft_time_limit max_runtime walltime max_time timeout_s timeout_min "
+    "timeout_seconds execution_timeout run_timeout",
+    "retries": "max_retries num_retries n_retries retry attempts max_attempts tries max_tries retry_count max_restarts "
+    "restart_policy",
+    "retry_exceptions": "retry_on retry_for autoretry_for retry_on_exceptions retryable_exceptions",
+    "max_disruptions": "backoff_limit max_preemptions preemptions",
+    "deadline": "active_deadline_seconds job_timeout startup_timeout startup_timeout_seconds",
+    "schedule_timeout": "pending_timeout queue_timeout wait_timeout",
+    "env": "env_vars envs environ environment environment_variables env_variables envvars secret_env_vars",
+    "namespace": "ns k8s_namespace kube_namespace",
+    "context": "cluster cluster_name kube_context cluster_context config_context",
+    "labels": "label tags tag pod_labels",
+    "annotations": "annotation pod_annotations",
+    "node_selector": "node_selectors node_labels instance_type machine_type node_type node_pool nodepool",
+    "tolerations": "toleration taints tolerate",
+    "service_account": "sa service_account_name",
+    "image_pull_secrets": "image_pull_secret pull_secret pull_secrets registry_secret registry_credentials",
+    "image_pull_policy": "pull_policy image_pull",
+    "run_as_user": "user uid run_as user_id",
+    "priority_class": "priority priority_class_name",
+    "detach": "detached fire_and_forget keep_alive background",
+    "verbose": "quiet silent stream_logs log_output get_logs show_logs output",
+    "progress": "progress_bar show_progress tqdm",
+    "ttl": "ttl_seconds_after_finished ttl_seconds keep_finished",
+    "pod_template": "pod_spec pod_override full_pod_spec pod_template_file template job_template",
+}
+# What no option of ours does under a name like it, and what does it instead.
+_ELSEWHERE: Final = {
+    "name job_name task_name call_name pod_name display_name": (
+        "A Job is named after its function. Give it labels={'...': '...'} to find it by."
+    ),
+    "secrets secret secret_name secret_keys": (
+        "A Secret's values become variables by env={'NAME': SecretKey('secret', 'key')}; its files are mounted by "
+        "pod_template."
+    ),
+    "config_map config_maps configmap": (
+        "A ConfigMap's values become variables by env={'NAME': ConfigMapKey('name', 'key')}; its files are mounted by "
+        "pod_template."
+    ),
+    "env_from": "Name each variable: env={'NAME': SecretKey('secret', 'key')}. All of a Secret's go by pod_template.",
+    "volumes volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk shm_size": (
+        "Volumes go by pod_template={'volumes': [...], 'containers': [{'name': 'main', 'volumeMounts': [...]}]}."
+    ),
+    "packages package pip pip_packages pip_install requirements dependencies deps conda runtime_env": (
+        "Packages must be in the image: image='registry.example/team/base:1'. Your own modules travel by themselves."
+    ),
+    "n_jobs max_workers workers num_workers n_workers concurrency max_containers parallelism max_parallelism "
+    "concurrency_limit array_parallelism": (
+        "How many run at once is said where they are started: f.map(..., max_parallelism=10), or "
+        "kubefunc.Executor(max_workers=10)."
+    ),
+    "chunksize chunk_size batch_size return_exceptions kwargs": "It belongs to the map: f.map(..., chunksize=10).",
+    "resources requests limits container_resources": "Resources are cpu=, memory= and gpu=; others go by pod_template.",
+    "backend": "The backend holds for the program: kubefunc.configure(backend='local'), or KUBEFUNC_BACKEND=local.",
+    "kubeconfig config_file kube_config": "The variable KUBECONFIG chooses the file, context= the context in it.",
+    "queue queue_name local_queue": "A queue of Kueue's is chosen by labels={'kueue.x-k8s.io/queue-name': '...'}.",
+    "command cmd args entrypoint": "The container runs the function itself; pass arguments to f.remote(...).",
+    "affinity runtime_class runtime_class_name security_context container_security_context init_containers sidecars "
+    "host_network host_aliases ports topology_spread_constraints node_name dns_policy dns_config scheduler_name "
+    "working_dir workdir cwd lifecycle ephemeral_storage storage": (
+        "It goes by pod_template, as a dict of a Pod's spec: pod_template={'runtimeClassName': 'gvisor'}."
+    ),
+    "wait blocking asynchronous async_": "f.remote() returns at once; .result() waits.",
+}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What was probably meant by a name that is no option, or the list of all.
+
+    >>> suggestion("num_cpus", ["cpu", "memory"])
+    "Did you mean 'cpu'?"
+    >>> suggestion("packagers", ["progress", "cpu"])
+    'The options are: progress, cpu.'
+    """
+    options = list(known)
+    plain = _plain(name)
+    if plain in options:
+        return f"Did you mean {plain!r}?"
+    for option, names in _SYNONYMS.items():
+        if plain in names.split() and option in options:
+            return f"Did you mean {option!r}?"
+    for names, advice in _ELSEWHERE.items():
+        if plain in names.split():
+            return advice
+    near = _near(plain, options)
+    return f"Did you mean {near!r}?" if near else f"The options are: {', '.join(options)}."
+
+
+def _plain(name: str) -> str:
+    """``imagePullSecrets`` as ``image_pull_secrets``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+
+
+def _near(name: str, options: list[str]) -> str | None:
+    """The option that this is a slip of the pen of: a letter more, less or another, or two exchanged."""
+    exchanged = [option for option in options if sorted(option) == sorted(name)]
+    return next(iter(exchanged or difflib.get_close_matches(name, options, n=1, cutoff=_LEAST_ALIKE)), None)
