@@ -7,6 +7,7 @@
         NestedCallError              .remote() inside a call
       SerializationError             a function, argument or return value cannot be pickled
       ClusterError                   the cluster said no
+        AuthenticationError          your credentials are not accepted: log in again
         PermissionDeniedError        403: a verb on a resource that the Role lacks
         QuotaExceededError           more is asked for than the quota can ever give
         AdmissionError               Pod Security, a webhook or validation refused the Pod
@@ -67,6 +68,10 @@ class SerializationError(KubefuncError):
 
 class ClusterError(KubefuncError):
     """The cluster refused the request."""
+
+
+class AuthenticationError(ClusterError):
+    """The cluster does not accept your credentials, or there are none: log in again."""
 
 
 class PermissionDeniedError(ClusterError):

@@ -24,7 +24,7 @@ from kubefunc.backends.kubernetes.api.requests import (
     as_error,
     find_config,
 )
-from kubefunc.errors import ClusterUnreachableError, ConfigurationError
+from kubefunc.errors import AuthenticationError, ClusterUnreachableError, ConfigurationError
 from tests.conftest import ROOT
 from tests.local.api_server import Handler, Peer, Request, Server
 
@@ -378,9 +378,40 @@ def test_many_threads_reload_the_credentials_only_once(connect: Callable[..., Ap
 def test_a_credential_plugin_that_fails_is_named(connect: Callable[..., Api]) -> None:
     """kubernetes.config would go on as system:anonymous; the plugin's failure is the error."""
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}}
-    with Server(fine) as server, pytest.raises(ConfigurationError, match=r"'no-such-plugin'.*no credentials"):
+    with Server(fine) as server, pytest.raises(AuthenticationError, match=r"'no-such-plugin'.*no credentials"):
         connect(server.url, user).request("GET", "/")
     assert not server.requests
+
+
+@pytest.mark.parametrize("user", [{"tokenFile": "token"}, {"token": ""}], ids=["empty file", "empty token"])
+def test_an_empty_token_is_no_login(connect: Callable[..., Api], tmp_path: Path, user: User) -> None:
+    """A token file that is empty is named; no request is sent as system:anonymous."""
+    (tmp_path / "token").write_text("")
+    with Server(fine) as server, pytest.raises(AuthenticationError, match=r"token.*gave no credentials"):
+        connect(server.url, user).request("GET", "/")
+    assert not server.requests
+
+
+ANONYMOUS = (
+    'jobs.batch is forbidden: User "system:anonymous" cannot list resource "jobs" in API group "batch" '
+    'in the namespace "n"'
+)
+
+
+def test_who_is_taken_for_anonymous_reloads_the_credentials_once(connect: Callable[..., Api]) -> None:
+    """A 403 as system:anonymous is about who asks, not about a Role: for requests and streams."""
+    with Server(in_turn(refuse(403, "Forbidden", ANONYMOUS), fine)) as server:
+        assert connect(server.url).request("GET", "/").attempts == 1
+        assert len(server.requests) == 2
+    with (
+        Server(in_turn(refuse(403, "Forbidden", ANONYMOUS), fine)) as server,
+        connect(server.url).stream_lines("/", {}) as stream,
+    ):
+        assert len(list(stream)) == 1
+    with Server(refuse(403, "Forbidden", ANONYMOUS)) as server, pytest.raises(ApiError) as caught:
+        connect(server.url).request("GET", "/")
+    assert len(server.requests) == 2
+    assert isinstance(as_error(caught.value), AuthenticationError)
 
 
 def test_credentials_that_cannot_be_loaded(connect: Callable[..., Api], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
-from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
 from tests.local.api_server import Handler, Peer, Request, Server, config_of
 
@@ -275,6 +275,34 @@ def test_without_permission(watch: Callable[..., tuple[Watcher, Log]]) -> None:
         assert len(server.requests) == 1
     assert [state for state, _ in log.states] == [WatchState.FORBIDDEN, WatchState.STOPPED]
     assert log.states[0][1] == words
+
+
+def test_without_a_login(watch: Callable[..., tuple[Watcher, Log]]) -> None:
+    """A server that does not accept the credentials from the start: said once, and the error is kept."""
+    with Server(lambda request, peer: peer.refuse(401, "Unauthorized", "Unauthorized")) as server:
+        watcher, log = watch(server)
+        assert not watcher.wait_synced(5)
+        watcher.join(5)
+    assert [state for state, _ in log.states] == [WatchState.FAILED, WatchState.STOPPED]
+    assert isinstance(watcher.error, ApiError)
+    assert watcher.error.status == 401
+
+
+def test_a_watch_that_was_stopped_reports_no_trouble(watch: Callable[..., tuple[Watcher, Log]]) -> None:
+    """What its end looks like to it, an error of the server or of the connection, is nobody's concern."""
+    answering = threading.Event()
+
+    def late(request: Request, peer: Peer) -> None:
+        answering.wait(5)
+        peer.refuse(401, "Unauthorized", "Unauthorized")
+
+    with Server(late) as server:
+        watcher, log = watch(server)
+        until(lambda: len(server.requests) == 1)
+        watcher.stop()
+        answering.set()
+        watcher.join(5)
+    assert [state for state, _ in log.states] == [WatchState.STOPPED]
 
 
 def test_stop_is_prompt(watch: Callable[..., tuple[Watcher, Log]]) -> None:

@@ -176,6 +176,19 @@ def test_kubeconfig_pointing_nowhere(tmp_path: Path) -> None:
         find_config(None, {"KUBECONFIG": str(tmp_path / "nowhere")}, tmp_path)
 
 
+def test_a_user_that_is_not_defined(tmp_path: Path) -> None:
+    """A context whose user is missing is refused by name: it would be system:anonymous to the server."""
+    content = {
+        "current-context": "work",
+        "contexts": [{"name": "work", "context": {"cluster": "c", "user": "ann"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://k8s:6443"}}],
+    }
+    path = tmp_path / "config"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match="names the user 'ann', which is not defined"):
+        find_config(None, {"KUBECONFIG": str(path)})
+
+
 def test_a_credential_plugin_is_noted(tmp_path: Path) -> None:
     """The plugin's command is known, so that its failure can be told from a server's refusal."""
     path = home(tmp_path)
@@ -184,4 +197,4 @@ def test_a_credential_plugin_is_noted(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     config = find_config(None, {"HOME": str(tmp_path)})
     assert config is not None
-    assert config.plugin == "aws"
+    assert config.login == "The credential plugin 'aws'"

@@ -8,6 +8,7 @@ from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, 
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.errors import (
     AdmissionError,
+    AuthenticationError,
     ClusterError,
     ClusterUnreachableError,
     ConfigurationError,
@@ -38,7 +39,8 @@ def refused(status: int, message: str, reason: str = "", **details: object) -> A
             PermissionDeniedError,
             ["create", "jobs", "'team'", 'apiGroups: ["batch"]', "ann"],
         ),
-        (refused(401, "Unauthorized"), PermissionDeniedError, ["credentials", "Log in"]),
+        (refused(401, "Unauthorized"), AuthenticationError, ["credentials", "Log in"]),
+        (refused(403, ROLE.replace("ann", "system:anonymous")), AuthenticationError, ["system:anonymous", "Log in"]),
         (
             refused(403, QUOTA.replace("pods=3,", "pods=0,")),
             QuotaExceededError,

@@ -16,13 +16,14 @@ from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
+from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
-from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
@@ -356,7 +357,9 @@ def _is_kept(flight: Flight, *, failed: bool) -> bool:
 
 def _must_not_start_later(error: errors.KubefuncError) -> bool:
     """A Job whose error was reported before it started would otherwise run after all when its obstacle goes away."""
-    return isinstance(error, (errors.PodStartError, errors.ClusterError, errors.PodLostError))
+    return isinstance(
+        error, (errors.PodStartError, errors.ClusterError, errors.ConfigurationError, errors.PodLostError)
+    )
 
 
 def _no_such_call(call: str, namespace: str) -> errors.ResultLostError:

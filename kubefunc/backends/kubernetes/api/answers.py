@@ -81,6 +81,11 @@ def read_text(answer: Answer) -> bytes:
     return answer.data
 
 
+def is_unauthenticated(answer: Answer) -> bool:
+    """Whether other credentials may help."""
+    return answer.status in (401, 403) and _refusal("", "", answer).is_unauthenticated
+
+
 def refusal(method: str, path: str, answer: Answer) -> ApiError:
     """The error that a status outside 2xx means.
 

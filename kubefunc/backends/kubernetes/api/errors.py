@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeAlias
 
 from kubefunc.backends.kubernetes.objects.spelling import similar_field
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import (
     AdmissionError,
+    AuthenticationError,
     ClusterError,
     ClusterUnreachableError,
     ConfigurationError,
@@ -84,9 +85,14 @@ class ApiError(Exception):
         return self.status == 429 or self.status >= 500
 
     @property
+    def is_unauthenticated(self) -> bool:
+        """The server does not know who asks: other credentials may help, another Role may not."""
+        return self.status == 401 or (self.status == 403 and _ANONYMOUS in self.message)
+
+    @property
     def denied_by_role(self) -> bool:
         """The credentials lack a permission (and it is not an admission rule that says no)."""
-        return self.status == 403 and _RBAC.search(self.message) is not None
+        return self.status == 403 and not self.is_unauthenticated and _RBAC.search(self.message) is not None
 
     @property
     def transient(self) -> bool:
@@ -136,6 +142,16 @@ class ConnectionFailed(Exception):
         return self.reason not in ("refused", "dns", "proxy", "tls", "busy")
 
 
+_ANONYMOUS = 'User "system:anonymous" '
+UNUSABLE = (ConfigurationError, AuthenticationError)
+"""What a request raises where the kubeconfig's credentials cannot be used."""
+TROUBLE = (ApiError, ConnectionFailed, *UNUSABLE)
+"""All that a request raises."""
+Trouble: TypeAlias = ApiError | ConnectionFailed | ConfigurationError | AuthenticationError
+
+LOG_IN = "Log in again, as you would for kubectl; `kubectl auth whoami` must answer."
+NOTHING_STARTED = "Nothing was started."
+
 _NOTHING_KNOWN = Diagnosis("", "")
 
 
@@ -144,6 +160,9 @@ def as_error(exc: ApiError | ConnectionFailed | KubefuncError, known: Diagnosis 
 
     ``known`` is what is known of the call that was refused.
     """
+    problem = login_problem(exc)
+    if problem is not None:
+        return _not_accepted(exc, problem, known)
     if isinstance(exc, KubefuncError):
         return exc
     if isinstance(exc, ConnectionFailed):
@@ -160,15 +179,34 @@ def as_error(exc: ApiError | ConnectionFailed | KubefuncError, known: Diagnosis 
     return kind(str(diagnosis), diagnosis=diagnosis)
 
 
+def login_problem(exc: Exception | None) -> str | None:
+    """What is wrong with the credentials, in a sentence; None for all other trouble."""
+    if isinstance(exc, AuthenticationError):
+        return exc.diagnosis.message if exc.diagnosis is not None else str(exc)
+    if not isinstance(exc, ApiError) or not exc.is_unauthenticated:
+        return None
+    if exc.status == 401:
+        return "The API server does not accept your credentials: they are wrong, or have expired."
+    return "The kubeconfig gives no credentials: to the API server you are system:anonymous."
+
+
+def _not_accepted(exc: Exception, problem: str, known: Diagnosis) -> AuthenticationError:
+    started = "" if known.phase is not Phase.SUBMITTING or not known.call else f" {NOTHING_STARTED}"
+    words = (exc.message,) if isinstance(exc, ApiError) and exc.message else ()
+    told = dataclasses.replace(
+        known,
+        reason="Unauthorized",
+        message=problem,
+        advice=f"{LOG_IN}{started}",
+        phase=Phase.SUBMITTING,
+        events=words,
+    )
+    return AuthenticationError(str(told), diagnosis=told)
+
+
 def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
     """The class of the error, a sentence for a person, and advice."""
     what = f"{exc.method} {exc.path}"
-    if exc.status == 401:
-        return (
-            PermissionDeniedError,
-            f"The API server does not accept the kubeconfig's credentials ({what}).",
-            "Log in again, as you would for kubectl; `kubectl auth whoami` must answer.",
-        )
     if _missing_namespace(exc):
         return (
             ConfigurationError,

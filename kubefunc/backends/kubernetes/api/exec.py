@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.objects.fields import whole_number
-from kubefunc.errors import ConfigurationError
 from kubefunc.runner import (
     COURIER,
     FOLLOW_DATA,
@@ -399,7 +398,7 @@ class ExecStream:
             if exc.status in (401, 403):
                 raise ExecRefused(exc.message) from exc
             raise ExecUnavailable(f"{exc.status} {exc.message}") from exc
-        except ConfigurationError as exc:  # the credentials could not be renewed just now
+        except UNUSABLE as exc:  # the credentials could not be renewed just now
             raise StreamCut(str(exc)) from exc
         except ConnectionFailed as exc:
             if self._socket.closed:

@@ -29,7 +29,7 @@ class ClusterConfig:
         host: the API server's URL, for messages.
         source: the file that defines the context, or ``in-cluster``.
         files: every kubeconfig file that takes part, in the order of ``$KUBECONFIG``.
-        plugin: the credential plugin's command (``exec`` of the user entry), where there is one.
+        login: how the user logs in, for messages (``The credential plugin 'aws'``), where the user entry says it.
     """
 
     context: str
@@ -37,7 +37,7 @@ class ClusterConfig:
     host: str
     source: str
     files: tuple[str, ...] = ()
-    plugin: str | None = None
+    login: str | None = None
 
 
 def find_config(
@@ -182,16 +182,31 @@ def _resolve(name: str, owner: _Document, documents: Sequence[_Document]) -> Clu
             f"In the kubeconfig {owner.path}, the cluster {context.get('cluster')!r} has the server "
             f"{host!r}; expected a URL such as https://host:6443."
         )
-    user = _lookup(context.get("user"), [document.users for document in documents]) or {}
-    plugin = user.get("exec")
+    user = _lookup(context.get("user"), [document.users for document in documents])
+    if user is None and context.get("user"):  # kubernetes.config would go on without credentials
+        raise ConfigurationError(
+            f"In the kubeconfig {owner.path}, the context {name!r} names the user "
+            f"{context['user']!r}, which is not defined."
+        )
     return ClusterConfig(
         context=name,
         namespace=str(context.get("namespace") or "default"),
         host=host.rstrip("/"),
         source=owner.path,
         files=tuple(document.path for document in documents),
-        plugin=str(plugin.get("command")) if isinstance(plugin, dict) else None,
+        login=_login_of(user or {}),
     )
+
+
+def _login_of(user: Mapping[str, Any]) -> str | None:
+    plugin, provider = user.get("exec"), user.get("auth-provider")
+    if isinstance(plugin, dict):
+        return f"The credential plugin {plugin.get('command')!r}"
+    if isinstance(provider, dict):
+        return f"The credential plugin {provider.get('name')!r}"
+    if user.get("tokenFile"):
+        return f"The token file {user['tokenFile']!r}"
+    return "The empty token" if "token" in user and not user["token"] else None
 
 
 def _lookup(name: object, tables: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, Any] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
-from kubefunc.errors import ConfigurationError
+from kubefunc.backends.kubernetes.api.errors import TROUBLE
+from kubefunc.backends.kubernetes.api.requests import Api
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -46,6 +46,6 @@ class ExecPermission:
         }
         try:
             status = self._api.request("POST", _REVIEWS, body=review).body.get("status", {})
-        except (ApiError, ConnectionFailed, ConfigurationError):
+        except TROUBLE:
             return True  # the call itself will meet the same trouble, and say so
         return bool(status.get("allowed", True))

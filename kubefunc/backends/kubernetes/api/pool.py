@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubefunc.backends.kubernetes.api.answers import UnreadableAnswer
 from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, ClusterConfig
-from kubefunc.errors import ConfigurationError
+from kubefunc.errors import AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
     import queue
@@ -51,11 +51,11 @@ def load(config: ClusterConfig) -> Any:
         raise ConfigurationError(
             f"The credentials of the context {config.context!r} in {config.source} cannot be loaded: {exc}"
         ) from exc
-    if config.plugin is not None and not configuration.api_key and not configuration.cert_file:
+    if config.login is not None and not configuration.api_key and not configuration.cert_file:
         # kubernetes.config logs a plugin's failure and goes on without credentials, as "system:anonymous".
-        raise ConfigurationError(
-            f"The credential plugin {config.plugin!r} of the context {config.context!r} in {config.source} "
-            "gave no credentials; its own words are in the log above. `kubectl get pods` must work first."
+        words = "; its own words are in the log above" if "plugin" in config.login else ""
+        raise AuthenticationError(
+            f"{config.login} of the context {config.context!r} in {config.source} gave no credentials{words}."
         )
     return configuration
 

@@ -105,9 +105,9 @@ class _Header:
 class Api:
     """The API server of one context. Thread-safe; does nothing until the first request.
 
-    Every method raises :class:`ApiError` (the server said no), :class:`ConnectionFailed` (it did not answer)
-    or ConfigurationError (the kubeconfig's credentials cannot be used); :func:`as_error` turns all three into
-    ours.
+    Every method raises :class:`ApiError` (the server said no), :class:`ConnectionFailed` (it did not answer),
+    ConfigurationError or AuthenticationError (the kubeconfig's credentials cannot be used); :func:`as_error`
+    turns all of them into ours.
 
     Args:
         config: from :func:`find_config`.
@@ -157,7 +157,7 @@ class Api:
 
         429, 5xx and lost connections are tried again until `deadline` seconds have passed, all attempts
         together; a server that has never answered is given up after 10 s, or after three refusals. A 401
-        reloads the credentials once. A POST may thus arrive twice: see ``attempts`` and
+        reloads the credentials once, a 403 as system:anonymous too. A POST may thus arrive twice: see ``attempts`` and
         :attr:`ApiError.already_exists`.
 
         A success that is not a JSON object, or not `is_expected`, counts as a lost connection: something between
@@ -252,7 +252,7 @@ class Api:
     def _attempt(self, sent: _Sent, read: Callable[[Answer], T], left: float) -> T:
         session = self._session()
         answer = self._send(session, sent, left)
-        if answer.status == 401:
+        if answers.is_unauthenticated(answer):
             answer = self._send(self._reload(session), sent, left)
         with self._translated(sent.method, sent.path):
             if not 200 <= answer.status < 300:
@@ -393,9 +393,10 @@ class Api:
         try:
             session = self._session()
             response = self._link_response(session, path, headers, idle_timeout)
-            if response.status == 401:
-                response.drain_conn()
-                response.release_conn()
+            if response.status in (401, 403):
+                refused = self._whole(response, path)
+                if not answers.is_unauthenticated(refused):
+                    raise self._refusal("GET", path, refused)
                 response = self._link_response(self._reload(session), path, headers, idle_timeout)
         finally:
             self._opening.link = None
@@ -403,10 +404,15 @@ class Api:
         if response.status == expected and not opened.is_html:
             self._contacted = True
             return response
+        answer = self._whole(response, path)
         with self._translated("GET", path):
-            answer = dataclasses.replace(opened, data=response.read())
-            response.release_conn()
             raise self._refusal("GET", path, answer)
+
+    def _whole(self, response: urllib3.BaseHTTPResponse, path: str) -> Answer:
+        with self._translated("GET", path):
+            data = response.read()
+            response.release_conn()
+        return Answer(response.status, data, response.headers)
 
     def _link_response(
         self, session: _Session, path: str, headers: Mapping[str, str], idle_timeout: float

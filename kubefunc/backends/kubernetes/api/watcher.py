@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kubefunc.backends.kubernetes.api.answers import is_list
-from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.patience import backoff
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
 from kubefunc.backends.kubernetes.api.streams import Stream
 from kubefunc.backends.kubernetes.objects.fields import BadObject
 from kubefunc.backends.kubernetes.objects.views import items_of
-from kubefunc.errors import ConfigurationError
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
@@ -244,6 +243,9 @@ class Watcher:
         on_state: called there too, with a sentence where there is something to say.
         name: of the thread.
         pause: waits so many seconds, returns early when stopped; for tests.
+
+    Attributes:
+        error: the last one, where there was one.
     """
 
     def __init__(
@@ -273,6 +275,7 @@ class Watcher:
         self._stream: Stream | None = None
         self._version = ""
         self.forbidden = False
+        self.error: Exception | None = None
         self._thread = threading.Thread(
             target=self._run, name=name or f"kubefunc-watch-{path.rsplit('/', 1)[-1]}", daemon=True
         )
@@ -287,7 +290,7 @@ class Watcher:
         return self._synced
 
     def stop(self) -> None:
-        """End the watch at once, from any thread; at most one more event is reported."""
+        """End the watch at once, from any thread; at most one more event is reported, and no trouble."""
         self._stopping.set()
         self._settled.set()
         stream = self._stream
@@ -312,7 +315,7 @@ class Watcher:
             self._watch()
         except Exception as exc:
             # on_event raised, or we have a bug: whoever waits for events must hear that none will come.
-            self._on_state(WatchState.FAILED, f"{type(exc).__name__}: {exc}")
+            self._say(WatchState.FAILED, f"{type(exc).__name__}: {exc}", exc)
             raise
         finally:
             self._settled.set()
@@ -335,7 +338,7 @@ class Watcher:
         self._relisting.clear()
         try:
             self._list()
-        except (ApiError, ConnectionFailed, ConfigurationError, BadObject) as exc:
+        except (*TROUBLE, BadObject) as exc:
             return exc
         return None
 
@@ -394,10 +397,10 @@ class Watcher:
                     if end is not None:
                         return end, None
         except ApiError as exc:
-            return end_of_status(exc.status), exc
+            return (End.OVERLOADED if exc.is_unauthenticated else end_of_status(exc.status)), exc
         except ConnectionFailed as exc:
             return (End.SILENT if exc.reason == "timeout" else End.CUT), exc
-        except ConfigurationError as exc:  # the credentials could not be renewed just now
+        except UNUSABLE as exc:  # the credentials could not be renewed just now
             return End.OVERLOADED, exc
         except (ValueError, RecursionError) as exc:
             return End.GARBLED, exc
@@ -465,22 +468,30 @@ class Watcher:
     # -- trouble
 
     def _wait(self, failures: int, exc: Exception | None) -> None:
-        self._on_state(WatchState.LOST, str(exc) if exc is not None else "")
+        self._say(WatchState.LOST, str(exc) if exc is not None else "", exc)
         self._pause(min(backoff(failures), LONGEST_PAUSE))
 
     def _is_final(self, exc: Exception, failures: int) -> bool:
         """Whether a list that was refused will be refused again."""
         if not isinstance(exc, ApiError):
-            return isinstance(exc, ConfigurationError) and not self._synced
+            return isinstance(exc, UNUSABLE) and not self._synced
         if not self._synced:
-            return exc.status == 401 or end_of_status(exc.status) in (End.FORBIDDEN, End.REFUSED)
+            return exc.is_unauthenticated or end_of_status(exc.status) in (End.FORBIDDEN, End.REFUSED)
+        if exc.is_unauthenticated:
+            return False  # whoever logs in again follows on
         return next_step(end_of_status(exc.status), failures=failures) is Step.STOP
 
     def _say_why(self, exc: Exception | None) -> None:
         """The last word before the end."""
         self.forbidden = isinstance(exc, ApiError) and exc.status == 403
         words = exc.message if isinstance(exc, ApiError) else str(exc)
-        self._on_state(WatchState.FORBIDDEN if self.forbidden else WatchState.FAILED, words)
+        self._say(WatchState.FORBIDDEN if self.forbidden else WatchState.FAILED, words, exc)
+
+    def _say(self, state: WatchState, words: str, exc: Exception | None) -> None:
+        """Tell of trouble, unless nobody listens any more: closing a connection looks like trouble, too."""
+        if not self._stopping.is_set():
+            self.error = exc
+            self._on_state(state, words)
 
 
 class TailWatcher(Watcher):
@@ -504,7 +515,7 @@ class TailWatcher(Watcher):
     def _renew(self) -> None:
         # If this fails: the old version then; its connection fails too or says 410, and the list is asked
         # again.
-        with contextlib.suppress(ApiError, ConnectionFailed, ConfigurationError):
+        with contextlib.suppress(*TROUBLE):
             self._version = self._newest()
 
     def _newest(self) -> str:

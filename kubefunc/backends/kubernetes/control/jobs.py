@@ -8,13 +8,14 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from kubefunc import errors
 from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
+from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest
@@ -30,8 +31,6 @@ SPEC = "spec.json"
 RETRY_DELAY = 5.0
 RETRY_DELAY_AT_EXIT = 0.5
 DELETE_TRIES = 24
-TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
-Trouble: TypeAlias = ApiError | ConnectionFailed | errors.ConfigurationError
 # Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 # Else the server drops a field that it does not know, and with it what a misspelt pod_template asked for.
@@ -278,7 +277,7 @@ def _unwanted(flight: Flight) -> bool:
 
 
 def _maybe_carried_out(error: Trouble) -> bool:
-    return not isinstance(error, errors.ConfigurationError) and error.maybe_carried_out
+    return not isinstance(error, UNUSABLE) and error.maybe_carried_out
 
 
 @contextlib.contextmanager

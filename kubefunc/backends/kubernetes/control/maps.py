@@ -14,12 +14,13 @@ from kubefunc import errors
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_named
+from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
-from kubefunc.backends.kubernetes.control.jobs import SPEC, TROUBLE, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.finding import Finding

@@ -10,9 +10,9 @@ import datetime
 import re
 from collections.abc import Iterable, Sequence
 
-from kubefunc import errors
 from kubefunc.backends.kubernetes.api.answers import is_list
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, JsonDict
+from kubefunc.backends.kubernetes.api.errors import TROUBLE
+from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
 from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL, owner_patch
 from kubefunc.backends.kubernetes.objects.views import items_of
@@ -20,7 +20,6 @@ from kubefunc.backends.kubernetes.objects.views import items_of
 AGE = datetime.timedelta(hours=1)  # no client is that long between two requests, whatever its clock says
 # What the Secrets hold is not wanted: the server sends their metadata alone.
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 
 
 class Sweep:
@@ -39,7 +38,7 @@ class Sweep:
             listed = self._api.request("GET", path, query=query, accept=_METADATA, is_expected=is_list).body
             for secret in unowned(items_of(listed), datetime.datetime.now(datetime.timezone.utc) - self._age):
                 self._settle(namespace, secret)
-        except _TROUBLE:
+        except TROUBLE:
             return
 
     def _settle(self, namespace: str, secret: JsonDict) -> None:

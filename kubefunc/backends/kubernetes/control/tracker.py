@@ -10,14 +10,14 @@ import functools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
-from kubefunc.backends.kubernetes.api.errors import role_lacks
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.errors import LOG_IN, NOTHING_STARTED, TROUBLE, login_problem, role_lacks
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Flight, guarded
 from kubefunc.backends.kubernetes.control.attached import AttachedWatches
@@ -44,10 +44,10 @@ FOLLOW_AFTER = 1.0
 LOST_AFTER = 30.0  # seconds past its grace that a Pod may stay Terminating
 COLLECT_AGAIN = 0.5  # seconds after main's end from which the clock asks whether there is a next step
 JOB_ENDED_GRACE = 2.0  # a Job's end and its Pod's last status come by different watches
+LOGIN_EXPIRED = "your credentials are not accepted any more: log in again, and the call is followed again"
 # Only the courier's start: the server filters, and the Event comes a second before the Pod's status.
 STARTED = f"reason=Started,involvedObject.fieldPath=spec.containers{{{COURIER}}}"
 WARNINGS = "type=Warning"  # of the whole namespace: an Event has no labels to select by
-_TROUBLE = (ApiError, ConnectionFailed, errors.ConfigurationError)
 
 
 class Tracker:
@@ -150,10 +150,14 @@ class Tracker:
                 return
             query = {"labelSelector": f"kubefunc/session={self._session}"}
             events = f"/api/v1/namespaces/{namespace}/events"
-            on_state = self._on_state_in(namespace)
-            watchers = [
-                Watcher(self._api, _pods_path(namespace), query, self._on_pod, on_state),
-                Watcher(self._api, jobs_path(namespace), query, self._on_job, on_state),
+            watchers: list[Watcher] = []
+            watchers += [
+                Watcher(
+                    self._api, _pods_path(namespace), query, self._on_pod, self._on_state_in(namespace, watchers, 0)
+                ),
+                Watcher(
+                    self._api, jobs_path(namespace), query, self._on_job, self._on_state_in(namespace, watchers, 1)
+                ),
                 TailWatcher(self._api, events, {"fieldSelector": STARTED}, self._on_started),
                 TailWatcher(self._api, events, {"fieldSelector": WARNINGS}, self._on_warning),
             ]
@@ -162,21 +166,27 @@ class Tracker:
                 watcher.start()
 
     def _attached_watchers(self, namespace: str) -> tuple[CallsWatcher, CallsWatcher]:
-        on_state = self._on_state_in(namespace)
-        return (
-            CallsWatcher(self._api, _pods_path(namespace), self._on_pod, on_state),
-            CallsWatcher(self._api, jobs_path(namespace), self._on_job, on_state),
+        watchers: list[Watcher] = []
+        pair = (
+            CallsWatcher(self._api, _pods_path(namespace), self._on_pod, self._on_state_in(namespace, watchers, 0)),
+            CallsWatcher(self._api, jobs_path(namespace), self._on_job, self._on_state_in(namespace, watchers, 1)),
         )
+        watchers += pair
+        return pair
 
-    def _on_state_in(self, namespace: str) -> OnState:
+    def _on_state_in(self, namespace: str, watchers: Sequence[Watcher], position: int) -> OnState:
+        """For the watcher that will be at this position."""
+
         def on_state(state: WatchState, words: str) -> None:
+            error = watchers[position].error
             if state in (WatchState.FORBIDDEN, WatchState.FAILED):
-                self._watch_failed(namespace, state, words)
+                self._watch_failed(namespace, error, words)
+            elif state is WatchState.LOST and login_problem(error) is not None:
+                self._say_login(namespace)
 
         return on_state
 
-    def _watch_failed(self, namespace: str, state: WatchState, words: str) -> None:
-        finding = _cannot_be_followed(state, words)
+    def _watch_failed(self, namespace: str, error: Exception | None, words: str) -> None:
         with self._lock:
             watchers = self._watchers.pop(namespace, [])
         for watcher in watchers:
@@ -184,7 +194,13 @@ class Tracker:
         self._attached_watches.drop(namespace)
         for flight in self.all():
             if flight.namespace == namespace:
-                self._fail(flight, finding)
+                self._fail(flight, _cannot_be_followed(error, words, flight.created))
+
+    def _say_login(self, namespace: str) -> None:
+        """The credentials have expired while calls run: they go on, and are followed again after a login."""
+        for flight in self.all():
+            if flight.namespace == namespace and not flight.over:
+                flight.sink.moved(Whereabouts(flight.where, LOGIN_EXPIRED))
 
     # -- news of Pods
 
@@ -319,7 +335,7 @@ class Tracker:
         path, query = _pods_path(flight.namespace), {"labelSelector": f"kubefunc/call={flight.call}"}
         try:
             pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
-        except _TROUBLE:
+        except TROUBLE:
             flight.looked_last = False  # the clock asks again
             return
         for view in _well_formed(pods):
@@ -419,7 +435,7 @@ class Tracker:
             path = f"/api/v1/namespaces/{flight.namespace}/events"
             events = self._api.request("GET", path, query=query, is_expected=is_list).body
             finding = starting.event_trouble(sorted(items_of(events), key=_when))
-        except (*_TROUBLE, fields.BadObject):
+        except (*TROUBLE, fields.BadObject):
             return  # without Events: blinder, never broken
         if finding is not None and flight.where in (Phase.PENDING, Phase.STARTING):
             flight.found(finding)
@@ -448,13 +464,23 @@ def _without_result(flight: Flight, job: Job) -> Finding:
     return ending.taken_too_often(job) if flight.index_failed(job) else ending.result_gone(job)
 
 
-def _cannot_be_followed(state: WatchState, words: str) -> Finding:
-    if state is WatchState.FORBIDDEN:
+def _cannot_be_followed(error: Exception | None, words: str, created: bool) -> Finding:
+    login = login_problem(error)
+    if login is not None:
+        advice = LOG_IN if created else f"{LOG_IN} {NOTHING_STARTED}"
+        return Finding(errors.AuthenticationError, "Unauthorized", login, advice, _other(words, login))
+    if isinstance(error, errors.ConfigurationError):
+        return Finding(errors.ConfigurationError, "Configuration", str(error), "" if created else NOTHING_STARTED)
+    if isinstance(error, ApiError) and error.status == 403:
         lacking = role_lacks(words)
         message, advice = lacking or ("The call cannot be followed.", "The user's Role needs list and watch of pods.")
         return Finding(errors.PermissionDeniedError, "Forbidden", message, advice, (words,))
     message = "The call cannot be followed: the connection to the cluster failed for good."
     return Finding(errors.ClusterUnreachableError, "WatchFailed", message, "Attach to it when that is well.", (words,))
+
+
+def _other(words: str, message: str) -> tuple[str, ...]:
+    return (words,) if words != message else ()
 
 
 def _pods_path(namespace: str) -> str:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from kubefunc.backends.kubernetes.api.errors import UNUSABLE
 from kubefunc.backends.kubernetes.api.exec import (
     ExecRefused,
     ResultStream,
@@ -28,7 +29,7 @@ from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.output import Outputs, log_path
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
-from kubefunc.errors import ConfigurationError, ResultCorruptedError
+from kubefunc.errors import ResultCorruptedError
 from kubefunc.runner import CHUNK, COURIER, EXIT_VALUE, LOG_HEAD, LOG_LIMIT, LOG_TAIL, TERMINATION_SIZE
 from kubefunc.runner.protocol import wire
 
@@ -327,7 +328,7 @@ class Collector:
     def _from_courier_log(self, flight: Flight, pod: Pod) -> None:
         try:
             log = self._api.read_bytes(log_path(flight.namespace, pod.name), query={"container": COURIER})
-        except (ConnectionFailed, ConfigurationError):
+        except (ConnectionFailed, *UNUSABLE):
             return  # the clock asks again
         except ApiError:
             log = b""

@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.errors import TROUBLE
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.streams import Stream
 from kubefunc.backends.kubernetes.attempts.attempt import Flight, Output
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
-from kubefunc.errors import ConfigurationError
 from kubefunc.runner import MAIN
 
 FOLLOWERS = 10
@@ -24,7 +24,6 @@ MOST_READING = 30.0  # seconds that a result may be held back for what was print
 TAIL_LINES = 20
 TAIL_BYTES = 4096
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
-_TROUBLE = (ApiError, ConnectionFailed, ConfigurationError)
 
 
 class Outputs:
@@ -58,7 +57,7 @@ class Outputs:
             with stream:
                 for data in printed(stream):
                     skip = _pass_on(flight, output, data, skip)
-        except _TROUBLE:
+        except TROUBLE:
             pass  # the next tick may try again, and skip what was shown
         with output.lock:
             output.stream = None
@@ -112,7 +111,7 @@ class Outputs:
                     log += data
                     if len(log) >= size or time.monotonic() > until:
                         break
-        except _TROUBLE:
+        except TROUBLE:
             pass  # the result counts more than what was printed
         return bytes(log)
 
@@ -138,7 +137,7 @@ class Outputs:
                 if not error.not_started or time.monotonic() >= until:
                     return b""
                 time.sleep(READ_AGAIN)
-            except _TROUBLE:
+            except TROUBLE:
                 return b""
 
     def release(self, flight: Flight) -> None:

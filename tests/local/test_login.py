@@ -1,0 +1,84 @@
+"""Calls of somebody whose credentials the cluster does not accept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubefunc import configure, remote
+from kubefunc.errors import AuthenticationError
+from tests.cluster.conftest import fresh_session
+from tests.local.api_server import Handler, Peer, Request, Server
+
+ANONYMOUS = (
+    'secrets is forbidden: User "system:anonymous" cannot create resource "secrets" in API group "" '
+    'in the namespace "n"'
+)
+
+
+@remote(verbose=False)
+def double(number: int) -> int:
+    """Never runs here."""
+    return 2 * number
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the kubeconfig of this process goes, which has a session of its own."""
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with fresh_session():
+        configure(backend="kubernetes")
+        yield path
+
+
+def write(path: Path, url: str, user: dict[str, Any]) -> None:
+    """A kubeconfig with one user."""
+    content = {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(json.dumps(content))
+
+
+def answering_last(slow: str, answer: Handler) -> Handler:
+    """The requests of one method have their answer when the others have had theirs."""
+    others = threading.Event()
+
+    def handle(request: Request, peer: Peer) -> None:
+        if request.method == slow:
+            others.wait(2)
+        answer(request, peer)
+        if request.method != slow:
+            others.set()
+
+    return handle
+
+
+@pytest.mark.parametrize("slow", ["POST", "GET"])
+@pytest.mark.parametrize(("status", "message"), [(401, "Unauthorized"), (403, ANONYMOUS)])
+def test_credentials_that_are_not_accepted(kubeconfig: Path, slow: str, status: int, message: str) -> None:
+    """Whichever request learns it first, the watch or the creation: log in again, nothing was started."""
+    answer = answering_last(slow, lambda request, peer: peer.refuse(status, "Refused", message))
+    with Server(answer) as server:
+        write(kubeconfig, server.url, {"token": "expired"})
+        with pytest.raises(AuthenticationError, match=r"(?s)credentials.*Log in again.*Nothing was started\."):
+            double.remote(1).result(timeout=20)
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_plugin_that_fails(kubeconfig: Path, attempt: int) -> None:
+    """The credential plugin is named; nothing is sent, and the advice is the same."""
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "interactiveMode": "Never"}
+    with Server(lambda request, peer: peer.json(200, {})) as server:
+        write(kubeconfig, server.url, {"exec": plugin})
+        with pytest.raises(AuthenticationError, match=r"(?s)plugin 'false'.*Log in again.*Nothing was started\."):
+            double.remote(1).result(timeout=20)
+        assert not server.requests
