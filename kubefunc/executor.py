@@ -254,8 +254,8 @@ class _AsJobs:
                 if not _has_begun(future):
                     future.cancel()
             for started in list(self._maps):
-                where = started._where
-                started._cancel([index for index in range(len(started)) if where[index].phase not in _BEGUN])
+                where = started._outcomes.where
+                started._cancel([index for index in range(len(started)) if where(index).phase not in _BEGUN])
 
     def terminate(self) -> None:
         with self._lock:

@@ -7,40 +7,34 @@ Futures.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
 from kubefunc.call import Call, CallStats, Waiting, check_process, parse_id
-from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
+from kubefunc.outcomes import CANCELLED, Outcomes
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 R = TypeVar("R")
 
 OUTPUT_WITHIN = 5.0  # seconds for what was printed to come behind the last outcome
-
-_CANCELLED = Raised(concurrent.futures.CancelledError())
-_HANDED_OVER = Returned(None)
-_UNSENT = Whereabouts(Phase.SUBMITTING)
 
 
 class MapCall(Generic[R]):
@@ -64,24 +58,11 @@ class MapCall(Generic[R]):
         self._verbose = verbose
         self._queued = time.time()
         self._submission: MapSubmission | None = None
-        self._attempt = 1
         self._heard_out = 0  # the attempt of which all output is here
-        self._retried: dict[int, int] = {}  # which attempt may end an item, where it is not the first
-        self._news = threading.Condition()
-        self._loading = threading.RLock()  # an item's value is unpickled once; taken before the lock of _news
-        self._count: int | None = None
-        self._unwanted = False  # it was cancelled before that was known
-        self._failure: KubefuncError | None = None  # of an attached map of which nothing is known
-        self._records: list[Record | None] = []
-        self._ended: list[Returned | Raised | None] = []
-        self._where: list[Whereabouts] = []
-        self._phases: Counter[Phase] = Counter()
-        self._pods: dict[int, str] = {}  # where the items that run are
-        self._failed = 0
-        self._cancelled = 0
-        self._order: list[int] = []  # in which items ended
+        self._outcomes = Outcomes(self)
+        self._unwanted = False
         self._made: dict[int, ItemCall[R]] = {}
-        self._wakers: dict[int, list[Callable[[], None]]] = {}
+        self._making = threading.RLock()
         self._output = MapOutput(self._id, of.console, verbose=verbose)
         self._keeps: object = None  # lives as long as this does
         self._watch: Watch | Unwatched = Unwatched()
@@ -103,24 +84,11 @@ class MapCall(Generic[R]):
     @property
     def progress(self) -> MapProgress:
         """How many items are where, by now."""
-        with self._news:
-            total = self._count or 0
-            running = self._phases[Phase.RUNNING] + self._phases[Phase.FETCHING]
-            ended = len(self._order)
-            return MapProgress(
-                total=total,
-                waiting=total - ended - running,
-                running=running,
-                succeeded=ended - self._failed - self._cancelled,
-                failed=self._failed,
-                cancelled=self._cancelled,
-                waits_for=self._output.waits_for,
-                pods=len(set(self._pods.values())),
-            )
+        return self._outcomes.progress(self._output.waits_for)
 
     def done(self) -> bool:
         """Whether every item has its result or its error."""
-        return self._failure is not None or (self._count is not None and len(self._order) == self._count)
+        return self._outcomes.is_over
 
     def __iter__(self) -> Iterator[R]:
         return InOrder(self)
@@ -155,9 +123,9 @@ class MapCall(Generic[R]):
 
     def cancel(self) -> bool:
         """Stop all that has no result yet: True at once, unless there is nothing to stop."""
-        with self._news:
-            self._unwanted = self._count is None  # then as soon as it is known what there is to stop
-        return self._unwanted or self._cancel(range(len(self)))
+        self._unwanted = True  # before its items are known: they are cancelled as soon as they are
+        count = self._outcomes.count
+        return count is None or self._cancel(range(count))
 
     def retry_failed(self) -> MapCall[R]:
         """Run again what failed or was cancelled, under the same id: what has its value keeps it, what runs goes on.
@@ -168,21 +136,21 @@ class MapCall(Generic[R]):
         Raises:
             ConfigurationError: the map was attached to, and its arguments are not to be had any more.
         """
-        with self._loading:
-            again = [index for index, ended in enumerate(self._ended) if self._has_failed(index, ended)]
+        outcomes = self._outcomes
+        with outcomes.unchanged():
+            again = [index for index in range(outcomes.count or 0) if outcomes.has_failed(index)]
             if not again:
                 return self
             known = self._submission or self._backend.read_map(self._id)
             for index in again:
-                call = self._made.get(index)
+                call = self._made.pop(index, None)
                 if call is not None:  # the dispatcher may not have come to it yet
-                    self._session.dispatcher.do(functools.partial(call._end, self._open(index)))
-            with self._news:
-                self._forget(again)
+                    self._session.dispatcher.do(functools.partial(call._end, outcomes.get(index)))
+            attempt = outcomes.begin_again(again)
         self._submission = known
         items = {index: known.items[index] for index in again}
-        sent = dataclasses.replace(known, items=items, attempt=self._attempt)
-        self._session.start_map(self._backend, sent, MapCallSink(self, self._attempt))
+        sent = dataclasses.replace(known, items=items, attempt=attempt)
+        self._session.start_map(self._backend, sent, MapCallSink(self, attempt))
         return self
 
     def discard(self) -> None:
@@ -199,9 +167,10 @@ class MapCall(Generic[R]):
 
     def _hear_out(self) -> None:
         """Once an attempt; not in a callback, where the end that is waited for may stand behind it in the queue."""
-        if self._heard_out == self._attempt or not self.done() or self._session.dispatcher.is_this_thread():
+        attempt = self._outcomes.attempt
+        if self._heard_out == attempt or not self.done() or self._session.dispatcher.is_this_thread():
             return
-        self._heard_out = self._attempt
+        self._heard_out = attempt
         self._backend.hear_out(self._id, OUTPUT_WITHIN)
         self._output.end_all()
 
@@ -210,7 +179,7 @@ class MapCall(Generic[R]):
         return _attached, (self._backend.address(self._id), self._return_exceptions)
 
     def __repr__(self) -> str:
-        if self._count is None:
+        if self._outcomes.count is None:
             return f"<MapCall {self._id}>"
         now = self.progress
         failed = f", {now.failed} failed" if now.failed else ""
@@ -227,77 +196,40 @@ class MapCall(Generic[R]):
         return Waiting(self._session, f"{self._id} goes on; iterate again to wait, cancel() stops it")
 
     def _length(self, until: float | None) -> int:
-        if self._count is not None:
-            return self._count
-        self._wait_until(lambda: self._count is not None or self._failure is not None, until)
-        if self._count is None:
-            raise self._failure or RuntimeError("a map without length or failure")
-        return self._count
+        outcomes = self._outcomes
+        if outcomes.count is None:
+            self._wait_until(lambda: outcomes.count is not None or outcomes.failure is not None, until)
+        if outcomes.count is None:
+            raise outcomes.failure or RuntimeError("a map without length or failure")
+        return outcomes.count
 
-    def _wait_until(self, true: Callable[[], bool], until: float | None) -> None:
-        """Until this, which is asked with the lock held, is true; shows the progress meanwhile.
+    def _wait_until(self, condition: Callable[[], bool], until: float | None) -> None:
+        """Until this, which is evaluated with a lock held, is true; shows the progress meanwhile.
 
         Raises:
             TimeoutError: it is not, at this monotonic time.
         """
-        try:
-            with self._waiting():
-                while True:
-                    pause = self._watch.tick()
-                    left = None if until is None else max(0.0, until - time.monotonic())
-                    with self._news:
-                        if self._news.wait_for(true, pause if left is None else min(left, pause)):
-                            return
-                    if left == 0.0:
-                        raise concurrent.futures.TimeoutError
-        finally:
-            self._watch.pause()
+        with self._waiting():
+            self._outcomes.wait_until(condition, until, self._watch)
 
     def _wait(self, index: int, until: float | None) -> None:
-        if not self._is_settled(index):
-            self._wait_until(lambda: self._is_settled(index), until)
+        if not self._outcomes.is_settled(index):
+            self._wait_until(lambda: self._outcomes.is_settled(index), until)
 
     async def _wait_async(self, index: int) -> None:
-        if self._is_settled(index):
-            return
-        self._check_process()
-        import asyncio  # whoever awaits has it; to all others it would cost 15 ms
-
-        loop = asyncio.get_running_loop()
-        there = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(there.set)
-
-        with self._news:
-            if self._is_settled(index):
-                return
-            self._wakers.setdefault(index, []).append(wake)
-        await self._watched(there)
-
-    async def _watched(self, there: asyncio.Event) -> None:
-        """Wait for the event; shows the progress meanwhile."""
-        import asyncio
-
-        # Not wait_for(): up to Python 3.11 it swallows a cancellation that comes together with the event.
-        waiting = asyncio.ensure_future(there.wait())
-        try:
-            while not waiting.done():
-                await asyncio.wait({waiting}, timeout=self._watch.tick_in_loop())
-        finally:
-            waiting.cancel()
-            self._watch.pause()
+        if not self._outcomes.is_settled(index):
+            self._check_process()
+            await self._outcomes.wait_async(index, self._watch)
 
     async def _length_async(self) -> int:
         import asyncio
 
-        while self._count is None:
+        while (count := self._outcomes.count) is None:
             self._check_process()
-            if self._failure is not None:
-                raise self._failure
+            if self._outcomes.failure is not None:
+                raise self._outcomes.failure
             await asyncio.sleep(0.02)
-        return self._count
+        return count
 
     async def _all(self) -> list[R]:
         import asyncio
@@ -312,42 +244,23 @@ class MapCall(Generic[R]):
             raise
         return results
 
-    def _is_settled(self, index: int) -> bool:
-        return self._records[index] is not None or self._ended[index] is not None
-
     def _give(self, index: int) -> R:
         """What a settled item returned; raises what it raised."""
-        ended = self._open(index)
+        return self._value_of(self._outcomes.get(index))
+
+    def _hand_over(self, index: int) -> R:
+        """The same, once: the value is its receiver's alone."""
+        return self._value_of(self._outcomes.hand_over(index))
+
+    def _value_of(self, ended: Returned | Raised) -> R:
         if isinstance(ended, Returned):
             return cast("R", ended.value)
         if self._return_exceptions:
             return cast("R", ended.error)
         raise ended.error
 
-    def _hand_over(self, index: int) -> R:
-        """The same, once: the value is its receiver's alone."""
-        value = self._give(index)
-        self._ended[index] = _HANDED_OVER
-        return value
-
-    def _open(self, index: int) -> Returned | Raised:
-        """The outcome of a settled item, unpickled now where nobody has asked before."""
-        ended = self._ended[index]
-        if ended is not None:
-            return ended
-        with self._loading:
-            ended = self._ended[index]
-            record = self._records[index]
-            if ended is None and record is not None:
-                ended = self._opened(index, record)
-                self._ended[index] = ended
-                record.body = b""
-        if ended is None:  # it failed, and retry_failed() came between: as if it had never been there
-            self._wait(index, None)
-            return self._open(index)
-        return ended
-
-    def _opened(self, index: int, record: Record) -> Returned | Raised:
+    def read(self, index: int, record: Record) -> Returned | Raised:
+        """For the outcomes: unpickle what came of an item."""
         if record.header is None:
             ended = returned(record.body, lambda: self._diagnosis(index))
             if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt):
@@ -360,13 +273,13 @@ class MapCall(Generic[R]):
         return ended
 
     def _diagnosis(self, index: int) -> Diagnosis:
-        where = self._where[index]
+        where = self._outcomes.where(index)
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
         call = f"{self._id}[{index}]"
         return Diagnosis(reason="", message=message, phase=where.phase, call=call, pod=where.pod, node=where.node)
 
     def _stats(self, index: int) -> CallStats:
-        record = self._records[index]
+        record = self._outcomes.record(index)
         if record is None:
             return CallStats(queued=self._queued)
         return CallStats(
@@ -377,77 +290,33 @@ class MapCall(Generic[R]):
             attempts=record.attempts,
         )
 
-    # -- what changes it; from any thread
-
-    def _open_to(self, count: int) -> None:
-        with self._news:
-            if self._count is not None:
-                return
-            self._records = [None] * count
-            self._ended = [None] * count
-            self._where = [_UNSENT] * count
-            self._phases[Phase.SUBMITTING] = count
-            self._count = count
-            self._news.notify_all()
+    def _opened(self, count: int) -> None:
+        self._outcomes.open(count)
         if self._unwanted:
             self._cancel(range(count))
-
-    def _settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int | None) -> int:
-        """The first outcome of each item counts. Gives how many did. No attempt: whichever runs now."""
-        settled: list[int] = []
-        with self._news:
-            for index, ended in outcomes:
-                if self._is_settled(index) or attempt not in (None, self._retried.get(index, 1)):
-                    continue
-                self._count_in(index, ended)
-                settled.append(index)
-            if not settled:
-                return 0
-            self._news.notify_all()
-            wakers = [wake for index in settled for wake in self._wakers.pop(index, ())] if self._wakers else ()
-            made = [(index, self._made[index]) for index in settled if index in self._made] if self._made else ()
-            over = len(self._order) == self._count
-            stops = over and self._cancelled > 0 and attempt is not None  # a cancelled item may be running yet
-            current = self._attempt
-        for wake in wakers:
-            wake()
-        for index, call in made:
-            self._session.dispatcher.do(_completing(self, index, call))
-        self._output.end(settled)
-        if over:
-            self._output.end_all()
+        if count == 0:
             self._session.finished(self._id)
-        if stops:
-            self._session.dispatcher.do(lambda: self._stop_attempt(current))
-        return len(settled)
 
-    def _count_in(self, index: int, ended: Record | Raised) -> None:
-        if isinstance(ended, Record):
-            self._records[index] = ended
-            self._failed += ended.header is not None
-        else:
-            self._ended[index] = ended
-            self._failed += ended is not _CANCELLED
-            self._cancelled += ended is _CANCELLED
-        self._order.append(index)
-        self._phases[self._where[index].phase] -= 1
-        self._pods.pop(index, None)
+    # -- for the outcomes, from any thread
 
-    def _move(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        with self._news:
-            for index in indexes:
-                if not self._is_settled(index):
-                    self._phases[self._where[index].phase] -= 1
-                    self._phases[where.phase] += 1
-                    self._where[index] = where
-                    if where.phase is Phase.RUNNING and where.pod is not None:
-                        self._pods[index] = where.pod
-                    else:
-                        self._pods.pop(index, None)
-        self._output.moved(where)
+    def settled(self, indexes: Sequence[int]) -> None:
+        """For the outcomes: these items have ended."""
+        for index, call in (
+            [(index, self._made[index]) for index in indexes if index in self._made] if self._made else ()
+        ):
+            self._session.dispatcher.do(_completing(self, index, call))
+        self._output.end(indexes)
+
+    def over(self, *, stop: bool) -> None:
+        """For the outcomes: all items have ended. Nothing goes on for those that were cancelled."""
+        self._output.end_all()
+        self._session.finished(self._id)
+        if stop:
+            attempt = self._outcomes.attempt
+            self._session.dispatcher.do(lambda: self._stop_attempt(attempt))
 
     def _cancel(self, indexes: Sequence[int]) -> bool:
-        stopped = self._settle([(index, _CANCELLED) for index in indexes], attempt=None)
+        stopped = self._outcomes.cancel(indexes)
         if stopped and self.done():
             self._stop()
         return bool(stopped)
@@ -457,47 +326,18 @@ class MapCall(Generic[R]):
         self._backend.cancel(self._id)
 
     def _stop_attempt(self, attempt: int) -> None:
-        """The last wanted item has ended: nothing goes on for those that were cancelled."""
-        if attempt == self._attempt:
+        if attempt == self._outcomes.attempt:
             self._stop()
-
-    def _fail_unopened(self, error: KubefuncError) -> None:
-        with self._news:
-            self._failure = error
-            self._news.notify_all()
-        self._session.finished(self._id)
-
-    def _has_failed(self, index: int, ended: Returned | Raised | None) -> bool:
-        if ended is not None:
-            return isinstance(ended, Raised)
-        record = self._records[index]
-        return record is not None and record.header is not None
-
-    def _forget(self, again: list[int]) -> None:
-        """Before these items run again; the lock is held."""
-        self._attempt += 1
-        for index in again:
-            self._failed -= self._ended[index] is not _CANCELLED
-            self._cancelled -= self._ended[index] is _CANCELLED
-            self._records[index] = self._ended[index] = None
-            self._where[index] = _UNSENT
-            self._phases[Phase.SUBMITTING] += 1
-            self._retried[index] = self._attempt
-            self._made.pop(index, None)
-        left_out = set(again)
-        self._order = [index for index in self._order if index not in left_out]
 
     def _call(self, index: int) -> Call[R]:
         """The Future of one item."""
-        with self._news:
+        with self._making:
             made = self._made.get(index)
             if made is not None:
                 return made
-            made = ItemCall(self, index)
-            self._made[index] = made
-            settled = self._is_settled(index)
-        if settled:  # nobody waits for it yet: it need not be told by the dispatcher
-            made._end(self._open(index))
+            made = self._made[index] = ItemCall(self, index)
+        if self._outcomes.is_settled(index):  # nobody waits for it yet: it need not be told by the dispatcher
+            made._end(self._outcomes.get(index))
         return made
 
 
@@ -505,8 +345,8 @@ def _completing(of: MapCall[Any], index: int, call: ItemCall[Any]) -> Callable[[
     """For the dispatcher, which must not wait: a Call whose item runs again was given its outcome then."""
 
     def complete() -> None:
-        with of._loading:
-            ended = of._open(index) if of._made.get(index) is call else None
+        with of._outcomes.unchanged():
+            ended = of._outcomes.get(index) if of._made.get(index) is call else None
         if ended is not None:
             call._end(ended)
 
@@ -546,6 +386,7 @@ class ItemCall(Call[R]):
 
     def __init__(self, of: MapCall[R], index: int) -> None:
         super().__init__(f"{of._id}[{index}]", of._function, b"", of._backend, of._session)
+        self._completing = threading.RLock()
         self._map = of
         self._index = index
 
@@ -585,15 +426,16 @@ class ItemCall(Call[R]):
         self._map._cancel([self._index])
 
     def _whereabouts(self) -> Whereabouts:
-        return self._map._where[self._index]
+        return self._map._outcomes.where(self._index)
 
     def _end(self, ended: Returned | Raised) -> None:
         """In the dispatcher's thread, or before anybody has it."""
-        if ended is _CANCELLED:
-            super(Call, self).cancel()
-            self._tell_cancelled()
-        else:
-            self._complete(ended)
+        with self._completing:
+            if ended is CANCELLED:
+                super(Call, self).cancel()
+                self._tell_cancelled()
+            else:
+                self._complete(ended)
 
 
 # -- for the backend
@@ -611,35 +453,35 @@ class MapCallSink:
         return self._map.done()
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
-        of = self._map
-        return [i for i in indexes if not of._is_settled(i) and of._retried.get(i, 1) == self._attempt]
+        return self._map._outcomes.missing(indexes, self._attempt)
 
     def opened(self, count: int, function: str) -> None:
         self._map._function = function
-        self._map._open_to(count)
-        if count == 0:
-            self._map._session.finished(self._map._id)
+        self._map._opened(count)
 
     def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        self._map._move(indexes, where)
+        self._map._outcomes.move(indexes, where)
+        self._map._output.moved(where)
 
     def output(self, indexes: Sequence[int], data: bytes) -> None:
         self._map._output.feed(indexes, data)
 
     def take(self, outcomes: Sequence[Record]) -> None:
-        count = self._map._count or 0  # a function that signs its own records may give any number
+        count = self._map._outcomes.count or 0  # a function that signs its own records may give any number
         mine = [(record.index, record) for record in outcomes if record.index < count]
-        self._map._settle(mine, self._attempt)
+        self._map._outcomes.settle(mine, self._attempt)
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         of = self._map
-        if of._count is None:
-            of._fail_unopened(error)
+        count = of._outcomes.count
+        if count is None:
+            of._outcomes.fail_unopened(error)
+            of._session.finished(of._id)
             return
-        which = range(of._count) if indexes is None else indexes
+        which = range(count) if indexes is None else indexes
         if len(which) == 1:
             _add_note(error, f"This is item {which[0]} of {of._id}.")
-        self._map._settle([(index, Raised(error)) for index in which], self._attempt)
+        of._outcomes.settle([(index, Raised(error)) for index in which], self._attempt)
 
 
 def _watch(of: MapCall[Any], options: Options) -> Watch | Unwatched:
@@ -659,7 +501,7 @@ def start_map(of: Session, backend: Backend, submission: MapSubmission, *, retur
     )
     handle._submission = submission
     handle._watch = _watch(handle, options)
-    handle._open_to(submission.count)
+    handle._outcomes.open(submission.count)
     if submission.count:
         of.start_map(backend, submission, MapCallSink(handle))
     return handle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class AsCompleted(Iterator[tuple[int, R]]):
     def __init__(self, of: MapCall[R]) -> None:
         self._map = of
         self._given = bytearray(len(of))
-        self._order: list[int] = []
+        self._order: Sequence[int] = ()
         self._next = 0
 
     def __next__(self) -> tuple[int, R]:
@@ -65,8 +65,8 @@ class AsCompleted(Iterator[tuple[int, R]]):
 
     def _finds_next(self) -> bool:
         """Whether an item has ended that was not given yet: it stands before ``_next`` then. The lock is held."""
-        if self._order is not self._map._order:  # retry_failed() has made a new one
-            self._order, self._next = self._map._order, 0
+        if self._order is not self._map._outcomes.order:  # retry_failed() has made a new one
+            self._order, self._next = self._map._outcomes.order, 0
         while self._next < len(self._order):
             self._next += 1
             if not self._given[self._order[self._next - 1]]:

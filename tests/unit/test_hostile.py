@@ -260,7 +260,7 @@ def test_an_exception_that_cannot_be_rebuilt_ends_its_call() -> None:
 def test_records_may_say_anything(hostile: list[tuple[int, dict[str, Any] | None, bytes]]) -> None:
     """Each item of a map ends, with a value or with an error of ours, whatever the other items' outcomes hold."""
     handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), SESSION, return_exceptions=True, verbose=False)
-    handle._open_to(3)
+    handle._outcomes.open(3)
     sink = MapCallSink(handle)
     sink.take([records.Record(index, 0.0, 1.0, 1, header, body) for index, header, body in hostile])
     sink.take([value_record(index, index) for index in range(3)])

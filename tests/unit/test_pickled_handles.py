@@ -62,7 +62,7 @@ def test_a_pickled_map_is_an_attached_one(backend: Remembering) -> None:
 def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
     """The map is: the error says what to do."""
     made: MapCall[int] = MapCall("f-abcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
-    made._open_to(3)
+    made._outcomes.open(3)
     with pytest.raises(errors.SerializationError, match=r"f-abcdefgh\[2\] .* there take calls\[2\]"):
         pickle.dumps(made.calls[2])
 
