@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import signal as signals
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,7 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
+from kubefunc.runner.execution import pickling
 from kubefunc.runner.execution.exceptions import add_note, get_field, members_of, set_field, text_of
 from kubefunc.runner.protocol import wire
 
@@ -241,22 +241,36 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        if module.startswith("cloudpickle"):
+        if module.startswith("cloudpickle") or module == pickling.__name__:
             if name == "_make_skeleton_class":
                 return self._skeleton(found)
-            if name == "_class_setstate":
+            if name == "_make_skeleton_enum":
+                return self._enum_skeleton(found)
+            if name in ("_class_setstate", "set_enum_state"):
                 return self._setstate(found)
         return found
 
     def _skeleton(self, make: Any) -> Any:
         def adopt(kind: Any, name: str, bases: Any, kwargs: Any, *more: Any) -> type:
-            mine = getattr(sys.modules.get("__main__"), name, None)
-            if kwargs.get("__module__") == "__main__" and isinstance(mine, type) and mine.__module__ == "__main__":
-                self._adopted.add(mine)
-                return mine
-            return make(kind, name, bases, kwargs, *more)  # type: ignore[no-any-return]
+            mine = self._own(kwargs.get("__module__"), kwargs.get("__qualname__", name))
+            return make(kind, name, bases, kwargs, *more) if mine is None else mine
 
         return adopt
+
+    def _enum_skeleton(self, make: Any) -> Any:
+        def adopt(bases: Any, name: str, qualname: str, members: Any, module: str, *more: Any) -> type:
+            mine = self._own(module, qualname)
+            return make(bases, name, qualname, members, module, *more) if mine is None else mine
+
+        return adopt
+
+    def _own(self, module: object, name: str) -> type | None:
+        """This program's class of that name, which the pickle's one becomes."""
+        mine = pickling.look_up("__main__", name) if module == "__main__" else None
+        if not isinstance(mine, type) or mine.__module__ != "__main__":
+            return None
+        self._adopted.add(mine)
+        return mine
 
     def _setstate(self, setstate: Any) -> Any:
         def keep_adopted(cls: type, state: Any) -> type:

@@ -33,6 +33,13 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from kubefunc.errors import SerializationError
 from kubefunc.modules import has_source, imports_in_code, is_hidden
 from kubefunc.runner import PROTOCOL
+from kubefunc.runner.execution.pickling import (
+    NamedHereOnly,
+    Pickler,
+    is_single_dispatch,
+    reduce_class,
+    reduce_single_dispatch,
+)
 from kubefunc.runner.protocol.wire import join_payload
 
 if TYPE_CHECKING:
@@ -46,7 +53,6 @@ _ID = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?-[a-z2-7]{8}")
 _ID_NAME = 40  # characters of the function's name that an id shows
 
 Compress = Callable[[bytes], "tuple[bytes, str]"]
-DynamicReduce = Callable[[type], "tuple[object, ...]"]
 Reducers = Mapping[type, Callable[[Any], "tuple[Any, ...]"]]
 
 
@@ -237,12 +243,12 @@ class Nested(ABC):
         """Made with :func:`pickled`: what :func:`pickle.loads` makes of it takes this object's place."""
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
-    """cloudpickle's pickler, which also notes the modules that the pickle will import."""
+class _Pickler(Pickler):
+    """The runner's pickler, which also notes the modules that the pickle will import."""
 
     def __init__(self, file: io.BytesIO, reducers: Reducers | None = None) -> None:
         if reducers:  # before the pickler is made: it looks for them only then
-            self.dispatch_table = {**cloudpickle.Pickler.dispatch_table, **reducers}
+            self.dispatch_table = {**Pickler.dispatch_table, **reducers}
         super().__init__(file)
         self.modules: set[str] = set()
 
@@ -266,8 +272,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             return _reduce_code(obj)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and isinstance(obj, type) and not has_source(obj.__module__):
-            return _reduce_by_value(obj)
+            return reduce_class(obj)  # of a module made in memory: no one else can follow its name
         return reduced
+
+    def is_importable(self, module: str) -> bool:
+        return has_source(module) and not _goes_by_value(module)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         found = _named(function)
@@ -280,6 +289,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
         bound = None if found is None else _function_of(found)
         if isinstance(bound, types.MethodType) and bound.__func__ is function:
             return _by_path(function, "function.__func__")  # the same with @remote above
+        if is_single_dispatch(function):
+            return reduce_single_dispatch(function)
         package = function.__globals__.get("__package__") or ""
         self.modules |= imports_in_code(function.__code__, str(package))
         return self._dynamic_function_reduce(function)
@@ -297,12 +308,6 @@ def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
     reduce = importlib.import_module("cloudpickle.cloudpickle")._code_reduce
     make, parts = reduce(code)
     return make, tuple(code.co_filename if part == _NO_FILE else part for part in parts)
-
-
-def _reduce_by_value(cls: type) -> tuple[object, ...]:
-    """For a class of a module made in memory: cloudpickle uses its name, which no one else can follow."""
-    reduce: DynamicReduce = importlib.import_module("cloudpickle.cloudpickle")._dynamic_class_reduce
-    return reduce(cls)
 
 
 def pickled(obj: object, reducers: Reducers) -> tuple[bytes, set[str]]:
@@ -419,6 +424,8 @@ def _way_out(culprit: object, cause: Exception) -> str:
         return "Pass its path, and open it inside the function."
     if isinstance(culprit, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
         return "Pass a list of its items, or the arguments that it is made from."
+    if isinstance(cause, NamedHereOnly):
+        return cause.advice
     kind = type(culprit)
     if kind.__module__.partition(".")[0] in (
         "_thread",

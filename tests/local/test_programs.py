@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.local.programs import WORK, Program, all_end, family, until
 
 DOUBLE = f"{WORK}\nprint('got', double.remote(21).result(30))\n"
@@ -399,3 +401,17 @@ os.kill(slot, 18)
 print('then', double.remote(4).result(20), Path('tree').exists())
 """
     assert "then 8 False" in Program(clean_env, tmp_path, "-c", text).end()
+
+
+def test_what_pickles_by_its_name_travels_from_a_script(tmp_path: Path, clean_env: dict[str, str]) -> None:
+    """Cached functions, types of ``typing``, enums with aliases, slots: whole in the call, and the script's own again.
+
+    Also in another process that runs the same script, as one that attaches to the call does.
+    """
+    script = str(ROOT / "tests" / "local" / "by_value.py")
+    env = {**clean_env, "KUBEFUNC_BACKEND": "local", "PYTHONPATH": str(ROOT)}
+    for what in ("call", "read"):
+        ended = subprocess.run(
+            [sys.executable, script, what, str(tmp_path / "result")], env=env, capture_output=True, timeout=150
+        )
+        assert ended.returncode == 0, ended.stderr.decode()

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 import pickle
 import socket
 import threading
@@ -66,6 +67,11 @@ class SlyError(Exception):
 
 class Mapping(dict[str, object]):
     pass
+
+
+@functools.cache
+def cached() -> None:
+    """Has a name that can be imported."""
 
 
 def nothing(*args: object, **kwargs: object) -> None:
@@ -379,3 +385,37 @@ def test_an_iterator_as_an_argument_is_named() -> None:
         yield 1
 
     assert "args[0] is of type generator" in message(nothing, numbers())
+
+
+# --- what only this program has a name for ---
+
+
+def test_what_is_pickled_by_a_name_of_the_script_is_refused() -> None:
+    """Its name would mean nothing in the Pod: told here, with the name and the way out."""
+    main = script("class Named:\n    def __reduce__(self): return 'NAMED'\nNAMED = Named()\ndef f(): return NAMED")
+    text = message(main["f"])
+    assert "global 'NAMED' used by f is of type __main__.Named" in text
+    assert "it is pickled by its name, 'NAMED' in __main__, which no other process can import" in text
+    assert "Define it in a module of its own" in text
+
+
+def test_a_name_that_can_be_imported_is_kept() -> None:
+    """The other process has the very object."""
+    assert Packer.for_cluster().pack(nothing, [json.JSONEncoder, cached])
+
+
+def test_a_type_without_a_name_is_refused() -> None:
+    """Those of C that no module names; one that has a name elsewhere travels by that."""
+    assert Packer.for_cluster().pack(nothing, [type(threading.Lock()), type({}.keys()), type(iter([]))])
+    callable_iterator = type(iter(int, 1))
+    text = message(nothing, callable_iterator)
+    assert "args[0] is the class callable_iterator" in text
+    assert "it has no name in builtins by which another process could find it" in text
+
+
+def test_a_cached_function_is_looked_into() -> None:
+    """The culprit is what the function inside uses."""
+    main = script(
+        "import functools, threading\nLOCK = threading.Lock()\n@functools.cache\ndef f(): return LOCK",
+    )
+    assert "global 'LOCK' used by f" in message(main["f"])

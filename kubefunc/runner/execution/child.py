@@ -413,9 +413,9 @@ def _dump(value: object, new_body: NewBody) -> Body:
     try:
         return _dump_with(pickle.Pickler, value, new_body)
     except Exception:
-        import cloudpickle
+        from kubefunc.runner.execution.pickling import Pickler
 
-        return _dump_with(cloudpickle.Pickler, value, new_body)
+        return _dump_with(Pickler, value, new_body)
 
 
 def _dump_with(pickler: Any, value: object, new_body: NewBody) -> Body:
@@ -429,9 +429,9 @@ def _dump_with(pickler: Any, value: object, new_body: NewBody) -> Body:
 
 
 def dumps(value: object) -> bytes:
-    import cloudpickle
+    from kubefunc.runner.execution.pickling import dumps as pickled
 
-    return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+    return pickled(value)
 
 
 def _raised(error: BaseException, new_body: NewBody) -> Outcome:

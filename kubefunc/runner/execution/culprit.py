@@ -169,6 +169,10 @@ def _parts_of_partial(partial: functools.partial[object], path: Path) -> Iterato
     yield from _parts_of_items(partial.keywords.items(), path + ".keywords")
 
 
+def _parts_of_cache(cached: Any, path: Path) -> Iterator[tuple[Path, object]]:
+    yield path + ".__wrapped__", cached.__wrapped__
+
+
 def _parts_of_items(items: Iterable[tuple[object, object]], path: Path) -> Iterator[tuple[Path, object]]:
     for key, value in items:
         yield path + f"[{_short(key)}]", value
@@ -297,6 +301,7 @@ _KINDS: tuple[tuple[Any, Callable[[Any, Path], Iterator[tuple[Path, object]]]], 
     ((staticmethod, classmethod), _parts_of_wrapper),
     (property, _parts_of_property),
     (functools.partial, _parts_of_partial),
+    (type(functools.cache(len)), _parts_of_cache),
 )
 
 

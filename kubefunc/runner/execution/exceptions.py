@@ -39,8 +39,9 @@ def encode(error: BaseException, dumps: Dumps) -> tuple[list[Node], bytes]:
     number = {id(each): index for index, each in enumerate(found)}
     body = bytearray()
     nodes = []
+    forms = _Forms(dumps)
     for each in found:
-        form = _form(each, dumps)
+        form = forms.of(each)
         data = None if form is None else form[1]
         nodes.append(
             {
@@ -195,37 +196,58 @@ def _without_runner(frames: Any) -> Any:
 # -- what is pickled for an exception
 
 
-def _form(error: BaseException, dumps: Dumps) -> Form | None:
-    """The first form of an exception that loads as a copy of it; None where none does.
+class _Forms:
+    """Finds out what to pickle for exceptions, and keeps it: a member of a group is asked for again and again."""
 
-    A form that loads with the class and the number of arguments is good enough where no other is better. Texts are not
-    compared: that of an object without a ``__repr__`` holds its address, and that of a set its order.
-    """
-    good_enough: Form | None = None
-    for make in _forms(error, dumps):
-        try:
-            form = make()
-            data = dumps(form)
-            again = pickle.loads(data)
-            if not _is_same_kind(again, error):
+    def __init__(self, dumps: Dumps) -> None:
+        self._dumps = dumps
+        self._known: dict[int, Form | None] = {}
+
+    def of(self, error: BaseException) -> Form | None:
+        """The first form of an exception that loads as a copy of it; None where none does.
+
+        A form that loads with the class and the number of arguments is good enough where no other is better. Texts are
+        not compared: that of an object without a ``__repr__`` holds its address, and that of a set its order.
+        """
+        if id(error) not in self._known:
+            self._known[id(error)] = self._found(error)
+        return self._known[id(error)]
+
+    def _found(self, error: BaseException) -> Form | None:
+        good_enough: Form | None = None
+        for make in self._forms(error):
+            try:
+                form = make()
+                data = self._dumps(form)
+                again = pickle.loads(data)
+                if not _is_same_kind(again, error):
+                    continue
+                if _is_copy(again, error):
+                    return form, data
+            except BaseException:
                 continue
-            if _is_copy(again, error):
-                return form, data
-        except BaseException:
-            continue
-        good_enough = good_enough or (form, data)
-    return good_enough
+            good_enough = good_enough or (form, data)
+        return good_enough
 
+    def _forms(self, error: BaseException) -> tuple[Callable[[], object], ...]:
+        """What to pickle for it: itself, or else something that needs neither its ``__init__`` nor all it holds."""
+        if members_of(error):
+            return lambda: error, lambda: self._rebuilt_group(error)
+        return (
+            lambda: error,
+            lambda: _Rebuilt(type(error), *_parts(error)),
+            lambda: _Rebuilt(type(error), *_what_pickles(*_parts(error), self._dumps)),
+        )
 
-def _forms(error: BaseException, dumps: Dumps) -> tuple[Callable[[], object], ...]:
-    """What to pickle for it: itself, or else something that needs neither its ``__init__`` nor all it holds."""
-    if members_of(error):
-        return lambda: error, lambda: _rebuilt_group(error, dumps)
-    return (
-        lambda: error,
-        lambda: _Rebuilt(type(error), *_parts(error)),
-        lambda: _Rebuilt(type(error), *_what_pickles(*_parts(error), dumps)),
-    )
+    def _rebuilt_group(self, error: BaseException) -> _Rebuilt:
+        """A group whose members are each in a form of its own."""
+        members = []
+        for member in members_of(error):
+            form = self.of(member)
+            told = f"{_last_line(member)} (it cannot be pickled)"
+            members.append(_Unreadable(told) if form is None else form[0])
+        _, kept = _what_pickles((), _parts(error)[1], self._dumps)
+        return _Rebuilt(type(error), (get_field(error, "args")[0], members), kept)
 
 
 def _is_same_kind(again: Any, error: BaseException) -> bool:
@@ -302,17 +324,6 @@ def _read(field: Any, error: BaseException) -> object:
 
 class _Unreadable(Exception):
     """Stands in an ExceptionGroup for a member that cannot be pickled in any form."""
-
-
-def _rebuilt_group(error: BaseException, dumps: Dumps) -> _Rebuilt:
-    """A group whose members are each in a form of its own."""
-    members = []
-    for member in members_of(error):
-        form = _form(member, dumps)
-        told = f"{_last_line(member)} (it cannot be pickled)"
-        members.append(_Unreadable(told) if form is None else form[0])
-    _, kept = _what_pickles((), _parts(error)[1], dumps)
-    return _Rebuilt(type(error), (get_field(error, "args")[0], members), kept)
 
 
 class _Rebuilt:
