@@ -39,6 +39,7 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
+RESULT_TTL: Final = 600.0  # seconds, for a client that was there a moment ago
 """Inherit from the weaker layers: the same as leaving the option out."""
 
 
@@ -110,7 +111,7 @@ class OptionChanges(TypedDict, total=False):
     inline: bool | Unset
     results_in_log: bool | Unset
     fetch_grace: float | timedelta | Unset
-    result_ttl: float | timedelta | Unset
+    result_ttl: float | timedelta | Unset | None
     ttl: float | timedelta | Unset
     keep: Keep | Unset
     deadline: float | timedelta | Unset
@@ -127,6 +128,9 @@ _KIND: Final = "kind"
 _SWITCH: Final = {_KIND: Kind("True or False", values.switch, values.read_switch)}
 _DURATION: Final = {_KIND: Kind("seconds or a timedelta, 0 or more", values.seconds, values.read_seconds)}
 _SPAN: Final = {_KIND: Kind("seconds or a timedelta, more than 0", values.positive_seconds, values.read_seconds)}
+_WAIT: Final = {
+    _KIND: Kind("seconds or a timedelta, 0 or more, or None", values.seconds, values.read_seconds, values.none)
+}
 _LIMIT: Final = {
     _KIND: Kind(
         "seconds or a timedelta, more than 0, or None for no limit",
@@ -523,10 +527,10 @@ class Options:
     Local: ignored.
     """
 
-    result_ttl: float = field(default=600.0, metadata=_DURATION)
-    """How long a result that is too large for the log keeps its Pod. Unit: seconds.
+    result_ttl: float | None = field(default=None, metadata=_WAIT)
+    """How long a result that is too large for the log (above 4 MiB) keeps its Pod. Unit: seconds.
 
-    Default: 600; the Pod keeps its CPU and GPU meanwhile.
+    Default: None, ``ttl`` with ``detach=True``, else 600. The Pod keeps its CPU, memory and GPU meanwhile.
     Local: ignored.
     """
 
@@ -559,6 +563,13 @@ class Options:
                 f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, after which the "
                 f"whole Job is given up: raise deadline too"
             )
+
+    @property
+    def result_wait(self) -> float:
+        """Seconds that a result too large for the log keeps its Pod."""
+        if self.result_ttl is not None:
+            return self.result_ttl
+        return self.ttl if self.detach else RESULT_TTL
 
     @classmethod
     def of(cls, **changes: Unpack[OptionChanges]) -> Options:

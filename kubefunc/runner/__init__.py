@@ -65,7 +65,11 @@ Reader, on its stdout
     Sharer: the file ``shared``, or nothing where *main* has ended.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
-Courier's log, when nobody came for the result: ``kubefunc:log:N``, the envelope in base64 lines, ``kubefunc:end``.
+Termination message of courier
+    ``kubefunc:unfetched``, where a result too large for the log was kept for ``result_ttl``, and nobody came.
+
+Courier's log, when nobody came for the result, and of a chunk also when it was fetched: ``kubefunc:log:N``, the
+    envelope in base64 lines, ``kubefunc:end``.
 
 Exit codes of main: 0 value; 64 the function raised or died (envelope written); 143 SIGTERM came, and no result. Of a
     chunk: 0, or 64 where an item failed and the server can count that against its index alone (``fail_index``).
@@ -93,6 +97,7 @@ EXIT_COURIER_TERMINATED = 65
 TERMINATION_TEXT_LIMIT = 2000
 TERMINATION_ENVELOPE = "kubefunc:envelope:"
 TERMINATION_SIZE = "kubefunc:size:"
+TERMINATION_UNFETCHED = "kubefunc:unfetched"
 LOG_HEAD = "kubefunc:log:"
 LOG_TAIL = "kubefunc:end"
 OUTPUT_TAIL = 16 * 1024

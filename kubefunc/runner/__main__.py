@@ -35,7 +35,7 @@ def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) ->
     from kubefunc.runner.pod import courier
 
     if program == "courier":
-        return courier.courier(in_dir, out_dir)
+        return courier.courier(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
     if program == "reader":
         return courier.reader(out_dir, int(arguments[0]) if arguments else 0)
     if program == "follower":

@@ -72,6 +72,12 @@ def make(size: int) -> bytes:
     return bytes(size)
 
 
+@remote(verbose=False)
+def make_slowly(size: int, seconds: float) -> bytes:
+    time.sleep(seconds)
+    return os.urandom(size)
+
+
 @remote
 def loudly(number: int, seconds: float) -> int:
     print("item", number)

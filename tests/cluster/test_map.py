@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -329,6 +330,39 @@ def test_retry_failed(calling: Space) -> None:
 
 
 # -- another process, another day
+
+
+def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had is in the cluster still, small or large, and the rest arrives: attach_map() has all."""
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "from tests.cluster import mapped\n"
+        "sizes, naps = [3000, 3000, 5_000_000, 10, 10, 10], [0, 0, 0, 0, 25, 0]\n"
+        "a_map = mapped.make_slowly.map(sizes, naps, chunksize=2)\n"
+        "print(a_map.id, flush=True)\n"
+        "while a_map.progress.succeeded < 4:\n"
+        "    time.sleep(0.1)\n"
+        "time.sleep(2)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    with fresh_session():
+        attached = kubefunc.attach_map(done.stdout.strip())
+        assert list(map(len, attached.result(WAIT))) == [3000, 3000, 5_000_000, 10, 10, 10]
+        attached.discard()
+
+
+def test_pods_that_keep_large_results_make_way(calling: Space) -> None:
+    """Where another Pod of the map waits for the place, what has been fetched is kept no longer."""
+    a_map = mapped.make.map([5_000_000] * 3, chunksize=1, max_parallelism=1)
+    assert list(map(len, a_map.result(WAIT))) == [5_000_000] * 3
+    nothing_left(calling)
 
 
 def test_attaching_to_a_detached_map(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

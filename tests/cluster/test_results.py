@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+import kubefunc
+from kubefunc.errors import ResultLostError
 from kubefunc.runner import TERMINATION_ENVELOPE, TERMINATION_SIZE, TERMINATION_TEXT_LIMIT
 from tests.cluster import work
+from tests.cluster.conftest import fresh_session
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually
 
@@ -96,3 +99,15 @@ def size_at_the_limit(space: Space) -> int:
     message = main_of(pod)["terminated"]["message"]
     assert message.startswith(TERMINATION_ENVELOPE)
     return size + (TERMINATION_TEXT_LIMIT - len(message)) * 3 // 4
+
+
+def test_a_large_detached_result_that_nobody_fetched(calling: Space) -> None:
+    """It keeps its Pod for ``ttl``, or as here for ``result_ttl``; the error says until when it was there."""
+    call = work.make.options(detach=True, result_ttl=2, verbose=False).remote(6_000_000)
+    ended = lambda: [pod["status"]["phase"] for pod in calling.admin.get("pods")] == ["Succeeded"]  # noqa: E731
+    with fresh_session():
+        eventually(ended, 60, "the Pod's end")
+        attached = kubefunc.attach(call.id)
+        with pytest.raises(ResultLostError, match="nobody fetched it, and the Pod let it go at 20"):
+            attached.result(60)
+        attached.discard()

@@ -18,6 +18,7 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.attempts.receipt import FollowIntake
+from kubefunc.backends.kubernetes.results.collect import envelope_in_log
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from kubefunc.runner.protocol import records
 from tests.local.chunks import CALL, KEY, TIMEOUT, Chunk
@@ -427,6 +428,21 @@ def test_a_follower_begins_anywhere(offset: int, tmp_path: Path) -> None:
     following.leave()
     assert bytes(following.data) == (chunk.out_dir / "result").read_bytes()[offset:]
     assert not (chunk.out_dir / "ack").exists()
+
+
+def test_what_was_fetched_stays_in_the_log(tmp_path: Path) -> None:
+    """A client that has this chunk may be killed before it has the map: whoever attaches then reads the log."""
+    chunk = Chunk(tmp_path, os.urandom, [(10_000,), (20_000,)], fetch_grace=600.0)
+    assert chunk.run() == EXIT_VALUE
+    with chunk.start("courier", stdout=subprocess.PIPE) as courier:
+        following = Following(chunk)
+        following.read(lambda: following.intake.total is not None)
+        following.leave(b"A")
+        log, _ = courier.communicate(timeout=TIMEOUT)
+    assert courier.returncode == 0
+    kept = envelope_in_log(log)
+    assert kept == (chunk.out_dir / "result").read_bytes()
+    assert chunk.receipt().whole(kept).header["items"] == 2
 
 
 def test_a_follower_says_that_there_is_nothing(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from kubefunc.runner import (
     LOG_TAIL,
     READER_RESULT,
     TERMINATION_SIZE,
+    TERMINATION_UNFETCHED,
 )
 from kubefunc.runner.protocol import pipes, wire
 from tests.local.pod import CALL, KEY, WITHIN, Pod, until
@@ -446,6 +447,7 @@ def test_a_result_that_may_not_go_to_the_log_waits(made: Made) -> None:
     began = time.monotonic()
     assert pod.run("courier") == (0, b"")
     assert time.monotonic() - began > 0.3
+    assert pod.message.read_text() == TERMINATION_UNFETCHED
 
 
 def test_sigterm_does_not_end_the_courier_while_main_lives(made: Made, tmp_path: Path) -> None:

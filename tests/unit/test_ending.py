@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kubefunc import errors
@@ -214,3 +216,26 @@ def test_a_damaged_result_says_in_which_way() -> None:
     finding = ending.corrupted(caught.value)
     assert finding.error is errors.ResultCorruptedError
     assert "it was cut" in finding.message
+
+
+def kept_by_courier(message: str) -> dict[str, Any]:
+    """The Pod of a function that has ended, and whose courier has too, a day later."""
+    ended = {"terminated": {"exitCode": 0, "message": "kubefunc:size:9000000", "finishedAt": "2026-11-01T10:00:00Z"}}
+    courier = {"terminated": {"exitCode": 0, "message": message, "finishedAt": "2026-11-02T10:00:00Z"}}
+    return pod(ended, courier)
+
+
+def test_a_result_that_nobody_fetched_in_time() -> None:
+    """The message says when it came, until when it was kept, and by which option."""
+    finding = trouble(kept_by_courier("kubefunc:unfetched"))
+    assert finding.error is errors.ResultLostError
+    assert "ended at 2026-11-01T10:00:00Z" in finding.message
+    assert "nobody fetched it, and the Pod let it go at 2026-11-02T10:00:00Z" in finding.message
+    assert "result_ttl=" in finding.message + finding.advice
+
+
+def test_a_result_that_another_program_has() -> None:
+    """Nothing says that it was kept in vain: it was fetched, or the Pod was told to end."""
+    finding = trouble(kept_by_courier(""))
+    assert finding.error is errors.ResultLostError
+    assert "the container that hands it out ended at 2026-11-02T10:00:00Z" in finding.message

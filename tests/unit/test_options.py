@@ -117,7 +117,7 @@ def test_the_defaults() -> None:
         "inline": True,
         "results_in_log": True,
         "fetch_grace": 60.0,
-        "result_ttl": 600.0,
+        "result_ttl": None,
         "ttl": 24 * 3600.0,
         "keep": "failed",
     }
@@ -698,3 +698,10 @@ def test_typing_extensions_is_not_needed_to_run() -> None:
     """Unpack is for type checkers: nothing but the standard library is imported for options."""
     assert "typing_extensions" not in vars(options_module)
     assert isinstance(parse_changes("@remote"), Layer)
+
+
+def test_how_long_a_large_result_keeps_its_pod() -> None:
+    """Ten minutes; a detached one as long as its Job would stay; or as long as is said."""
+    assert Options.of().result_wait == 600
+    assert Options.of(detach=True, ttl=7200).result_wait == 7200
+    assert Options.of(detach=True, result_ttl=5).result_wait == 5

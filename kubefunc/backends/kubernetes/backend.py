@@ -75,7 +75,7 @@ class KubernetesBackend:
             self._jobs,
             self._tracker,
             permission,
-            self._collector.streams,
+            self._collector,
             self._fail_told,
         )
         self._sweep = Sweep(self.api, self._jobs)

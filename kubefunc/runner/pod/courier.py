@@ -24,6 +24,7 @@ from kubefunc.runner import (
     READER_HEARTBEAT,
     READER_NOTHING,
     READER_RESULT,
+    TERMINATION_UNFETCHED,
     UPLOAD_DONE,
 )
 from kubefunc.runner.protocol import pipes
@@ -78,8 +79,9 @@ class Out:
 
 
 class Courier:
-    def __init__(self, out: Out, in_dir: str) -> None:
+    def __init__(self, out: Out, in_dir: str, termination_log: str) -> None:
         self.out = out
+        self.termination_log = termination_log
         self._spec: dict[str, Any] = {}
         self._spec_file = os.path.join(in_dir, "spec.json")
         self.terminating = False
@@ -103,9 +105,12 @@ class Courier:
         if not self._wait_for_start():
             return 0
         self.out.wait_for_main()
-        if not self.out.has("result") or self._fetched_within(self._grace()) or self.out.has("inline"):
+        if not self.out.has("result"):
             return 0
-        return self._leave_in_log()
+        fetched = self._fetched_within(self._grace())
+        if self.out.has("inline"):
+            return 0
+        return self._keep_a_copy() if fetched else self._leave_in_log()
 
     def _wait_for_start(self) -> bool:
         began = time.monotonic()
@@ -144,15 +149,34 @@ class Courier:
         while not self._no_reader() and not self.terminating:
             time.sleep(POLL)
 
+    def _keep_a_copy(self) -> int:
+        """A client that has this chunk may be killed before it has the map: ``attach_map`` reads the log then."""
+        if self.spec.get("map") is not None and self._fits_into_log():
+            self._log()
+        return 0
+
+    def _fits_into_log(self) -> bool:
+        return self.spec["results_in_log"] and os.stat(self.out.path("result")).st_size <= LOG_LIMIT
+
     def _leave_in_log(self) -> int:
         """Nobody came: to the log with it, so that the Pod can end; or wait on, where it may not go there."""
-        if self.spec["results_in_log"] and os.stat(self.out.path("result")).st_size <= LOG_LIMIT:
+        if self._fits_into_log():
             self._log()
             return EXIT_COURIER_TERMINATED if self.terminating else 0
         fcntl.flock(self.readers, fcntl.LOCK_UN)
         if not self.terminating and self._fetched_within(self.spec["result_ttl"]):
             return 0
+        if not self.terminating:
+            self._note(TERMINATION_UNFETCHED)
         return EXIT_COURIER_TERMINATED if self.terminating else 0
+
+    def _note(self, text: str) -> None:
+        """For who asks later where the result is."""
+        try:
+            with open(self.termination_log, "w") as file:
+                file.write(text)
+        except OSError:
+            pass
 
     def _log(self) -> None:
         import binascii
@@ -372,8 +396,8 @@ def read_exactly(size: int) -> bytes:
     return data
 
 
-def courier(in_dir: str, out_dir: str) -> int:
-    return Courier(Out(out_dir), in_dir).run()
+def courier(in_dir: str, out_dir: str, termination_log: str) -> int:
+    return Courier(Out(out_dir), in_dir, termination_log).run()
 
 
 def reader(out_dir: str, offset: int) -> int:

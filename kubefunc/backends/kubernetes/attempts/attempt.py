@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault, sharpe
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import Envelope
 from kubefunc.errors import ResultCorruptedError
 from kubefunc.options import Options
 
@@ -204,6 +205,10 @@ class Flight:
     def living_part(self, index: int) -> Flight | None:
         """Of a map, the chunk with this index, where it has a Pod and has not ended."""
         return None
+
+    def releases(self, pod: str, envelope: Envelope, receipt: Receipt) -> bool:
+        """Whether this Pod may go, now that its result is here."""
+        return not self.stays
 
     @property
     def is_hurried(self) -> bool:

@@ -20,7 +20,7 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
-from kubefunc.runner import CHUNK
+from kubefunc.runner import CHUNK, LOG_LIMIT
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.records import Record
 
@@ -167,6 +167,7 @@ class MapFlight(Flight):
         uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
         shares: running Pods may be asked to give back items that they have not begun.
         losses: how often some of these items were lost with a Pod before.
+        held: Pods that keep results which are here already, for a client that attaches if this one is killed.
     """
 
     whole: MapSink
@@ -183,6 +184,7 @@ class MapFlight(Flight):
     uploads_items: bool = False
     shares: bool = False
     losses: int = 0
+    held: list[HeldPod] = field(default_factory=list["HeldPod"])
 
     @property
     def most_pods(self) -> int:
@@ -321,6 +323,14 @@ class MapFlight(Flight):
         return claimed
 
 
+@dataclass(frozen=True)
+class HeldPod:
+    """A Pod whose outcomes have come, and which was not told so. ``receipt`` holds what has come."""
+
+    name: str
+    receipt: Receipt
+
+
 @dataclass(eq=False, kw_only=True)
 class ChunkFlight(Flight):
     """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
@@ -366,6 +376,18 @@ class ChunkFlight(Flight):
             if isinstance(self.of.sink, ItemsSink):
                 self.of.sink.give_up(new)
             return new
+
+    def releases(self, pod: str, envelope: Envelope, receipt: Receipt) -> bool:
+        """What fits into a log stays there. Else the Pod keeps it until the map ends, or another needs the place."""
+        if self.stays or not envelope.header.get("complete", True):
+            return not self.stays
+        if receipt.received <= LOG_LIMIT and self.options.results_in_log:
+            return True
+        with self.of.lock:
+            if self.of.over or self.of.has_waiting_pods():
+                return True
+            self.of.held.append(HeldPod(pod, receipt))
+            return False
 
     def close(self) -> Sequence[int]:
         """The items of which it is decided now what becomes of them: none is given back any more."""

@@ -300,7 +300,7 @@ def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
         inline=options.inline,
         results_in_log=options.results_in_log,
         fetch_grace=0.0 if options.detach else options.fetch_grace,
-        result_ttl=options.result_ttl,
+        result_ttl=options.result_wait,
         pull_allowance=options.pull_allowance,
         nested=options.service_account is not None,
         upload=submission.payload.size > manifest.SECRETS_LIMIT,

@@ -26,18 +26,24 @@ from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
+from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.growth import more_memory
-from kubefunc.options import Options
+from kubefunc.options import RESULT_TTL, Options
 from kubefunc.payload import Payload
 from kubefunc.runner import ARCHIVE, CHUNK, SKIP_WAIT
 from kubefunc.runner.protocol import records
 
 OPTIONS = "options"
+LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
+PLACES_NEEDED = (
+    "it has more chunks than Pods at once, so a chunk's results above 4 MiB are kept for "
+    f"{RESULT_TTL:.0f} s only, unless you give result_ttl=: collect them sooner, or raise max_parallelism="
+)
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
 SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
 _JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
@@ -57,7 +63,7 @@ class Maps:
         jobs: Jobs,
         tracker: Tracker,
         permission: ExecPermission,
-        streams: Workers,
+        collector: Collector,
         fail_told: Callable[[Flight, Finding, KubefuncError], None],
     ) -> None:
         self._api = api
@@ -67,8 +73,9 @@ class Maps:
         self._jobs = jobs
         self._tracker = tracker
         self._permission = permission
+        self._collector = collector
         self._fail_told = fail_told
-        self._widening = Widening(api, streams, requests, clock, permission, tracker, self._run_given)
+        self._widening = Widening(api, collector.streams, requests, clock, permission, tracker, self._run_given)
         self._attempts: dict[str, int] = {}
         self._server: ServerVersion | None = None
 
@@ -99,6 +106,7 @@ class Maps:
         self._tracker.add(flight)
         self._jobs.create(flight, lambda: self._made(flight, submission, layout))
         self._widening.watch(flight)
+        self._look_at_held(flight)
 
     def _growing(self, submission: MapSubmission, sink: MapSink, namespace: str, growths: int) -> MapSink:
         """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
@@ -136,6 +144,8 @@ class Maps:
 
     def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
         server = self._ask_server(flight)
+        if _needs_places_again(flight, submission):
+            flight.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
         self._permission.ask(flight.namespace)
         if flight.shares and self._permission.is_refused(flight.namespace):
             layout = _layout(submission, adapts=False)  # nobody can ask its Pods to give items back
@@ -249,6 +259,22 @@ class Maps:
         items = {index: sent.items[index] for index in missing}
         again = dataclasses.replace(sent, items=items, chunksize=size)
         self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.losses + 1)
+
+    # -- Pods that keep results
+
+    def _look_at_held(self, lead: MapFlight) -> None:
+        """Let Pods go that keep results, where the map has ended or another of its Pods waits for a place."""
+        over = lead.over or lead.whole.settled
+        if over or (lead.held and self._waits(lead.call)):
+            with lead.lock:
+                held, lead.held = lead.held, []
+            for each in held:
+                self._collector.let_go(lead.namespace, each)
+        if not over:
+            self._clock.after(LOOK_AT_HELD, lambda: self._look_at_held(lead))
+
+    def _waits(self, call: str) -> bool:
+        return any(isinstance(each, MapFlight) and each.has_waiting_pods() for each in self._tracker.of(call))
 
     # -- what was given back
 
@@ -385,13 +411,21 @@ def _runner_spec(
         "max_parallelism": submission.max_parallelism,
         "uploads": flight.uploads_items,
     }
+    wait = RESULT_TTL if _needs_places_again(flight, submission) else submission.options.result_wait
     return {
         **pod_program(submission),
+        "result_ttl": wait,
         "map": described,
         "upload_items": flight.uploads_items,
         "fail_index": server.counts_per_index,
         "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
     }
+
+
+def _needs_places_again(flight: MapFlight, submission: MapSubmission) -> bool:
+    """Whether a Pod of a detached map that keeps its results would keep another one from running."""
+    options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
+    return options.detach and options.result_ttl is None and len(flight.chunks) > places
 
 
 def _attached(

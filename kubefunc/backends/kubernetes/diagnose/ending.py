@@ -12,7 +12,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.envelope import signal_name
-from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, MAIN
+from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, MAIN, TERMINATION_UNFETCHED
 
 # -- a Pod whose main has ended without an envelope
 
@@ -46,10 +46,26 @@ def _result_lost(pod: Pod) -> Finding:
     return Finding(
         errors.ResultLostError,
         "ResultLost",
-        "The function has ended, but its result is gone: no channel had it any more.",
-        "Run it again. For results that must survive long absences, keep the client running or raise fetch_grace=.",
+        _where_the_result_went(pod),
+        "Run it again. result_ttl= says how long a result above 4 MiB keeps its Pod for you; write what must stay "
+        "longer to a volume.",
         _pod_words(pod),
         exit_code=pod.main.exit_code,
+    )
+
+
+def _where_the_result_went(pod: Pod) -> str:
+    """Since when it is gone, and why."""
+    ended = f" at {pod.main.ended_at}" if pod.main.ended_at else ""
+    since = f" at {pod.courier.ended_at}" if pod.courier.ended_at else ""
+    if pod.courier.message.startswith(TERMINATION_UNFETCHED):
+        return (
+            f"The function ended{ended}. Its result is too large for a log (above 4 MiB, or results_in_log=False): its "
+            f"Pod kept it for result_ttl=, nobody fetched it, and the Pod let it go{since}."
+        )
+    return (
+        f"The function ended{ended}, but its result is gone: the container that hands it out ended{since}, because "
+        "another program had fetched it or the Pod was told to end."
     )
 
 

@@ -182,11 +182,17 @@ def job(spec: JobSpec) -> Json:
         "spec": {
             **_repetition(spec),
             # The TTL counts from the Job's end; only this ends a Job whose Pod never starts.
-            "activeDeadlineSeconds": math.ceil(options.deadline),
+            "activeDeadlineSeconds": _job_deadline(options),
             "ttlSecondsAfterFinished": math.ceil(options.ttl),
             "template": _final_template(spec),
         },
     }
+
+
+def _job_deadline(options: Options) -> int:
+    """A detached result may wait in its Pod for longer than the function ran: the Job must not end before that."""
+    waiting = options.result_wait if options.detach else 0.0
+    return min(_MOST_SECONDS, math.ceil(options.deadline + waiting))
 
 
 def owner_patch(job_name: str, job_uid: str) -> Json:
@@ -351,7 +357,7 @@ def pod_deadline(spec: JobSpec) -> int | None:
     one_after_another = 1 if spec.indexed is None else spec.indexed.longest
     attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE) * one_after_another
     backoffs = sum(min(most, initial * factor**number) for number in range(options.retries)) * one_after_another
-    waiting = options.fetch_grace + options.result_ttl
+    waiting = options.fetch_grace + options.result_wait
     return min(_MOST_SECONDS, math.ceil(starting + attempts + backoffs + waiting + _DEADLINE_SLACK))
 
 

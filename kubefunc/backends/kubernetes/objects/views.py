@@ -33,6 +33,7 @@ class Container:
     signal: int | None = None
     name: str = ""
     image: str = ""
+    ended_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _container(status: JsonDict, image: str) -> Container:
             fields.number(found, "signal"),
             name,
             image,
+            fields.text(found, "finishedAt"),
         )
     return Container(name=name, image=image)
 

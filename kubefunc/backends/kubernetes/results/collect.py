@@ -22,6 +22,8 @@ from kubefunc.backends.kubernetes.api.exec import (
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
+from kubefunc.backends.kubernetes.attempts.map_attempt import HeldPod
+from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.fields import whole_number
@@ -282,7 +284,7 @@ class Collector:
                     return Taken.NOTHING
                 with flight.lock:
                     flight.stream = None  # it is needed for one word more: nobody may close it now
-                self._deliver_and_acknowledge(flight, envelope, stream)
+                self._deliver_and_acknowledge(flight, envelope, stream, pod, receipt)
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
             flight.forget_receipt()
@@ -294,11 +296,13 @@ class Collector:
         except TransportError:
             return Taken.CUT
 
-    def _deliver_and_acknowledge(self, flight: Flight, envelope: Envelope, stream: ResultStream) -> None:
+    def _deliver_and_acknowledge(
+        self, flight: Flight, envelope: Envelope, stream: ResultStream, pod: str, receipt: Receipt
+    ) -> None:
         with self._lock:
             self._acknowledging.add(flight)
         try:
-            if self.deliver(flight, envelope) and not flight.stays:
+            if self.deliver(flight, envelope) and flight.releases(pod, envelope, receipt):
                 stream.ack()
         finally:
             with self._lock:
@@ -309,6 +313,19 @@ class Collector:
         """Whether a Pod is being told that its result has come: it is kept, and would wait for that."""
         with self._lock:
             return any(not flight.will_be_deleted for flight in self._acknowledging)
+
+    def let_go(self, namespace: str, held: HeldPod) -> None:
+        """Tell a Pod that nobody needs its results any more; one that does not hear it ends after ``result_ttl``."""
+        self.streams.do(lambda: self._let_go(namespace, held))
+
+    def _let_go(self, namespace: str, held: HeldPod) -> None:
+        stream = held.receipt.stream(self._api, namespace, held.name)
+        try:
+            with stream:
+                if held.receipt.receive(stream, lambda: None) is not None:
+                    stream.ack()
+        except (ResultCorruptedError, TransportError):
+            return
 
     # -- without exec
 
