@@ -13,19 +13,16 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api.exec import (
+from kubefunc.backends.kubernetes.api.exec import run
+from kubefunc.backends.kubernetes.api.exec_errors import (
     ExecFailed,
     ExecRefused,
     ExecUnavailable,
-    Outcome,
-    ResultBuffer,
-    ResultStream,
     StreamClosed,
     TransportError,
-    run,
-    upload,
 )
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error, find_config
+from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream, upload
 from kubefunc.backends.kubernetes.api.watcher import TailWatcher, Watcher, WatchState
 from kubefunc.errors import AdmissionError, ConfigurationError, KubefuncError, PermissionDeniedError
 from tests.cluster.cluster import Cluster

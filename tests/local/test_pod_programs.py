@@ -17,7 +17,7 @@ from typing import IO
 
 import pytest
 
-from kubefunc.backends.kubernetes.api.exec import Intake, ResultBuffer
+from kubefunc.backends.kubernetes.api.transfer import Intake, ResultBuffer
 from kubefunc.envelope import verify
 from kubefunc.runner import (
     EXIT_COURIER_TERMINATED,

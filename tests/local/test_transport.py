@@ -16,23 +16,19 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.api.exec import (
+from kubefunc.backends.kubernetes.api.exec import ExecStream, run
+from kubefunc.backends.kubernetes.api.exec_errors import (
     ExecFailed,
     ExecRefused,
-    ExecStream,
     ExecUnavailable,
-    Outcome,
-    ResultBuffer,
-    ResultStream,
     StreamClosed,
     StreamCut,
     StreamGarbled,
     StreamSilent,
     TransportError,
-    run,
-    upload,
 )
 from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream, upload
 from tests.local.api_server import Handler, Peer, Request, Server, config_of, frame
 
 RESULT = bytes(range(256)) * 40

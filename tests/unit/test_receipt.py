@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.api.exec import StreamGarbled
+from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, FollowIntake
 from kubefunc.errors import ResultCorruptedError
 from kubefunc.runner import CHUNK

@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.api.exec import (
-    CLOSE,
-    PING,
-    FrameParser,
-    Intake,
-    Outcome,
-    ResultBuffer,
-    StreamGarbled,
-    masked_frame,
-)
+from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled
+from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
+from kubefunc.backends.kubernetes.api.transfer import Intake, Outcome, ResultBuffer
 
 
 def server_frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:

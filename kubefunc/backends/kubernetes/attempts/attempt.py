@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
-from kubefunc.backends.kubernetes.api.exec import ResultStream
 from kubefunc.backends.kubernetes.api.streams import Stream
+from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault, sharper
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT

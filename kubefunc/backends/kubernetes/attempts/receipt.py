@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kubefunc.backends.kubernetes.api.exec import (
-    Outcome,
-    ResultBuffer,
-    ResultStream,
-    StreamCut,
-    StreamGarbled,
-)
+from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled
 from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream
 from kubefunc.envelope import Envelope, corrupted, verify, verify_chunk
 from kubefunc.runner import ARCHIVE, FOLLOW_DATA, FOLLOW_END, IN_DIR, READER_HEARTBEAT, READER_NOTHING
 from kubefunc.runner.protocol import pipes, records, wire

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kubefunc.backends.kubernetes.api.exec import ExecRefused, TransportError, run
+from kubefunc.backends.kubernetes.api.exec import run
+from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight

@@ -13,14 +13,10 @@ import time
 from collections.abc import Callable
 
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE
-from kubefunc.backends.kubernetes.api.exec import (
-    ExecRefused,
-    ResultStream,
-    StreamGarbled,
-    TransportError,
-)
+from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, StreamGarbled, TransportError
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
 from kubefunc.backends.kubernetes.attempts.map_attempt import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt

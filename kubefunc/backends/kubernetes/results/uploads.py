@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 
 from kubefunc import errors
-from kubefunc.backends.kubernetes.api.exec import ExecRefused, TransportError, upload
+from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.transfer import upload
 from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
