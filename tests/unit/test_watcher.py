@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubefunc.backends.kubernetes.api.streams import split_lines
-from kubefunc.backends.kubernetes.api.watcher import (
+from kubefunc.backends.kubernetes.api.watch_events import (
     End,
     Step,
     end_of_status,
