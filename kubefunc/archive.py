@@ -133,7 +133,7 @@ def _compiled(name: str, source: bytes) -> bytes:
     """A ``.pyc`` without docstrings. Its code names its place in the archive, and no directory of this machine."""
     import marshal
 
-    code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=0)
+    code: CodeType = compile(source, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=2)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_PYC + importlib.util.source_hash(source) + marshal.dumps(code)
 
 

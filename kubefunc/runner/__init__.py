@@ -88,6 +88,8 @@ COURIER = "courier"
 PAYLOAD_MAGIC = b"KFP1"
 ENVELOPE_MAGIC = b"KFE1"
 
+STOP_GRACE = 30  # seconds that the kubelet gives a Pod between SIGTERM and SIGKILL
+
 EXIT_VALUE = 0
 EXIT_RAISED = 64
 EXIT_BROKEN = 70  # of the function's process: this program's own code failed there (EX_SOFTWARE)
@@ -136,6 +138,7 @@ TERMINATION_AT = "kubefunc:at:"
 ENV_POD_INDEX = "JOB_COMPLETION_INDEX"  # set by Kubernetes
 ENV_FAILURES = "KUBEFUNC_FAILURES"  # of earlier Pods of this index: annotations, by the downward API
 ENV_IGNORED_FAILURES = "KUBEFUNC_IGNORED_FAILURES"
+ENV_STOP_GRACE = "KUBEFUNC_STOP_GRACE"  # where a pod_template has changed the Pod's termination grace
 ENV_INDEX = "KUBEFUNC_INDEX"
 ENV_CALL = "KUBEFUNC_CALL"
 ENV_ATTEMPT = "KUBEFUNC_ATTEMPT"

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import kubernetes
 import pytest
@@ -263,6 +264,44 @@ def test_a_pod_deleted_while_running_is_replaced(calling: Space) -> None:
     print(f"from the deletion of the Pod to the result of another that works 4 s: {time.monotonic() - began:.1f} s")
     assert second.startswith(call.id)
     assert second != first
+    nothing_left(calling)
+
+
+@pytest.mark.parametrize(
+    ("function", "how"),
+    [
+        (work.outlive_sigterm, ["--grace-period=2"]),
+        (work.outlive_sigterm, ["--grace-period=0", "--force"]),
+        (work.exit_at_sigterm, []),
+    ],
+    ids=["killed when its grace is over", "killed by force", "sys.exit() in a handler"],
+)
+@pytest.mark.parametrize("kind", ["call", "map"])
+def test_a_function_that_does_not_just_end_at_sigterm_is_replaced(
+    kind: str, function: Any, how: list[str], calling: Space
+) -> None:
+    """However a deleted Pod ends, another takes its place, and no retry is counted."""
+    handle = function.options(retries=0).remote(4) if kind == "call" else function.options(retries=0).map([4])
+    eventually(lambda: "ready" in _printed(calling), 40, "the function's first line")
+    (pod,) = [pod["metadata"]["name"] for pod in calling.admin.get("pods")]
+    calling.admin.run("delete", "pod", pod, "--wait=false", *how)
+    assert handle.result(90) == (8 if kind == "call" else [8])
+    nothing_left(calling)
+
+
+def _printed(space: Space) -> str:
+    pods = [pod["metadata"]["name"] for pod in space.admin.get("pods")]
+    return "".join(space.admin.run("logs", pod, "-c", "main", "--ignore-errors") for pod in pods)
+
+
+@pytest.mark.parametrize("how", [[], ["--grace-period=0", "--force"]], ids=["by hand", "by force"])
+def test_a_pod_deleted_while_it_starts_is_replaced(how: list[str], calling: Space) -> None:
+    """The function has not run yet, or only just; it has its result all the same."""
+    call = work.double_later.options(retries=0).remote(4, 1)
+    eventually(lambda: bool(calling.admin.get("pods")), what="a Pod")
+    (pod,) = [pod["metadata"]["name"] for pod in calling.admin.get("pods")]
+    calling.admin.run("delete", "pod", pod, "--wait=false", *how)
+    assert call.result(90) == 8
     nothing_left(calling)
 
 

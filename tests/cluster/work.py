@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import random
+import signal
 import sys
 import time
 from typing import NamedTuple
@@ -133,6 +134,24 @@ def which_attempt_of_pod() -> str:
     name = os.environ.get("HOSTNAME", "")
     time.sleep(4)
     return name
+
+
+@remote
+def outlive_sigterm(number: int) -> int:
+    """A function that SIGTERM does not end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("ready", flush=True)
+    time.sleep(4)
+    return 2 * number
+
+
+@remote
+def exit_at_sigterm(number: int) -> int:
+    """The usual way to save one's work when the Pod is to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print("ready", flush=True)
+    time.sleep(4)
+    return 2 * number
 
 
 @remote

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import multiprocessing
 import os
 import re
 import signal
@@ -294,6 +295,19 @@ def test_a_call_is_no_argument() -> None:
 # -- processes that end
 
 
+def test_processes_that_the_function_forks_end_by_sigterm() -> None:
+    """As they do in any program: ``terminate()`` of multiprocessing ends one at once."""
+
+    def function() -> int | None:
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        process.start()
+        process.terminate()
+        process.join()
+        return process.exitcode
+
+    assert remote(function).remote().result(60) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize(
     ("die", "exit_code", "number"),
     [
@@ -301,9 +315,10 @@ def test_a_call_is_no_argument() -> None:
         (lambda: os._exit(0), 0, None),
         (lambda: ctypes.string_at(0), None, signal.SIGSEGV),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), None, signal.SIGKILL),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), None, signal.SIGTERM),
         (lambda: os.abort(), None, signal.SIGABRT),
     ],
-    ids=["exit 3", "exit 0", "SIGSEGV", "SIGKILL", "SIGABRT"],
+    ids=["exit 3", "exit 0", "SIGSEGV", "SIGKILL", "SIGTERM", "SIGABRT"],
 )
 def test_a_process_that_dies(die: Callable[[], object], exit_code: int | None, number: int | None) -> None:
     """The error says how, as text and as data, and shows the last output."""

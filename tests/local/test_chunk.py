@@ -321,6 +321,24 @@ def test_an_item_may_finish_after_sigterm(tmp_path: Path) -> None:
     assert chunk.values() == {0: "early", 1: "saved"}
 
 
+def test_an_item_that_exits_because_of_sigterm_has_no_outcome(tmp_path: Path) -> None:
+    """``sys.exit(0)`` in a handler, the usual way to save one's work: the Pod that replaces this one runs it again."""
+
+    def saves(number: int) -> int:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        time.sleep(60 if number else 0)
+        return number
+
+    chunk = Chunk(tmp_path, saves, [(number,) for number in range(3)])
+    with chunk.start() as main:
+        until(lambda: "at:1" in chunk.message(), "the second item")
+        time.sleep(0.3)
+        main.terminate()
+        assert main.wait(TIMEOUT) == EXIT_TERMINATED
+    assert not chunk.read().header["complete"]
+    assert chunk.values() == {0: 0}
+
+
 # -- replacements
 
 

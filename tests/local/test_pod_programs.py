@@ -4,7 +4,10 @@ other.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import base64
+import functools
 import os
 import pickle
 import signal
@@ -228,7 +231,7 @@ def test_sigterm_that_the_function_takes_as_a_sign_to_save_its_work(made: Made, 
 
 
 def test_sigterm_between_two_attempts(made: Made, tmp_path: Path) -> None:
-    """The failure of the attempt before is the result; no new one is begun."""
+    """No new one is begun here: it is due, so the Pod that replaces this one begins it."""
     log = tmp_path / "attempts"
 
     def function() -> None:
@@ -241,9 +244,101 @@ def test_sigterm_between_two_attempts(made: Made, tmp_path: Path) -> None:
     until(lambda: log.exists() and log.read_text().endswith("\n"), "the first attempt")
     until(lambda: not alive(int(log.read_text())), "its end")
     main.send_signal(signal.SIGTERM)
-    assert ends(main) == EXIT_RAISED
-    assert pod.result().header["attempts"] == 1
+    assert ends(main) == EXIT_TERMINATED
+    assert not pod.has("result")
     assert len(log.read_text().split()) == 1
+
+
+def test_at_sigterm_finally_blocks_and_exit_handlers_run(made: Made, tmp_path: Path) -> None:
+    """Without a handler of the function's own: it is stopped by an exception, as Ctrl-C does it."""
+    said = tmp_path / "said"
+
+    def function() -> None:
+        def say(word: str) -> None:
+            with said.open("a") as file:
+                file.write(f"{word} ")
+
+        atexit.register(say, "exit")
+        try:
+            say("running")
+            time.sleep(600)
+        except ValueError:
+            say("caught")
+        finally:
+            say("finally")
+
+    pod = made(function)
+    main = pod.start("main")
+    until(said.exists, "the function")
+    main.send_signal(signal.SIGTERM)
+    assert ends(main) == EXIT_TERMINATED
+    assert said.read_text() == "running finally exit "
+    assert not pod.has("result")
+
+
+def test_at_sigterm_a_coroutine_is_cancelled(made: Made, tmp_path: Path) -> None:
+    """Its ``finally:`` blocks may await."""
+    said = tmp_path / "said"
+
+    async def function() -> None:
+        try:
+            said.touch()
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.01)
+            said.write_text("tidy")
+
+    pod = made(function)
+    main = pod.start("main")
+    until(said.exists, "the function")
+    main.send_signal(signal.SIGTERM)
+    assert ends(main) == EXIT_TERMINATED
+    assert said.read_text() == "tidy"
+
+
+def exits_in_a_handler(running: Path) -> None:
+    """The usual way to save one's work."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    running.touch()
+    time.sleep(600)
+
+
+def fails_with_its_child(running: Path) -> None:
+    """What it has started gets SIGTERM, too."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    running.touch()
+    subprocess.run(["sleep", "600"], check=True)
+
+
+@pytest.mark.parametrize("function", [exits_in_a_handler, fails_with_its_child])
+def test_what_follows_from_sigterm_is_no_failure(function: Callable[[Path], None], made: Made, tmp_path: Path) -> None:
+    """An exit or an error after SIGTERM is no result: the function runs again in another Pod, not counted."""
+    pod = made(functools.partial(function, tmp_path / "running"), retries=0)
+    main = pod.start("main")
+    until((tmp_path / "running").exists, "the function")
+    time.sleep(0.2)  # until sleep(1) runs
+    main.send_signal(signal.SIGTERM)
+    assert ends(main) == EXIT_TERMINATED
+    assert not pod.has("result")
+
+
+def test_a_function_that_outlives_sigterm(made: Made, tmp_path: Path) -> None:
+    """It is killed before the kubelet's grace period ends, so that the exit code says: ended from outside."""
+    running = str(tmp_path / "running")
+
+    def function() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(running).touch()
+        time.sleep(600)
+
+    pod = made(function)
+    pod.environ["KUBEFUNC_STOP_GRACE"] = "2"
+    main = pod.start("main")
+    until((tmp_path / "running").exists, "the function")
+    began = time.monotonic()
+    main.send_signal(signal.SIGTERM)
+    assert ends(main) == EXIT_TERMINATED
+    assert time.monotonic() - began >= 1.0
 
 
 def test_sigterm_while_the_payload_is_awaited(made: Made) -> None:

@@ -115,7 +115,19 @@ def test_preempted_pods_are_replaced() -> None:
 def test_a_pod_deleted_by_hand_is_replaced() -> None:
     """SIGTERM, and no result: whoever sent it."""
     assert ending.main_trouble(pod_view(pod(terminated(143), COMPLETED, deleting=True))) is None
-    assert ending.main_trouble(pod_view(pod(terminated(137), COMPLETED, deleting=True))) is None
+
+
+def test_a_pod_that_was_deleted_and_killed() -> None:
+    """By force, or while it started: its Job takes exit code 137 for a failure, so the client runs the call again."""
+    finding = trouble(pod(terminated(137), COMPLETED, deleting=True))
+    assert (finding.error, finding.reason) == (errors.PodLostError, "PodDeleted")
+    never_started = trouble(pod(terminated(137, "ContainerStatusUnknown"), deleting=True, phase="Failed"))
+    assert never_started.error is errors.PodLostError
+
+
+def test_a_deleted_pod_that_had_run_out_of_memory_before() -> None:
+    """What the kernel did counts: with the same memory the next Pod would end in the same way."""
+    assert trouble(pod(terminated(137, "OOMKilled"), deleting=True)).error is errors.OutOfMemoryError
 
 
 def test_a_node_that_was_restarted() -> None:
@@ -189,7 +201,13 @@ def test_pods_taken_away_too_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "error"), [(137, errors.WorkerDiedError), (64, errors.ResultLostError), (3, errors.WorkerDiedError)]
+    ("exit_code", "error"),
+    [
+        (137, errors.PodLostError),
+        (139, errors.WorkerDiedError),
+        (64, errors.ResultLostError),
+        (3, errors.WorkerDiedError),
+    ],
 )
 def test_a_job_knows_how_main_ended_whose_pod_is_gone(exit_code: int, error: type[errors.KubefuncError]) -> None:
     """Its podFailurePolicy names the exit code."""

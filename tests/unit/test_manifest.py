@@ -589,6 +589,7 @@ def test_a_dict_is_merged_by_container_name() -> None:
         "PYTHONUNBUFFERED": "1",
         "A": "template",
         "B": "b",
+        "KUBEFUNC_STOP_GRACE": "5",  # the supervisor must know it
     }
     assert main["volumeMounts"] == [
         *before["volumeMounts"],

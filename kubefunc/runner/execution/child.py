@@ -32,7 +32,8 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import attempts, exceptions
+from kubefunc.runner.execution import attempts, exceptions, sigterm
+from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.protocol import wire
 
 try:
@@ -44,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
-    from typing import Any
+    from typing import Any, NoReturn
 
     NewBody = Callable[[], "Body"]
     Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
@@ -207,7 +208,11 @@ def renew_streams() -> None:
 def run(job: Job, frames: int) -> None:
     """Run the call and report it: frames to the descriptor ``frames``, a large body to its file."""
     prepare(job.spec, job.attempt)
-    header, body = reported(lambda: _call(job, frames))
+    try:
+        header, body = reported(lambda: _call(job, frames))
+    except Terminated:
+        die_of_sigterm()
+    sigterm.ignore()
     cancel_stacks(job.spec["timeout"])
     _finish(frames, header, body)
     run_exit_handlers()
@@ -218,6 +223,8 @@ def reported(work: Callable[[], Outcome]) -> Outcome:
     """The outcome that the work gives; where it is this program that fails, an outcome that says so."""
     try:
         return work()
+    except Terminated:
+        raise
     except BaseException as error:
         import traceback
 
@@ -233,6 +240,8 @@ def _call(job: Job, frames: int) -> Outcome:
 
     try:
         function, args, kwargs, retry_exceptions = load(job.payload, job.code)
+    except Terminated:
+        raise
     except BaseException as error:
         return cannot_load(error, new_body)
     started = time.time()
@@ -280,7 +289,7 @@ def _invoke(
 
             value = asyncio.run(value)
         return _value(value, new_body)
-    except BodyNotWritten:
+    except (BodyNotWritten, Terminated):
         raise
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         header, body = _raised(error, new_body)
@@ -321,6 +330,13 @@ def prepare(spec: dict[str, Any], attempt: int) -> None:
     sys.modules["__main__"] = ModuleType("__main__")
     # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
     faulthandler.enable(2)
+    sigterm.raise_in_function()
+
+
+def die_of_sigterm() -> NoReturn:
+    """End as a program does that has no handler, but after its exit handlers have run."""
+    run_exit_handlers()
+    sigterm.die()
 
 
 def _open_to_installed_kubefunc() -> None:

@@ -16,7 +16,7 @@ import pickle
 import time
 
 from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import child, sigterm
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
@@ -95,6 +95,8 @@ def run(work: Work, frames: int) -> None:
     child.prepare(work.spec, 1)
     try:
         function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
+    except sigterm.Terminated:
+        child.die_of_sigterm()
     except BaseException as error:
         header, body = child.cannot_load(
             error, lambda: child.SealedBody(work.path("item"))
@@ -103,10 +105,14 @@ def run(work: Work, frames: int) -> None:
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
         return
     runner = Runner(work, frames, function, args, kwargs, retry_exceptions)
-    for position, item in enumerate(work.items):
-        if work.tickets is not None and not work.tickets.allows(position):
-            break
-        runner.run(item)
+    try:
+        for position, item in enumerate(work.items):
+            if work.tickets is not None and not work.tickets.allows(position):
+                break
+            runner.run(item)
+    except sigterm.Terminated:
+        child.die_of_sigterm()
+    sigterm.ignore()
     child.run_exit_handlers()
     wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))
 
@@ -169,6 +175,8 @@ class Runner:
 
         try:
             args = pickle.loads(item.data)
+        except sigterm.Terminated:
+            raise
         except BaseException as error:
             return child.cannot_load(error, new_body)
         return child.invoke(self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body)

@@ -25,7 +25,7 @@ import socket
 import struct
 import time
 
-from kubefunc.runner.execution import child, items
+from kubefunc.runner.execution import child, items, sigterm
 from kubefunc.runner.local.request import Request, read_request
 from kubefunc.runner.protocol import wire
 
@@ -96,13 +96,19 @@ def run(work: Work) -> None:
     child.prepare(work.spec, 1)
     try:
         function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
+    except sigterm.Terminated:
+        child.die_of_sigterm()
     except BaseException as error:
         header, body = child.cannot_load(error, lambda: child.Body(work.path(f"item.broken.{work.seat}")))
         wire.write_all(frames, wire.frame(items.BROKEN, _with_header(header, body.content())))
         return
     runner = _Runner(work, frames, function, args, kwargs, retry_exceptions)
-    while runner.run_next():
-        pass
+    try:
+        while runner.run_next():
+            pass
+    except sigterm.Terminated:
+        child.die_of_sigterm()
+    sigterm.ignore()
     child.run_exit_handlers()
 
 

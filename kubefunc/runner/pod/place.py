@@ -9,10 +9,13 @@ import os
 import sys
 import time
 
+from kubefunc.runner import ENV_STOP_GRACE, STOP_GRACE
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import FOREVER
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
 from kubefunc.runner.protocol import wire
+
+STOP_MARGIN = 5.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +26,21 @@ if TYPE_CHECKING:
     from kubefunc.runner.pod.sharing import Tickets
 
 
+def end_grace(stop_grace: float) -> float:
+    """Seconds that a function gets to end by itself, of those that the kubelet gives to its Pod.
+
+    The rest is for its supervisor to exit with the code for "ended from outside": after SIGKILL from the kubelet
+    the Job could not tell that end from a failure.
+
+    >>> end_grace(30.0), end_grace(4.0)
+    (25.0, 2.0)
+    """
+    return max(stop_grace - STOP_MARGIN, stop_grace / 2)
+
+
 class Place:
     """The port of a container: files in, files out, output to the container's log."""
 
-    end_grace = FOREVER  # the kubelet kills
     wakeups: Sequence[int] = ()
 
     def __init__(self, in_dir: str, out_dir: str, termination_log: str | None, signals: Signals) -> None:
@@ -34,6 +48,7 @@ class Place:
         self.out_dir = out_dir
         self.termination_log = termination_log
         self.signals = signals
+        self.end_grace = end_grace(float(os.environ.get(ENV_STOP_GRACE, STOP_GRACE)))
         self._touched = -FOREVER
         self.lock = self._take_lock()
         self.spec: dict[str, Any] = json.loads(self._read("spec.json"))

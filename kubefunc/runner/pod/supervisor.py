@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from kubefunc.runner import CODE_PYTHON, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE
+from kubefunc.runner import CODE_PYTHON, CODE_UNPICKLABLE, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
 from kubefunc.runner.execution.process import (
@@ -58,12 +58,13 @@ class Supervisor(Overseer):
         while True:
             attempt += 1
             ending = self._attempt(attempt)
-            if self.ending and ending.header is None:
-                self.port.give_up()
-                return EXIT_TERMINATED
+            if self.ending and not self._is_final(ending):
+                return self._give_up()
             more = attempt <= self.spec["retries"] and not self.ending and self._counts_as_retryable(ending)
-            if not more or not self._pause(attempt):
+            if not more:
                 return self._publish(ending, attempt)
+            if not self._pause(attempt):
+                return self._give_up()
 
     # -- one attempt
 
@@ -113,6 +114,20 @@ class Supervisor(Overseer):
             pass
         while process.output in pipes and is_readable(process.output) and self.pump(process.output):
             pass
+
+    def _give_up(self) -> int:
+        """It was told to end before there was a result: another Pod takes its place."""
+        self.port.give_up()
+        return EXIT_TERMINATED
+
+    def _is_final(self, ending: Ending) -> bool:
+        """Whether an attempt that was told to end has left a result all the same.
+
+        What else it leaves follows from SIGTERM: ``sys.exit()`` in a handler, or an error because a program that it
+        had started was ended, too. That counts as nothing, and the function runs again elsewhere.
+        """
+        header = ending.header
+        return header is not None and (header["outcome"] == VALUE or header.get("code") == CODE_UNPICKLABLE)
 
     # -- between attempts
 

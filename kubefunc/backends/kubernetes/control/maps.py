@@ -23,6 +23,7 @@ from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
+from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
@@ -47,7 +48,7 @@ PLACES_NEEDED = (
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
 SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
 _JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
-_NOBODYS_FAULT = ("PodLost", "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
+_NOBODYS_FAULT = ("PodLost", POD_DELETED, "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
 _ENDS_THE_CHUNK = ("DeadlineExceeded",)
 
 

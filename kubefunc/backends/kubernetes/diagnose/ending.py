@@ -25,10 +25,12 @@ def main_trouble(pod: Pod) -> Finding | None:
     main = pod.main
     if main.exit_code == EXIT_VALUE or (main.exit_code == EXIT_RAISED and main.reason != OOM_KILLED):
         return _result_lost(pod)
-    if pod.disruption or main.exit_code == EXIT_TERMINATED or pod.deleting:
+    if pod.disruption or main.exit_code == EXIT_TERMINATED:
         return None
     if main.reason == OOM_KILLED:
         return _out_of_memory(pod)
+    if pod.deleting:
+        return _deleted_and_killed(pod)
     if main.reason == "ContainerStatusUnknown":
         return _container_lost(pod)
     if main.exit_code == _NOT_STARTED or main.reason in ("StartError", "ContainerCannotRun"):
@@ -37,8 +39,10 @@ def main_trouble(pod: Pod) -> Finding | None:
 
 
 OOM_KILLED = "OOMKilled"
+POD_DELETED = "PodDeleted"
 _NOT_STARTED = 128  # containerd's exit code for a command that it cannot execute
 _LAST_SIGNAL = 64
+_KILLED = 137  # SIGKILL
 _TIMED_OUT = re.compile(r"context canceled|deadline exceeded|timed out", re.IGNORECASE)
 
 
@@ -87,6 +91,17 @@ def _container_lost(pod: Pod) -> Finding:
         "ContainerStatusUnknown",
         f"The node {pod.node} no longer knows what became of the function: it was restarted, most likely.",
         "Run it again.",
+        _pod_words(pod),
+    )
+
+
+def _deleted_and_killed(pod: Pod) -> Finding:
+    """The Job cannot tell this from a failure: it sees exit code 137, and has failed."""
+    return Finding(
+        errors.PodLostError,
+        POD_DELETED,
+        f"Somebody deleted the Pod {pod.name}, and its containers were killed before the function had ended.",
+        "It is run again, up to max_disruptions= times. Ask whoever runs the cluster who deletes Pods there.",
         _pod_words(pod),
     )
 
@@ -231,6 +246,15 @@ _FAILED_BY_MAIN = re.compile(rf"Container {MAIN} for pod \S+ failed with exit co
 
 def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
     """The Job knows the exit code of a Pod that is gone."""
+    if exit_code == _KILLED:  # a Pod that was killed otherwise (for its memory) is still there
+        return Finding(
+            errors.PodLostError,
+            POD_DELETED,
+            "Somebody deleted the function's Pod, and its containers were killed.",
+            "It is run again, up to max_disruptions= times. Ask whoever runs the cluster who deletes Pods there.",
+            words,
+            exit_code=exit_code,
+        )
     if exit_code == EXIT_RAISED:
         return Finding(
             errors.ResultLostError,

@@ -26,12 +26,14 @@ from kubefunc.runner import (
     COURIER,
     ENV_FAILURES,
     ENV_IGNORED_FAILURES,
+    ENV_STOP_GRACE,
     EXIT_COURIER_TERMINATED,
     EXIT_TERMINATED,
     EXIT_VALUE,
     IN_DIR,
     MAIN,
     OUT_DIR,
+    STOP_GRACE,
 )
 from kubefunc.values import quantity
 
@@ -71,7 +73,6 @@ _COURIER_GUARANTEED: Final[Mapping[str, Mapping[str, str]]] = {
     "limits": {"cpu": "250m", "memory": "64Mi"},
 }
 
-_STOP_GRACE: Final = 30  # seconds between SIGTERM and SIGKILL
 _LOST_NODE_GRACE: Final = 30  # Kubernetes' default of 300 s is a long time to wait for a dead node
 _ATTEMPT_GRACE: Final = 11.0  # seconds that the supervisor gives a child to write its stacks and to exit
 _DEADLINE_SLACK: Final = 60.0
@@ -310,6 +311,7 @@ def _final_template(spec: JobSpec) -> Json:
         return template
     changed = customised(template, custom)
     containers = _checked_containers(spec, changed)
+    _tell_stop_grace(changed, containers[MAIN])
     _courier_follows_main(_containers(template)[MAIN], containers)
     _keep_guaranteed(containers)
     return changed
@@ -326,7 +328,7 @@ def _pod_template(spec: JobSpec) -> Json:
             {
                 "restartPolicy": "Never",  # a podFailurePolicy demands it
                 "activeDeadlineSeconds": pod_deadline(spec),
-                "terminationGracePeriodSeconds": _STOP_GRACE,
+                "terminationGracePeriodSeconds": STOP_GRACE,
                 "serviceAccountName": options.service_account,
                 # A token volume costs the start 0.2 s, beside what it may be stolen for.
                 "automountServiceAccountToken": options.service_account is not None,
@@ -545,6 +547,14 @@ def _check_container(container: Json, name: str, volumes: set[str]) -> None:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
+
+
+def _tell_stop_grace(template: Json, main: Json) -> None:
+    """The supervisor ends the function before the kubelet does; a Pod cannot read its own grace period."""
+    grace = cast(Json, template["spec"]).get("terminationGracePeriodSeconds", STOP_GRACE)
+    if grace != STOP_GRACE:
+        variables = items(main.get("env") or [], "pod_template: env of main")
+        main["env"] = [*variables, {"name": ENV_STOP_GRACE, "value": str(grace)}]
 
 
 def _courier_follows_main(before: Json, containers: Mapping[str, Json]) -> None:
