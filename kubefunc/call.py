@@ -12,11 +12,11 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, Whereabouts
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, outcome, unreadable
+from kubefunc.envelope import Envelope, Raised, Returned, Unread, unread, unreadable
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
@@ -60,7 +60,71 @@ class CallStats:
     node: str | None = None
 
 
-class Call(_Future[R]):
+# Stands in a Future whose function raised until somebody asks for the exception: the stdlib's tools see that it failed.
+_UNREAD_ERROR = KubefuncError("The exception of this call has not been read yet: exception() gives it.")
+
+
+class UnreadFuture(_Future[R]):
+    """A Future that may be given its outcome as the bytes that came.
+
+    They are unpickled by whoever asks for the value first: not by a thread that serves other calls too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unread: Unread | None = None
+
+    def result(self, timeout: float | None = None) -> R:
+        """What the function returned; raises what it raised."""
+        self._read(timeout)
+        return result_of(self, timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What :meth:`result` would raise, or None."""
+        self._read(timeout)
+        return super().exception(timeout)
+
+    def _get_snapshot(self) -> Any:  # Python 3.14: asyncio.wrap_future() asks for all at once
+        if self.done() and not self.cancelled():
+            self._read(None)
+        return super()._get_snapshot()  # type: ignore[misc]
+
+    def _read(self, timeout: float | None) -> None:
+        """Wait for the end, then put value or exception where the stdlib's Future has them."""
+        concurrent.futures.Future.exception(self, timeout)
+        unread = self._unread
+        if unread is None:
+            return
+        ended = unread.open()
+        if isinstance(ended, Returned):
+            self._result = ended.value
+        else:
+            self._exception = ended.error
+        self._unread = None
+
+    def _settle(self, ended: Returned | Raised | Unread) -> None:
+        """End with this."""
+        if isinstance(ended, Unread):
+            self._unread = ended
+            if ended.is_value:
+                self.set_result(cast("R", None))
+            else:
+                self.set_exception(_UNREAD_ERROR)
+        elif isinstance(ended, Returned):
+            self.set_result(ended.value)
+        else:
+            self.set_exception(ended.error)
+
+    def _as_it_came(self) -> Returned | Raised | Unread:
+        """The outcome of one that has ended, still unread where nobody has asked for it."""
+        unread = self._unread
+        if unread is not None:
+            return unread
+        error = super().exception()
+        return Returned(self._result) if error is None else Raised(error)
+
+
+class Call(UnreadFuture[R]):
     """One invocation of a remote function. Made by ``f.remote(...)`` or :func:`attach`, never directly.
 
     All of the stdlib's Future works on it: ``result``, ``exception``, ``add_done_callback``,
@@ -77,7 +141,6 @@ class Call(_Future[R]):
         self._session = of
         self._stats = CallStats(queued=time.time())
         self._where = Whereabouts(Phase.SUBMITTING)
-        self._error: BaseException | None = None
         self._log_tail: tuple[str, ...] = ()
         self._cancelling = threading.RLock()
         self._output = Transcript()
@@ -97,7 +160,7 @@ class Call(_Future[R]):
     @property
     def diagnosis(self) -> Diagnosis:
         """What went wrong, as data; while nothing has, where the call is."""
-        error = self._error
+        error = self._known_error()
         if error is None:
             return self._diagnosis()
         known = getattr(error, "diagnosis", None)
@@ -119,7 +182,7 @@ class Call(_Future[R]):
             CancelledError: the call was cancelled.
         """
         with self._waiting():
-            return result_of(self, timeout)
+            return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that :meth:`result` would raise, or None."""
@@ -202,7 +265,7 @@ class Call(_Future[R]):
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return result_of(self, None)
+        return super().result()
 
     def _stop(self) -> None:
         self._session.finished(self._id)
@@ -239,15 +302,18 @@ class Call(_Future[R]):
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
         return Diagnosis("", message, "", where.phase, self._id, where.namespace, where.pod, where.node)
 
-    def _complete(self, ended: Returned | Raised) -> None:
+    def _complete(self, ended: Returned | Raised | Unread) -> None:
         """In the dispatcher's thread."""
         if not self._may_end():
             return
-        if isinstance(ended, Returned):
-            self.set_result(ended.value)
-        else:
-            self._error = ended.error
-            self.set_exception(ended.error)
+        self._settle(ended)
+
+    def _known_error(self) -> BaseException | None:
+        """Why it has failed. A value that nobody has asked for is not unpickled for this."""
+        if not self.done() or self.cancelled():
+            return None
+        unread = self._unread
+        return None if unread is not None and unread.is_value else super().exception()
 
 
 def result_of(future: concurrent.futures.Future[R], timeout: float | None) -> R:
@@ -350,7 +416,7 @@ class CallSink:
             ended = Raised(unreadable(self._call.id, error))
         self._end(ended)
 
-    def _ended(self, envelope: Envelope) -> Returned | Raised:
+    def _ended(self, envelope: Envelope) -> Returned | Raised | Unread:
         header = envelope.header
         call = self._call
         call._stats = dataclasses.replace(
@@ -362,7 +428,7 @@ class CallSink:
         )
         call._log_tail = self._last_lines(envelope)
         known = dataclasses.replace(call._diagnosis(), log_tail=call._log_tail)
-        return outcome(envelope, known)
+        return unread(envelope, known)
 
     def fail(self, error: KubefuncError) -> None:
         if self._claim():
@@ -380,7 +446,7 @@ class CallSink:
             self._claimed = True
             return True
 
-    def _end(self, ended: Returned | Raised) -> None:
+    def _end(self, ended: Returned | Raised | Unread) -> None:
         call = self._call
         call._where = dataclasses.replace(call._where, phase=Phase.FINISHED, detail="")
         self.end_output()
@@ -422,8 +488,8 @@ def parse_id(function: str, call: str) -> str:
     name = call.rpartition("/")[2]
     if not is_valid_id(name):
         raise ConfigurationError(
-            f"{function}({call!r}): not the id of a call. An id looks like 'train-x7k2p9qa' or "
-            "'namespace/train-x7k2p9qa'; call.id has it, and the Job has it as its name."
+            f"{function}({call!r}): not the id of a call. An id looks like 'train-x7k2p5qax7k2p5qa' or "
+            "'namespace/train-x7k2p5qax7k2p5qa'; call.id has it, and the Job has it as its name."
         )
     return name
 

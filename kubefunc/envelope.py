@@ -11,7 +11,10 @@ import os
 import pickle
 import re
 import signal as signals
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +84,39 @@ class Raised:
     """The function's own exception, or the error that stands for how it ended."""
 
     error: BaseException
+
+
+class Unread:
+    """An outcome that nobody has asked for yet: it is unpickled once, in the thread that asks first.
+
+    Attributes:
+        is_value: the function returned, and did not raise.
+    """
+
+    def __init__(
+        self, load: Callable[[], Returned | Raised], *, is_value: bool, lock: AbstractContextManager[Any] | None = None
+    ) -> None:
+        self.is_value = is_value
+        self._load: Callable[[], Returned | Raised] | None = load
+        self._ended: Returned | Raised | None = None
+        self._lock = threading.RLock() if lock is None else lock
+
+    def open(self) -> Returned | Raised:
+        """What it is: the same object each time."""
+        if self._ended is not None:
+            return self._ended
+        with self._lock:
+            if self._ended is None and self._load is not None:
+                self._ended = self._loaded(self._load)
+                self._load = None  # and with it the bytes
+        assert self._ended is not None
+        return self._ended
+
+    def _loaded(self, load: Callable[[], Returned | Raised]) -> Returned | Raised:
+        ended = load()
+        if self.is_value and isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt):
+            raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
+        return ended
 
 
 def verify(data: Buffer, key: bytes, call: str, sha256: Callable[[int], str] | None = None) -> Envelope:
@@ -178,6 +214,14 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
         return Raised(_not_understood(envelope, diagnosis, error))
 
 
+def unread(envelope: Envelope, diagnosis: Diagnosis) -> Unread | Returned | Raised:
+    """The outcome for whoever asks for it; at once where nothing has to be unpickled for that."""
+    header = envelope.header
+    if (header["outcome"] == ERROR and not header.get("nodes")) or not _is_of_this_python(header):
+        return outcome(envelope, diagnosis)
+    return Unread(lambda: outcome(envelope, diagnosis), is_value=header["outcome"] == VALUE)
+
+
 def _not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
     """Signed, so it is this call's; but not as this version of kubefunc writes it."""
     told = _diagnosis(
@@ -192,8 +236,28 @@ def _not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) 
     return failure
 
 
+def python_mismatch(there: str, known: Diagnosis) -> errors.PythonMismatchError:
+    """The error for results that this process must not unpickle: pickled code of another minor version may crash it."""
+    here = "{}.{}".format(*sys.version_info)
+    told = _diagnosis(
+        known,
+        "PythonMismatch",
+        f"The call runs on Python {there}, and so its result is pickled; this program runs on Python {here}. "
+        "Nothing of it was unpickled: pickled code does not cross minor versions.",
+        f"Attach to it from Python {there}.",
+    )
+    return errors.PythonMismatchError(str(told), diagnosis=told)
+
+
+def _is_of_this_python(header: Mapping[str, Any]) -> bool:
+    """Processes of this machine do not say: they are of this Python."""
+    return header.get("python") in (None, "{}.{}".format(*sys.version_info))
+
+
 def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     header = envelope.header
+    if not _is_of_this_python(header):
+        return Raised(python_mismatch(str(header["python"]), diagnosis))
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:

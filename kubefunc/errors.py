@@ -27,7 +27,7 @@
       ResultError                    it ran, but its result is not here
         ResultLostError
         ResultCorruptedError         length, sha256 or HMAC is wrong
-        PythonMismatchError          another minor version of Python in the image
+        PythonMismatchError          another minor version of Python in the image, or in the program that attaches
 
 The function's own exceptions are raised as themselves, with a :class:`RemoteTraceback` at the end of their chain.
 """
@@ -176,7 +176,7 @@ class ResultCorruptedError(ResultError):
 
 
 class PythonMismatchError(ResultError):
-    """The image's Python has another minor version than the caller's: pickled code cannot cross."""
+    """The image, or the program that attaches, has another minor version of Python: pickled code cannot cross."""
 
 
 class RemoteTraceback(Exception):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kubefunc.arguments import refuse_misfits, without_misfits
 from kubefunc.backends.base import MapSubmission, Whereabouts
-from kubefunc.call import Call, result_of
+from kubefunc.call import Call, UnreadFuture
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Returned, outcome
+from kubefunc.envelope import Envelope, Returned, Unread, outcome
 from kubefunc.errors import KubefuncError
 from kubefunc.function import KEY_SIZE, RemoteFunction, prepare, refuse_nested, remote, start_many
 from kubefunc.inputs import HowToMap, map_items
@@ -207,7 +207,7 @@ class _AsJobs:
         self._workplace = workplace
         self._at_once = at_once
         self._lock = threading.RLock()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Call[Any]]]] = deque()
+        self._waiting: deque[tuple[_TaskFuture, Callable[[], Call[Any]]]] = deque()
         self._running = 0
         self._calls: set[Call[Any]] = set()  # that run, where their number is limited
         self._terminated = False
@@ -222,7 +222,7 @@ class _AsJobs:
             self._futures.add(call)
             call.add_done_callback(self._hold)
             return call
-        future: Future[Any] = _TaskFuture()
+        future = _TaskFuture()
         self._futures.add(future)
         with self._lock:
             self._waiting.append((future, send))
@@ -302,7 +302,7 @@ class _AsJobs:
                 self._free()
                 future.set_exception(error)
 
-    def _follow(self, future: Future[Any], call: Call[Any]) -> None:
+    def _follow(self, future: _TaskFuture, call: Call[Any]) -> None:
         with self._lock:
             self._calls.add(call)
             terminated = self._terminated
@@ -310,15 +310,13 @@ class _AsJobs:
         if terminated:  # while it was being started
             call.cancel()
 
-    def _ended(self, future: Future[Any], call: Future[Any]) -> None:
+    def _ended(self, future: _TaskFuture, call: Future[Any]) -> None:
         self._free(call)
         self._start_those_that_may()
         if call.cancelled():
             future.set_exception(concurrent.futures.CancelledError())
-        elif (error := call.exception()) is not None:
-            future.set_exception(error)
         else:
-            future.set_result(call.result())
+            future._settle(cast("Call[Any]", call)._as_it_came())
 
     def _free(self, call: Future[Any] | None = None) -> None:
         with self._lock:
@@ -329,11 +327,8 @@ class _AsJobs:
 _BEGUN = (Phase.RUNNING, Phase.FETCHING, Phase.FINISHED)
 
 
-class _TaskFuture(Future[Any]):
+class _TaskFuture(UnreadFuture[Any]):
     """The Future of one task."""
-
-    def result(self, timeout: float | None = None) -> Any:
-        return result_of(self, timeout)
 
 
 def _has_begun(future: Future[Any]) -> bool:
@@ -364,13 +359,14 @@ class _OnThisMachine:
         self.session = of
         self._packer: Packer = backend.packer
         self._lock = threading.RLock()
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, _TaskFuture] = {}
         self._next = 0
         self._broken: BaseException | None = None
         self._workers = workers or usable_cpus()
         payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
+        key = os.urandom(KEY_SIZE)
         self._submission = MapSubmission(
-            call=new_id("executor"),
+            call=new_id("executor", key),
             function="executor",
             options=options,
             payload=payload,
@@ -378,7 +374,7 @@ class _OnThisMachine:
             count=0,
             chunksize=None,
             max_parallelism=workers,
-            key=os.urandom(KEY_SIZE),
+            key=key,
         )
         self._printer = of.console.printer(self._submission.call) if options.verbose else None
         self._map: LocalMap = backend.open_map(self._submission, self, self._workers, claim=self.claim)
@@ -389,7 +385,7 @@ class _OnThisMachine:
         target = _plain(fn)
         payload = self._packer.pack(target, args, kwargs)
         self.session.say_notes(payload)
-        future: Future[Any] = _TaskFuture()
+        future = _TaskFuture()
         with self._lock:
             index = self._next
             self._next += 1
@@ -491,12 +487,16 @@ class _OnThisMachine:
             if future is not None:
                 self._set(future, record)
 
-    def _set(self, future: Future[Any], record: Record) -> None:
+    def _set(self, future: _TaskFuture, record: Record) -> None:
         header = {"outcome": VALUE} if record.header is None else record.header
         known = Diagnosis("", "", phase=Phase.RUNNING, call=f"{self._submission.call}[{record.index}]")
-        ended = outcome(Envelope(header, memoryview(record.body)), known)
+        envelope = Envelope(header, memoryview(record.body))
         if not _begins(future):
             return
+        if record.header is None:
+            future._settle(Unread(lambda: outcome(envelope, known), is_value=True))
+            return
+        ended = outcome(envelope, known)
         if isinstance(ended, Returned):
             future.set_result(ended.value)
         elif isinstance(ended.error, InitializerFailed):

@@ -473,12 +473,13 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     from kubefunc.retries import RetryingSink
 
     payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
+    key = os.urandom(KEY_SIZE)
     submission = Submission(
-        call=new_id(function._name),
+        call=new_id(function._name, key),
         function=function._name,
         options=options,
         payload=payload,
-        key=os.urandom(KEY_SIZE),
+        key=key,
     )
 
     def send() -> Call[R]:
@@ -513,8 +514,9 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
     from kubefunc.payload import new_id
 
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
+    key = os.urandom(KEY_SIZE)
     submission = MapSubmission(
-        call=new_id(function._name),
+        call=new_id(function._name, key),
         function=function._name,
         options=options,
         payload=payload,
@@ -522,7 +524,7 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
         count=len(packed),
         chunksize=how.chunksize,
         max_parallelism=how.max_parallelism,
-        key=os.urandom(KEY_SIZE),
+        key=key,
     )
     return start_map(here, backend, submission, return_exceptions=how.return_exceptions)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
 from kubefunc.call import Call, CallStats, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
+from kubefunc.envelope import Envelope, Raised, Returned, Unread, outcome, returned
 from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
@@ -145,7 +145,8 @@ class MapCall(Generic[R]):
             for index in again:
                 call = self._made.pop(index, None)
                 if call is not None:  # the dispatcher may not have come to it yet
-                    self._session.dispatcher.do(functools.partial(call._end, outcomes.get(index)))
+                    call._kept = outcomes.get(index)
+                    self._session.dispatcher.do(functools.partial(call._end, call._kept))
             attempt = outcomes.begin_again(again)
         self._submission = known
         items = {index: known.items[index] for index in again}
@@ -336,17 +337,17 @@ class MapCall(Generic[R]):
             if made is not None:
                 return made
             made = self._made[index] = ItemCall(self, index)
-        if self._outcomes.is_settled(index):  # nobody waits for it yet: it need not be told by the dispatcher
-            made._end(self._outcomes.get(index))
+        ended = self._outcomes.unread(index, made._load)
+        if ended is not None:  # nobody waits for it yet: it need not be told by the dispatcher
+            made._end(ended)
         return made
 
 
 def _completing(of: MapCall[Any], index: int, call: ItemCall[Any]) -> Callable[[], None]:
-    """For the dispatcher, which must not wait: a Call whose item runs again was given its outcome then."""
+    """For the dispatcher, which must not wait: neither for an outcome, nor for one that is being unpickled."""
 
     def complete() -> None:
-        with of._outcomes.unchanged():
-            ended = of._outcomes.get(index) if of._made.get(index) is call else None
+        ended = of._outcomes.unread(index, call._load) if of._made.get(index) is call else None
         if ended is not None:
             call._end(ended)
 
@@ -389,6 +390,7 @@ class ItemCall(Call[R]):
         self._completing = threading.RLock()
         self._map = of
         self._index = index
+        self._kept: Returned | Raised | None = None  # its outcome, where the item runs again
 
     @property
     def stats(self) -> CallStats:
@@ -428,7 +430,11 @@ class ItemCall(Call[R]):
     def _whereabouts(self) -> Whereabouts:
         return self._map._outcomes.where(self._index)
 
-    def _end(self, ended: Returned | Raised) -> None:
+    def _load(self) -> Returned | Raised:
+        """Its own outcome, not that of a later attempt."""
+        return self._kept or self._map._outcomes.get(self._index)
+
+    def _end(self, ended: Returned | Raised | Unread) -> None:
         """In the dispatcher's thread, or before anybody has it."""
         with self._completing:
             if ended is CANCELLED:

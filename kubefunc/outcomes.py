@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.envelope import Raised, Returned
+from kubefunc.envelope import Raised, Returned, Unread
 from kubefunc.errors import KubefuncError
 from kubefunc.progress import MapProgress
 from kubefunc.runner.protocol.records import Record
@@ -167,6 +167,22 @@ class Outcomes:
             self.wait_until(lambda: self.is_settled(index))
             return self.get(index)
         return ended
+
+    def unread(self, index: int, load: Callable[[], Returned | Raised]) -> Returned | Raised | Unread | None:
+        """What is known of an item's outcome without unpickling, and without waiting for one who does.
+
+        Args:
+            index: of the item.
+            load: gives the outcome to whoever asks for it first. Called as inside :meth:`unchanged`.
+
+        Returns:
+            None where the item has not ended.
+        """
+        with self._news:
+            ended, record = self._ended[index], self._records[index]
+        if ended is not None or record is None:
+            return ended
+        return Unread(load, is_value=record.header is None, lock=self._reading)
 
     def hand_over(self, index: int) -> Returned | Raised:
         """The outcome of a settled item for one receiver alone: it is not kept."""

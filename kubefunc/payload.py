@@ -13,10 +13,10 @@ are here. What is defined in ``__main__``, a notebook or another function travel
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib
 import io
 import operator
-import os
 import pickle
 import re
 import sys
@@ -49,8 +49,11 @@ if TYPE_CHECKING:
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
 _NO_FILE = "<dynamic-code>"
-_ID = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?-[a-z2-7]{8}")
-_ID_NAME = 40  # characters of the function's name that an id shows
+_ID = re.compile(r"[a-z](?:[-a-z0-9]{0,30}[a-z0-9])?-[a-z2-7]{16}")
+# Characters of the function's name that an id shows. A label and a Pod's host name have 63, the latter with the number
+# of the attempt and that of the Pod behind the id.
+_ID_NAME = 32
+_ID_HASH = 10  # bytes of the key's hash in an id: 16 letters
 
 Compress = Callable[[bytes], "tuple[bytes, str]"]
 Reducers = Mapping[type, Callable[[Any], "tuple[Any, ...]"]]
@@ -444,27 +447,43 @@ def _way_out(culprit: object, cause: Exception) -> str:
 # --- ids and what the runner is told ---
 
 
-def new_id(function_name: str) -> str:
-    """A fresh id for a call, which is its Job's name: the function's name as a DNS label, and 40 random bits.
+def new_id(function_name: str, key: bytes) -> str:
+    """The id of a call with this key, which is its Job's name: the function's name as a DNS label, and the key's hash.
 
-    >>> new_id("Trainer.fit_all")[:16]
-    'trainer-fit-all-'
-    >>> is_valid_id(new_id("<lambda>"))
+    So whoever has the id can tell whether a Job is the call: only its own has the key (:func:`commits_to`).
+
+    >>> new_id("Trainer.fit_all", b"a key")
+    'trainer-fit-all-nkzsppcrkslgbbkc'
+    >>> is_valid_id(new_id("<lambda>", b"a key"))
     True
     """
     label = re.sub(r"[^a-z0-9]+", "-", function_name.lower()).strip("-")
     if not label[:1].isalpha():  # a Service of that name must begin with a letter
         label = f"call-{label}".strip("-")
     label = label[:_ID_NAME].rstrip("-")
-    return f"{label}-{base64.b32encode(os.urandom(5)).decode().lower()}"
+    return f"{label}-{_hash_of(key)}"
+
+
+def _hash_of(key: bytes) -> str:
+    return base64.b32encode(hashlib.sha256(key).digest()[:_ID_HASH]).decode().lower()
+
+
+def commits_to(call: str, key: bytes) -> bool:
+    """Whether this is the key with which the call of this id was started.
+
+    >>> call = new_id("train", b"a key")
+    >>> commits_to(call, b"a key"), commits_to(call, b"another key")
+    (True, False)
+    """
+    return call.rpartition("-")[2] == _hash_of(key)
 
 
 def is_valid_id(text: str) -> bool:
     """Whether the text has the form of a call's id.
 
-    >>> is_valid_id("train-x7k2p9qa"), is_valid_id("train-x7k2p"), is_valid_id("../etc/passwd")
-    (False, False, False)
-    >>> is_valid_id("train-x7k2p5qa")
+    >>> is_valid_id("train-x7k2p5qa"), is_valid_id("../etc/passwd")
+    (False, False)
+    >>> is_valid_id("train-x7k2p5qax7k2p5qa")
     True
     """
     return _ID.fullmatch(text) is not None

@@ -402,4 +402,4 @@ def test_attaching_to_a_detached_map(kube: Space, tmp_path: Path, monkeypatch: p
 def test_attaching_to_nothing() -> None:
     """An id that no Job has: the error says what may have become of it."""
     with pytest.raises(kubefunc.errors.ResultLostError, match="no map"):
-        kubefunc.attach_map("train-aaaaaaaa").result(WAIT)
+        kubefunc.attach_map("train-aaaaaaaaaaaaaaaa").result(WAIT)

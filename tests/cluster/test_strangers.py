@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 import kubefunc
 from tests.cluster import failing, work
+from tests.cluster.conftest import fresh_session
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually, nothing_left, until_running
 
@@ -55,3 +57,32 @@ def test_an_exception_with_strange_attributes_is_raised() -> None:
     error = call.exception(60)
     assert isinstance(error, failing.Strange)
     assert isinstance(error.__cause__, kubefunc.errors.RemoteTraceback)
+
+
+def copied(obj: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """An object as its owner would make it under another id: without what the server has added."""
+    text = json.dumps(
+        {**obj, "metadata": {name: obj["metadata"].get(name) for name in ("name", "labels", "annotations")}}
+    )
+    made: dict[str, Any] = json.loads(text.replace(old, new))
+    made.pop("status", None)
+    return made
+
+
+def test_a_forged_job_is_refused(calling: Space) -> None:
+    """Somebody puts a Job and a Secret under the id of another call: attach() sees that the key is not that call's."""
+    call = work.double.options(detach=True).remote(4)
+    assert call.result(60) == 8
+    victim = f"double-{'a' * 16}"
+    job = copied(calling.admin.get("job", call.id), call.id, victim)
+    job["spec"].pop("selector", None)
+    job["spec"]["template"]["metadata"].pop("labels", None)
+    for obj in (copied(calling.admin.get("secret", call.id), call.id, victim), job):
+        calling.admin.run("create", "-f", "-", stdin=json.dumps(obj))
+    with fresh_session():
+        with pytest.raises(kubefunc.errors.ResultCorruptedError, match="its key is another one"):
+            kubefunc.attach(f"{calling.namespace}/{victim}").result(60)
+        assert kubefunc.attach(f"{calling.namespace}/{call.id}").result(60) == 8
+    call.discard()
+    kubefunc.attach(f"{calling.namespace}/{victim}").discard()
+    nothing_left(calling, 40)

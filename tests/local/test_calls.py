@@ -684,7 +684,7 @@ def test_what_needs_a_cluster_is_refused() -> None:
     with pytest.raises(errors.ConfigurationError, match="detach=True needs a cluster"):
         add.options(detach=True).remote(1)
     with pytest.raises(errors.ConfigurationError, match="needs a cluster"):
-        kubefunc.attach("add-x7k2p5qa")
+        kubefunc.attach("add-x7k2p5qax7k2p5qa")
 
 
 # -- the Future
@@ -770,10 +770,10 @@ def test_threads_may_call_at_once() -> None:
 
 
 def test_ids_are_readable_and_unique() -> None:
-    """The function's name and 40 random bits."""
+    """The function's name and 80 bits of the hash of its key."""
     ids = {add.remote(1).id for _ in range(3)}
     assert len(ids) == 3
-    assert all(re.fullmatch("add-[a-z2-7]{8}", each) for each in ids)
+    assert all(re.fullmatch("add-[a-z2-7]{16}", each) for each in ids)
 
 
 class Older:

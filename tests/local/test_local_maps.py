@@ -320,7 +320,7 @@ def test_what_needs_a_cluster_is_refused() -> None:
     with pytest.raises(errors.ConfigurationError, match="detach=True needs a cluster"):
         mapped(len, detach=True).map(["a"])
     with pytest.raises(errors.ConfigurationError, match="needs a cluster"):
-        kubefunc.attach_map("train-x7k2p5qa")
+        kubefunc.attach_map("train-x7k2p5qax7k2p5qa")
 
 
 PROGRAM = """

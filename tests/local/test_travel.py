@@ -30,7 +30,7 @@ PYZ = build_archive({name: path.read_bytes() for name, path in find_sources().it
 def run(function, *args):
     """What the function gives or raises in a bare Python."""
     payload = PACKER.pack(function, args)
-    call = new_id("f")
+    call = new_id("f", b"k" * 32)
     with tempfile.TemporaryDirectory() as place:
         for name in ("in", "out", "tmp"):
             os.mkdir(os.path.join(place, name))

@@ -29,6 +29,7 @@ from kubefunc.function import remote
 from kubefunc.payload import (
     Packer,
     Payload,
+    commits_to,
     compressed_if_it_pays,
     importable_reference,
     is_call,
@@ -79,6 +80,8 @@ def decorated(x): return decorated
 factory = lambda: plain
 nested = (lambda: (lambda: LOCK))()
 """
+
+KEY = b"k" * 32
 
 
 def opened(payload: Payload) -> Any:
@@ -386,7 +389,7 @@ def test_packing_again_takes_milliseconds(project: types.ModuleType, tmp_path: P
 @example("a" * 39 + "_b")
 def test_every_name_gives_a_valid_id(name: str) -> None:
     """An id is a DNS label of at most 49 characters, whatever the function is called."""
-    made = new_id(name)
+    made = new_id(name, KEY)
     assert is_valid_id(made)
     assert len(made) <= 49
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", made)
@@ -394,16 +397,35 @@ def test_every_name_gives_a_valid_id(name: str) -> None:
 
 def test_an_id_shows_the_functions_name() -> None:
     """So that a person finds it in kubectl's output; the rest tells apart two calls of the same function."""
-    assert new_id("train_model").startswith("train-model-")
-    assert new_id("Trainer.fit").startswith("trainer-fit-")
-    assert new_id("2nd").startswith("call-2nd-")
-    assert new_id("été").startswith("t-")
-    assert new_id("函数").startswith("call-")
-    assert len({new_id("f") for _ in range(200)}) == 200
+    assert new_id("train_model", KEY).startswith("train-model-")
+    assert new_id("Trainer.fit", KEY).startswith("trainer-fit-")
+    assert new_id("2nd", KEY).startswith("call-2nd-")
+    assert new_id("été", KEY).startswith("t-")
+    assert new_id("函数", KEY).startswith("call-")
+    assert len({new_id("f", os.urandom(32)) for _ in range(200)}) == 200
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_an_id_commits_to_its_key(key: bytes, other: bytes) -> None:
+    """Whoever has the id can tell the call's own Job from one with another key, whatever that is called."""
+    call = new_id("train", key)
+    assert commits_to(call, key)
+    assert commits_to(call, other) == (key == other)
+    assert not commits_to(call, b"")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "train", "train-", "train-x7k2p9q", "Train-x7k2p5qa", "a/b-x7k2p5qa", "-x7k2p5qa"]
+    "text",
+    [
+        "",
+        "train",
+        "train-",
+        "train-x7k2p5qa",
+        "train-x7k2p9qax7k2p9qa",
+        "Train-x7k2p5qax7k2p5qa",
+        "a/b-x7k2p5qax7k2p5qa",
+        "-x7k2p5qax7k2p5qa",
+    ],
 )
 def test_what_is_no_id_is_told(text: str) -> None:
     """A name that could not be one of our Jobs never reaches a path or a selector."""

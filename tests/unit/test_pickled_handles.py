@@ -42,33 +42,33 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
 
 def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
     """It finds the Job by namespace and id."""
-    call: Call[int] = Call("f-abcdefgh", "f", KEY, backend, Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", KEY, backend, Session())
     again = pickle.loads(pickle.dumps(call))
     assert isinstance(again, Call)
     assert again.id == call.id
-    assert backend.attached == ["somewhere/f-abcdefgh"]
+    assert backend.attached == ["somewhere/f-abcdefghabcdefgh"]
 
 
 def test_a_pickled_map_is_an_attached_one(backend: Remembering) -> None:
     """And still gives exceptions as results, where it did."""
-    made: MapCall[int] = MapCall("f-abcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
+    made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
     again = pickle.loads(pickle.dumps(made))
     assert isinstance(again, MapCall)
     assert again.id == made.id
     assert again._return_exceptions
-    assert backend.attached == ["somewhere/f-abcdefgh"]
+    assert backend.attached == ["somewhere/f-abcdefghabcdefgh"]
 
 
 def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
     """The map is: the error says what to do."""
-    made: MapCall[int] = MapCall("f-abcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
+    made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
     made._outcomes.open(3)
-    with pytest.raises(errors.SerializationError, match=r"f-abcdefgh\[2\] .* there take calls\[2\]"):
+    with pytest.raises(errors.SerializationError, match=r"f-abcdefghabcdefgh\[2\] .* there take calls\[2\]"):
         pickle.dumps(made.calls[2])
 
 
 def test_a_call_of_this_machine_is_not_pickled(tmp_path: Path) -> None:
     """It is a process of this program: no other can find it."""
-    call: Call[int] = Call("f-abcdefgh", "f", KEY, LocalBackend(tmp_path, OneShots), Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", KEY, LocalBackend(tmp_path, OneShots), Session())
     with pytest.raises(errors.SerializationError, match=r"runs on this machine.*Pass its result\(\)"):
         pickle.dumps(call)

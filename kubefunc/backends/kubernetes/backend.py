@@ -6,7 +6,6 @@ watches, a clock.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import time
@@ -28,7 +27,7 @@ from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
-from kubefunc.backends.kubernetes.objects import manifest, shards
+from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs, log_path, printed
@@ -246,12 +245,13 @@ class KubernetesBackend:
             lost = isinstance(error, ApiError) and error.not_found
             sink.fail(_no_such_call(call, namespace) if lost else as_error(error))
             return
+        files = kept.files_of(secret)
         flight = Flight(
             call=call,
             job=name,
             function=call.rpartition("-")[0],
             namespace=namespace,
-            key=base64.b64decode(secret["data"]["key"]),
+            key=files.get(kept.KEY, b""),
             options=Options(),
             sink=sink,
             stays=True,
@@ -263,6 +263,7 @@ class KubernetesBackend:
         if sink.settled:  # it was cancelled while we looked for it
             self._jobs.want_deleted(flight)
             return
+        kept.checked_spec(call, files)
         self._tracker.add_attached(flight)
         if sink.settled and not flight.over:  # or just now
             self.cancel(call)
@@ -344,6 +345,8 @@ def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], 
     """Whatever keeps from attaching, such as a Secret that somebody has edited: nobody must wait in vain."""
     try:
         attach()
+    except errors.KubefuncError as error:
+        tell(error)
     except Exception as error:  # noqa: BLE001
         fault = errors.KubefuncError(f"The call could not be attached to: {type(error).__name__}: {error}")
         fault.__cause__ = error

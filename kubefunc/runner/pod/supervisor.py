@@ -154,7 +154,9 @@ class Supervisor(Overseer):
 
     def _publish_header(self, header: dict[str, Any], body: bytes | None, attempt: int) -> int:
         """Let the port complete the envelope: the body came along, or the child has written it to its file."""
-        header.update(call=self.spec["call"], attempts=attempt, printed=self.printed)
+        header.update(
+            call=self.spec["call"], attempts=attempt, printed=self.printed, python="{}.{}".format(*sys.version_info)
+        )
         self.port.publish(header, body, bytes(self.tail))
         return EXIT_VALUE if header["outcome"] == VALUE else EXIT_RAISED
 

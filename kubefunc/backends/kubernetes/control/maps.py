@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import manifest, shards
+from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.threads import Clock, Workers
@@ -299,7 +298,7 @@ class Maps:
             lost = isinstance(error, ApiError) and error.not_found
             sink.fail(None, _no_such_map(call, namespace) if lost else as_error(error))
             return
-        maps = [(job, files, json.loads(files[SPEC])) for job, files in found]
+        maps = [(job, files, kept.checked_spec(call, files)) for job, files in found]
         if not maps or any("map" not in spec for _, _, spec in maps):
             sink.fail(None, _no_such_map(call, namespace))
             return
@@ -335,7 +334,7 @@ class Maps:
             files = self._files_of(namespace, jobs[0], None)
         except TROUBLE as error:
             raise as_error(error) from error
-        spec = json.loads(files[SPEC])
+        spec = kept.checked_spec(call, files)
         if spec["upload"] or spec["map"]["uploads"]:
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
         layout = Layout.from_json(spec["map"])
@@ -362,8 +361,8 @@ class Maps:
         files: dict[str, bytes] = {}
         for name in _secrets_of(job)[:most]:
             path = f"{secrets_path(namespace)}/{name}"
-            data = self._api.request("GET", path, is_expected=is_named(name)).body["data"]
-            files |= {key: base64.b64decode(text) for key, text in data.items()}
+            secret = self._api.request("GET", path, is_expected=is_named(name)).body
+            files = kept.files_of(secret) | files  # the first one holds the key: none may put another in its place
         return files
 
 
@@ -394,7 +393,7 @@ def _layout(submission: MapSubmission, *, adapts: bool) -> Layout:
 
 def _files(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict[str, bytes]:
     """Beside ``spec.json``."""
-    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission.options)}
+    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= manifest.SECRETS_LIMIT:
         files[shards.PAYLOAD] = submission.payload.data
     if not flight.uploads_items:
@@ -468,16 +467,17 @@ def _joined(files: Mapping[str, bytes], name: str) -> bytes:
     return b"".join(files[f"{name}.{number}"] for number in range(count))
 
 
-def _written_options(options: Options) -> bytes:
-    """For who runs failed items again from another process."""
+def _written_options(submission: MapSubmission) -> bytes:
+    """For who runs failed items again from another process: signed, as they are unpickled there."""
     try:
-        return bytes(cloudpickle.dumps(options))
+        return kept.signed(submission.key, bytes(cloudpickle.dumps(submission.options)))
     except Exception:  # noqa: BLE001 - a pod_template may be anything; only retry_failed() elsewhere needs it
         return b""
 
 
 def _read_options(files: Mapping[str, bytes]) -> Options:
-    options: Any = cloudpickle.loads(files[OPTIONS]) if files.get(OPTIONS) else None
+    written = kept.verified(files[kept.KEY], files.get(OPTIONS, b""))
+    options: Any = cloudpickle.loads(written) if written else None
     if not isinstance(options, Options):
         raise ConfigurationError(
             "The options of this map could not be kept on the cluster: map its failed inputs again."

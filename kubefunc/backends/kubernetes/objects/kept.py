@@ -1,0 +1,82 @@
+"""What a call's Secret tells another process that attaches to the call: checked before any of it is believed.
+
+Whoever may write Secrets and Jobs in a namespace can put there what they like under any id. So an id commits to its
+call's key, and what is unpickled is signed with that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import sys
+from collections.abc import Mapping
+
+from kubefunc import errors
+from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.diagnosis import Diagnosis
+from kubefunc.envelope import python_mismatch
+from kubefunc.payload import commits_to
+from kubefunc.runner import PROTOCOL
+
+SPEC = "spec.json"
+KEY = "key"
+_SIGNED = b"kubefunc options\n"  # what else is signed with the key begins otherwise
+_MAC_SIZE = 32
+
+
+def files_of(secret: JsonDict) -> dict[str, bytes]:
+    """The files in a Secret.
+
+    Raises:
+        ValueError: it is not what the API sends.
+    """
+    data = fields.mapping(secret, "data")
+    return {name: base64.b64decode(fields.text(data, name)) for name in data}
+
+
+def checked_spec(call: str, files: Mapping[str, bytes]) -> JsonDict:
+    """``spec.json`` of a call that may be attached to from here.
+
+    Raises:
+        ResultCorruptedError: the key is not the one that the call was started with.
+        PythonMismatchError: the call belongs to another minor version of Python.
+        ResultError: it belongs to another version of kubefunc.
+    """
+    if not commits_to(call, files.get(KEY, b"")):
+        raise _foreign(call)
+    spec = json.loads(files[SPEC])
+    if spec["protocol"] != PROTOCOL:
+        raise errors.ResultError(
+            f"{call} was started by a version of kubefunc that speaks protocol {spec['protocol']}; this one speaks "
+            f"{PROTOCOL}. Attach to it with the version that started it."
+        )
+    if spec["python"] != "{}.{}".format(*sys.version_info):
+        raise python_mismatch(str(spec["python"]), Diagnosis("", "", call=call))
+    return dict(spec)
+
+
+def signed(key: bytes, data: bytes) -> bytes:
+    """Data that another process may unpickle, with its signature before it.
+
+    >>> verified(b"key", signed(b"key", b"data")), verified(b"other", signed(b"key", b"data"))
+    (b'data', None)
+    """
+    return hmac.digest(key, _SIGNED + data, "sha256") + data
+
+
+def verified(key: bytes, data: bytes) -> bytes | None:
+    """What was signed with this key; None for anything else."""
+    mac, content = data[:_MAC_SIZE], data[_MAC_SIZE:]
+    return content if hmac.compare_digest(mac, hmac.digest(key, _SIGNED + content, "sha256")) else None
+
+
+def _foreign(call: str) -> errors.ResultCorruptedError:
+    message = (
+        f"What the cluster holds as {call} is not what was started under this id: its key is another one. "
+        "Nothing of it was unpickled."
+    )
+    advice = "Somebody has replaced its Job or Secret: ask who may write those in this namespace. Run the call again."
+    told = Diagnosis("KeyMismatch", message, advice, call=call)
+    return errors.ResultCorruptedError(str(told), diagnosis=told)
