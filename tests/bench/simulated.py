@@ -55,8 +55,9 @@ class SimulatedCluster:
         if request.method != "POST":
             return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
         made: dict[str, Any] = request.json()
-        if request.path.endswith("/selfsubjectaccessreviews"):
-            return {**made, "status": {"allowed": False}}
+        if request.path.endswith("/selfsubjectrulesreviews"):
+            every: dict[str, list[str]] = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["jobs", "pods"]}
+            return {**made, "status": {"incomplete": False, "resourceRules": [every]}}
         made["metadata"]["uid"] = JOB_UID
         if request.path.endswith("/secrets"):
             self._key = base64.b64decode(made["data"]["key"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -462,6 +464,32 @@ def test_a_certificate_that_does_not_verify_is_no_reason_to_try_again(
         connect(server.url).request("GET", "/")
     assert (caught.value.reason, caught.value.attempts) == ("tls", 1)
     assert "certificate-authority" in str(as_error(caught.value))
+
+
+def test_no_private_key_stays_in_the_temporary_directory(
+    connect: Callable[..., Api], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kubeconfig holds as text is written to files to be loaded, and removed at once; a reload works, too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    text = base64.b64encode(certificate.read_bytes()).decode()
+    user = {"client-certificate-data": text, "client-key-data": text}
+    with Server(in_turn(fine, refuse(401, "Unauthorized"), fine), tls=tls(certificate)) as server:
+        api = connect(server.url, user, {"certificate-authority-data": text})
+        for _ in range(2):
+            api.request("GET", "/")
+            assert list((tmp_path / "temporary").iterdir()) == []
+    assert len(server.requests) == 3
+
+
+def test_connections_survive_a_reload_of_a_token(connect: Callable[..., Api], certificate: Path) -> None:
+    """A certificate authority that is the same text is the same authority: no connection is made anew for it."""
+    authority = {"certificate-authority-data": base64.b64encode(certificate.read_bytes()).decode()}
+    with Server(in_turn(fine, refuse(401, "Unauthorized"), fine), tls=tls(certificate)) as server:
+        api = connect(server.url, None, authority)
+        api.request("GET", "/")
+        api.request("GET", "/")
+        assert (len(server.requests), server.connections) == (3, 1)
 
 
 def test_a_certificate_that_is_none(connect: Callable[..., Api], tmp_path: Path) -> None:

@@ -82,3 +82,23 @@ def test_a_plugin_that_fails(kubeconfig: Path, attempt: int) -> None:
         with pytest.raises(AuthenticationError, match=r"(?s)plugin 'false'.*Log in again.*Nothing was started\."):
             double.remote(1).result(timeout=20)
         assert not server.requests
+
+
+def test_a_server_that_takes_no_calls_is_told_within_seconds(
+    kubeconfig: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While a POST is refused with 503 and sent again, a line says so, with the server's words."""
+
+    def away(request: Request, peer: Peer) -> None:
+        if request.path.endswith("/secrets"):
+            return peer.refuse(503, "ServiceUnavailable", "etcd is away")
+        return peer.json(200, {"kind": "List", "items": [], "metadata": {"resourceVersion": "1"}})
+
+    with Server(away) as server:
+        write(kubeconfig, server.url, {"token": "good"})
+        call = double.options(verbose=True).remote(1)
+        with pytest.raises(TimeoutError):
+            call.result(timeout=8)
+        call.cancel()
+    told = capsys.readouterr().err
+    assert "The cluster cannot take the call now. etcd is away" in told

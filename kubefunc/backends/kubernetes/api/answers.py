@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -100,6 +102,19 @@ def refusal(method: str, path: str, answer: Answer) -> ApiError:
 def warnings(headers: Mapping[str, str]) -> tuple[str, ...]:
     """The texts of ``Warning: 299 - "text"`` headers; urllib3 joins several with commas."""
     return tuple(re.sub(r"\\(.)", r"\1", text) for text in _WARNING.findall(headers.get("Warning") or ""))
+
+
+def date(headers: Mapping[str, str]) -> datetime.datetime | None:
+    """When the answer was sent, by the server's clock; None where it does not say.
+
+    >>> date({"Date": "Fri, 27 Nov 2026 20:30:00 GMT"}).isoformat(), date({})
+    ('2026-11-27T20:30:00+00:00', None)
+    """
+    try:
+        sent = email.utils.parsedate_to_datetime(headers.get("Date") or "")
+    except (TypeError, ValueError):
+        return None
+    return sent if sent.tzinfo is not None else None
 
 
 _WARNING = re.compile(r'\b\d{3} \S+ "((?:[^"\\]|\\.)*)"')

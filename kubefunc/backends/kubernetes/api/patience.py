@@ -41,12 +41,12 @@ class Patience:
         if self._closed() or self.left() <= 0.05:
             return True
         # A server that nobody has reached yet is more likely misconfigured than restarting.
-        exc = _exception(state)
+        exc = failure_of(state)
         hopeless = isinstance(exc, ConnectionFailed) and exc.reason in NEVER_REACHED
         return hopeless and not self._contacted() and state.attempt_number >= FIRST_CONTACT_ATTEMPTS
 
     def wait(self, state: tenacity.RetryCallState) -> float:
-        exc = _exception(state)
+        exc = failure_of(state)
         asked = exc.retry_after if isinstance(exc, ApiError) else None
         if asked is not None:
             pause = min(asked, RETRY_AFTER_CAP) * random.uniform(1.0, 1.2)
@@ -64,5 +64,6 @@ def backoff(attempt: int) -> float:
     return min(5.0, 0.1 * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.0)
 
 
-def _exception(state: tenacity.RetryCallState) -> BaseException | None:
+def failure_of(state: tenacity.RetryCallState) -> BaseException | None:
+    """What the last attempt ended in."""
     return state.outcome.exception() if state.outcome is not None else None

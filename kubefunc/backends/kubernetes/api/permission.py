@@ -1,20 +1,62 @@
-"""Whether these credentials may exec, known before it matters."""
+"""What these credentials may do, known before it matters."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from kubefunc.backends.kubernetes.api.errors import TROUBLE
+from kubefunc.backends.kubernetes.api.errors import TROUBLE, ApiError
 from kubefunc.backends.kubernetes.api.requests import Api
 
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_REVIEWS = "/apis/authorization.k8s.io/v1"
+
+
+@dataclass(frozen=True)
+class Action:
+    """One verb on one kind of object; of Pods ``resource`` may be ``pods/exec``."""
+
+    verb: str
+    resource: str
+    group: str = ""
+
+    def path(self, namespace: str) -> str:
+        """Of all such objects of a namespace."""
+        root = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        return f"{root}/namespaces/{namespace}/{self.resource}"
+
+
+EXEC = Action("create", "pods/exec")
+# Without these a Job starts, and its call ends in an error later: a watch that is refused is asked for again and again,
+# for a server that restarts refuses it too. All else of the Role is asked for before the Job starts, or can be missed.
+NEEDED = (Action("watch", "pods"), Action("watch", "jobs", "batch"), Action("delete", "jobs", "batch"))
+
+
+def are_granted(rules: Iterable[Mapping[str, Any]], action: Action) -> bool:
+    """Whether one of the rules of a SelfSubjectRulesReview allows this.
+
+    >>> are_granted([{"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}], Action("watch", "pods"))
+    True
+    """
+    return any(
+        not rule.get("resourceNames")
+        and _named(rule.get("verbs"), action.verb)
+        and _named(rule.get("apiGroups"), action.group)
+        and _named(rule.get("resources"), action.resource)
+        for rule in rules
+    )
+
+
+def _named(listed: object, name: str) -> bool:
+    return isinstance(listed, list) and ("*" in listed or name in listed)
 
 
 class ExecPermission:
-    """Asked once a namespace, before the first call there: a courier waits a minute for a client that may not come.
+    """Asked before the first call in a namespace, by one request where the cluster knows all the rules.
 
-    What exec itself answers later corrects it. Every authenticated user may ask (``system:basic-user``); where the
-    question itself is refused, exec is tried.
+    A courier waits a minute for a client that may not exec: what exec itself answers later corrects what is known.
+    Every authenticated user may ask (``system:basic-user``); where the question itself is refused, all is tried.
     """
 
     def __init__(self, api: Api) -> None:
@@ -23,11 +65,20 @@ class ExecPermission:
         self._refused: dict[str, bool] = {}
 
     def ask(self, namespace: str) -> None:
-        """Find out, unless that is known."""
+        """Find out, unless that is known.
+
+        Raises:
+            ApiError: an action that every call needs is not allowed, in the server's own words. It is asked for
+                again by the next call: the Role may have been mended.
+        """
         with self._lock:
             if namespace in self._refused:
                 return
-            self._refused[namespace] = not self._allowed(namespace)
+            denied = self._denied(namespace)
+            for action in NEEDED:
+                if action in denied:
+                    self._try(namespace, action)
+            self._refused[namespace] = EXEC in denied
 
     def is_refused(self, namespace: str) -> bool:
         return self._refused.get(namespace, False)
@@ -37,15 +88,45 @@ class ExecPermission:
         if self._api.settled:
             self._refused[namespace] = True
 
-    def _allowed(self, namespace: str) -> bool:
-        attributes = {"namespace": namespace, "verb": "create", "resource": "pods", "subresource": "exec"}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
+    def _denied(self, namespace: str) -> set[Action]:
+        """Those of the actions that are known not to be allowed."""
+        status = self._review("selfsubjectrulesreviews", "SelfSubjectRulesReview", {"namespace": namespace})
+        rules = status.get("resourceRules") or []
+        unnamed = {action for action in (*NEEDED, EXEC) if not are_granted(rules, action)}
+        if rules and not status.get("incomplete", True):
+            return unnamed
+        # Webhooks of managed clusters decide without telling their rules: each action is a question then.
+        return {action for action in unnamed if not self._is_allowed(namespace, action)}
+
+    def _is_allowed(self, namespace: str, action: Action) -> bool:
+        resource, _, subresource = action.resource.partition("/")
+        attributes = {
+            "namespace": namespace,
+            "verb": action.verb,
+            "group": action.group,
+            "resource": resource,
+            "subresource": subresource,
         }
-        try:
-            status = self._api.request("POST", _REVIEWS, body=review).body.get("status", {})
-        except TROUBLE:
-            return True  # the call itself will meet the same trouble, and say so
+        spec = {"resourceAttributes": attributes}
+        status = self._review("selfsubjectaccessreviews", "SelfSubjectAccessReview", spec)
         return bool(status.get("allowed", True))
+
+    def _review(self, resource: str, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        try:
+            status = self._api.request("POST", f"{_REVIEWS}/{resource}", body=review).body.get("status")
+        except TROUBLE:
+            return {}  # the call itself will meet the same trouble, and say so
+        return status if isinstance(status, dict) else {}
+
+    def _try(self, namespace: str, action: Action) -> None:
+        """Do it where it has no effect, for the server's words; it may be allowed after all."""
+        path = action.path(namespace)
+        if action.verb == "watch":
+            with self._api.stream_lines(path, {"watch": "true", "timeoutSeconds": "1"}):
+                return
+        try:
+            self._api.request("DELETE", f"{path}/kubefunc-may-delete", query={"dryRun": "All"})
+        except ApiError as error:
+            if not error.not_found:
+                raise

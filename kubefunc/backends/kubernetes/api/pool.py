@@ -8,12 +8,17 @@ swaps a method on a client that others are using (client-python#928). So: raw re
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
+import shutil
 import socket
 import ssl
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubefunc.backends.kubernetes.api.answers import UnreadableAnswer
@@ -28,8 +33,43 @@ if TYPE_CHECKING:
 CONNECTIONS = 40
 
 
-def load(config: ClusterConfig) -> Any:
-    """A `kubernetes` Configuration with the credentials of `config`. May run a credential plugin."""
+@dataclass(frozen=True)
+class Session:
+    """One load of the credentials, and the pool that uses them.
+
+    Attributes:
+        configuration: the `kubernetes` Configuration.
+        digest: of the certificates and the key, as they were read.
+        folder: where `kubernetes` writes them when it loads them; they are removed at once.
+    """
+
+    configuration: Any
+    pool: urllib3.PoolManager
+    digest: str
+    folder: str
+
+
+def open_session(config: ClusterConfig, announce: Callable[[object], None]) -> Session:
+    """Load the credentials of `config`, which may run a credential plugin, and make a pool.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+        AuthenticationError: there are none.
+    """
+    folder = tempfile.mkdtemp(prefix="kubefunc-")
+    try:
+        configuration = _load(config, folder)
+        try:
+            return Session(configuration, _new_pool(configuration, announce), _digest(configuration), folder)
+        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+            raise ConfigurationError(
+                f"The certificates of the context {config.context!r} in {config.source} cannot be used: {exc}"
+            ) from exc
+    finally:
+        _remove_files(folder)
+
+
+def _load(config: ClusterConfig, folder: str) -> Any:
     from kubernetes import config as untyped
     from kubernetes.client import Configuration
 
@@ -45,6 +85,7 @@ def load(config: ClusterConfig) -> Any:
                 config_file=os.pathsep.join(config.files),
                 context=config.context,
                 client_configuration=configuration,
+                temp_file_path=folder,
             )
     except (loaders.ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
         # What is malformed below the entries that find_config has checked surfaces as any of these.
@@ -60,24 +101,51 @@ def load(config: ClusterConfig) -> Any:
     return configuration
 
 
-def authorization(configuration: Any, config: ClusterConfig) -> dict[str, str]:
+def _remove_files(folder: str) -> None:
+    """Leave no private key behind: `kubernetes` removes its copies at the program's end, and not when it is killed.
+
+    It also remembers them by content, for the next who loads the same kubeconfig, a part of the user's program perhaps.
+    """
+    from kubernetes.config import kube_config
+
+    remembered: dict[str, str] = getattr(kube_config, "_temp_files", {})
+    for content, path in list(remembered.items()):
+        if os.path.dirname(path) == folder:
+            remembered.pop(content, None)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(configuration: Any) -> str:
+    read = hashlib.sha256()
+    for name in ("ssl_ca_cert", "cert_file", "key_file"):
+        path = getattr(configuration, name, None)
+        read.update(b"%s=%s;" % (name.encode(), Path(path).read_bytes() if path else b""))
+    return read.hexdigest()
+
+
+def authorization(session: Session, config: ClusterConfig) -> dict[str, str]:
+    """The headers that say who asks. May run a credential plugin."""
     try:
-        settings = configuration.auth_settings()
+        settings = session.configuration.auth_settings()
     except Exception as exc:  # the hook reads files and runs plugins: nothing less says what it may raise
         raise ConfigurationError(
             f"The credentials of the context {config.context!r} in {config.source} cannot be renewed: {exc}"
         ) from exc
+    finally:
+        if os.path.isdir(session.folder):
+            _remove_files(session.folder)
     return {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
 
 
-def same_connections(old: Any, new: Any) -> bool:
+def same_connections(old: Session, new: Session) -> bool:
     """Whether open connections may go on after a reload. Those made with a client certificate may not."""
-    names = ("host", "ssl_ca_cert", "cert_file", "key_file", "verify_ssl", "tls_server_name", "proxy")
-    same = all(getattr(old, name, None) == getattr(new, name, None) for name in names)
-    return same and not getattr(new, "cert_file", None)
+    names = ("host", "verify_ssl", "tls_server_name", "proxy")
+    before, after = old.configuration, new.configuration
+    same = all(getattr(before, name, None) == getattr(after, name, None) for name in names)
+    return same and old.digest == new.digest and not getattr(after, "cert_file", None)
 
 
-def new_pool(configuration: Any, announce: Callable[[object], None]) -> urllib3.PoolManager:
+def _new_pool(configuration: Any, announce: Callable[[object], None]) -> urllib3.PoolManager:
     """The pool that `kubernetes` would use, made bounded, kept alive by TCP, and telling us its sockets."""
     from kubernetes.client import rest
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import http.client
 import json
 import logging
@@ -24,16 +25,15 @@ from kubefunc.backends.kubernetes.api import answers
 from kubefunc.backends.kubernetes.api.answers import Answer, Check, UnreadableAnswer, is_any
 from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, as_error
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig, find_config
-from kubefunc.backends.kubernetes.api.patience import FIRST_CONTACT_PATIENCE, Patience
+from kubefunc.backends.kubernetes.api.patience import FIRST_CONTACT_PATIENCE, Patience, failure_of
 from kubefunc.backends.kubernetes.api.pool import (
+    Session,
     authorization,
     diagnose,
-    load,
-    new_pool,
+    open_session,
     same_connections,
 )
 from kubefunc.backends.kubernetes.api.streams import Link, Stream, Websocket, split_lines
-from kubefunc.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import urllib3
@@ -46,6 +46,7 @@ JsonDict: TypeAlias = dict[str, Any]
 Query: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Method: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 T = TypeVar("T")
+OnRetry: TypeAlias = Callable[[BaseException | None], None]
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 30.0
@@ -62,6 +63,7 @@ class Reply:
         status: the HTTP status.
         body: the JSON object.
         warnings: the texts of the ``Warning`` headers.
+        date: when it was sent, by the server's clock; None where it does not say.
         attempts: how many times the request was sent; above 1, an earlier one may have been carried out
             unseen.
     """
@@ -69,6 +71,7 @@ class Reply:
     status: int
     body: JsonDict
     warnings: tuple[str, ...] = ()
+    date: datetime.datetime | None = None
     attempts: int = 1
 
 
@@ -83,22 +86,14 @@ class _Sent:
 
 
 @dataclass(frozen=True)
-class _Session:
-    """One load of the credentials, and the pool that uses them."""
-
-    configuration: Any
-    pool: urllib3.PoolManager
-
-
-@dataclass(frozen=True)
 class _Header:
     """The Authorization header of one session, for a little while."""
 
-    session: _Session | None
+    session: Session | None
     until: float
     value: dict[str, str]
 
-    def valid(self, session: _Session, now: float) -> bool:
+    def valid(self, session: Session, now: float) -> bool:
         return self.session is session and now < self.until
 
 
@@ -128,7 +123,7 @@ class Api:
         self._lock = threading.RLock()
         self._opening = threading.local()
         self._links: set[Link] = set()
-        self._current: _Session | None = None
+        self._current: Session | None = None
         self._header = _Header(None, 0.0, {})
         self._contacted = False
         self._last_trouble = float("-inf")
@@ -152,6 +147,7 @@ class Api:
         accept: str = "application/json",
         is_expected: Check = is_any,
         deadline: float = 60.0,
+        on_retry: OnRetry | None = None,
     ) -> Reply:
         """Send one request, again where that can help, and return the answer. A body of bytes is JSON already.
 
@@ -159,6 +155,8 @@ class Api:
         together; a server that has never answered is given up after 10 s, or after three refusals. A 401
         reloads the credentials once, a 403 as system:anonymous too. A POST may thus arrive twice: see ``attempts`` and
         :attr:`ApiError.already_exists`.
+
+        `on_retry` is told of each failure that another attempt follows.
 
         A success that is not a JSON object, or not `is_expected`, counts as a lost connection: something between
         here and the API server has cut the answer, or answered in its place.
@@ -171,9 +169,9 @@ class Api:
 
         def read(answer: Answer) -> Reply:
             found = answers.read_object(answer, is_expected)
-            return Reply(answer.status, found, answers.warnings(answer.headers))
+            return Reply(answer.status, found, answers.warnings(answer.headers), answers.date(answer.headers))
 
-        reply, attempts = self._insist(sent, read, deadline)
+        reply, attempts = self._insist(sent, read, deadline, on_retry)
         return dataclasses.replace(reply, attempts=attempts)
 
     def read_bytes(self, path: str, *, query: Query | None = None, deadline: float = 60.0) -> bytes:
@@ -204,7 +202,9 @@ class Api:
 
     # -- one request, several attempts
 
-    def _insist(self, sent: _Sent, read: Callable[[Answer], T], deadline: float) -> tuple[T, int]:
+    def _insist(
+        self, sent: _Sent, read: Callable[[Answer], T], deadline: float, on_retry: OnRetry | None = None
+    ) -> tuple[T, int]:
         import tenacity
 
         deadline = min(deadline, max(0.0, self._end_at - self._clock()))
@@ -214,6 +214,7 @@ class Api:
             stop=patience.stop,
             wait=patience.wait,
             retry=tenacity.retry_if_exception(self._worth_another_attempt),
+            before_sleep=None if on_retry is None else lambda state: on_retry(failure_of(state)),
             reraise=True,
         )
         attempts, arrived = 0, False
@@ -266,7 +267,7 @@ class Api:
         self._contacted = self._contacted or refused.is_status
         return refused
 
-    def _send(self, session: _Session, sent: _Sent, left: float) -> Answer:
+    def _send(self, session: Session, sent: _Sent, left: float) -> Answer:
         left = max(left, 0.1)
         timeouts = (min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left))
         began = self._clock()
@@ -280,7 +281,7 @@ class Api:
         return Answer(response.status, body, response.headers)
 
     def _urlopen(
-        self, session: _Session, sent: _Sent, timeouts: tuple[float, float], pool_timeout: float
+        self, session: Session, sent: _Sent, timeouts: tuple[float, float], pool_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         """Send a request and wait for the answer's headers."""
         import urllib3
@@ -330,13 +331,13 @@ class Api:
 
     # -- credentials
 
-    def _session(self) -> _Session:
+    def _session(self) -> Session:
         with self._lock:
             if self._current is None:
-                self._current = self._new_session(load(self.config))
+                self._current = open_session(self.config, self._announce)
             return self._current
 
-    def _reload(self, refused: _Session) -> _Session:
+    def _reload(self, refused: Session) -> Session:
         """Fresh credentials, once for all the threads whose requests got a 401 with the same ones.
 
         A token given by a file or a plugin without `expirationTimestamp` is never renewed by
@@ -345,35 +346,27 @@ class Api:
         with self._lock:
             if self._current is not None and self._current is not refused:
                 return self._current
-            configuration = load(self.config)
-            if same_connections(refused.configuration, configuration):
-                self._current = _Session(configuration, refused.pool)
+            fresh = open_session(self.config, self._announce)
+            if same_connections(refused, fresh):
+                fresh = dataclasses.replace(fresh, pool=refused.pool)
             else:
                 refused.pool.clear()
-                self._current = self._new_session(configuration)
-            return self._current
+            self._current = fresh
+            return fresh
 
-    def _new_session(self, configuration: Any) -> _Session:
-        try:
-            return _Session(configuration, new_pool(configuration, self._announce))
-        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-            raise ConfigurationError(
-                f"The certificates of the context {self.config.context!r} in {self.config.source} cannot be used: {exc}"
-            ) from exc
-
-    def _auth(self, session: _Session) -> dict[str, str]:
+    def _auth(self, session: Session) -> dict[str, str]:
         # auth_settings() runs refresh_api_key_hook each time; the hook renews an expired token in place (it
         # may run a credential plugin for seconds), which is not thread-safe; and it costs half a millisecond,
         # for it reads all of the environment. Tokens are renewed minutes before they expire.
         with self._lock:
             if self._header.valid(session, self._clock()):
                 return self._header.value
-            value = authorization(session.configuration, self.config)
+            value = authorization(session, self.config)
             self._header = _Header(session, self._clock() + HEADER_LIFE, value)
             return value
 
     @staticmethod
-    def _host(session: _Session) -> str:
+    def _host(session: Session) -> str:
         return str(session.configuration.host).rstrip("/")
 
     # -- streams
@@ -415,7 +408,7 @@ class Api:
         return Answer(response.status, data, response.headers)
 
     def _link_response(
-        self, session: _Session, path: str, headers: Mapping[str, str], idle_timeout: float
+        self, session: Session, path: str, headers: Mapping[str, str], idle_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         timeouts = (CONNECT_TIMEOUT, idle_timeout)
         return self._urlopen(session, _Sent("GET", path, headers), timeouts, pool_timeout=FIRST_CONTACT_PATIENCE)

@@ -15,7 +15,7 @@ from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, Query, as_error
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest
@@ -31,6 +31,7 @@ SPEC = "spec.json"
 RETRY_DELAY = 5.0
 RETRY_DELAY_AT_EXIT = 0.5
 DELETE_TRIES = 24
+_NOT_TAKEN = "Refused"
 # Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 # Else the server drops a field that it does not know, and with it what a misspelt pod_template asked for.
@@ -79,12 +80,12 @@ class Jobs:
                     self._take_back(flight, made)
                     return
                 made.append(secret["metadata"]["name"])
-                self._post(f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
+                self._post(flight, f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
                 stored = True
             if _unwanted(flight):
                 self._take_back(flight, made)
                 return
-            job, warnings = self._post(jobs_path(flight.namespace), manifest.job(spec), _STRICT)
+            job, warnings = self._post(flight, jobs_path(flight.namespace), manifest.job(spec), _STRICT)
         except TROUBLE as error:
             # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
             self._not_created(flight, make, made if stored or _maybe_carried_out(error) else [], error)
@@ -100,6 +101,8 @@ class Jobs:
             flight.uid = job["metadata"]["uid"]
             flight.warnings = tuple(f"Warning: {text}" for text in warnings)
             flight.created = True
+            if flight.finding is not None and flight.finding.reason == _NOT_TAKEN:
+                flight.found(None)
             log.info("%s: created in namespace %s", flight.job, flight.namespace)
             if flight.where is Phase.SUBMITTING:
                 flight.where = Phase.PENDING
@@ -121,7 +124,9 @@ class Jobs:
                 self._warned.add(text)
                 flight.sink.moved(Whereabouts(Phase.PENDING, f"the cluster warns: {text}"))
 
-    def _post(self, path: str, body: JsonDict, query: Query | None = None) -> tuple[JsonDict, tuple[str, ...]]:
+    def _post(
+        self, flight: Flight, path: str, body: JsonDict, query: Query | None = None
+    ) -> tuple[JsonDict, tuple[str, ...]]:
         """Create an object; it, and what the server warns of.
 
         One that is there already is ours, where it says so: an earlier try was carried out.
@@ -130,7 +135,13 @@ class Jobs:
         try:
             data = manifest.encoded(body) if body["kind"] == "Secret" else body
             reply = self._api.request(
-                "POST", path, query=query, body=data, accept=_METADATA, is_expected=is_named(name)
+                "POST",
+                path,
+                query=query,
+                body=data,
+                accept=_METADATA,
+                is_expected=is_named(name),
+                on_retry=lambda error: flight.found(_not_taken(error)),
             )
             return reply.body, reply.warnings
         except ApiError as error:
@@ -145,11 +156,7 @@ class Jobs:
         self, flight: Flight, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
     ) -> None:
         if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
-            flight.found(
-                Finding(
-                    errors.ClusterError, "Refused", "The cluster cannot take the call now.", "", (error.message,), None
-                )
-            )
+            flight.found(_not_taken(error))
             self._clock.after(RETRY_DELAY, lambda: self.create(flight, make))
             return
         self._take_back(flight, made)
@@ -269,6 +276,11 @@ class Jobs:
         query = {"labelSelector": f"kubefunc/call={call}"}
         jobs = items_of(self._api.request("GET", jobs_path(namespace), query=query, is_expected=is_list).body)
         return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
+
+
+def _not_taken(error: BaseException | None) -> Finding:
+    words = error.message if isinstance(error, (ApiError, ConnectionFailed)) else str(error)
+    return Finding(errors.ClusterError, _NOT_TAKEN, "The cluster cannot take the call now.", "", (words,), None)
 
 
 def _unwanted(flight: Flight) -> bool:

@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL, owner_patch
 from kubefunc.backends.kubernetes.objects.views import items_of
 
-AGE = datetime.timedelta(hours=1)  # no client is that long between two requests, whatever its clock says
+AGE = datetime.timedelta(hours=1)  # no client is that long between two requests. By the server's clock
 # What the Secrets hold is not wanted: the server sends their metadata alone.
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -35,8 +35,12 @@ class Sweep:
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={MANAGED_BY}"}
         try:
             path = secrets_path(namespace)
-            listed = self._api.request("GET", path, query=query, accept=_METADATA, is_expected=is_list).body
-            for secret in unowned(items_of(listed), datetime.datetime.now(datetime.timezone.utc) - self._age):
+            listed = self._api.request("GET", path, query=query, accept=_METADATA, is_expected=is_list)
+            if (
+                listed.date is None
+            ):  # this machine's clock may be an hour ahead, and the Secrets of calls that start now
+                return
+            for secret in unowned(items_of(listed.body), listed.date - self._age):
                 self._settle(namespace, secret)
         except TROUBLE:
             return
@@ -51,13 +55,13 @@ class Sweep:
 
 
 def unowned(secrets: Iterable[JsonDict], before: datetime.datetime) -> list[JsonDict]:
-    """Those of our Secrets that belong to nothing and were made before this time."""
+    """Those of our Secrets that belong to nothing and were made at this time or before."""
     return [
         secret
         for secret in secrets
         if not secret["metadata"].get("ownerReferences")
         and CALL_LABEL in secret["metadata"].get("labels", {})
-        and _made(secret) < before
+        and _made(secret) <= before
     ]
 
 
