@@ -81,6 +81,7 @@ class Executor(concurrent.futures.Executor):
         self._layer = parse_changes("Executor()", **options)
         self._lock = threading.RLock()
         self._tasks: _Tasks | None = None
+        self._retired: list[_Tasks] = []  # they take no more tasks, as the code has changed since they began
         self._shut = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -132,10 +133,11 @@ class Executor(concurrent.futures.Executor):
         """
         with self._lock:
             self._shut = True
-            tasks = self._tasks
-        if tasks is not None:
+            all_tasks = self._all_tasks()
+        for tasks in all_tasks:
             tasks.end(cancel=cancel_futures)
-            if wait:
+        if wait:
+            for tasks in all_tasks:
                 tasks.wait()
 
     def terminate_workers(self) -> None:
@@ -145,8 +147,8 @@ class Executor(concurrent.futures.Executor):
         """
         with self._lock:
             self._shut = True
-            tasks = self._tasks
-        if tasks is not None:
+            all_tasks = self._all_tasks()
+        for tasks in all_tasks:
             tasks.terminate()
 
     def _open_tasks(self) -> _Tasks:
@@ -156,6 +158,7 @@ class Executor(concurrent.futures.Executor):
         if exiting():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         here = session()
+        self._retire_the_outdated(here)
         if self._tasks is None or self._tasks.session is not here:  # a forked child begins anew
             options = here.options(self._layer)
             backend = here.backend(options)
@@ -169,6 +172,21 @@ class Executor(concurrent.futures.Executor):
             weakref.finalize(self, self._tasks.end).atexit = False
         return self._tasks
 
+    def _all_tasks(self) -> list[_Tasks]:
+        return [*self._retired, *([] if self._tasks is None else [self._tasks])]
+
+    def _retire_the_outdated(self, here: Session) -> None:
+        """Let processes that may have loaded old code finish what they were given, and take no more."""
+        if self._tasks is None or self._tasks.session is not here:
+            return
+        file = self._tasks.outdated_by()
+        if file is None:
+            return
+        here.console.say(f"{file} has changed: the Executor's next tasks run in new processes")
+        self._tasks.end()
+        self._retired.append(self._tasks)
+        self._tasks = None
+
 
 class _Tasks(Protocol):
     """Where an executor's tasks go."""
@@ -181,6 +199,10 @@ class _Tasks(Protocol):
     def map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
     ) -> Iterator[Any]: ...
+
+    def outdated_by(self) -> str | None:
+        """The file of the caller's code that has changed since the processes began; None if the next task is served."""
+        ...
 
     def end(self, *, cancel: bool = False) -> None:
         """No more will come."""
@@ -247,6 +269,10 @@ class _AsJobs:
                 started.cancel()
 
         return results()
+
+    def outdated_by(self) -> str | None:
+        """Each task has a process of its own."""
+        return None
 
     def end(self, *, cancel: bool = False) -> None:
         if cancel:
@@ -355,9 +381,11 @@ class _OnThisMachine:
         self, of: Session, backend: LocalBackend, options: Options, workplace: Workplace, workers: int | None
     ) -> None:
         from kubefunc.backends.local.run import usable_cpus
+        from kubefunc.freshness import LoadedCode
 
         self.session = of
         self._packer: Packer = backend.packer
+        self._code = LoadedCode()
         self._lock = threading.RLock()
         self._futures: dict[int, _TaskFuture] = {}
         self._next = 0
@@ -410,6 +438,9 @@ class _OnThisMachine:
                     future.cancel()
 
         return results()
+
+    def outdated_by(self) -> str | None:
+        return self._code.changed()
 
     def end(self, *, cancel: bool = False) -> None:
         if cancel:

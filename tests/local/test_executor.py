@@ -202,6 +202,63 @@ def test_an_initializer_that_fails_breaks_the_executor() -> None:
             executor.submit(pow, 1, 1)
 
 
+EDITING = """
+import importlib, os, pathlib, sys, time
+from concurrent.futures import wait
+import kubefunc
+pathlib.Path("job").mkdir()
+pathlib.Path("job/__init__.py").write_text("")
+pathlib.Path("job/inner.py").write_text("VALUE = 'old'\\n")
+pathlib.Path("job/tasks.py").write_text(
+    "import os, time\\ndef value(_=0):\\n    from job import inner\\n    return inner.VALUE, os.getpid()\\n"
+    "def slow(_=0):\\n    time.sleep(1)\\n    return value()\\n"
+)
+sys.path.insert(0, os.getcwd())
+from job import tasks
+executor = kubefunc.Executor(1, verbose=False)
+first, pid = executor.submit(tasks.value).result(30)
+assert first == "old"
+assert executor.submit(tasks.value).result(30) == ("old", pid)
+pathlib.Path("job/data.txt").write_text("no code")
+time.sleep(0.3)
+assert executor.submit(tasks.value).result(30) == ("old", pid)
+before = executor.submit(tasks.slow)
+pathlib.Path("job/inner.py").write_text("VALUE = 'edited'\\n")
+HOW
+now, other = executor.submit(tasks.value).result(30)
+assert (now, other != pid) == ("edited", True), (now, other, pid)
+assert list(executor.map(tasks.value, [1, 2])) == [("edited", other)] * 2
+assert before.result(30)[1] == pid
+executor.shutdown()
+for each in (pid, other):
+    try:
+        os.kill(each, 0)
+    except ProcessLookupError:
+        continue
+    raise SystemExit("a process is left")
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("how", ["time.sleep(0.3)", "import job.inner; importlib.reload(job.inner)"])
+def test_tasks_run_the_code_as_it_is_when_they_are_submitted(
+    how: str, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    """An edited module of a notebook's session is not the one that a process of before has loaded."""
+    (tmp_path / "program.py").write_text(EDITING.replace("HOW", how))
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        env={**clean_env, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "ok\n", done.stderr
+    assert done.stderr.count("job/inner.py has changed: the Executor's next tasks run in new processes") == 1
+
+
 def test_options_apply_to_all_tasks() -> None:
     """As for @remote: here the environment, and new attempts."""
 
