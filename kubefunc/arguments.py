@@ -22,6 +22,7 @@ def refuse_misfits(
     Raises:
         TypeError: as Python's own, where the function's signature is known for sure.
     """
+    __tracebackhide__ = True
     signature = _signature(function)
     if signature is not None:
         _bind(where, signature, args, kwargs)
@@ -34,6 +35,7 @@ def without_misfits(
     kwargs: Mapping[str, object],
 ) -> Iterator[tuple[object, ...]]:
     """The items of a map, each looked at as in :func:`refuse_misfits`: only their number of arguments counts."""
+    __tracebackhide__ = True
     signature = _signature(function)
     fitting: set[int] = set()
     for index, item in enumerate(items):
@@ -44,6 +46,7 @@ def without_misfits(
 
 
 def _bind(where: str, signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    __tracebackhide__ = True
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -71,4 +74,6 @@ def _signature(function: Callable[..., object]) -> inspect.Signature | None:
 
 
 def _claims(*functions: Any) -> bool:
-    return any("__signature__" in getattr(each, "__dict__", {}) for each in functions)
+    return any(
+        "__signature__" in getattr(each, "__dict__", {}) or hasattr(type(each), "__signature__") for each in functions
+    )

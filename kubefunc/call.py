@@ -181,6 +181,7 @@ class Call(UnreadFuture[R]):
             TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
             CancelledError: the call was cancelled.
         """
+        __tracebackhide__ = True
         with self._waiting():
             return super().result(timeout)
 
@@ -321,6 +322,7 @@ def result_of(future: concurrent.futures.Future[R], timeout: float | None) -> R:
 
     That one asks an exception whether it is true, and so loses one whose class defines ``__bool__`` or ``__len__``.
     """
+    __tracebackhide__ = True
     error = concurrent.futures.Future.exception(future, timeout)
     if error is not None:
         raise error

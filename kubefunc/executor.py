@@ -21,7 +21,7 @@ from kubefunc.envelope import Envelope, Returned, Unread, outcome
 from kubefunc.errors import KubefuncError
 from kubefunc.function import KEY_SIZE, RemoteFunction, prepare, refuse_nested, remote, start_many
 from kubefunc.inputs import HowToMap, map_items
-from kubefunc.options import Layer, Options, parse_changes
+from kubefunc.options import Layer, Options, parse_changes, shows_options
 from kubefunc.payload import Packer, new_id
 from kubefunc.runner import VALUE
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
@@ -48,6 +48,7 @@ class Executor(concurrent.futures.Executor):
     :class:`kubefunc.errors.WorkerDiedError`, and functions need not be importable.
     """
 
+    @shows_options
     def __init__(
         self,
         max_workers: int | None = None,
@@ -72,6 +73,7 @@ class Executor(concurrent.futures.Executor):
             TypeError: ``initializer`` is not callable.
             ConfigurationError: an option is wrong.
         """
+        __tracebackhide__ = True
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -92,6 +94,7 @@ class Executor(concurrent.futures.Executor):
             TypeError: the function does not take these arguments.
             SerializationError: the function or an argument cannot be pickled.
         """
+        __tracebackhide__ = True
         refuse_nested()
         refuse_misfits(f"{type(self).__name__}.submit()", _plain(fn), args, kwargs)
         with self._lock:
@@ -117,6 +120,7 @@ class Executor(concurrent.futures.Executor):
             TypeError: the function does not take so many arguments.
             SerializationError: the function or an item cannot be pickled.
         """
+        __tracebackhide__ = True
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         refuse_nested()

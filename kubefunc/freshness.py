@@ -26,7 +26,7 @@ class LoadedCode:
     def changed(self) -> str | None:
         """The path of a file that has changed or gone; what is new is known from now on.
 
-        Asked often it looks only now and then, but at once where modules were loaded, or loaded again (``importlib.reload``).
+        Asked often it looks only now and then; at once where modules were loaded, or loaded again.
         """
         if self._clock() < self._looked_at + _LOOK_EVERY and not self._loaded_again():
             return None

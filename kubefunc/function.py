@@ -24,7 +24,7 @@ from typing import (
 from kubefunc import current
 from kubefunc.errors import ConfigurationError, NestedCallError
 from kubefunc.inputs import HowToMap, map_items, parse_how, starmap_items
-from kubefunc.options import Layer, parse_changes
+from kubefunc.options import Layer, parse_changes, shows_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 Q = ParamSpec("Q")
 A = TypeVar("A")
@@ -52,6 +53,39 @@ class MapOptions(TypedDict, total=False):
     kwargs: dict[str, Any] | None
     chunksize: int | None
     max_parallelism: int | None
+
+
+class _Bound(functools.partial[Any]):
+    """A method bound to a RemoteFunction, with the signature of the function inside it: notebooks show that one."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.args[0].function)
+
+    @property
+    def __self__(self) -> Any:
+        return self.args[0]
+
+    def __getattr__(self, name: str) -> Any:
+        """Its name and all else are the method's."""
+        return getattr(self.func, name)
+
+
+class _TakesWhatTheFunctionTakes:
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self._method
+        bound = _Bound(self._method, instance)
+        bound.__doc__ = self.__doc__
+        return bound
+
+
+def _takes_what_the_function_takes(method: F) -> F:
+    return cast("F", _TakesWhatTheFunctionTakes(method))
 
 
 class RemoteFunction(Generic[P, R]):
@@ -71,12 +105,16 @@ class RemoteFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, as if it were not decorated: an ``async def`` gives its coroutine."""
+        __tracebackhide__ = True
         return cast("R", self.function(*args, **kwargs))
 
+    @_takes_what_the_function_takes
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same as calling it, for those who like to see it written."""
+        __tracebackhide__ = True
         return self(*args, **kwargs)
 
+    @_takes_what_the_function_takes
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Start a call on the cluster (or, with none configured, on this machine) and return at once.
 
@@ -88,6 +126,7 @@ class RemoteFunction(Generic[P, R]):
             SerializationError: the function or an argument cannot be pickled.
             ConfigurationError: an option is wrong, or the kubeconfig is broken.
         """
+        __tracebackhide__ = True
         from kubefunc.arguments import refuse_misfits
 
         refuse_misfits(f"{self._name}.remote()", self.function, args, kwargs)
@@ -98,7 +137,7 @@ class RemoteFunction(Generic[P, R]):
 
     @overload
     def map(
-        self: Callable[Concatenate[A, Q], R],
+        self: Callable[Concatenate[A, Q], Any],
         a: Iterable[A],
         /,
         *,
@@ -107,7 +146,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, Q], R],
+        self: Callable[Concatenate[A, B, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         /,
@@ -117,7 +156,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, C, Q], R],
+        self: Callable[Concatenate[A, B, C, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         c: Iterable[C],
@@ -128,7 +167,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, C, D, Q], R],
+        self: Callable[Concatenate[A, B, C, D, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         c: Iterable[C],
@@ -140,7 +179,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, Q], R],
+        self: Callable[Concatenate[A, Q], Any],
         a: Iterable[A],
         /,
         *,
@@ -149,7 +188,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, Q], R],
+        self: Callable[Concatenate[A, B, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         /,
@@ -159,7 +198,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, C, Q], R],
+        self: Callable[Concatenate[A, B, C, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         c: Iterable[C],
@@ -170,7 +209,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def map(
-        self: Callable[Concatenate[A, B, C, D, Q], R],
+        self: Callable[Concatenate[A, B, C, D, Q], Any],
         a: Iterable[A],
         b: Iterable[B],
         c: Iterable[C],
@@ -209,13 +248,14 @@ class RemoteFunction(Generic[P, R]):
             SerializationError: the function or an item cannot be pickled; the message names ``items[17].session``.
             ConfigurationError: an option or keyword is wrong, or the kubeconfig is broken.
         """
+        __tracebackhide__ = True
         where = f"{self._name}.map()"
         how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
         return self._start_many(where, map_items(where, iterables), how)
 
     @overload
     def starmap(
-        self: Callable[Concatenate[A, Q], R],
+        self: Callable[Concatenate[A, Q], Any],
         items: Iterable[tuple[A]],
         /,
         *,
@@ -224,7 +264,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, Q], R],
+        self: Callable[Concatenate[A, B, Q], Any],
         items: Iterable[tuple[A, B]],
         /,
         *,
@@ -233,7 +273,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, C, Q], R],
+        self: Callable[Concatenate[A, B, C, Q], Any],
         items: Iterable[tuple[A, B, C]],
         /,
         *,
@@ -242,7 +282,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, C, D, Q], R],
+        self: Callable[Concatenate[A, B, C, D, Q], Any],
         items: Iterable[tuple[A, B, C, D]],
         /,
         *,
@@ -251,7 +291,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, Q], R],
+        self: Callable[Concatenate[A, Q], Any],
         items: Iterable[tuple[A]],
         /,
         *,
@@ -260,7 +300,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, Q], R],
+        self: Callable[Concatenate[A, B, Q], Any],
         items: Iterable[tuple[A, B]],
         /,
         *,
@@ -269,7 +309,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, C, Q], R],
+        self: Callable[Concatenate[A, B, C, Q], Any],
         items: Iterable[tuple[A, B, C]],
         /,
         *,
@@ -278,7 +318,7 @@ class RemoteFunction(Generic[P, R]):
     ) -> MapCall[R | BaseException]: ...
     @overload
     def starmap(
-        self: Callable[Concatenate[A, B, C, D, Q], R],
+        self: Callable[Concatenate[A, B, C, D, Q], Any],
         items: Iterable[tuple[A, B, C, D]],
         /,
         *,
@@ -296,23 +336,33 @@ class RemoteFunction(Generic[P, R]):
         return_exceptions: bool = False,
     ) -> MapCall[Any]:
         """The same as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
+        __tracebackhide__ = True
         where = f"{self._name}.starmap()"
         how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
         return self._start_many(where, starmap_items(where, iterable), how)
 
     def _start_many(self, where: str, items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[Any]:
+        __tracebackhide__ = True
         from kubefunc.arguments import without_misfits  # not where the function only runs: in a Pod
 
         return start_many(self, without_misfits(where, self.function, items, how.kwargs), how)
 
+    @shows_options
     def options(self, **changes: Unpack[OptionChanges]) -> RemoteFunction[P, R]:
         """The same function with other options; ``env``, labels and their kind are merged by key.
 
         Raises:
             ConfigurationError: a name or value that no option has.
         """
-        return RemoteFunction(self.function, _above(self._layer, parse_changes(".options()", **changes)), self._name)
+        __tracebackhide__ = True
+        return type(self)(self.function, _above(self._layer, parse_changes(".options()", **changes)), self._name)
 
+    # First the class methods: mypy and pyright take them for functions whose first argument is the class. `misc`: a
+    # callable that takes a class is not each RemoteFunction, which is the point.
+    @overload
+    def __get__(  # type: ignore[misc]
+        self: Callable[Concatenate[type[S], Q], Any], instance: object, owner: type[S]
+    ) -> RemoteFunction[Q, R]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> RemoteFunction[P, R]: ...
     @overload
@@ -323,7 +373,7 @@ class RemoteFunction(Generic[P, R]):
         """Bound to an instance as a method is."""
         if instance is None:
             return self
-        return RemoteFunction(self.function.__get__(instance, owner), self._layer, self._name)
+        return type(self)(self.function.__get__(instance, owner), self._layer, self._name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By name where another process can import it: then recursion and module state work there as here."""
@@ -332,10 +382,10 @@ class RemoteFunction(Generic[P, R]):
         reference = importable_reference(self)
         if reference is not None:
             return _imported, reference
-        return RemoteFunction, (self.function, self._layer, self._name)
+        return type(self), (self.function, self._layer, self._name)
 
     def __repr__(self) -> str:
-        return f"<RemoteFunction {self.__module__}.{getattr(self, '__qualname__', self._name)}>"
+        return f"<{type(self).__name__} {self.__module__}.{getattr(self, '__qualname__', self._name)}>"
 
 
 def _imported(module: str, qualname: str) -> Any:
@@ -345,6 +395,40 @@ def _imported(module: str, qualname: str) -> Any:
     for name in qualname.split("."):
         found = getattr(found, name)
     return found
+
+
+class AsyncRemoteFunction(RemoteFunction[P, R]):
+    """What ``@remote`` makes of an ``async def``: called here it gives a coroutine; elsewhere the result, as ever."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """Run it here: the coroutine."""
+            ...
+
+        def local(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """The same as calling it."""
+            ...
+
+        def options(self, **changes: Unpack[OptionChanges]) -> AsyncRemoteFunction[P, R]:
+            """The same function with other options."""
+            ...
+
+        @overload
+        def __get__(  # type: ignore[misc]
+            self: Callable[Concatenate[type[S], Q], Any], instance: object, owner: type[S]
+        ) -> AsyncRemoteFunction[Q, R]: ...
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> AsyncRemoteFunction[P, R]: ...
+        @overload
+        def __get__(
+            self: AsyncRemoteFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None
+        ) -> AsyncRemoteFunction[Q, R]: ...
+        def __get__(  # pyright: ignore[reportIncompatibleMethodOverride] - pyright compares the first overload only
+            self, instance: Any, owner: type | None = None
+        ) -> AsyncRemoteFunction[Any, R]:
+            """Bound to an instance."""
+            ...
 
 
 class RemoteClassMethod(Generic[P, R]):
@@ -357,7 +441,9 @@ class RemoteClassMethod(Generic[P, R]):
 
     def __get__(self, instance: object, owner: type | None = None) -> RemoteFunction[P, R]:
         """Bound to the class that it was asked of."""
-        return RemoteFunction(self._method.__get__(instance, owner), self._layer, self._name)
+        method: Any = self._method.__get__(instance, owner)
+        kind: Any = _kind(method)
+        return cast("RemoteFunction[P, R]", kind(method, self._layer, self._name))
 
 
 class Decorator(Protocol):
@@ -368,7 +454,7 @@ class Decorator(Protocol):
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncRemoteFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
@@ -378,11 +464,12 @@ def remote(function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteCl
 @overload
 def remote(function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
 @overload
-def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncRemoteFunction[P, R]: ...
 @overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
 def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
+@shows_options
 def remote(function: Any = None, /, **changes: Any) -> Any:
     """Let a function run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
 
@@ -398,6 +485,7 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
     Raises:
         ConfigurationError: an unknown or wrong option; a class, a generator function or something not callable.
     """
+    __tracebackhide__ = True
     layer = parse_changes("@remote", **changes)
     if function is None:
         return lambda decorated: _decorated(decorated, layer)
@@ -405,11 +493,14 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
 
 
 def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | RemoteClassMethod[..., Any]:
+    __tracebackhide__ = True
     if isinstance(function, staticmethod):
         raise ConfigurationError("@remote on a staticmethod: put @staticmethod above @remote, not below it.")
     if isinstance(function, classmethod):
         inner = _decorated(function.__func__, layer)  # refuses what it would refuse there
         return RemoteClassMethod(function, layer, inner._name)
+    if isinstance(function, (property, functools.cached_property)):
+        raise ConfigurationError("@remote on a property: there is nothing to call. Make it a method.")
     if inspect.isclass(function):
         raise ConfigurationError(
             f"@remote on the class {function.__name__}: decorate its methods, or a function that makes an instance."
@@ -419,7 +510,7 @@ def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | Remote
             f"@remote takes a function, not {function!r}. Options go by name: @remote(cpu=2, ...)."
         )
     if isinstance(function, RemoteFunction):
-        return RemoteFunction(function.function, _above(function._layer, layer), function._name)
+        return type(function)(function.function, _above(function._layer, layer), function._name)
     name = _name(function)
     inner = inspect.unwrap(getattr(function, "func", function))
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
@@ -427,7 +518,15 @@ def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | Remote
             f"@remote on the generator function {name}: a Job gives one result. "
             "Return a list, or make one call per item."
         )
-    return RemoteFunction(function, layer, name)
+    return _kind(function)(function, layer, name)
+
+
+def _kind(function: Any) -> type[RemoteFunction[..., Any]]:
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
+    return AsyncRemoteFunction if is_async else RemoteFunction
 
 
 def _name(function: Any) -> str:
@@ -454,11 +553,13 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         SerializationError: the function or an argument cannot be pickled.
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
+    __tracebackhide__ = True
     return prepare(function, args, kwargs)()
 
 
 def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Call[R]]:
     """The first half of :func:`start`, with its errors: pack it now. What this gives is called once, to send it."""
+    __tracebackhide__ = True
     refuse_nested()
     _refuse_unbound(function)
     from kubefunc.session import session
@@ -503,6 +604,7 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
         SerializationError: the function or an item cannot be pickled.
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
+    __tracebackhide__ = True
     refuse_nested()
     from kubefunc.session import session
 

@@ -114,6 +114,7 @@ class MapCall(Generic[R]):
             TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
             CancelledError: an item was cancelled.
         """
+        __tracebackhide__ = True
         until = None if timeout is None else time.monotonic() + timeout
         results: list[R] = []
         for index in range(self._length(until)):
@@ -247,13 +248,16 @@ class MapCall(Generic[R]):
 
     def _give(self, index: int) -> R:
         """What a settled item returned; raises what it raised."""
+        __tracebackhide__ = True
         return self._value_of(self._outcomes.get(index))
 
     def _hand_over(self, index: int) -> R:
         """The same, once: the value is its receiver's alone."""
+        __tracebackhide__ = True
         return self._value_of(self._outcomes.hand_over(index))
 
     def _value_of(self, ended: Returned | Raised) -> R:
+        __tracebackhide__ = True
         if isinstance(ended, Returned):
             return cast("R", ended.value)
         if self._return_exceptions:

@@ -19,6 +19,7 @@ class InOrder(Iterator[R]):
         self._next = 0
 
     def __next__(self) -> R:
+        __tracebackhide__ = True
         index = self._next
         if index >= len(self._map):
             raise StopIteration
@@ -35,6 +36,7 @@ class InOrderAsync(AsyncIterator[R]):
         self._next = 0
 
     async def __anext__(self) -> R:
+        __tracebackhide__ = True
         index = self._next
         if index >= await self._map._length_async():
             raise StopAsyncIteration
@@ -53,6 +55,7 @@ class AsCompleted(Iterator[tuple[int, R]]):
         self._next = 0
 
     def __next__(self) -> tuple[int, R]:
+        __tracebackhide__ = True
         if all(self._given):
             raise StopIteration
         index = self._wait()

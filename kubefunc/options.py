@@ -15,11 +15,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from kubefunc import values
 from kubefunc.errors import ConfigurationError
@@ -27,6 +28,9 @@ from kubefunc.values import Kind, Refused
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Unset(enum.Enum):
@@ -670,6 +674,30 @@ class Layer(Mapping[str, object]):
         return f"Layer({', '.join(f'{name} from {self._sources[name]}' for name in self._values)})"
 
 
+def shows_options(function: F) -> F:
+    """Let the function's signature list the options that ``**changes`` stands for: notebooks complete them.
+
+    >>> import inspect
+    >>> @shows_options
+    ... def configure(**changes): ...
+    >>> inspect.signature(configure).parameters["cpu"]
+    <Parameter "cpu: 'float | str | Unset | None' = UNSET">
+    """
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=UNSET,
+            annotation=getattr(accepted, "__forward_arg__", accepted),
+        )
+        for name, accepted in OptionChanges.__annotations__.items()
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
+
+
 def parse_changes(where: str, /, **changes: object) -> Layer:
     """Validate names and values at once, where they are written.
 
@@ -685,12 +713,15 @@ def parse_changes(where: str, /, **changes: object) -> Layer:
     Raises:
         ConfigurationError: there is no such option, or its value is not accepted.
     """
+    __tracebackhide__ = True
     kinds = _kinds()
     for name, value in changes.items():
         if name not in kinds:
             raise _no_such_option(where, name, value)
-    set_here = {name: value for name, value in changes.items() if value is not UNSET}
-    parsed = {name: _accepted(f"{where}: {name}", kinds[name], value) for name, value in set_here.items()}
+    parsed: dict[str, object] = {}
+    for name, value in changes.items():  # no comprehension: its frame would stand in the user's traceback
+        if value is not UNSET:
+            parsed[name] = _accepted(f"{where}: {name}", kinds[name], value)
     return Layer(parsed, dict.fromkeys(parsed, where))
 
 
@@ -770,6 +801,7 @@ def _variables() -> frozenset[str]:
 
 def _accepted(what: str, kind: Kind, value: object) -> object:
     """The normalised value; None stays None where the kind allows it."""
+    __tracebackhide__ = True
     if value is None and kind.nothing is not None:
         return None
     try:

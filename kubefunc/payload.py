@@ -135,9 +135,10 @@ class Packer:
         Raises:
             SerializationError: as :meth:`pack`; the message names the item: ``items[17].session.lock``.
         """
+        __tracebackhide__ = True
         pickled, modules = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions))
         pickler = _ItemPickler(function)
-        packed = [pickler.dump(args) for args in items]
+        packed = list(map(pickler.dump, items))
         return self._payload(pickled, modules | pickler.modules), packed
 
     def _payload(self, pickled: bytes, modules: set[str]) -> Payload:
@@ -225,7 +226,8 @@ def _goes_by_value(module: str) -> bool:
 def _function_of(found: object) -> object | None:
     """The function inside a RemoteFunction: recognised by name, as its room lies above this one."""
     kind = type(found)
-    if kind.__name__ != "RemoteFunction" or kind.__module__.partition(".")[0] != "kubefunc":
+    ours = kind.__module__.partition(".")[0] == "kubefunc"
+    if not ours or kind.__name__ not in ("RemoteFunction", "AsyncRemoteFunction"):
         return None
     return getattr(found, "function", None)
 

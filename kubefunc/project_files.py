@@ -216,6 +216,7 @@ def pack_files(units: Sequence[Unit], listing: Listing) -> tuple[bytes, Listing]
     Raises:
         SerializationError: a module cannot be read.
     """
+    missing = ""
     for _ in range(_LOOKS):
         try:
             return _packed(listing)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.options import Layer, Options, environment_layer, parse_changes
+from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
 from kubefunc.progress import Console
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ def session() -> Session:
         return _session
 
 
+@shows_options
 def configure(backend: BackendName | None = None, **changes: Unpack[OptionChanges]) -> None:
     """Defaults for all calls of this process. Environment variables, ``@remote`` and ``.options`` override them.
 
@@ -290,6 +291,7 @@ def configure(backend: BackendName | None = None, **changes: Unpack[OptionChange
     Raises:
         ConfigurationError: a name or value that no option has.
     """
+    __tracebackhide__ = True
     if backend not in (None, "kubernetes", "local"):
         raise ConfigurationError(f"configure(): backend={backend!r} is not 'kubernetes' or 'local'.")
     session().configure(backend, parse_changes("configure()", **changes))

@@ -40,10 +40,24 @@ class Model:
     def predict(self, row: list[float]) -> float:
         return sum(row)
 
+    @remote
+    async def score(self, row: list[float]) -> float:
+        return sum(row)
+
     @staticmethod
     @remote
     def load(path: str) -> bytes:
         return path.encode()
+
+    @remote
+    @classmethod
+    def named(cls, name: str) -> Model:
+        return cls()
+
+    @remote(cpu=2)
+    @classmethod
+    async def named_later(cls, name: str, size: int = 0) -> Model:
+        return cls()
 
 
 assert_type(bare(1, scale=2.0), str)
@@ -57,6 +71,25 @@ assert_type(waits_called.remote(1).result(), float)
 assert_type(Model().predict.remote([1.0]).result(), float)
 assert_type(Model().predict([1.0]), float)
 assert_type(Model.load.remote("x").result(), bytes)
+assert_type(Model.named.remote("x").result(), Model)
+assert_type(Model().named.remote("x").result(), Model)
+assert_type(Model.named("x"), Model)
+assert_type(Model.named.map(["x", "y"]).result(), list[Model])
+assert_type(Model.named_later.remote("x", size=2).result(), Model)
+assert_type(Model.named_later.options(retries=1).remote("x").result(), Model)
+assert_type(Model().score.remote([1.0]).result(), float)
+assert_type(Model().score.map([[1.0]]), MapCall[float])
+
+
+async def called_here() -> None:
+    """An ``async def`` gives its coroutine where it is called as a function."""
+    assert_type(await waits(1), float)
+    assert_type(await waits.local(1), float)
+    assert_type(await waits_called.options(retries=1)(1), float)
+    assert_type(await Model().score([1.0]), float)
+    assert_type(await asyncio.gather(waits(1), waits(2)), tuple[float, float])
+
+
 assert_type(bare.remote(1).logs(), str)
 
 
@@ -105,6 +138,11 @@ kubefunc.attach("bare-abcdefgh").result()
 kubefunc.attach_map("bare-abcdefgh").result()
 
 # -- refused
+
+waits(1) + 1.0  # type: ignore[operator]
+Model.named.remote(1)  # type: ignore[arg-type]
+Model.named.remote()  # type: ignore[call-arg]
+Model.named_later.remote("x", "y")  # type: ignore[arg-type]
 
 bare("1")  # type: ignore[arg-type]
 bare.remote("1")  # type: ignore[arg-type]
