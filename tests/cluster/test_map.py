@@ -358,6 +358,34 @@ def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, m
         attached.discard()
 
 
+def test_a_killed_client_of_a_map_that_got_more_pods(
+    kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Job that has ended first stays as long as others of the map run: its outcomes are found there."""
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "from tests.cluster import mapped\n"
+        "a_map = mapped.make_slowly.map([3000] * 8, [4] * 7 + [40])\n"
+        "print(a_map.id, flush=True)\n"
+        "while a_map.progress.succeeded < 7:\n"
+        "    time.sleep(0.1)\n"
+        "time.sleep(4)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=2 * WAIT, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    assert len(kube.admin.get("jobs")) > 1
+    with fresh_session():
+        attached = kubefunc.attach_map(done.stdout.strip())
+        assert list(map(len, attached.result(WAIT))) == [3000] * 8
+        attached.discard()
+
+
 def test_pods_that_keep_large_results_make_way(calling: Space) -> None:
     """Where another Pod of the map waits for the place, what has been fetched is kept no longer."""
     a_map = mapped.make.map([5_000_000] * 3, chunksize=1, max_parallelism=1)

@@ -208,6 +208,11 @@ class MapFlight(Flight):
             return self.where is Phase.SUBMITTING or len(self.ended) + begun < len(self.chunks)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether each of its chunks has."""
+        return len(self.ended) == len(self.chunks)
+
+    @property
     def is_spent(self) -> bool:
         """Whether every outcome is here and the Job is not over yet."""
         return self.whole.settled and not (self.over or self.stays)
@@ -232,6 +237,10 @@ class MapFlight(Flight):
     def _refresh(self, living: list[ChunkFlight]) -> None:
         """Where the map is as a whole: it waits only while none of its Pods runs, for what the first of them waits."""
         if self.over or self.where is Phase.SUBMITTING:
+            return
+        if self.has_ended:
+            self.where = Phase.RUNNING  # further Jobs of the map do: this one waits for nothing
+            self.found(None)
             return
         waiting = [chunk for chunk in living if chunk.where in (Phase.PENDING, Phase.STARTING)]
         self.quiet = bool(living)

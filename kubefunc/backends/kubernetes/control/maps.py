@@ -225,10 +225,22 @@ class Maps:
         lead = chunk.of
         last = lead.end(chunk)
         self._tracker.let_go(chunk)
-        if last and lead.claim():
-            if not lead.is_kept:
-                self._jobs.want_deleted(lead)
-            self._tracker.let_go(lead)
+        if last:
+            self._finish(lead.call)
+
+    def _finish(self, call: str) -> None:
+        """Let go of the map's Jobs that have ended: of all when the map has, or of one that may begin again.
+
+        Until then a Job that has ended stays: if this client is killed, whoever attaches finds its outcomes there.
+        """
+        for lead in self._tracker.of(call):
+            if not isinstance(lead, MapFlight) or not lead.has_ended:
+                continue
+            over = lead.whole.settled or lead.stays or lead.would_go_on
+            if over and lead.claim():
+                if not lead.is_kept:
+                    self._jobs.want_deleted(lead)
+                self._tracker.let_go(lead)
 
     # -- what was lost
 
@@ -270,7 +282,9 @@ class Maps:
                 held, lead.held = lead.held, []
             for each in held:
                 self._collector.let_go(lead.namespace, each)
-        if not over:
+        if lead.has_ended:  # the map may have been settled by a Job that could not be made
+            self._finish(lead.call)
+        if not lead.over:
             self._clock.after(LOOK_AT_HELD, lambda: self._look_at_held(lead))
 
     def _waits(self, call: str) -> bool:
