@@ -386,6 +386,19 @@ def test_a_killed_client_of_a_map_that_got_more_pods(
         attached.discard()
 
 
+def test_attaching_while_a_map_gets_more_pods(calling: Space) -> None:
+    """Who attached before further Jobs were made has their outcomes too."""
+    a_map = mapped.where.map(range(10), [5.0] * 9 + [300.0])
+    eventually(lambda: bool(a_map.progress.pods), within=WAIT, what="the first Pod")
+    with fresh_session():
+        attached = kubefunc.attach_map(a_map.id)
+        first = list(itertools.islice(attached.as_completed(), 9))
+        assert sorted(index for index, _ in first) == list(range(9))
+        assert len({pod for _, (_, pod, _) in first}) > 2
+    a_map.cancel()
+    nothing_left(calling)
+
+
 def test_pods_that_keep_large_results_make_way(calling: Space) -> None:
     """Where another Pod of the map waits for the place, what has been fetched is kept no longer."""
     a_map = mapped.make.map([5_000_000] * 3, chunksize=1, max_parallelism=1)

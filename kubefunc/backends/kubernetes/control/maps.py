@@ -44,6 +44,8 @@ PLACES_NEEDED = (
     "it has more chunks than Pods at once, so a chunk's results above 4 MiB are kept for "
     f"{RESULT_TTL:.0f} s only, unless you give result_ttl=: collect them sooner, or raise max_parallelism="
 )
+LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
+LATER_JOB_PAUSE = 2.0
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
 SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
 _JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
@@ -198,7 +200,9 @@ class Maps:
         if envelope.header["outcome"] != CHUNK:  # one error, for each of its items
             chunk.of.note_failures(chunk.items)
         missing = chunk.of.whole.missing(chunk.close())
-        if missing:
+        if missing and chunk.of.sent is None:
+            self._look_for_later_job(chunk.of, missing, _gone(chunk))
+        elif missing:
             self._lose(chunk.of, missing, _gone(chunk))
         self._end(chunk)
 
@@ -333,6 +337,39 @@ class Maps:
                 self._tracker.add_attached(flight)
         if left:
             sink.fail(sorted(left), _no_such_map(call, namespace))
+
+    def _look_for_later_job(
+        self, lead: MapFlight, items: Sequence[int], error: KubefuncError, looks: int = LATER_JOB_LOOKS
+    ) -> None:
+        """Items of an attached map that its client has taken back: it runs them in a Job that may be made just now."""
+        try:
+            jobs = self._jobs.of_call(lead.namespace, lead.call)
+            names = [job["metadata"]["name"] for job in jobs]
+            later = jobs[names.index(lead.job) + 1 :] if lead.job in names else []
+            left = set(items)
+            for job in reversed(later):
+                files = self._files_of(lead.namespace, job, 1)
+                left -= self._follow(lead, job, files, left)
+        except TROUBLE as trouble:
+            lead.whole.fail(items, as_error(trouble))
+            return
+        if left and looks > 1:
+            rest = sorted(left)
+            again = lambda: self._look_for_later_job(lead, rest, error, looks - 1)  # noqa: E731
+            self._clock.after(LATER_JOB_PAUSE, lambda: self._requests.do(again))
+        elif left:
+            lead.whole.fail(sorted(left), error)
+
+    def _follow(self, lead: MapFlight, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
+        """Follow this Job for those of the items that it runs; which these are."""
+        layout = Layout.from_json(json.loads(files[SPEC])["map"])
+        mine = items.intersection(layout.indexes)
+        if mine:
+            whole = SomeItems(lead.whole, mine)
+            self._tracker.add_attached(
+                _attached(lead.call, lead.namespace, job, files["key"], lead.function, layout, whole)
+            )
+        return mine
 
     def read(self, call: str, namespace: str) -> MapSubmission:
         """What was submitted.
