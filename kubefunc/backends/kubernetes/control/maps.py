@@ -5,12 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc import errors
-from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
@@ -19,7 +15,18 @@ from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
-from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
+from kubefunc.backends.kubernetes.control.map_objects import (
+    PLACES_NEEDED,
+    attempt_of,
+    files_of,
+    joined,
+    layout_of,
+    needs_places_again,
+    read_options,
+    runner_spec_of,
+    secrets_of,
+)
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
@@ -28,22 +35,17 @@ from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.threads import Clock, Workers
-from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
+from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.growth import more_memory
-from kubefunc.options import RESULT_TTL, Options
+from kubefunc.options import Options
 from kubefunc.payload import Payload
-from kubefunc.runner import ARCHIVE, CHUNK, SKIP_WAIT
+from kubefunc.runner import CHUNK
 from kubefunc.runner.protocol import records
 
-OPTIONS = "options"
 LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
-PLACES_NEEDED = (
-    "it has more chunks than Pods at once, so a chunk's results above 4 MiB are kept for "
-    f"{RESULT_TTL:.0f} s only, unless you give result_ttl=: collect them sooner, or raise max_parallelism="
-)
 LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
 LATER_JOB_PAUSE = 2.0
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
@@ -100,7 +102,7 @@ class Maps:
     ) -> None:
         attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=attempt)
-        layout = _layout(submission, adapts=shares and not self._permission.is_refused(namespace))
+        layout = layout_of(submission, adapts=shares and not self._permission.is_refused(namespace))
         flight = self._flight(submission, sink, namespace, layout)
         flight.shares, flight.losses = shares, losses
         manifest.job(self._job_spec(flight, submission, layout, NEWEST, {}))  # a wrong template is refused here
@@ -146,13 +148,13 @@ class Maps:
 
     def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
         server = self._ask_server(flight)
-        if _needs_places_again(flight, submission):
+        if needs_places_again(flight, submission):
             flight.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
         self._permission.ask(flight.namespace)
         if flight.shares and self._permission.is_refused(flight.namespace):
-            layout = _layout(submission, adapts=False)  # nobody can ask its Pods to give items back
+            layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
             flight.chunks = layout.chunks
-        return self._job_spec(flight, submission, layout, server, _files(flight, submission, layout))
+        return self._job_spec(flight, submission, layout, server, files_of(flight, submission, layout))
 
     def _ask_server(self, flight: MapFlight) -> ServerVersion:
         """Its version, asked once; what a map lacks there is said once."""
@@ -182,7 +184,7 @@ class Maps:
             function=submission.function,
             namespace=flight.namespace,
             options=submission.options,
-            files={**files, SPEC: json.dumps(_runner_spec(flight, submission, layout, server)).encode()},
+            files={**files, SPEC: json.dumps(runner_spec_of(flight, submission, layout, server)).encode()},
             attempt=submission.attempt,
             indexed=manifest.Indexed(
                 items=len(layout.indexes),
@@ -320,7 +322,7 @@ class Maps:
         if not maps or any("map" not in spec for _, _, spec in maps):
             sink.fail(None, _no_such_map(call, namespace))
             return
-        self._attempts[call] = max(_attempt_of(job) for job, _, _ in maps)
+        self._attempts[call] = max(attempt_of(job) for job, _, _ in maps)
         function = str(maps[0][2]["function"])
         sink.opened(maps[0][2]["map"]["count"], function)
         cancelled = sink.settled  # while we looked for it: nothing else can have settled it
@@ -362,7 +364,7 @@ class Maps:
 
     def _follow(self, lead: MapFlight, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
         """Follow this Job for those of the items that it runs; which these are."""
-        layout = Layout.from_json(json.loads(files[SPEC])["map"])
+        layout = Layout.from_json(kept.checked_spec(lead.call, files)["map"])
         mine = items.intersection(layout.indexes)
         if mine:
             whole = SomeItems(lead.whole, mine)
@@ -389,13 +391,13 @@ class Maps:
         if spec["upload"] or spec["map"]["uploads"]:
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
         layout = Layout.from_json(spec["map"])
-        items = _joined(files, shards.ITEMS)
+        items = joined(files, shards.ITEMS)
         numbers = range(len(layout.chunks))
         return MapSubmission(
             call=call,
             function=spec["function"],
-            options=_read_options(files),
-            payload=Payload(_joined(files, shards.PAYLOAD), (), 0, 0),
+            options=read_options(files),
+            payload=Payload(joined(files, shards.PAYLOAD), (), 0, 0),
             items={
                 index: bytes(data)
                 for number in numbers
@@ -410,7 +412,7 @@ class Maps:
     def _files_of(self, namespace: str, job: JsonDict, most: int | None) -> dict[str, bytes]:
         """What a Job's Secrets hold; of the first ``most`` of them."""
         files: dict[str, bytes] = {}
-        for name in _secrets_of(job)[:most]:
+        for name in secrets_of(job)[:most]:
             path = f"{secrets_path(namespace)}/{name}"
             secret = self._api.request("GET", path, is_expected=is_named(name)).body
             files = kept.files_of(secret) | files  # the first one holds the key: none may put another in its place
@@ -434,51 +436,6 @@ def _ended_with_another(chunk: ChunkFlight) -> bool:
     return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
 
 
-def _layout(submission: MapSubmission, *, adapts: bool) -> Layout:
-    indexes = sorted(submission.items)
-    whole = range(submission.count)
-    few = AT_LEAST_PODS if adapts else FIXED_PODS
-    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism, few)
-    return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
-
-
-def _files(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict[str, bytes]:
-    """Beside ``spec.json``."""
-    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
-    if submission.payload.size <= manifest.SECRETS_LIMIT:
-        files[shards.PAYLOAD] = submission.payload.data
-    if not flight.uploads_items:
-        items = submission.items
-        joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
-        files[shards.ITEMS] = records.join_chunks(list(joined))
-    return files
-
-
-def _runner_spec(
-    flight: MapFlight, submission: MapSubmission, layout: Layout, server: ServerVersion
-) -> dict[str, object]:
-    described = {
-        **layout.as_json(),
-        "max_parallelism": submission.max_parallelism,
-        "uploads": flight.uploads_items,
-    }
-    wait = RESULT_TTL if _needs_places_again(flight, submission) else submission.options.result_wait
-    return {
-        **pod_program(submission),
-        "result_ttl": wait,
-        "map": described,
-        "upload_items": flight.uploads_items,
-        "fail_index": server.counts_per_index,
-        "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
-    }
-
-
-def _needs_places_again(flight: MapFlight, submission: MapSubmission) -> bool:
-    """Whether a Pod of a detached map that keeps its results would keep another one from running."""
-    options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
-    return options.detach and options.result_ttl is None and len(flight.chunks) > places
-
-
 def _attached(
     call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: MapSink
 ) -> MapFlight:
@@ -499,41 +456,6 @@ def _attached(
         owned=True,
         settled_requests=True,
     )
-
-
-def _secrets_of(job: JsonDict) -> list[str]:
-    volumes: list[JsonDict] = job["spec"]["template"]["spec"]["volumes"]
-    (mine,) = (volume for volume in volumes if volume["name"] == manifest.IN_VOLUME)
-    return [source["secret"]["name"] for source in mine["projected"]["sources"] if "secret" in source]
-
-
-def _attempt_of(job: JsonDict) -> int:
-    return int(job["metadata"]["annotations"][manifest.ATTEMPT_ANNOTATION])
-
-
-def _joined(files: Mapping[str, bytes], name: str) -> bytes:
-    if name in files:
-        return files[name]
-    count = sum(each.startswith(f"{name}.") for each in files)
-    return b"".join(files[f"{name}.{number}"] for number in range(count))
-
-
-def _written_options(submission: MapSubmission) -> bytes:
-    """For who runs failed items again from another process: signed, as they are unpickled there."""
-    try:
-        return kept.signed(submission.key, bytes(cloudpickle.dumps(submission.options)))
-    except Exception:  # noqa: BLE001 - a pod_template may be anything; only retry_failed() elsewhere needs it
-        return b""
-
-
-def _read_options(files: Mapping[str, bytes]) -> Options:
-    written = kept.verified(files[kept.KEY], files.get(OPTIONS, b""))
-    options: Any = cloudpickle.loads(written) if written else None
-    if not isinstance(options, Options):
-        raise ConfigurationError(
-            "The options of this map could not be kept on the cluster: map its failed inputs again."
-        )
-    return options
 
 
 def _gone(chunk: ChunkFlight) -> errors.ResultLostError:

@@ -1,0 +1,116 @@
+"""What a map's Job is made of, and what is read from it again: data in, data out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+from kubefunc.archive import archive_bytes
+from kubefunc.backends.base import MapSubmission
+from kubefunc.backends.kubernetes.attempts.map_attempt import Layout, MapFlight
+from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
+from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects.version import ServerVersion
+from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
+from kubefunc.errors import ConfigurationError
+from kubefunc.options import RESULT_TTL, Options
+from kubefunc.runner import ARCHIVE, SKIP_WAIT
+from kubefunc.runner.protocol import records
+
+OPTIONS = "options"
+PLACES_NEEDED = (
+    "it has more chunks than Pods at once, so a chunk's results above 4 MiB are kept for "
+    f"{RESULT_TTL:.0f} s only, unless you give result_ttl=: collect them sooner, or raise max_parallelism="
+)
+
+
+def layout_of(submission: MapSubmission, *, adapts: bool) -> Layout:
+    """How the items of a map, or of a part of it, lie in chunks."""
+    indexes = sorted(submission.items)
+    whole = range(submission.count)
+    few = AT_LEAST_PODS if adapts else FIXED_PODS
+    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism, few)
+    return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
+
+
+def files_of(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict[str, bytes]:
+    """Beside ``spec.json``."""
+    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
+    if submission.payload.size <= manifest.SECRETS_LIMIT:
+        files[shards.PAYLOAD] = submission.payload.data
+    if not flight.uploads_items:
+        items = submission.items
+        joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
+        files[shards.ITEMS] = records.join_chunks(list(joined))
+    return files
+
+
+def runner_spec_of(
+    flight: MapFlight, submission: MapSubmission, layout: Layout, server: ServerVersion
+) -> dict[str, object]:
+    """What the runner must know: the content of ``spec.json``."""
+    described = {
+        **layout.as_json(),
+        "max_parallelism": submission.max_parallelism,
+        "uploads": flight.uploads_items,
+    }
+    wait = RESULT_TTL if needs_places_again(flight, submission) else submission.options.result_wait
+    return {
+        **pod_program(submission),
+        "result_ttl": wait,
+        "map": described,
+        "upload_items": flight.uploads_items,
+        "fail_index": server.counts_per_index,
+        "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
+    }
+
+
+def needs_places_again(flight: MapFlight, submission: MapSubmission) -> bool:
+    """Whether a Pod of a detached map that keeps its results would keep another one from running."""
+    options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
+    return options.detach and options.result_ttl is None and len(flight.chunks) > places
+
+
+def secrets_of(job: JsonDict) -> list[str]:
+    """The names of the Secrets that a Job mounts."""
+    volumes: list[JsonDict] = job["spec"]["template"]["spec"]["volumes"]
+    (mine,) = (volume for volume in volumes if volume["name"] == manifest.IN_VOLUME)
+    return [source["secret"]["name"] for source in mine["projected"]["sources"] if "secret" in source]
+
+
+def attempt_of(job: JsonDict) -> int:
+    """Which Job of its map this is."""
+    return int(job["metadata"]["annotations"][manifest.ATTEMPT_ANNOTATION])
+
+
+def joined(files: Mapping[str, bytes], name: str) -> bytes:
+    """A file that several Secrets may share."""
+    if name in files:
+        return files[name]
+    count = sum(each.startswith(f"{name}.") for each in files)
+    return b"".join(files[f"{name}.{number}"] for number in range(count))
+
+
+def _written_options(submission: MapSubmission) -> bytes:
+    """For who runs failed items again from another process: signed, as they are unpickled there."""
+    try:
+        return kept.signed(submission.key, bytes(cloudpickle.dumps(submission.options)))
+    except Exception:  # noqa: BLE001 - a pod_template may be anything; only retry_failed() elsewhere needs it
+        return b""
+
+
+def read_options(files: Mapping[str, bytes]) -> Options:
+    """The options of a map that another process has submitted.
+
+    Raises:
+        ConfigurationError: they could not be kept.
+    """
+    written = kept.verified(files[kept.KEY], files.get(OPTIONS, b""))
+    options: Any = cloudpickle.loads(written) if written else None
+    if not isinstance(options, Options):
+        raise ConfigurationError(
+            "The options of this map could not be kept on the cluster: map its failed inputs again."
+        )
+    return options
