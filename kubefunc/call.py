@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import sys
@@ -20,7 +21,9 @@ from kubefunc.envelope import Envelope, Raised, Returned, Unread, unread, unread
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.progress import Printer, Silent
+from kubefunc.runner import RAISED
 from kubefunc.runner.execution.attempts import without_runner
+from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.session import Session, session
 from kubefunc.transcript import Transcript
 
@@ -429,8 +432,14 @@ class CallSink:
             attempts=header.get("attempts"),
         )
         call._log_tail = self._last_lines(envelope)
-        known = dataclasses.replace(call._diagnosis(), log_tail=call._log_tail)
-        return unread(envelope, known)
+        attempts = header.get("attempts")  # a function that signs its own result may give anything
+        known = dataclasses.replace(
+            call._diagnosis(), log_tail=call._log_tail, attempts=attempts if type(attempts) is int else None
+        )
+        ended = unread(envelope, known)
+        if isinstance(ended, Unread) and header["outcome"] == RAISED:
+            return Unread(lambda: _noted(ended.open(), known), is_value=False)
+        return ended
 
     def fail(self, error: KubefuncError) -> None:
         if self._claim():
@@ -459,6 +468,22 @@ class CallSink:
         data = b"".join(self._tail) or envelope.output or b""
         lines = without_runner(data.decode("utf-8", "replace").splitlines())
         return tuple(lines)[-LOG_TAIL_LINES:]
+
+
+def _noted(ended: Returned | Raised, known: Diagnosis) -> Returned | Raised:
+    """The same; an exception has a note that says which call it was."""
+    if isinstance(ended, Raised) and sys.version_info >= (3, 11):  # before, no traceback shows notes
+        with contextlib.suppress(Exception):  # its class may do anything
+            add_note(ended.error, f"This is {_described(known)}.")
+    return ended
+
+
+def _described(known: Diagnosis) -> str:
+    """Which call it was, and where it ran."""
+    where = [f"{name} {value}" for name, value in (("Pod", known.pod), ("node", known.node)) if value]
+    if known.attempts is not None and known.attempts > 1:
+        where.append(f"attempt {known.attempts}")
+    return f"{known.call} ({', '.join(where)})" if where else known.call
 
 
 def attach(call: str) -> Call[Any]:

@@ -31,6 +31,7 @@ class Diagnosis:
         pod: the Pod's name, once there was one.
         node: the node's name, once the Pod was placed.
         exit_code: the exit code of ``main``, where it ended.
+        attempts: how many times the function was started in its last Pod, where that is known.
         signal: the signal that ended the function's process, where one did.
         events: the cluster's words: conditions, container states, events, warnings; oldest first.
         log_tail: the last lines that the function printed.
@@ -48,6 +49,7 @@ class Diagnosis:
     signal: int | None = None
     events: tuple[str, ...] = field(default=())
     log_tail: tuple[str, ...] = field(default=())
+    attempts: int | None = None
 
     def __str__(self) -> str:
         """The whole as text: what, where, the cluster's words, the log's end, what to do.
@@ -69,4 +71,8 @@ class Diagnosis:
         return "\n".join(lines)
 
     def _place(self) -> list[tuple[str, str | None]]:
-        return [("call", self.call), ("namespace", self.namespace), ("Pod", self.pod), ("node", self.node)]
+        attempts = f"{self.attempts}" if self.attempts is not None and self.attempts > 1 else None
+        return [
+            *(("call", self.call), ("namespace", self.namespace), ("Pod", self.pod), ("node", self.node)),
+            ("attempt", attempts),
+        ]

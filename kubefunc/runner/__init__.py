@@ -96,6 +96,8 @@ EXIT_RAISED = 64
 EXIT_BROKEN = 70  # of the function's process: this program's own code failed there (EX_SOFTWARE)
 EXIT_TERMINATED = 143
 EXIT_COURIER_TERMINATED = 65
+EXIT_KILLED = 137  # by SIGKILL, from outside
+COURIER_ENDS = (0, EXIT_COURIER_TERMINATED, EXIT_KILLED, EXIT_TERMINATED)  # any other: it cannot do its work
 
 TERMINATION_TEXT_LIMIT = 2000
 TERMINATION_ENVELOPE = "kubefunc:envelope:"

@@ -21,7 +21,7 @@ import pytest
 import kubefunc
 from kubefunc import Call, errors
 from kubefunc.diagnosis import Diagnosis
-from tests.cluster import failing, needs_click
+from tests.cluster import failing, needs_click, work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import ClusterUnderTest, fresh_session
 from tests.cluster.spaces import Space, make_space, remove_space
@@ -195,9 +195,10 @@ def test_an_exceptions_chain(fleet: dict[str, Call[Any]]) -> None:
 
 
 def test_an_exceptions_notes(fleet: dict[str, Call[Any]]) -> None:
-    """Pickle would drop them."""
+    """Pickle would drop them. Another says which call it was, and where."""
     error = failure(fleet["notes"], ValueError)
-    assert error.__notes__ == ["the first note", "the second note"]
+    assert error.__notes__[:2] == ["the first note", "the second note"]
+    assert error.__notes__[2].startswith(f"This is {fleet['notes'].id} (Pod {fleet['notes'].id}-")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup came with Python 3.11")
@@ -496,6 +497,33 @@ def test_more_memory_than_allowed(calling: Space, witness: Witness) -> None:
     assert diagnosis.log_tail == ("filling 200 MiB",)
     assert "memory=" in diagnosis.advice
     assert watch.since(witness, '"exitCode":(64|137)') < SOON
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_courier_that_cannot_start(size: int, calling: Space) -> None:
+    """A typed error within seconds, in the cluster's words; the function is not run again and again."""
+    command = ["/nowhere/python3", "-I", "/kubefunc/in/kubefunc.pyz", "courier"]
+    template = {"spec": {"containers": [{"name": "courier", "command": command}]}}
+    call = work.make_later.options(pod_template=template, retries=0).remote(size, 3)
+    with pytest.raises(errors.PodConfigError, match="/nowhere/python3") as caught:
+        call.result(60)
+    assert "courier" in str(caught.value)
+    eventually(lambda: not calling.admin.get("pods", "-l", f"kubefunc/call={call.id}"), what="the end of its Pod")
+
+
+def test_a_template_that_changes_only_the_python_of_main(calling: Space) -> None:
+    """The courier, and what is started beside it, use the same."""
+    command = ["/usr/bin/python3.11", "/kubefunc/in/kubefunc.pyz", "main"]
+    template = {"spec": {"containers": [{"name": "main", "command": command}]}}
+    assert len(work.make.options(pod_template=template).remote(100_000).result(60)) == 100_000
+
+
+def test_an_image_whose_python_is_not_on_its_path(calling: Space) -> None:
+    """The error says how to name the place; ``env`` does, for both containers."""
+    with pytest.raises(errors.PodConfigError, match="python3 on its PATH") as caught:
+        work.double.options(env={"PATH": "/opt/conda/bin"}).remote(1).result(60)
+    assert 'env={"PATH"' in str(caught.value)
+    assert len(work.make.options(env={"PATH": "/usr/bin"}).remote(100_000).result(60)) == 100_000
 
 
 def test_a_killed_supervisor(calling: Space, hermetic: Cluster, witness: Witness) -> None:

@@ -131,7 +131,7 @@ def test_a_class_of_the_project_is_the_same_class() -> None:
 
 def failed(function: Callable[..., object], *args: object, **options: Any) -> BaseException:
     """How a call of it ends."""
-    error = remote(function).options(**options).remote(*args).exception(WITHIN)
+    error = remote(function).options(**options).remote(*args).exception(60)
     assert error is not None
     return error
 
@@ -181,7 +181,7 @@ def test_cause_context_and_notes() -> None:
 
     back = failed(fail)
     assert isinstance(back.__cause__, KeyError)
-    assert back.__notes__ == ["look here"]  # type: ignore[attr-defined]
+    assert back.__notes__[0] == "look here"  # type: ignore[attr-defined]
     assert "missing" in remote_traceback(back)
 
 
@@ -381,6 +381,48 @@ def test_retries_until_it_works() -> None:
     assert call.result(WITHIN) == 3
     assert call.stats.attempts == 3
     assert time.monotonic() - began > 0.5 + 1.0  # half of 1 s and of 2 s is the least
+
+
+def test_a_retry_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says which attempt begins, and why; the exception of the last one says how many there were."""
+
+    def fail() -> None:
+        print("no line end", end="")
+        raise LookupError(f"in attempt {current.attempt()}\nand more")
+
+    call = remote(fail, retries=2, retry_exceptions=(LookupError,)).remote()
+    error = call.exception(60)
+    assert error is not None
+    lines = capsys.readouterr().err.splitlines()
+    assert f"kubefunc: {call.id}: attempt 2 of 3 after LookupError: in attempt 1" in lines
+    assert f"kubefunc: {call.id}: attempt 3 of 3 after LookupError: in attempt 2" in lines
+    if sys.version_info >= (3, 11):
+        assert error.__notes__ == [f"This is {call.id} (attempt 3)."]
+
+
+@pytest.mark.parametrize(
+    ("die", "options", "why"),
+    [
+        (lambda: os._exit(3), {}, "its process ended with exit code 3"),
+        (lambda: time.sleep(60), {"timeout": 0.5}, "its timeout of 0.5 s"),
+    ],
+    ids=["exit", "timeout"],
+)
+def test_a_retry_after_the_end_of_the_process_is_announced(
+    die: Callable[[], object], options: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However the attempt before has ended. The diagnosis says which attempt was the last."""
+
+    def function() -> None:
+        die()
+
+    call = remote(function, retries=1, **options).remote()
+    error = call.exception(60)
+    assert isinstance(error, errors.KubefuncError)
+    assert error.diagnosis is not None
+    assert error.diagnosis.attempts == 2
+    assert "attempt 2" in str(error)
+    assert f"kubefunc: {call.id}: attempt 2 of 2 after {why}" in capsys.readouterr().err
 
 
 def test_retries_end() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import kubefunc
-from kubefunc import errors, remote
+from kubefunc import current, errors, remote
 from kubefunc.backends.local.workers import Seat
 from kubefunc.function import RemoteFunction
 from tests.conftest import ROOT
@@ -405,3 +405,16 @@ def _lives(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_retry_of_an_item_is_announced() -> None:
+    """Among what the item printed, by one line that names it."""
+
+    def fail_once(number: int) -> int:
+        if number == 1 and current.attempt() == 1:
+            raise LookupError("not yet")
+        return number
+
+    call = remote(fail_once, retries=1).map([0, 1])
+    assert list(call) == [0, 1]
+    assert f"kubefunc: {call.id}[1]: attempt 2 of 2 after LookupError: not yet\n" in call.logs()

@@ -217,6 +217,40 @@ def test_a_job_knows_how_main_ended_whose_pod_is_gone(exit_code: int, error: typ
     assert (finding.error, finding.exit_code) == (error, exit_code)
 
 
+COURIER_START_ERROR = terminated(128, "StartError", 'exec: "python3": executable file not found in $PATH')
+
+
+@pytest.mark.parametrize("main", [RUNNING, COMPLETED])
+def test_a_courier_that_cannot_start(main: dict[str, object]) -> None:
+    """The call ends at once, whatever main does: without a courier there is no way to its result."""
+    finding = ending.courier_trouble(pod_view(pod(main, COURIER_START_ERROR)))
+    assert finding is not None
+    assert (finding.error, finding.reason, finding.container) == (errors.PodConfigError, "StartError", "courier")
+    assert "executable file not found" in finding.words[0]
+    assert "/opt/conda/bin" in finding.advice
+
+
+@pytest.mark.parametrize("exit_code", [0, 65, 137, 143])
+def test_a_courier_that_was_ended(exit_code: int) -> None:
+    """It had done its work, or was ended from outside: that is no fault of its image."""
+    assert ending.courier_trouble(pod_view(pod(RUNNING, terminated(exit_code)))) is None
+
+
+def test_a_courier_that_a_busy_node_did_not_start() -> None:
+    """The next Pod may have more luck: this one is lost."""
+    finding = ending.courier_trouble(pod_view(pod(RUNNING, terminated(128, "StartError", "context canceled"))))
+    assert finding is not None
+    assert finding.error is errors.PodLostError
+
+
+def test_a_job_knows_that_its_courier_has_failed() -> None:
+    """Its podFailurePolicy names the container and the exit code."""
+    words = "Container courier for pod ns/train-x1 failed with exit code 128 matching FailJob rule at index 3"
+    finding = ending.job_trouble(job_view(job(reason="PodFailurePolicy", message=words)), [])
+    assert finding is not None
+    assert (finding.error, finding.container) == (errors.PodConfigError, "courier")
+
+
 def test_a_disruption_where_none_is_allowed() -> None:
     """``max_disruptions=0`` ends the Job at the first one."""
     words = "Pod ns/train-x1 has condition DisruptionTarget matching FailJob rule at index 0"

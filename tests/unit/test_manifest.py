@@ -214,6 +214,10 @@ def test_the_job_by_default() -> None:
                     "action": "Ignore",
                     "onExitCodes": {"containerName": "courier", "operator": "In", "values": [65]},
                 },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "courier", "operator": "NotIn", "values": [0, 65, 137, 143]},
+                },
             ]
         },
         "activeDeadlineSeconds": 7 * 24 * 3600,
@@ -221,11 +225,38 @@ def test_the_job_by_default() -> None:
     }
 
 
+def test_the_courier_uses_the_python_that_main_is_given() -> None:
+    """A template that changes only ``main``'s interpreter, or a ``PATH`` in ``env``, holds for both containers."""
+    command = ["/opt/conda/bin/python", "/kubefunc/in/kubefunc.pyz", "main"]
+    made = template(pod_template={"spec": {"containers": [{"name": "main", "command": command}]}})
+    courier = made["spec"]["containers"][1]
+    assert courier["command"][:2] == ["/opt/conda/bin/python", "-I"]
+    assert courier["env"][0]["value"].startswith("/opt/conda/bin:/usr/local/sbin:")  # exec starts python3 there
+
+    main, courier = template(env={"PATH": "/opt/conda/bin:/bin"})["spec"]["containers"]
+    assert courier["command"][0] == "python3"
+    assert courier["env"] == [each for each in main["env"] if each["name"] == "PATH"]
+    assert "env" not in template()["spec"]["containers"][1]
+
+
+def test_a_courier_that_is_told_its_python_keeps_it() -> None:
+    """What a template says of the courier itself stands."""
+    main = {"name": "main", "command": ["python3.11", "/kubefunc/in/kubefunc.pyz", "main"]}
+    courier = {
+        "name": "courier",
+        "command": ["/usr/bin/python3.11", "/kubefunc/in/kubefunc.pyz", "courier"],
+        "env": [{"name": "PATH", "value": "/usr/bin"}],
+    }
+    made = template(env={"PATH": "/bin"}, pod_template={"spec": {"containers": [main, courier]}})
+    changed = made["spec"]["containers"][1]
+    assert (changed["command"], changed["env"]) == (courier["command"], courier["env"])
+
+
 def test_without_disruptions_nothing_runs_twice() -> None:
     """max_disruptions=0: Ignore would make a new Pod without a cap, so each Ignore becomes FailJob."""
     made: Any = job(spec(max_disruptions=0))
     assert made["spec"]["backoffLimit"] == 0
-    assert [rule["action"] for rule in made["spec"]["podFailurePolicy"]["rules"]] == ["FailJob"] * 3
+    assert [rule["action"] for rule in made["spec"]["podFailurePolicy"]["rules"]] == ["FailJob"] * 4
 
 
 def test_durations_are_rounded_up() -> None:

@@ -54,6 +54,10 @@ POLICY = {
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailIndex", "onExitCodes": {"containerName": "main", "operator": "NotIn", "values": [0, 143]}},
         {"action": "Ignore", "onExitCodes": {"containerName": "courier", "operator": "In", "values": [65]}},
+        {
+            "action": "FailIndex",
+            "onExitCodes": {"containerName": "courier", "operator": "NotIn", "values": [0, 65, 137, 143]},
+        },
     ]
 }
 

@@ -438,6 +438,9 @@ class LocalMap:
         self._remove_arguments(index)
         attempt = self._queue.attempt(index)
         if attempt <= self.submission.options.retries and header["code"] != CODE_OOM:
+            spec = {"call": self.submission.call, "retries": self.submission.options.retries}
+            line = attempts.announcement(spec, attempt, header, index)
+            self._sink.output((index,), f"kubefunc: {line}\n".encode())
             self._try_again(index)
             return
         now = time.time()

@@ -134,6 +134,8 @@ class _Watcher:
             if header is None:
                 return
             more = attempt <= self._request.spec["retries"] and header.get("retry", False) and not self._ending
+            if more:
+                self._say(attempts.announcement(self._request.spec, attempt, header))
             if not more or not self._wait(attempts.back_off(self._request.spec, attempt)):
                 self._publish(header, attempt)
                 return
@@ -191,6 +193,11 @@ class _Watcher:
             self._next(left)
         return not self._ending
 
+    def _say(self, text: str) -> None:
+        """Add a line of our own to what the function printed."""
+        line_end = "" if not self._tail or self._tail.endswith(b"\n") else "\n"
+        self._pass_on(f"{line_end}kubefunc: {text}\n".encode())
+
     def _pass_on(self, data: bytes) -> None:
         self._printed += len(data)
         self._tail = (self._tail + data)[-OUTPUT_TAIL:]
@@ -212,6 +219,7 @@ class _Watcher:
         return {**header, "retry": True, "started": started, "finished": time.time(), "peak_memory": 0}
 
     def _publish(self, header: dict[str, Any], attempt: int) -> None:
+        header.pop("error", None)
         header.update(call=self.run.call, attempts=attempt, printed=self._printed)
         body = self.process.frames.body if self.process is not None else None
         if header["size"] == 0:

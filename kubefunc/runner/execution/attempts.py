@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 
-from kubefunc.runner import ERROR
+from kubefunc.runner import CODE_TIMEOUT, ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the pr
 STACKS_LATE = 20  # tenths of a second more, where a busy node has not let faulthandler come to it yet
 STACKS_LIMIT = 20_000  # characters
 FOREVER = float("inf")
+SHORT = 200  # characters
 
 
 class Clock:
@@ -57,6 +58,34 @@ def back_off(spec: dict[str, Any], attempt: int) -> float:
 
     initial, factor, maximum = spec["backoff"]
     return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
+
+
+def announcement(spec: dict[str, Any], attempt: int, header: dict[str, Any], index: int | None = None) -> str:
+    """The line that says why a call, or an item of a map, is tried again after this attempt.
+
+    >>> spec = {"call": "train-x7k2p9qa", "retries": 2}
+    >>> announcement(spec, 1, {"error": "ValueError: no such station"})
+    'train-x7k2p9qa: attempt 2 of 3 after ValueError: no such station'
+    """
+    what = spec["call"] if index is None else f"{spec['call']}[{index}]"
+    return f"{what}: attempt {attempt + 1} of {spec['retries'] + 1} after {_reason(header)}"
+
+
+def _reason(header: dict[str, Any]) -> str:
+    detail = header.get("detail", {})
+    if header.get("code") == CODE_TIMEOUT:
+        return f"its timeout of {detail['timeout']:g} s"
+    if "signal" in detail:
+        return f"its process was killed by signal {detail['signal']}"
+    if "exit_code" in detail:
+        return f"its process ended with exit code {detail['exit_code']}"
+    return str(header.get("error", "an exception"))
+
+
+def short(text: str) -> str:
+    """The first line of an exception's text, for an announcement."""
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= SHORT else f"{first[:SHORT]}..."
 
 
 def _is_written(path: str) -> bool:

@@ -297,7 +297,9 @@ def _invoke(
     except BaseException as error:
         _add_ways_out(error)
         header, body = _raised(error, new_body)
-        header.update(retry=_is_one_of(error, retry_exceptions))
+        if _is_one_of(error, retry_exceptions):
+            said = f"{exceptions.type_name(type(error))}: {exceptions.text_of(error)}"
+            header.update(retry=True, error=attempts.short(said))
     return header, body
 
 

@@ -16,7 +16,7 @@ import pickle
 import time
 
 from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
-from kubefunc.runner.execution import child, sigterm
+from kubefunc.runner.execution import attempts, child, sigterm
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
@@ -149,11 +149,22 @@ class Runner:
         header, body = child.reported(lambda: self._invoke(item))
         if self._timeout is not None:
             faulthandler.cancel_dump_traceback_later()
+        error = header.pop("error", "")
+        again = header.pop("retry", False) and item.attempt <= self._work.spec["retries"]
+        if again:
+            self._announce(attempts.announcement(self._work.spec, item.attempt, {"error": error}, item.index))
         self.flush()
-        if header.pop("retry", False) and item.attempt <= self._work.spec["retries"]:
+        if again:
             wire.write_all(self._frames, wire.frame(AGAIN, records.INDEX.pack(item.index)))
             return
         self._report(item, started, header, body)
+
+    def _announce(self, line: str) -> None:
+        child.flush()
+        try:
+            wire.write_all(2, f"kubefunc: {line}\n".encode())
+        except OSError:  # the function has closed it
+            pass
 
     def new_body(self, item: Item) -> child.Body:
         """Where its outcome goes."""

@@ -197,11 +197,19 @@ class Overseer:
     def pump(self, output: int) -> bool:
         """Pass on what the function printed. It goes through here to be counted: the client sees what it missed."""
         data = os.read(output, OUTPUT_CHUNK)
+        self._pass_on(data)
+        return bool(data)
+
+    def say(self, text: str) -> None:
+        """Add a line of our own to what the function printed."""
+        line_end = "" if not self.tail or self.tail.endswith(b"\n") else "\n"
+        self._pass_on(f"{line_end}kubefunc: {text}\n".encode())
+
+    def _pass_on(self, data: bytes) -> None:
         self.printed += len(data)
         self.tail = (self.tail + data)[-OUTPUT_TAIL:]
         if data:
             self.port.output(data)
-        return bool(data)
 
     def out_of_memory(self, status: int) -> bool:
         """Whether the kernel has killed the child that ended so, for want of memory."""

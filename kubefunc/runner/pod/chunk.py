@@ -29,7 +29,7 @@ from kubefunc.runner import (
     EXIT_VALUE,
 )
 from kubefunc.runner.execution import items, memory
-from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
+from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
 from kubefunc.runner.pod import sharing
 from kubefunc.runner.protocol import records, wire
@@ -321,6 +321,7 @@ class Chunk(Overseer):
             return  # not the item's fault: the Pod that replaces this one runs it
         item, header = self.todo[run.at], self.verdict(status, run.timed_out)
         if item.attempt <= self.spec["retries"] and header["code"] != CODE_OOM:
+            self.say(announcement(self.spec, item.attempt, header, item.index))
             self._later(item)
             return
         encoded = json.dumps(header).encode()

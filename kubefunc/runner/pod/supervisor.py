@@ -14,7 +14,7 @@ import time
 
 from kubefunc.runner import CODE_PYTHON, CODE_UNPICKLABLE, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE
 from kubefunc.runner.execution import child
-from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, error_header
+from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import (
     OUTPUT_READ_WITHIN,
     Child,
@@ -63,6 +63,7 @@ class Supervisor(Overseer):
             more = attempt <= self.spec["retries"] and not self.ending and self._counts_as_retryable(ending)
             if not more:
                 return self._publish(ending, attempt)
+            self.say(announcement(self.spec, attempt, ending.header or self.verdict(ending.status, ending.timed_out)))
             if not self._pause(attempt):
                 return self._give_up()
 
@@ -154,6 +155,7 @@ class Supervisor(Overseer):
 
     def _publish_header(self, header: dict[str, Any], body: bytes | None, attempt: int) -> int:
         """Let the port complete the envelope: the body came along, or the child has written it to its file."""
+        header.pop("error", None)
         header.update(
             call=self.spec["call"], attempts=attempt, printed=self.printed, python="{}.{}".format(*sys.version_info)
         )

@@ -231,7 +231,7 @@ class Tracker:
             return
         if pod.courier.state == "running":
             self._uploads.send(flight, pod.name)
-        trouble = ending.pod_end_trouble(pod)
+        trouble = ending.pod_end_trouble(pod) or ending.courier_trouble(pod)
         if trouble is not None:
             self._fail(flight, trouble)
             return

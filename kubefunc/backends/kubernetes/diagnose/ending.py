@@ -10,9 +10,19 @@ from collections.abc import Sequence
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects.views import Job, Pod
+from kubefunc.backends.kubernetes.objects.views import Container, Job, Pod
 from kubefunc.envelope import signal_name
-from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, MAIN, TERMINATION_UNFETCHED
+from kubefunc.runner import (
+    COURIER,
+    COURIER_ENDS,
+    EXIT_COURIER_TERMINATED,
+    EXIT_KILLED,
+    EXIT_RAISED,
+    EXIT_TERMINATED,
+    EXIT_VALUE,
+    MAIN,
+    TERMINATION_UNFETCHED,
+)
 
 # -- a Pod whose main has ended without an envelope
 
@@ -33,7 +43,7 @@ def main_trouble(pod: Pod) -> Finding | None:
         return _deleted_and_killed(pod)
     if main.reason == "ContainerStatusUnknown":
         return _container_lost(pod)
-    if main.exit_code == _NOT_STARTED or main.reason in ("StartError", "ContainerCannotRun"):
+    if _did_not_start(main):
         return _node_too_slow(pod) if _TIMED_OUT.search(main.message) else _no_python(pod)
     return _died(pod)
 
@@ -42,7 +52,6 @@ OOM_KILLED = "OOMKilled"
 POD_DELETED = "PodDeleted"
 _NOT_STARTED = 128  # containerd's exit code for a command that it cannot execute
 _LAST_SIGNAL = 64
-_KILLED = 137  # SIGKILL
 _TIMED_OUT = re.compile(r"context canceled|deadline exceeded|timed out", re.IGNORECASE)
 
 
@@ -106,12 +115,42 @@ def _deleted_and_killed(pod: Pod) -> Finding:
     )
 
 
+def courier_trouble(pod: Pod) -> Finding | None:
+    """A courier that cannot do its work: no result that needs it can be fetched, now or from another Pod."""
+    courier = pod.courier
+    if courier.state != "terminated" or courier.exit_code in (None, *COURIER_ENDS) or pod.deleting or pod.disruption:
+        return None
+    if _did_not_start(courier) and _TIMED_OUT.search(courier.message):
+        return _node_too_slow(pod)
+    how = "cannot be started" if _did_not_start(courier) else f"ended with exit code {courier.exit_code}"
+    return Finding(
+        errors.PodConfigError,
+        courier.reason or "StartError",
+        f"The container {COURIER!r}, which hands over the function's result, {how} (image {courier.image}).",
+        f"It needs a python3, as the function does. {_PYTHON_ADVICE}",
+        (f"{COURIER} {courier.reason}, exit code {courier.exit_code}: {courier.message}",),
+        exit_code=courier.exit_code,
+        container=COURIER,
+        job_goes_on=True,
+    )
+
+
+def _did_not_start(container: Container) -> bool:
+    return container.exit_code == _NOT_STARTED or container.reason in ("StartError", "ContainerCannotRun")
+
+
+_PYTHON_ADVICE = (
+    "Use an image with python3 on its PATH, such as the default or one made from it. "
+    'If the image has it elsewhere (conda: /opt/conda/bin), say where: env={"PATH": "/opt/conda/bin:/usr/bin:/bin"}.'
+)
+
+
 def _no_python(pod: Pod) -> Finding:
     return Finding(
         errors.PodConfigError,
         pod.main.reason or "StartError",
         f"The image {pod.main.image} cannot start the function: it needs a python3 on its PATH.",
-        "Use an image with Python, such as the default, or one made from it.",
+        _PYTHON_ADVICE,
         _pod_words(pod),
         exit_code=pod.main.exit_code,
     )
@@ -216,6 +255,8 @@ def job_trouble(job: Job, pods: Sequence[Pod], waited_for: Finding | None = None
     exit_code = _FAILED_BY_MAIN.search(job.failed_message)
     if exit_code is not None:
         return _died_unseen(int(exit_code[1]), words)
+    if _FAILED_BY_COURIER.search(job.failed_message):
+        return _courier_failed_unseen(words)
     return taken_too_often(job, words)
 
 
@@ -241,12 +282,26 @@ def _deadline(words: tuple[str, ...], waited_for: Finding | None) -> Finding:
 
 
 # What a podFailurePolicy says of a container; a Pod's condition has other words.
+_FAILED_BY_COURIER = re.compile(
+    rf"Container {COURIER} for pod \S+ failed with exit code (?!{EXIT_COURIER_TERMINATED}\b)"
+)
 _FAILED_BY_MAIN = re.compile(rf"Container {MAIN} for pod \S+ failed with exit code (\d+)")
+
+
+def _courier_failed_unseen(words: tuple[str, ...]) -> Finding:
+    return Finding(
+        errors.PodConfigError,
+        "StartError",
+        f"The container {COURIER!r}, which hands over the function's result, could not do its work.",
+        f"It needs a python3, as the function does. {_PYTHON_ADVICE}",
+        words,
+        container=COURIER,
+    )
 
 
 def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
     """The Job knows the exit code of a Pod that is gone."""
-    if exit_code == _KILLED:  # a Pod that was killed otherwise (for its memory) is still there
+    if exit_code == EXIT_KILLED:  # a Pod that was killed otherwise (for its memory) is still there
         return Finding(
             errors.PodLostError,
             POD_DELETED,

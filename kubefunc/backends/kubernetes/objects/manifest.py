@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from kubefunc import __version__
+from kubefunc.backends.kubernetes.objects.interpreter import PYTHON, share_python
 from kubefunc.backends.kubernetes.objects.shards import ITEMS, PAYLOAD, Shard, Shards, spread
 from kubefunc.backends.kubernetes.objects.template import Json, customised, deep_copy, items, join_tolerations
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
@@ -24,6 +25,7 @@ from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
+    COURIER_ENDS,
     ENV_FAILURES,
     ENV_IGNORED_FAILURES,
     ENV_STOP_GRACE,
@@ -61,9 +63,9 @@ TMP_VOLUME: Final = "kubefunc-tmp"
 _READABLE_BY_ALL: Final = 0o444  # any run_as_user must be able to read; in JSON it stands in decimal, as 292
 _ARCHIVE_PATH: Final = f"{IN_DIR}/{ARCHIVE}"
 _COMMANDS: Final = {
-    MAIN: ("python3", _ARCHIVE_PATH, MAIN),
+    MAIN: (PYTHON, _ARCHIVE_PATH, MAIN),
     # No site and no variables of the image: a faster start, and nothing of the image's that could disturb it.
-    COURIER: ("python3", "-I", "-S", "-E", _ARCHIVE_PATH, COURIER),
+    COURIER: (PYTHON, "-I", "-S", "-E", _ARCHIVE_PATH, COURIER),
 }
 
 # 10m of a CPU limit would make a reader's start take a second, so there is no limit unless one is forced.
@@ -287,13 +289,15 @@ def _failure_rules(max_disruptions: int, end: str) -> list[Json]:
     """Which ends of a Pod are the Job controller's business; it takes the first rule that matches.
 
     What no rule matches counts against ``backoffLimit``: SIGTERM without a result, a Pod deleted by hand (a
-    plain DELETE sets no DisruptionTarget). ``end``: how to fail, the Job or the index.
+    plain DELETE sets no DisruptionTarget), a courier that was killed. A courier that ends by an error of its own would
+    do so each time, and the function would run each time. ``end``: how to fail, the Job or the index.
     """
     disrupted = "Ignore" if max_disruptions else end  # Ignore has no cap, so "never again" must fail
     return [
         {"action": disrupted, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": end, "onExitCodes": _exit_codes(MAIN, "NotIn", EXIT_VALUE, EXIT_TERMINATED)},
         {"action": disrupted, "onExitCodes": _exit_codes(COURIER, "In", EXIT_COURIER_TERMINATED)},
+        {"action": end, "onExitCodes": _exit_codes(COURIER, "NotIn", *COURIER_ENDS)},
     ]
 
 
@@ -308,11 +312,14 @@ def _final_template(spec: JobSpec) -> Json:
     template = _pod_template(spec)
     custom = spec.options.pod_template
     if custom is None:
+        containers = _containers(template)
+        share_python(containers[MAIN], containers[COURIER], _ARCHIVE_PATH)
         return template
     changed = customised(template, custom)
     containers = _checked_containers(spec, changed)
     _tell_stop_grace(changed, containers[MAIN])
     _courier_follows_main(_containers(template)[MAIN], containers)
+    share_python(containers[MAIN], containers[COURIER], _ARCHIVE_PATH)
     _keep_guaranteed(containers)
     return changed
 

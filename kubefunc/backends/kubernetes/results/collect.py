@@ -327,6 +327,10 @@ class Collector:
 
     def _without_exec(self, flight: Flight, pod: Pod) -> None:
         """The courier leaves a result that nobody fetched in its log, and ends: then it is read there."""
+        broken = ending.courier_trouble(pod)
+        if broken is not None:
+            self._fail(flight, broken)
+            return
         if pod.courier.state == "terminated" or pod.phase in ("Succeeded", "Failed"):
             self._from_courier_log(flight, pod)
             return
