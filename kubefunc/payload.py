@@ -504,6 +504,7 @@ def runner_spec(
     result_ttl: float = 600.0,
     pull_allowance: float = 900.0,
     nested: bool = False,
+    used: int = 0,
     upload: bool = False,
 ) -> dict[str, object]:
     """What the runner must know about a call: the content of ``spec.json``.
@@ -520,6 +521,7 @@ def runner_spec(
         result_ttl: seconds that it waits with a result that no log takes.
         pull_allowance: seconds that it waits for the function's container to start.
         nested: the function may make remote calls itself.
+        used: the attempts that were made before, and count against ``retries``.
         upload: the payload arrives by the courier instead of a Secret.
     """
     return {
@@ -536,5 +538,6 @@ def runner_spec(
         "result_ttl": result_ttl,
         "pull_allowance": pull_allowance,
         "nested": nested,
+        "used": used,
         "upload": upload,
     }

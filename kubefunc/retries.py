@@ -32,7 +32,6 @@ class RetryingSink:
         self._sink = sink
         self._backend = backend
         self._lost = 0
-        self._grown = 0
 
     @property
     def settled(self) -> bool:
@@ -45,22 +44,28 @@ class RetryingSink:
         self._sink.output(data)
 
     def deliver(self, envelope: Envelope) -> None:
-        if verdict_code(envelope) != CODE_OOM or not self._grow():
+        if verdict_code(envelope) != CODE_OOM or not self._grow(envelope.header.get("attempts")):
             self._sink.deliver(envelope)
 
     def fail(self, error: KubefuncError) -> None:
-        again = (isinstance(error, OutOfMemoryError) and self._grow()) or (
+        again = (isinstance(error, OutOfMemoryError) and self._grow(None)) or (
             isinstance(error, PodLostError) and not _used_up(error) and self._replace_lost()
         )
         if not again:
             self._sink.fail(error)
 
-    def _grow(self) -> bool:
+    def _grow(self, attempts: object) -> bool:
+        """Try again with more memory, after so many attempts in all, where the Pod has told."""
         options = more_memory(self._submission.options)
-        if options is None or self._grown >= self._submission.options.retries:
+        used = self._submission.used + 1
+        if type(attempts) is int:
+            used = max(used, attempts)
+        retries = self._submission.options.retries
+        if options is None or used > retries:
             return False
-        self._grown += 1
-        return self._again(options, f"out of memory, next attempt with {options.memory_start}")
+        self._submission = dataclasses.replace(self._submission, used=used)
+        why = f"out of memory, attempt {used + 1} of {retries + 1} with {options.memory_start}"
+        return self._again(options, why)
 
     def _replace_lost(self) -> bool:
         if self._lost >= self._submission.options.max_disruptions:

@@ -22,6 +22,7 @@ class Submission:
         call: the call's id.
         function: the function's name, for people.
         attempt: 1, and one more for each new attempt that the client makes.
+        used: the attempts before this one that count against ``retries``.
         key: this call's secret, under which its result is signed.
     """
 
@@ -31,6 +32,7 @@ class Submission:
     payload: Payload
     key: bytes
     attempt: int = 1
+    used: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

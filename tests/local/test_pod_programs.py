@@ -20,6 +20,7 @@ from typing import IO
 
 import pytest
 
+from kubefunc import current
 from kubefunc.backends.kubernetes.api.transfer import Intake, ResultBuffer
 from kubefunc.envelope import verify
 from kubefunc.runner import (
@@ -339,6 +340,19 @@ def test_a_function_that_outlives_sigterm(made: Made, tmp_path: Path) -> None:
     main.send_signal(signal.SIGTERM)
     assert ends(main) == EXIT_TERMINATED
     assert time.monotonic() - began >= 1.0
+
+
+def test_attempts_are_counted_on_from_those_of_an_earlier_job(made: Made) -> None:
+    """``current.attempt()`` says 2 after one that was killed for its memory, and one of two retries is left."""
+
+    def function() -> None:
+        raise ValueError(current.attempt())
+
+    pod = made(function, used=1, retries=2, backoff=[0.01, 1.0, 0.01])
+    code, printed = pod.run("main")
+    assert code == EXIT_RAISED
+    assert b"attempt 3 of 3 after ValueError: 2" in printed
+    assert pod.result().header["attempts"] == 3
 
 
 def test_sigterm_while_the_payload_is_awaited(made: Made) -> None:

@@ -65,6 +65,20 @@ def test_out_of_memory_counts_against_retries() -> None:
     assert len(backend.submitted) == 1
 
 
+def test_attempts_in_the_pod_and_with_more_memory_count_together() -> None:
+    """A Pod that was killed for its memory in its second attempt leaves one of three."""
+    call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=2))
+    killed = error_envelope(CODE_OOM, {"limit": 2**30})
+    killed.header["attempts"] = 2
+    sink.deliver(killed)
+    submission, again = backend.submitted[0]
+    assert submission.used == 2
+    killed.header["attempts"] = 3
+    again.deliver(killed)
+    assert isinstance(call.exception(timeout=5), errors.OutOfMemoryError)
+    assert len(backend.submitted) == 1
+
+
 def test_a_lost_pod_is_replaced_as_often_as_allowed() -> None:
     """Lost nodes do not touch the user's retries, and have a cap of their own."""
     call, sink, backend = flying(Options.of(max_disruptions=2))

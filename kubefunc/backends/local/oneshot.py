@@ -127,7 +127,7 @@ class _Watcher:
             self._owner.watched(self, lost)
 
     def _attempts(self) -> None:
-        attempt = 0
+        attempt = int(self._request.spec["used"])
         while True:
             attempt += 1
             header = self._attempt(attempt)

@@ -187,6 +187,7 @@ def request_header(
             timeout=options.timeout,
             retries=options.retries,
             nested=options.service_account is not None,
+            used=submission.used if isinstance(submission, Submission) else 0,
         ),
         "key": submission.key.hex(),
         "directory": str(directory),

@@ -54,7 +54,7 @@ class Supervisor(Overseer):
             if self.ending:
                 return EXIT_TERMINATED
             return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}), 0)
-        attempt = 0
+        attempt = int(self.spec["used"])
         while True:
             attempt += 1
             ending = self._attempt(attempt)

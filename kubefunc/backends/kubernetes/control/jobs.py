@@ -315,6 +315,7 @@ def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
         result_ttl=options.result_wait,
         pull_allowance=options.pull_allowance,
         nested=options.service_account is not None,
+        used=submission.used if isinstance(submission, Submission) else 0,
         upload=submission.payload.size > manifest.SECRETS_LIMIT,
     )
 
