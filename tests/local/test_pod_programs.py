@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import base64
+import contextlib
 import functools
 import os
 import pickle
@@ -353,6 +354,22 @@ def test_attempts_are_counted_on_from_those_of_an_earlier_job(made: Made) -> Non
     assert code == EXIT_RAISED
     assert b"attempt 3 of 3 after ValueError: 2" in printed
     assert pod.result().header["attempts"] == 3
+
+
+def test_a_function_with_calls_of_its_own_may_cancel_them_at_its_timeout(made: Made, tmp_path: Path) -> None:
+    """It is stopped by SIGTERM first, so that its exit handlers run; killed, it would leave those calls running."""
+    said = tmp_path / "said"
+
+    def function() -> str:
+        atexit.register(said.write_text, "cancelled")
+        with contextlib.suppress(SystemExit):
+            time.sleep(600)
+        return "too late"
+
+    pod = made(function, nested=True, timeout=0.5)
+    assert pod.run("main")[0] == EXIT_RAISED
+    assert said.read_text() == "cancelled"
+    assert pod.result().header["code"] == "timeout"
 
 
 def test_sigterm_while_the_payload_is_awaited(made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 
 from kubefunc.runner import CODE_TIMEOUT, ERROR
@@ -17,6 +18,7 @@ EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is writ
 STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the process is killed
 STACKS_LATE = 20  # tenths of a second more, where a busy node has not let faulthandler come to it yet
 STACKS_LIMIT = 20_000  # characters
+NESTED_GRACE = 6.0  # for a function that has timed out to cancel its own calls; an exit takes 5 s at most
 FOREVER = float("inf")
 SHORT = 200  # characters
 
@@ -41,6 +43,14 @@ class Clock:
         self.patience -= 1
         self.at = time.monotonic() + 0.1
         return True
+
+    def next_signal(self, spec: dict[str, Any]) -> int:
+        """The signal for a process whose time is over. SIGKILL; but one that has made calls may cancel these first."""
+        if self.why == "timeout" and spec["nested"]:
+            self.set("stop", NESTED_GRACE)
+            return signal.SIGTERM
+        self.stop()
+        return signal.SIGKILL
 
     def stop(self) -> None:
         self.at = FOREVER

@@ -244,9 +244,10 @@ class Chunk(Overseer):
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
         if run.clock.is_over() and not self._has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
-            run.timed_out = run.clock.why == "timeout"
-            run.clock.stop()
-            run.stopping = True
+            run.timed_out = run.timed_out or run.clock.why == "timeout"
+            number = run.clock.next_signal(self.spec)
+            run.stopping = number == signal.SIGKILL
+            kill_group(run.process.pid, number)
         if run.stopping or (self.ending and run.at is None):
             kill_group(run.process.pid, signal.SIGKILL)
 
@@ -280,7 +281,7 @@ class Chunk(Overseer):
     def _item_ended(self, run: _Run, letter: bytes, content: bytes) -> None:
         (index,) = records.INDEX.unpack_from(content)
         run.at = None
-        run.stopping = self.ending
+        run.stopping = self.ending or run.clock.why == "stop"
         run.reported += 1
         if run.clock.why == "timeout":
             run.clock.stop()

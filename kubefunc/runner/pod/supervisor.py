@@ -88,9 +88,8 @@ class Supervisor(Overseer):
         status: int | None = None
         while status is None:
             if clock.is_over() and not clock.waits_for(self.port.path("stacks")):
-                timed_out = clock.why == "timeout"
-                clock.stop()
-                kill_group(process.pid, signal.SIGKILL)
+                timed_out = timed_out or clock.why == "timeout"
+                kill_group(process.pid, clock.next_signal(self.spec))
             ready = self.wait(pipes, clock.left())
             for pipe in pipes[:]:
                 if pipe in ready and not (frames.read() if pipe == process.frames else self.pump(pipe)):
@@ -107,6 +106,8 @@ class Supervisor(Overseer):
             status = 0 if frames.ended else self.reap(process.pid)
         kill_group(process.pid, signal.SIGKILL)  # what the function left running
         self._read_rest(process, frames, pipes)
+        if timed_out and self.spec["nested"]:
+            frames.header = None  # from a function that was told to end, and returned
         return Ending(frames, status, started, timed_out)
 
     def _read_rest(self, process: Child, frames: child.FrameReader, pipes: list[int]) -> None:
