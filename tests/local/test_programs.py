@@ -167,7 +167,8 @@ def test_a_process_of_multiprocessing_cancels_its_calls_when_it_ends(
 ) -> None:
     """As any program does at its exit, though multiprocessing runs no exit handlers in the processes that it forks."""
     text = f"""{WORK}
-import multiprocessing
+import multiprocessing, tempfile
+tempfile.tempdir = '/tmp'  # where the path of the fork server's socket is short enough
 
 def work():
     tree.remote('tree')
