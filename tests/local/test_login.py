@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     with fresh_session():
         configure(backend="kubernetes")
         yield path
+    for thread in threading.enumerate():  # a watch that was stopped may still be asking a server that is gone
+        if thread.name.startswith("kubefunc-watch-"):
+            thread.join(15)
 
 
 def write(path: Path, url: str, user: dict[str, Any]) -> None:
@@ -102,3 +106,40 @@ def test_a_server_that_takes_no_calls_is_told_within_seconds(
         call.cancel()
     told = capsys.readouterr().err
     assert "The cluster cannot take the call now. etcd is away" in told
+
+
+def test_a_login_that_expires_while_a_call_runs(kubeconfig: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The call is not given up: a line says that the login has expired, and after the next one it is followed on."""
+    created, renewed = threading.Event(), threading.Event()
+
+    def cluster(request: Request, peer: Peer) -> None:
+        if dict(request.query).get("watch") == "true":
+            if created.is_set() and request.headers["authorization"] == "Bearer old":
+                return peer.refuse(401, "Unauthorized", "Unauthorized")
+            if created.is_set():
+                renewed.set()
+                return peer.wait_gone()
+            created.wait(10)
+            return peer.cut()
+        if request.method == "POST" and "/namespaces/" in request.path:
+            peer.json(201, {"metadata": {**request.json()["metadata"], "uid": "u-1"}})
+            return created.set() if request.path.endswith("/jobs") else None
+        if request.method == "PATCH":
+            return peer.json(200, {"metadata": {"name": request.path.rsplit("/", 1)[-1], "uid": "u-1"}})
+        return peer.json(200, {"items": [], "metadata": {"resourceVersion": "1"}, "status": {}})
+
+    with Server(cluster) as server:
+        write(kubeconfig, server.url, {"token": "old"})
+        call = double.options(verbose=True).remote(1)
+        assert created.wait(10)
+        told = ""
+        until = time.monotonic() + 15
+        while "log in again" not in told and time.monotonic() < until:
+            time.sleep(0.1)
+            told += capsys.readouterr().err
+        assert "your credentials are not accepted any more: log in again" in told
+        assert not call.done()
+        write(kubeconfig, server.url, {"token": "new"})
+        assert renewed.wait(15)
+        assert not call.done()
+        call.cancel()
