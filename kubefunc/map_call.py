@@ -138,8 +138,9 @@ class MapCall(Generic[R]):
             ConfigurationError: the map was attached to, and its arguments are not to be had any more.
         """
         outcomes = self._outcomes
+        count = self._length(None)
         with outcomes.unchanged():
-            again = [index for index in range(outcomes.count or 0) if outcomes.has_failed(index)]
+            again = [index for index in range(count) if outcomes.has_failed(index)]
             if not again:
                 return self
             known = self._submission or self._backend.read_map(self._id)

@@ -387,3 +387,13 @@ def test_ctrl_c_ends_the_wait_and_nothing_else() -> None:
     made.give((1, "b"))
     assert list(results) == ["b"]
     assert made.map.result(timeout=5) == ["a", "b"]
+
+
+def test_what_could_not_be_attached_to_is_not_retried() -> None:
+    """``retry_failed()`` tells why nothing is known of the items, as ``result()`` does."""
+    attached: MapCall[Any] = MapCall(
+        "f-abcdefgh", "f", HandBackend(), Session(), return_exceptions=False, verbose=False
+    )
+    MapCallSink(attached).fail(None, errors.PythonMismatchError("another Python"))
+    with pytest.raises(errors.PythonMismatchError, match="another Python"):
+        attached.retry_failed()
