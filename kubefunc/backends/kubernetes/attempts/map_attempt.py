@@ -168,6 +168,7 @@ class MapFlight(Flight):
         shares: running Pods may be asked to give back items that they have not begun.
         losses: how often some of these items were lost with a Pod before.
         held: Pods that keep results which are here already, for a client that attaches if this one is killed.
+        waiting_looks: how many looks in a row have found Pods of the map waiting.
     """
 
     whole: MapSink
@@ -185,6 +186,7 @@ class MapFlight(Flight):
     shares: bool = False
     losses: int = 0
     held: list[HeldPod] = field(default_factory=list["HeldPod"])
+    waiting_looks: int = 0
 
     @property
     def most_pods(self) -> int:
@@ -393,7 +395,8 @@ class ChunkFlight(Flight):
         if receipt.received <= LOG_LIMIT and self.options.results_in_log:
             return True
         with self.of.lock:
-            if self.of.over or self.of.has_waiting_pods():
+            needs_place = len(self.of.chunks) > self.of.most_pods and self.of.has_waiting_pods()
+            if self.of.over or needs_place:
                 return True
             self.of.held.append(HeldPod(pod, receipt))
             return False

@@ -46,6 +46,7 @@ from kubefunc.runner import CHUNK
 from kubefunc.runner.protocol import records
 
 LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
+WAITING_LOOKS = 3
 LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
 LATER_JOB_PAUSE = 2.0
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
@@ -283,7 +284,9 @@ class Maps:
     def _look_at_held(self, lead: MapFlight) -> None:
         """Let Pods go that keep results, where the map has ended or another of its Pods waits for a place."""
         over = lead.over or lead.whole.settled
-        if over or (lead.held and self._waits(lead.call)):
+        # A Pod that only starts waits for no place: another is let go for one that has waited for some time.
+        lead.waiting_looks = lead.waiting_looks + 1 if self._waits(lead.call) else 0
+        if over or lead.waiting_looks >= WAITING_LOOKS:
             with lead.lock:
                 held, lead.held = lead.held, []
             for each in held:
