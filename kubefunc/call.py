@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, Whereabouts
+from kubefunc.console import Printer, Silent
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, Unread, unread, unreadable
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
-from kubefunc.progress import Printer, Silent
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution.attempts import without_runner
 from kubefunc.runner.execution.exceptions import add_note
@@ -500,6 +500,7 @@ def attach(call: str) -> Call[Any]:
     options = here.options()
     backend = here.backend(options)
     handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
+    handle._where = Whereabouts(Phase.PENDING)  # it was sent by another process; where it is comes next
     backend.attach(call, CallSink(handle, printer_for(handle, options)))
     return handle
 

@@ -120,6 +120,7 @@ class MapCall(Generic[R]):
         for index in range(self._length(until)):
             self._wait(index, until)
             results.append(self._give(index))
+        self._watch.finish()
         return results
 
     def cancel(self) -> bool:
@@ -185,8 +186,9 @@ class MapCall(Generic[R]):
         if self._outcomes.count is None:
             return f"<MapCall {self._id}>"
         now = self.progress
-        failed = f", {now.failed} failed" if now.failed else ""
-        return f"<MapCall {self._id} {now.ended} of {now.total} done{failed}>"
+        others = ((now.failed, "failed"), (now.cancelled, "cancelled"))
+        told = "".join(f", {count} {word}" for count, word in others if count)
+        return f"<MapCall {self._id} {now.ended} of {now.total} done{told}>"
 
     # -- waiting
 

@@ -22,6 +22,7 @@ class InOrder(Iterator[R]):
         __tracebackhide__ = True
         index = self._next
         if index >= len(self._map):
+            self._map._watch.finish()
             raise StopIteration
         self._map._wait(index, None)
         self._next += 1  # not before: a wait that was interrupted is taken up again
@@ -39,6 +40,7 @@ class InOrderAsync(AsyncIterator[R]):
         __tracebackhide__ = True
         index = self._next
         if index >= await self._map._length_async():
+            self._map._watch.finish()
             raise StopAsyncIteration
         await self._map._wait_async(index)
         self._next += 1
@@ -57,6 +59,7 @@ class AsCompleted(Iterator[tuple[int, R]]):
     def __next__(self) -> tuple[int, R]:
         __tracebackhide__ = True
         if all(self._given):
+            self._map._watch.finish()
             raise StopIteration
         index = self._wait()
         self._given[index] = 1

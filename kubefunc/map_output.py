@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from kubefunc.backends.base import Whereabouts
+from kubefunc.console import Console, Printer, Silent
 from kubefunc.diagnosis import Phase
-from kubefunc.progress import Console, Printer, Silent
 from kubefunc.transcript import Transcript
 
 _TAIL_LINES = 20

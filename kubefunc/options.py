@@ -111,6 +111,7 @@ class OptionChanges(TypedDict, total=False):
     detach: bool | Unset
     verbose: bool | Unset
     progress: bool | Unset
+    logging: bool | Unset
     express: bool | Unset
     inline: bool | Unset
     results_in_log: bool | Unset
@@ -500,6 +501,13 @@ class Options:
     notebook, elsewhere a line every 30 s.
 
     Default: True.
+    Local: obeyed.
+    """
+
+    logging: bool = field(default=True, metadata=_SWITCH)
+    """Let ``logging`` in the function be set up as it is here: level and format of the root logger, on ``sys.stderr``.
+
+    Default: True, where the root logger has a handler when the call is made.
     Local: obeyed.
     """
 

@@ -147,7 +147,7 @@ class Outcomes:
                 succeeded=ended - self._failed - self._cancelled,
                 failed=self._failed,
                 cancelled=self._cancelled,
-                waits_for=waits_for,
+                waits_for=waits_for if total > ended + running else "",
                 pods=len(set(self._pods.values())),
             )
 

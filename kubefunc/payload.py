@@ -506,6 +506,7 @@ def runner_spec(
     nested: bool = False,
     used: int = 0,
     upload: bool = False,
+    logging: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What the runner must know about a call: the content of ``spec.json``.
 
@@ -523,8 +524,10 @@ def runner_spec(
         nested: the function may make remote calls itself.
         used: the attempts that were made before, and count against ``retries``.
         upload: the payload arrives by the courier instead of a Secret.
+        logging: level, format, datefmt and style for the root logger; None: it is left as it is.
     """
     return {
+        **({} if logging is None else {"logging": dict(logging)}),
         "protocol": PROTOCOL,
         "call": call,
         "function": function,

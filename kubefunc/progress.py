@@ -1,170 +1,29 @@
-"""What a person sees while waiting: what functions print, and one line where something must be waited for."""
+"""How far a map is, as one line that a person sees while waiting."""
 
 from __future__ import annotations
 
-import codecs
 import importlib
 import io
 import os
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING
+
+from kubefunc.console import Console, cells
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 LIVE_AFTER = 0.5  # seconds: a map that is done by then shows no line
 LIVE_EVERY = 0.1
 LOG_EVERY = 30.0
-
-
-class Console:
-    """Writes to the *current* ``sys.stderr``: notebooks and pytest replace it. Never raises into a call."""
-
-    def __init__(self, stream: Callable[[], TextIO | None] = lambda: sys.stderr) -> None:
-        self._stream = stream
-        self._lock = threading.RLock()
-        self._printers: set[Printer] = set()
-        self._live: tuple[TextIO, int] | None = None  # where a live line stands, and how wide it is
-
-    def say(self, text: str) -> None:
-        """One line of our own."""
-        self._write(f"kubefunc: {text}\n")
-
-    def printer(self, call: str) -> Printer:
-        """For the output of one call, which is named once another has run beside it."""
-        return self._add(Printer(self, f"[{call}] "))
-
-    def part_printer(self, part: str) -> Printer:
-        """For the output of a part of a map: the others may be running, may be waiting, or may have ended."""
-        printer = self._add(Printer(self, f"[{part}] "))
-        printer.is_named = True
-        return printer
-
-    def _add(self, printer: Printer) -> Printer:
-        """Each keeps its name to the end: lines that follow those of a call that has ended are not to pass for its."""
-        with self._lock:
-            printer.is_named = bool(self._printers)
-            if len(self._printers) == 1:  # the first of them did not know that it would have company
-                next(iter(self._printers)).is_named = True
-            self._printers.add(printer)
-        return printer
-
-    def forget(self, printer: Printer) -> None:
-        with self._lock:
-            self._printers.discard(printer)
-
-    @property
-    def is_live(self) -> bool:
-        """Whether a line can be drawn over and over: a terminal or a notebook, where nobody else does just now."""
-        stream = self._stream()
-        return stream is not None and _redraws(stream, os.environ) and not _others_draw()
-
-    def draw(self, text: str, width: int) -> None:
-        """Let this line, so many cells wide, stand below all that was written, until the next one or ``erase()``."""
-        stream = self._stream()
-        if stream is None:
-            return
-        with self._lock:
-            self._erase()
-            _put(stream, f"{text}\r")
-            self._live = stream, width
-
-    def erase(self) -> None:
-        """Take the live line away: what follows is not ours."""
-        if self._live is not None:
-            with self._lock:
-                self._erase()
-
-    def _erase(self) -> None:
-        if self._live is not None:
-            (stream, width), self._live = self._live, None
-            _put(stream, f"\r{' ' * width}\r")  # notebooks know no other way to erase
-
-    def _write(self, text: str) -> None:
-        stream = self._stream()
-        if stream is None:
-            return
-        with self._lock:
-            self._erase()
-            _put(stream, text)
-
-
-def _put(stream: TextIO, text: str) -> None:
-    try:
-        stream.write(text)
-        stream.flush()
-    except UnicodeEncodeError:
-        encoding = getattr(stream, "encoding", None) or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    except Exception:  # noqa: BLE001 - closed, its reader has left, or it is anyone's class: no call is lost
-        return
-
-
-def _redraws(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    if type(stream).__module__.startswith("ipykernel"):
-        return True
-    try:
-        return stream.isatty() and environ.get("TERM") != "dumb"
-    except Exception:  # noqa: BLE001 - as above
-        return False
-
-
-def _others_draw() -> bool:
-    """Whether a bar of tqdm or a display of rich is on the screen: two of them would spoil each other."""
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if getattr(tqdm, "_instances", None):
-        return True
-    console = getattr(sys.modules.get("rich"), "_console", None)
-    return bool(getattr(console, "_live", None) or getattr(console, "_live_stack", None))
-
-
-class Printer:
-    """The output of one call as whole lines, whatever pieces and bytes it arrives in.
-
-    Attributes:
-        is_named: each line says whose it is.
-    """
-
-    def __init__(self, console: Console, name: str) -> None:
-        self.is_named = False
-        self._console = console
-        self._name = name
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._line = ""
-
-    def feed(self, data: bytes) -> None:
-        """Show all lines that are whole now."""
-        self._line += self._decoder.decode(data)
-        whole, newline, self._line = self._line.rpartition("\n")
-        if newline:
-            self._show(whole)
-
-    def end(self) -> None:
-        """Show the last line, which may lack its newline."""
-        rest = self._line + self._decoder.decode(b"", final=True)
-        self._line = ""
-        if rest:
-            self._show(rest)
-        self._console.forget(self)
-
-    def _show(self, text: str) -> None:
-        prefix = self._name if self.is_named else ""
-        self._console._write("".join(f"{prefix}{line}\n" for line in text.split("\n")))
-
-
-class Silent:
-    """In place of a Printer with ``verbose=False``."""
-
-    def feed(self, data: bytes) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
-# -- the progress of a map
+RECENT = 30.0  # seconds over which the rate is measured
+BAR_MOST, BAR_LEAST = 30, 8  # cells
+NAME_MOST = 24
 
 
 @dataclass(frozen=True)
@@ -197,30 +56,81 @@ class MapProgress:
         return self.succeeded + self.failed + self.cancelled
 
 
-def progress_text(now: MapProgress, seconds: float) -> str:
-    """A map's progress in one line.
-
-    >>> progress_text(MapProgress(1000, 588, 12, 398, 2, 0, "waiting for a node"), 20.0)
-    '400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 20/s, 30 s left'
-    >>> progress_text(MapProgress(12, 4, 6, 2, 0, 0, pods=6), 4.0)
-    '2 of 12 done, 6 running in 6 Pods, 4 waiting, 0.5/s, 20 s left'
+def progress_parts(now: MapProgress, rate: float | None) -> list[tuple[str, str]]:
+    """A map's progress as pieces of text, what matters most first, each with its style.
 
     Args:
         now: how far it is.
-        seconds: since it began.
+        rate: items a second, of late; None where it is not known.
     """
-    parts = [f"{now.ended:,} of {now.total:,} done"]
+    parts = [(f"{now.ended:,} of {now.total:,} done", "green" if now.ended == now.total else "")]
+    if now.failed:
+        parts.append((f"{now.failed:,} failed", "red"))
+    if now.cancelled:
+        parts.append((f"{now.cancelled:,} cancelled", "yellow"))
+    if rate and now.ended < now.total:
+        parts += [(f"{rate:.3g}/s", ""), (f"{_duration((now.total - now.ended) / rate)} left", "")]
     if now.running:
-        pods = f" in {now.pods:,} Pod{'s' * (now.pods > 1)}" if now.pods else ""
-        parts.append(f"{now.running:,} running{pods}")
+        pods = f" in {now.pods:,} Pod{'s' if now.pods > 1 else ''}" if now.pods else ""
+        parts.append((f"{now.running:,} running{pods}", "cyan"))
     if now.waiting:
         why = now.waits_for.removeprefix("waiting ")
-        parts.append(f"{now.waiting:,} waiting" + (f" ({why})" if why else ""))
+        parts.append((f"{now.waiting:,} waiting" + (f" ({why})" if why else ""), "yellow"))
+    return parts
+
+
+def progress_text(now: MapProgress, rate: float | None) -> str:
+    """A map's progress in one line.
+
+    >>> progress_text(MapProgress(1000, 588, 12, 398, 2, 0, "waiting for a node", 4), 20.0)
+    '400 of 1,000 done, 2 failed, 20/s, 30 s left, 12 running in 4 Pods, 588 waiting (for a node)'
+    """
+    return ", ".join(text for text, _ in progress_parts(now, rate))
+
+
+def summary(now: MapProgress, seconds: float) -> str:
+    """What is said of a map that has ended.
+
+    >>> summary(MapProgress(1000, 0, 0, 998, 2, 0), 80)
+    '998 of 1,000 succeeded, 2 failed, in 1 min 20 s'
+    """
+    parts = [f"{now.succeeded:,} of {now.total:,} succeeded"]
     parts += [f"{count:,} {word}" for count, word in ((now.failed, "failed"), (now.cancelled, "cancelled")) if count]
-    if now.ended and now.ended < now.total and seconds > 0:
-        rate = now.ended / seconds
-        parts += [f"{rate:.3g}/s", f"{_duration((now.total - now.ended) / rate)} left"]
-    return ", ".join(parts)
+    return f"{', '.join(parts)}, in {_duration(seconds)}"
+
+
+class Rate:
+    """How many items end in a second, of late: the first ones may have waited for a node or an image.
+
+    >>> rate = Rate(0.0)
+    >>> for second, ended in ((60, 0), (70, 10), (80, 30)):
+    ...     rate.add(float(second), ended)
+    >>> rate.value
+    1.5
+    """
+
+    def __init__(self, began: float) -> None:
+        self._seen = deque([(began, 0)])
+        self._first = began  # since when items end at all
+
+    def add(self, now: float, ended: int) -> None:
+        """So many have ended by now. One count a second is kept."""
+        if ended == 0:
+            self._seen.clear()
+            self._first = now
+        elif len(self._seen) > 1 and now - self._seen[-2][0] < 1.0:
+            self._seen.pop()
+        self._seen.append((now, ended))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RECENT:
+            self._seen.popleft()
+
+    @property
+    def value(self) -> float | None:
+        """None while nothing has ended. Where nothing has of late, it is measured from the first on."""
+        (then, before), (now, ended) = self._seen[0], self._seen[-1]
+        if ended == before:
+            then, before = self._first, 0
+        return (ended - before) / (now - then) if ended and now > then else None
 
 
 def _duration(seconds: float) -> str:
@@ -241,7 +151,8 @@ class Watch:
     """Shows the progress of one map to a person, from within the waits of whoever waits for it.
 
     A live line stands there only as long as a wait lasts: a program's own prints, between two results, find a clean
-    line. Where a line cannot be redrawn (a log file), one is written every 30 s.
+    line. Where a line cannot be redrawn (a log file), one is written every 30 s. Of a map that was shown, a last line
+    stays, which says how it ended.
     """
 
     def __init__(
@@ -258,23 +169,32 @@ class Watch:
         self._began = clock()
         self._logged = self._began
         self._drawn = self._began
+        self._rate = Rate(self._began)
+        self._shown = False
+        self._finished = False
         self._loads = False
         self._drawing = threading.Event()  # all is there that it needs
 
     def tick(self) -> float:
         """Show what there is to show now; the seconds after which to come again."""
         now = self._clock()
+        if self._finished:  # failed items run again
+            self._finished = False
+            self._began = self._logged = now
+            self._rate = Rate(now)
         if now - self._began < LIVE_AFTER:
             return LIVE_AFTER
         if self._console.is_live:
             if now - self._drawn >= LIVE_EVERY:
                 self._drawn = now
-                self._console.draw(*self._rendered())
+                self._shown = True
+                self._draw(self._measured(now))
             return self._drawn + LIVE_EVERY - now
         self._console.erase()
         if now - self._logged >= LOG_EVERY:
             self._logged = now
-            self._console.say(f"{self._name}: {progress_text(self._progress(), now - self._began)}")
+            self._shown = True
+            self._console.say(f"{self._name}: {progress_text(self._measured(now), self._rate.value)}")
         return min(LOG_EVERY, self._logged + LOG_EVERY - now)
 
     def tick_in_loop(self) -> float:
@@ -287,37 +207,94 @@ class Watch:
         return LIVE_EVERY
 
     def _load(self) -> None:
-        for name in ("console", "progress_bar", "table", "text"):
+        for name in ("console", "text"):
             importlib.import_module(f"rich.{name}")
         self._drawing.set()
 
     def pause(self) -> None:
         """The wait is over: the line is the program's again."""
         self._console.erase()
+        if self._shown:
+            self.finish()
 
-    def _rendered(self) -> tuple[str, int]:
-        """A bar and the text, by rich: it knows colours, widths of characters and what the terminal can show."""
-        from rich.console import Console as Rich
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
+    def finish(self) -> None:
+        """Leave a line that stays, once, if the map has ended and was shown."""
+        if not self._shown:
+            return
         now = self._progress()
+        if now.ended < now.total:
+            return
+        self._shown, self._finished = False, True
+        if self._console.is_notebook:
+            self._draw(now)
+        self._console.say(f"{self._name}: {summary(now, self._clock() - self._began)}")
+
+    def _measured(self, at: float) -> MapProgress:
+        now = self._progress()
+        self._rate.add(at, now.ended)
+        return now
+
+    def _draw(self, now: MapProgress) -> None:
+        """By rich: it knows colours and what the terminal can show."""
+        from rich.console import Console as Rich
+
         width = max(20, shutil.get_terminal_size().columns - 1)  # a full line would wrap
-        # Left to itself rich would show a cell of its own in a notebook, for each time that the line is drawn.
+        line = progress_line(self._name, now, self._rate.value, width)
+        # Left to itself rich would show an output of its own in a notebook, for each time that the line is drawn.
         rich = Rich(
             file=io.StringIO(),
             force_terminal=True,
             force_jupyter=False,
+            record=self._console.is_notebook,
             width=width,
             no_color="NO_COLOR" in os.environ,
         )
-        text = Text(progress_text(now, self._clock() - self._began), no_wrap=True, overflow="ellipsis")
-        row = Table.grid(padding=(0, 1))
-        row.add_row(Text(self._name), ProgressBar(total=max(1, now.total), completed=now.ended, width=20), text)
         with rich.capture() as capture:
-            rich.print(row, end="")
-        return capture.get().replace("\n", ""), width
+            rich.print(line, end="", no_wrap=True, overflow="ellipsis")
+        if not self._console.is_notebook:
+            self._console.draw(capture.get().replace("\n", ""), width)
+            return
+        rich.print(line, end="")
+        html = rich.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')
+        self._console.draw(line.plain, width, html)
+
+
+def progress_line(name: str, now: MapProgress, rate: float | None, width: int) -> Text:
+    """Name, figures and, where there is room, a bar: what matters most comes first, for the end may be cut."""
+    from rich.text import Text
+
+    line = Text(_shortened(name), style="bold")
+    line.append("  ")
+    for number, (text, style) in enumerate(progress_parts(now, rate)):
+        line.append(", " if number else "", style="default not bold")
+        line.append(text, style=f"{style or 'default'} not bold")
+    room = min(BAR_MOST, width - cells(line.plain) - 2)
+    if room >= BAR_LEAST:
+        line.append("  ")
+        line.append_text(_bar(now, room))
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _shortened(name: str) -> str:
+    """An id keeps its end, by which it is told from others."""
+    return name if len(name) <= NAME_MOST else f"{name[: NAME_MOST - 10]}…{name[-9:]}"
+
+
+def _bar(now: MapProgress, width: int) -> Text:
+    """Each state has its share and its colour."""
+    from rich.text import Text
+
+    bar = Text()
+    total, done, at = max(1, now.total), 0, 0
+    states = ((now.succeeded, "green"), (now.failed, "red"), (now.cancelled, "yellow"), (now.running, "cyan"))
+    for count, style in states:
+        done += count
+        until = width * done // total
+        bar.append("━" * (until - at), style=f"{style} not bold")
+        at = until
+    bar.append("━" * (width - at), style="bright_black not bold")
+    return bar
 
 
 class Unwatched:
@@ -330,4 +307,7 @@ class Unwatched:
         return LOG_EVERY
 
     def pause(self) -> None:
+        pass
+
+    def finish(self) -> None:
         pass

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from kubefunc.console import Console
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
-from kubefunc.progress import Console
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import pickle
 import subprocess
 import sys
@@ -467,3 +468,16 @@ def _main_has_ended(space: Space, call: str) -> bool:
     pods = space.admin.get("pods", "-l", f"kubefunc/call={call}")
     statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]
     return any(status["name"] == "main" and "terminated" in status["state"] for status in statuses)
+
+
+def test_logs_are_followed_from_the_start(calling: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after ``.remote()``, while there is no Pod yet; with the caller's set-up of ``logging``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    call = work.log_and_count.options(verbose=False).remote(3)
+    lines = list(call.logs(follow=True))
+    assert lines == ["INFO counting", "0", "1", "2"]
+    assert call.result(60) == 3
+    nothing_left(calling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -200,3 +201,13 @@ def print_and_give(printed: str, given: str) -> str:
 def variables(*names: str) -> dict[str, str | None]:
     """These variables of the process that runs it."""
     return {name: os.environ.get(name) for name in names}
+
+
+@remote
+def log_and_count(limit: int) -> int:
+    """Log a record, then print a number each tenth of a second."""
+    logging.info("counting")
+    for number in range(limit):
+        print(number, flush=True)
+        time.sleep(0.1)
+    return limit

@@ -244,3 +244,57 @@ def test_a_pods_output_volume_without_room(tmp_path: Path) -> None:
     assert ends(pod.start("main")) == 64
     header = pod.result().header
     assert (header["code"], header["detail"]["message"]) == ("storage", "File too large")
+
+
+LOGS = """
+import logging
+logging.basicConfig(level=logging.INFO, format="{levelname}|{message}", style="{")
+logging.getLogger("kubefunc").setLevel(logging.ERROR)
+@remote
+def logs(x):
+    logging.getLogger("mine").info("item %s", x)
+    logging.debug("too much")
+logs.options(logging=TRAVELS).remote(1).result(30)
+logs.options(logging=TRAVELS).map([2]).result(30)
+"""
+
+
+def test_logging_is_set_up_as_it_is_for_the_caller(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """What a function logs is shown with level and format of the caller's root logger, in calls and in maps."""
+    shown = printed(LOGS.replace("TRAVELS", "True"), clean_env, tmp_path).splitlines()
+    assert [line.rpartition("] ")[2] for line in shown[1:]] == ["INFO|item 1", "INFO|item 2"]
+
+
+def test_logging_is_left_alone_where_it_shall_be(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """``logging=False``: Python's own default shows warnings only."""
+    assert "item" not in printed(LOGS.replace("TRAVELS", "False"), clean_env, tmp_path)
+
+
+def test_a_format_that_needs_this_program_is_replaced(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Fields that a filter adds here are not there: the plain format shows the record."""
+    text = """
+import logging
+handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter("%(request)s %(message)s"))
+logging.getLogger().addHandler(handler)
+@remote
+def logs():
+    logging.warning("careful")
+logs.remote().result(30)
+"""
+    assert "WARNING:root:careful" in printed(text, clean_env, tmp_path)
+
+
+def test_output_before_a_sudden_exit(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """What a function printed without a newline is shown, once, also where a process that it forked leaves so too."""
+    text = """
+@remote
+def leaves():
+    print("half a line", end="")
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    os._exit(3)
+leaves.remote().exception(30)
+"""
+    assert printed(text, clean_env, tmp_path).count("half a line") == 1

@@ -48,15 +48,34 @@ def said(outputs: list[dict[str, Any]], name: str) -> str:
     return "".join(each["text"] for each in outputs if each["output_type"] == "stream" and each["name"] == name)
 
 
-def test_a_map_shows_one_line_that_is_redrawn(clean_env: dict[str, str], tmp_path: Path) -> None:
+def test_a_map_shows_one_output_that_is_updated(clean_env: dict[str, str], tmp_path: Path) -> None:
     """No output of its own for each time; what items print, and what the cell prints, stand on lines of their own."""
     _, below = run(clean_env, DEFINITION, "m = slow.map(range(8))\nprint(sum(m.result()))")
-    assert {each["output_type"] for each in below} == {"stream"}
-    lines = said(below, "stderr").split("\r")
-    assert any("of 8 done" in line and "left" in line for line in lines)
-    assert lines[-1].strip() == ""  # in the end it is gone
+    (bar,) = [each for each in below if each["output_type"] == "display_data"]
+    assert bar["data"]["text/plain"].split("  ")[1] == "8 of 8 done"
+    assert "8 of 8 done" in bar["data"]["text/html"]
     assert "hello from 2\n" in said(below, "stderr")
+    assert "8 of 8 succeeded, in " in said(below, "stderr")
+    assert "\r" not in said(below, "stderr")
+    assert len(below) < 8  # the bar, lines that items print, the last line, the cell's own
     assert said(below, "stdout") == f"{sum(10 // (n - 9) for n in range(8))}\n"
+
+
+def test_a_bar_of_a_function_is_updated_in_place(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Its states are no outputs of their own; the last one is a line."""
+    cell = """
+@remote
+def counts():
+    for i in range(20):
+        print(f"\\r{i + 1} of 20", end="", flush=True)
+        time.sleep(0.1)
+    print()
+counts.remote().result()
+"""
+    _, below = run(clean_env, DEFINITION, cell)
+    assert len([each for each in below if each["output_type"] == "display_data"]) == 1
+    assert said(below, "stderr").splitlines()[-1] == "20 of 20"
+    assert len(below) < 6
 
 
 def test_a_cells_error_is_the_functions_own(clean_env: dict[str, str], tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
 from kubefunc.call import Call, CallSink
+from kubefunc.console import Silent
 from kubefunc.diagnosis import Phase
-from kubefunc.progress import Silent
 from kubefunc.runner import CODE_DIED
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, error_envelope, value_envelope

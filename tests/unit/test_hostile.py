@@ -19,10 +19,10 @@ from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.results.collect import announced_size, envelope_in_log
 from kubefunc.call import Call, CallSink
+from kubefunc.console import Silent
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, verify, verify_chunk
 from kubefunc.map_call import MapCall, MapCallSink
-from kubefunc.progress import Silent
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import records, wire

@@ -193,7 +193,7 @@ def test_progress_counts_items_by_state() -> None:
         total=5, waiting=2, running=1, succeeded=1, failed=1, cancelled=0, waits_for="waiting for a node"
     )
     made.map.cancel()
-    assert made.map.progress == MapProgress(5, 0, 0, 1, 1, 3, "waiting for a node")
+    assert made.map.progress == MapProgress(5, 0, 0, 1, 1, 3)
     assert made.map.progress.ended == 5
 
 

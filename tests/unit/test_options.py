@@ -112,6 +112,7 @@ def test_the_defaults() -> None:
         "evictable": False,
         "detach": False,
         "verbose": True,
+        "logging": True,
         "progress": True,
         "express": True,
         "inline": True,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.progress import Console, MapProgress, Watch
+from kubefunc.console import Console
+from kubefunc.progress import MapProgress, Rate, Watch
 
 
 def shown(pieces: list[bytes]) -> str:
@@ -63,7 +64,7 @@ def test_a_call_keeps_its_prefix_when_the_other_has_ended() -> None:
     assert stream.getvalue() == "[f-2] x\n[f-1] y\n"
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30), st.data())
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\r\x1b"), max_size=30), st.data())
 def test_text_survives_any_cut(text: str, data: st.DataObject) -> None:
     """Characters that arrive in halves are put together again."""
     encoded = text.encode()
@@ -144,7 +145,7 @@ def test_a_terminal_shows_a_live_line_while_a_wait_lasts(monkeypatch: pytest.Mon
         watch.tick()
     (line,) = terminal.screen
     assert line.startswith("f-abc ")
-    assert line.endswith("400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 13.3/s, 45 s left")
+    assert "  400 of 1,000 done, 2 failed, 13.3/s, 45 s left, 12 running, 588 waiting (for a node)  ━━━━━" in line
     watch.pause()
     assert terminal.screen == [""]
 
@@ -180,8 +181,8 @@ def test_a_log_file_gets_a_line_every_thirty_seconds() -> None:
         watch.tick()
         clock.now += 1
     assert file.getvalue().splitlines() == [
-        "kubefunc: f-abc: 400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 13.3/s, 45 s left",
-        "kubefunc: f-abc: 400 of 1,000 done, 12 running, 588 waiting (for a node), 2 failed, 6.67/s, 1 min 30 s left",
+        "kubefunc: f-abc: 400 of 1,000 done, 2 failed, 13.3/s, 45 s left, 12 running, 588 waiting (for a node)",
+        "kubefunc: f-abc: 400 of 1,000 done, 2 failed, 6.67/s, 1 min 30 s left, 12 running, 588 waiting (for a node)",
     ]
 
 
@@ -212,3 +213,64 @@ def test_a_real_display_of_rich_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     with live.Live("a display", console=rich.get_console(), redirect_stdout=False, redirect_stderr=False):
         assert not console.is_live
     assert console.is_live
+
+
+def test_eighty_columns_show_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Done, failed, rate and time left stand before what may be cut; a long id keeps its end."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = Terminal(), Clock()
+    console = Console(lambda: terminal)
+    now = MapProgress(1000, 588, 12, 398, 2, 0, "waiting for a node", 3)
+    watch = Watch("train-the-model-of-this-year-x7k2p5qa", lambda: now, console, clock)
+    clock.now += 20
+    watch.tick()
+    (line,) = terminal.screen
+    assert line == "train-the-mode…-x7k2p5qa  400 of 1,000 done, 2 failed, 20/s, 30 s left, 12 run…"
+
+
+def test_states_have_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Green, red, cyan and yellow, in the text and in the bar."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal, clock = Terminal(), Clock()
+    watch, _ = watched(terminal, clock)
+    clock.now += 20
+    watch.tick()
+    for colour in "31", "32", "33", "36":
+        assert f"\x1b[{colour}m" in terminal.getvalue()
+
+
+def test_a_line_stays_when_the_map_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and only of a map that was shown."""
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = Terminal(), Clock()
+    console = Console(lambda: terminal)
+    states = [MapProgress(10, 0, 5, 5, 0, 0), MapProgress(10, 0, 0, 9, 1, 0)]
+    watch = Watch("f-abc", lambda: states[0], console, clock)
+    watch.pause()
+    clock.now += 65
+    watch.tick()
+    watch.pause()
+    assert terminal.screen == [""]
+    states.pop(0)
+    for _ in range(3):
+        watch.finish()
+    assert terminal.screen == ["kubefunc: f-abc: 9 of 10 succeeded, 1 failed, in 1 min 5 s", ""]
+
+
+def test_the_time_left_is_that_of_recent_items() -> None:
+    """What waited for a node or an image at first says nothing of the rest."""
+    rate = Rate(0.0)
+    for second in range(300):
+        rate.add(float(second), max(0, second - 200) * (1 if second < 250 else 2))
+    assert rate.value == pytest.approx(2.0, rel=0.1)
+
+
+def test_where_nothing_has_ended_of_late_the_whole_time_counts() -> None:
+    """Long items come seldom."""
+    rate = Rate(0.0)
+    for second in range(1, 101):
+        rate.add(float(second), 4)
+    assert rate.value == pytest.approx(0.04)

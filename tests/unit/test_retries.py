@@ -9,11 +9,11 @@ import pytest
 from kubefunc import errors
 from kubefunc.backends.base import Submission
 from kubefunc.call import Call, CallSink
+from kubefunc.console import Silent
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.progress import Silent
 from kubefunc.retries import RetryingSink
 from kubefunc.runner import CODE_OOM
 from kubefunc.session import Session

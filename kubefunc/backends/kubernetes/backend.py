@@ -42,6 +42,7 @@ REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
 _FOLLOW_IDLE = 4 * 3600.0
+_FOLLOW_AGAIN = 0.25  # seconds between two looks for a Pod whose log can be followed
 
 NOT_SENT = "the program ends before its Job could be created: it may never run"
 
@@ -151,15 +152,35 @@ class KubernetesBackend:
 
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         namespace = self._namespaces.get(call, self._config.namespace)
+        if follow:
+            yield from self._follow(namespace, call)
+            return
         for pod in self._pods(namespace, call):
             path = log_path(namespace, pod["metadata"]["name"])
-            if follow:
-                query = {"container": MAIN, "follow": "true"}
-                with self.api.stream_bytes(path, query, idle_timeout=_FOLLOW_IDLE) as stream:
-                    yield from printed(stream)
-                continue
             with contextlib.suppress(ApiError):  # its container has not started
                 yield from printed([self.api.read_bytes(path, query={"container": MAIN})])
+
+    def _follow(self, namespace: str, call: str) -> Iterator[bytes]:
+        """Of one Pod after another, each from its start, until the call has ended. A Pod may still have to come."""
+        followed: set[str] = set()
+        while True:
+            goes_on = bool(self._tracker.of(call))
+            for pod in self._pods(namespace, call):
+                name = pod["metadata"]["name"]
+                if name in followed:
+                    continue
+                try:
+                    with self.api.stream_bytes(
+                        log_path(namespace, name), {"container": MAIN, "follow": "true"}, idle_timeout=_FOLLOW_IDLE
+                    ) as stream:
+                        followed.add(name)
+                        yield from printed(stream)
+                except ApiError as error:  # its container has not started, or the Pod is gone
+                    if error.not_found or not goes_on:
+                        followed.add(name)
+            if not goes_on:
+                return
+            time.sleep(_FOLLOW_AGAIN)
 
     def hear_out(self, call: str, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -214,9 +214,16 @@ class LocalBackend:
             self._maps.remove(ended)
             if self._closed or self._spare is not None:
                 return
-            with contextlib.suppress(OSError):  # the next map will tell
-                self._spare = self._new_pool(usable_cpus())
-                self._spare.fill()
+        # Not under the lock: the lock of the processes may be held by a thread whose signal handler waits for this one.
+        with contextlib.suppress(OSError):  # the next map will tell
+            spare = self._new_pool(usable_cpus())
+            with self._lock:
+                if self._closed or self._spare is not None:
+                    spare.end()
+                    spare.remove_file()
+                    return
+                spare.fill()
+                self._spare = spare
 
     def _take_pool(self, size: int) -> Pool:
         """The spare one, if it has room for so many workers.

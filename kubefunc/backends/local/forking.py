@@ -69,6 +69,7 @@ class Forked:
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._new: list[tuple[socket.socket, _Slot | ServerProcess]] = []  # sockets that the reader does not watch yet
         self._reader = threading.Thread(target=self._read, name="kubefunc-local", daemon=True)
+        self._reads = False
         self._closed = False
         if server is not None:
             self._watch(server.control, server)
@@ -128,8 +129,13 @@ class Forked:
                 self._watch(started.control, started)
             else:  # a signal handler has made a call meanwhile, in this same thread
                 started.end(SERVER_END)
-        if not self._reader.is_alive():
-            self._reader.start()
+        if not self._reads:
+            self._reads = True  # first: the start waits, and a signal handler may make a call meanwhile
+            try:
+                self._reader.start()
+            except RuntimeError:  # no thread is to be had
+                self._reads = False
+                raise
         return self._server
 
     def _watch(self, connection: socket.socket, what: _Slot | ServerProcess) -> None:

@@ -17,6 +17,7 @@ from kubefunc.backends.local.launch import working_directory
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
+from kubefunc.log_setup import log_setup
 from kubefunc.modules import search_path
 from kubefunc.payload import runner_spec
 from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
@@ -188,6 +189,7 @@ def request_header(
             retries=options.retries,
             nested=options.service_account is not None,
             used=submission.used if isinstance(submission, Submission) else 0,
+            logging=log_setup() if options.logging else None,
         ),
         "key": submission.key.hex(),
         "directory": str(directory),

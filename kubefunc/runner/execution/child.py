@@ -333,6 +333,35 @@ def prepare(spec: dict[str, Any], attempt: int) -> None:
     # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
     faulthandler.enable(2)
     sigterm.raise_in_function()
+    _flush_at_sudden_exit()
+    if spec.get("logging"):
+        _set_up_logging(spec["logging"])
+
+
+def _set_up_logging(wanted: dict[str, Any]) -> None:
+    """As it was set up for the caller; ``sys.stderr`` is looked up at each record, for a function may replace it."""
+    import logging  # most calls need not wait for it
+
+    handler = logging._StderrHandler()  # type: ignore[attr-defined]
+    handler.setFormatter(logging.Formatter(wanted["format"], wanted["datefmt"], wanted["style"]))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(wanted["level"])
+
+
+def _flush_at_sudden_exit() -> None:
+    """``os._exit()`` shows what was printed before it, as far as it goes through ``sys.stdout`` and ``sys.stderr``.
+
+    Not in what the function forks: that has a copy of what its parent will print itself.
+    """
+    pid, leave = os.getpid(), os._exit
+
+    def _exit(status: int) -> NoReturn:
+        if os.getpid() == pid:
+            flush()
+        leave(status)
+
+    os._exit = _exit
 
 
 def die_of_sigterm() -> NoReturn:
@@ -501,7 +530,7 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # a function may close or replace them
+        except (OSError, ValueError, AttributeError, RuntimeError):  # closed, replaced, or being written to
             pass
 
 

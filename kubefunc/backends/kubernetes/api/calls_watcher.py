@@ -34,7 +34,7 @@ class CallsWatcher(Watcher):
         super().__init__(api, path, {}, on_event, on_state)
         self._calls: Counter[str] = Counter()
         self._added: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, call: str) -> None:
         """Report this call's objects from the next list on; also again, to a second one who follows the call."""

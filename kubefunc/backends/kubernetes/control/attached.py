@@ -19,7 +19,7 @@ class AttachedWatches:
     def __init__(self, make: Callable[[str], Pair], clock: Clock) -> None:
         self._make = make
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pairs: dict[str, Pair] = {}
         self._relisting: set[str] = set()
 

@@ -22,6 +22,7 @@ from kubefunc.backends.kubernetes.objects import manifest
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
+from kubefunc.log_setup import log_setup
 from kubefunc.payload import runner_spec
 
 log = logging.getLogger("kubefunc.kubernetes.jobs")
@@ -317,6 +318,7 @@ def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
         nested=options.service_account is not None,
         used=submission.used if isinstance(submission, Submission) else 0,
         upload=submission.payload.size > manifest.SECRETS_LIMIT,
+        logging=log_setup() if options.logging else None,
     )
 
 

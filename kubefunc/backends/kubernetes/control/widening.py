@@ -147,7 +147,7 @@ class Widening:
         self._permission = permission
         self._tracker = tracker
         self._start = start
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._watched: set[str] = set()
 
     def watch(self, lead: MapFlight) -> None:

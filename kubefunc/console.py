@@ -1,0 +1,421 @@
+"""What a person sees on ``sys.stderr``: kubefunc's own lines, what functions print, and one live line below it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+LINE_LIMIT = 1 << 20  # characters: a longer line is shown in pieces, or it would fill the memory
+BAR_HOLDS = 0.5  # seconds after its last drawing for which a map's bar keeps the live line
+OWNER_HOLDS = 1.0  # seconds for which the unfinished line of one call keeps it, while others change too
+LOG_FIRST = 1.0  # seconds after which the state of an unfinished line goes to a log file, and twice that, and so on
+LOG_MOST = 30.0
+NOTEBOOK_EVERY = 0.1  # seconds between two updates of a notebook's output
+_MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhlsu]|\x1b[78]")
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class _Live:
+    """The line that is drawn over and over, below all that was written.
+
+    Attributes:
+        stream: where it stands.
+        text: what was drawn.
+        width: in cells.
+        owner: the printer whose unfinished line it is; None: a map's bar.
+        since: when that owner took it.
+    """
+
+    stream: TextIO
+    text: str
+    width: int
+    owner: Printer | None
+    since: float
+
+
+class Console:
+    """Writes to the *current* ``sys.stderr``: notebooks and pytest replace it. Never raises into a call."""
+
+    def __init__(
+        self,
+        stream: Callable[[], TextIO | None] = lambda: sys.stderr,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self._stream = stream
+        self._lock = threading.RLock()
+        self._printers: set[Printer] = set()
+        self._live: _Live | None = None
+        self._bar_drawn = -BAR_HOLDS
+        self._notebook = NotebookOutput(clock)
+
+    def say(self, text: str) -> None:
+        """One line of our own."""
+        self._write(f"kubefunc: {text}\n")
+
+    def printer(self, call: str) -> Printer:
+        """For the output of one call, which is named once another has run beside it."""
+        return self._add(Printer(self, f"[{call}] "))
+
+    def part_printer(self, part: str) -> Printer:
+        """For the output of a part of a map: the others may be running, may be waiting, or may have ended."""
+        printer = self._add(Printer(self, f"[{part}] "))
+        printer.is_named = True
+        return printer
+
+    def _add(self, printer: Printer) -> Printer:
+        """Each keeps its name to the end: lines that follow those of a call that has ended are not to pass for its."""
+        with self._lock:
+            printer.is_named = bool(self._printers)
+            if len(self._printers) == 1:  # the first of them did not know that it would have company
+                next(iter(self._printers)).is_named = True
+            self._printers.add(printer)
+        return printer
+
+    def forget(self, printer: Printer) -> None:
+        """Its output has ended: later calls need no name to be told from it."""
+        with self._lock:
+            self._printers.discard(printer)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a line can be drawn over and over: a terminal or a notebook, where nobody else does just now."""
+        stream = self._stream()
+        return stream is not None and _redraws(stream, os.environ) and not _others_draw()
+
+    @property
+    def is_notebook(self) -> bool:
+        """Whether what is written goes below a notebook's cell."""
+        stream = self._stream()
+        return stream is not None and _is_notebook(stream)
+
+    # -- the live line
+
+    def draw(self, text: str, width: int, html: str = "") -> None:
+        """Draw a map's bar, so many cells wide, below all that was written, until the next one or ``erase()``.
+
+        Args:
+            text: one line, with escape sequences for colours.
+            width: its cells.
+            html: the same for a notebook.
+        """
+        stream = self._stream()
+        if stream is None:
+            return
+        with self._lock:
+            self._bar_drawn = self.clock()
+            if _is_notebook(stream):
+                self._notebook.show(text, html)
+                return
+            self._erase()
+            _put(stream, f"{text}\r")
+            self._live = _Live(stream, text, width, None, self._bar_drawn)
+
+    def draw_unfinished(self, printer: Printer, text: str) -> bool:
+        """Show a line of output that has no end yet, where one can be drawn over; False where not."""
+        stream = self._stream()
+        if stream is None or not self.is_live:
+            return False
+        with self._lock:
+            now, live = self.clock(), self._live
+            if now - self._bar_drawn < BAR_HOLDS:
+                return False
+            if _is_notebook(stream):
+                self._notebook.update(text)
+                return True
+            taken = live is not None and live.owner not in (None, printer)
+            if live is not None and taken and now - live.since < OWNER_HOLDS:
+                return True  # the other one's turn: this one's comes
+            text = fit(text, shutil.get_terminal_size().columns - 1)
+            if live is not None and live.owner is printer and live.text == text:
+                return True
+            since = live.since if live is not None and live.owner is printer else now
+            self._erase()
+            _put(stream, f"{text}\r")
+            self._live = _Live(stream, text, cells(text), printer, since)
+        return True
+
+    def erase(self) -> None:
+        """Take a map's bar away: what follows is not ours."""
+        if self._live is not None and self._live.owner is None:
+            with self._lock:
+                self._erase()
+                self._bar_drawn = -BAR_HOLDS
+
+    def _erase(self) -> None:
+        if self._live is not None:
+            live, self._live = self._live, None
+            _put(live.stream, f"\r{' ' * live.width}\r")  # an escape sequence would not be known everywhere
+
+    def finish_line(self, printer: Printer, text: str) -> None:
+        """Write lines of a call's output. Its unfinished line, where one was drawn, is part of them."""
+        with self._lock:
+            if self._live is not None and self._live.owner is printer:
+                self._erase()
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        stream = self._stream()
+        if stream is None:
+            return
+        with self._lock:
+            live = self._live
+            self._erase()
+            _put(stream, text)
+            if live is not None and live.owner is not None and live.stream is stream:  # a bar draws itself again
+                _put(stream, f"{live.text}\r")
+                self._live = live
+
+
+class NotebookOutput:
+    """One output of a notebook's cell, updated in place; each cell that needs one gets its own.
+
+    What goes to a notebook's stderr is stored for good, each piece an output of its own: a line that is drawn over and
+    over would leave hundreds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._handle: Any = None
+        self._cell: object = None
+        self._shown_at = 0.0
+
+    def update(self, text: str) -> None:
+        """The same as ``show``, not more often than a person sees."""
+        if self._clock() - self._shown_at >= NOTEBOOK_EVERY:
+            self.show(text, "")
+
+    def show(self, text: str, html: str) -> None:
+        """Replace what is shown, or begin with it."""
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if shell is None:
+            return
+        from IPython.display import display
+
+        self._shown_at = self._clock()
+        content = {"text/plain": text, **({"text/html": html} if html else {})}
+        try:
+            show: Any = display
+            if self._handle is None or self._cell != shell.execution_count:
+                self._cell = shell.execution_count
+                self._handle = show(content, raw=True, display_id=True)
+            else:
+                self._handle.update(content, raw=True)
+        except Exception:  # noqa: BLE001 - its kernel is going: no call is lost
+            return
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal the text takes; escape sequences take none.
+
+    >>> cells("ab"), cells("日本"), cells("e\\u0301")
+    (2, 4, 1)
+    """
+    return sum(_cells_of(each) for each in _STYLES.sub("", text))
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def fit(text: str, width: int) -> str:
+    """The beginning of the text that so many cells hold, without colours where it must be cut.
+
+    >>> fit("epoch 1", 20), fit("a very long line", 8)
+    ('epoch 1', 'a very …')
+    """
+    if cells(text) <= width:
+        return text
+    kept, left = [], width - 1
+    for each in _STYLES.sub("", text):
+        left -= _cells_of(each)
+        if left < 0:
+            break
+        kept.append(each)
+    return "".join(kept) + "…"
+
+
+def _put(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except Exception:  # noqa: BLE001 - closed, its reader has left, or it is anyone's class: no call is lost
+        return
+
+
+def _is_notebook(stream: TextIO) -> bool:
+    return type(stream).__module__.startswith("ipykernel")
+
+
+def _redraws(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    if _is_notebook(stream):
+        return True
+    try:
+        return stream.isatty() and environ.get("TERM") != "dumb"
+    except Exception:  # noqa: BLE001 - as above
+        return False
+
+
+def _others_draw() -> bool:
+    """Whether a bar of tqdm or a display of rich is on the screen: two of them would spoil each other."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if getattr(tqdm, "_instances", None):
+        return True
+    console = getattr(sys.modules.get("rich"), "_console", None)
+    return bool(getattr(console, "_live", None) or getattr(console, "_live_stack", None))
+
+
+class UnfinishedLine:
+    """The line that a function is printing: pieces of it as they come, carriage returns obeyed.
+
+    What follows a carriage return replaces what stands before it, as on a terminal. The cost is linear in what is
+    printed, however it arrives.
+
+    >>> line = UnfinishedLine()
+    >>> for piece in ("10%", "\\r20%", "\\r"):
+    ...     line.add(piece)
+    >>> line.text(80), line.take()
+    ('20%', '20%')
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._size = 0
+        self._before = ""
+        self.moves = False  # it has been drawn over: it is a progress bar, or the like
+
+    def add(self, piece: str) -> None:
+        """Some more of it, without a newline."""
+        *ended, rest = piece.split("\r")
+        for each in ended:
+            whole = "".join((*self._parts, each))
+            self._parts, self._size = [], 0
+            if whole.strip():
+                self._before = whole[:LINE_LIMIT]
+        if rest:
+            self._parts.append(rest)
+            self._size += len(rest)
+        self.moves = self.moves or bool(ended)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it must be shown before it is whole."""
+        return self._size > LINE_LIMIT
+
+    def text(self, most: int) -> str:
+        """Its state by now: at least so many characters of its beginning."""
+        kept, size = [], 0
+        for each in self._parts:
+            kept.append(each[: most - size])
+            size += len(kept[-1])
+            if size >= most:
+                break
+        return "".join(kept) if "".join(kept).strip() else self._before[:most]
+
+    def take(self) -> str:
+        """The whole line; the next one begins."""
+        whole = "".join(self._parts)
+        if not whole.strip() and self._before:
+            whole = self._before
+        self._parts, self._size, self._before, self.moves = [], 0, "", False
+        return whole
+
+
+class Printer:
+    """The output of one call as whole lines, whatever pieces and bytes it arrives in.
+
+    A line that is not whole yet, such as a progress bar, is drawn over and over where that is possible. In a log file
+    its state is a line of its own now and then.
+
+    Attributes:
+        is_named: each line says whose it is.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.is_named = False
+        self._console = console
+        self._name = name
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._line = UnfinishedLine()
+        self._logged = ""
+        self._log_at: float | None = None
+        self._log_pause = LOG_FIRST
+
+    def feed(self, data: bytes) -> None:
+        """Show all lines that are whole now, and the one that is not."""
+        first, *others = self._decoder.decode(data).split("\n")
+        self._line.add(first)
+        if others:
+            whole = [self._taken()]
+            for each in others[:-1]:
+                self._line.add(each)
+                whole.append(self._taken())
+            self._line.add(others[-1])
+            self._show([line for line in whole if line is not None])
+        if self._line.is_long:
+            self._show([self._line.take()])
+        self._show_unfinished()
+
+    def end(self) -> None:
+        """Show the last line, which may lack its newline."""
+        self._line.add(self._decoder.decode(b"", final=True))
+        rest = self._taken()
+        if rest:
+            self._show([rest])
+        self._console.forget(self)
+
+    def _taken(self) -> str | None:
+        """The whole line; None where a log file has just that as its last state."""
+        line, logged = self._line.take(), self._logged
+        self._logged, self._log_at, self._log_pause = "", None, LOG_FIRST
+        return None if logged and line == logged else line
+
+    @property
+    def _prefix(self) -> str:
+        return self._name if self.is_named else ""
+
+    def _show(self, lines: list[str]) -> None:
+        if lines:
+            prefix = self._prefix
+            self._console.finish_line(self, "".join(f"{prefix}{_MOVES.sub('', line)}\n" for line in lines))
+
+    def _show_unfinished(self) -> None:
+        text = self._line.text(500)
+        if not text or self._console.draw_unfinished(self, self._prefix + _MOVES.sub("", text)):
+            return
+        if not self._line.moves:  # it waits for its end
+            return
+        now = self._console.clock()
+        if self._log_at is None:
+            self._log_at = now + LOG_FIRST
+        if now < self._log_at or text == self._logged:
+            return
+        self._log_pause = min(LOG_MOST, 2 * self._log_pause)
+        self._log_at = now + self._log_pause
+        self._logged = text
+        self._show([text])
+
+
+class Silent:
+    """In place of a Printer with ``verbose=False``."""
+
+    def feed(self, data: bytes) -> None:
+        """Show nothing."""
+
+    def end(self) -> None:
+        """Show nothing."""
