@@ -18,7 +18,7 @@ from kubefunc.backends.base import MapSubmission, Whereabouts
 from kubefunc.call import Call, UnreadFuture
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, Unread, outcome
-from kubefunc.errors import KubefuncError
+from kubefunc.errors import KubefuncError, SerializationError
 from kubefunc.function import KEY_SIZE, RemoteFunction, prepare, refuse_nested, remote, start_many
 from kubefunc.inputs import HowToMap, map_items
 from kubefunc.options import Layer, Options, parse_changes, shows_options
@@ -72,6 +72,7 @@ class Executor(concurrent.futures.Executor):
             ValueError: ``max_workers`` is not positive.
             TypeError: ``initializer`` is not callable.
             ConfigurationError: an option is wrong.
+            SerializationError: ``initializer`` or one of ``initargs`` cannot be pickled.
         """
         __tracebackhide__ = True
         if max_workers is not None and max_workers <= 0:
@@ -80,6 +81,8 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("initializer must be a callable")
         self._max_workers = max_workers
         self._workplace = Workplace(initializer, tuple(initargs))
+        if initializer is not None:
+            _check_initializer(initializer, self._workplace)
         self._layer = parse_changes("Executor()", **options)
         self._lock = threading.RLock()
         self._tasks: _Tasks | None = None
@@ -190,6 +193,15 @@ class Executor(concurrent.futures.Executor):
         self._tasks.end()
         self._retired.append(self._tasks)
         self._tasks = None
+
+
+def _check_initializer(initializer: Callable[..., object], workplace: Workplace) -> None:
+    """Now, where it is given, not at the first task."""
+    try:
+        Packer.for_local().pack(initializer, workplace.initargs)
+    except SerializationError as error:
+        told = str(error).replace(" args[", " initargs[")
+        raise SerializationError(f"Executor(initializer=..., initargs=...): {told}") from error.__cause__
 
 
 class _Tasks(Protocol):
@@ -452,6 +464,7 @@ class _OnThisMachine:
                 futures = list(self._futures.values())
             for future in futures:
                 future.cancel()
+            self._map.recall(self._recalled)
         self._map.no_more()
 
     def terminate(self) -> None:
@@ -489,6 +502,13 @@ class _OnThisMachine:
                 return True
             del self._futures[index]
         return False
+
+    def _recalled(self, index: int) -> None:
+        """No worker has begun this task, though it counted as begun."""
+        with self._lock:
+            future = self._futures.pop(index, None)
+        if future is not None:
+            self.session.dispatcher.do(lambda: _cancel_begun(future))
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
         return [index for index in indexes if index in self._futures]
@@ -555,6 +575,16 @@ def _next_result(futures: deque[Future[Any]], until: float | None) -> Any:
 def _begins(future: Future[Any]) -> bool:
     """Whether it may have a result: it has begun, or begins now. False if it was cancelled."""
     return future.running() or future.set_running_or_notify_cancel()
+
+
+def _cancel_begun(future: Future[Any]) -> None:
+    """Cancel it as if it were pending: the standard library's Future has no public way back."""
+    with future._condition:
+        if future._state != "RUNNING":
+            return
+        future._state = "PENDING"
+    future.cancel()
+    future.set_running_or_notify_cancel()
 
 
 def _fail_all(futures: Iterable[Future[Any]], error: BaseException) -> None:

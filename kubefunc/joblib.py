@@ -74,7 +74,6 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._params = params
         self._layer = parse_changes("joblib's backend 'kubefunc'", **_without(_OF_EXECUTOR, params))
         self._workers: _Workers | None = None  # of the Parallel that runs now
-        self._kept: _Workers | None = None  # for the next one, if it wants the same: its processes are warm
         self._arrays: SharedArrays | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -110,7 +109,7 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             self.MIN_IDEAL_BATCH_DURATION, self.MAX_IDEAL_BATCH_DURATION = ON_CLUSTER
         wanted = {**self._params, **_without(_OF_JOBLIB, params)}
         wanted["env"] = {**self._thread_limits(n_jobs, local=local), **(wanted.get("env") or {})}
-        self._workers = self._kept = _Workers.like(self._kept, {"max_workers": n_jobs, **wanted})
+        self._workers = _Workers.taken({"max_workers": n_jobs, **wanted})
         self._arrays = _shared_arrays(params) if local else None
         return n_jobs
 
@@ -120,8 +119,9 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if workers is None:
             raise RuntimeError("this Parallel has ended: a generator of results cannot be read on after another call")
         _let_filters_travel(func)
-        sharing = None if self._arrays is None else self._arrays.sharing(func)
-        task = _named(func if sharing is None else sharing, func)
+        registering = _Registering(func)
+        sharing = None if self._arrays is None else self._arrays.sharing(registering)
+        task = _named(registering if sharing is None else sharing, func)
         future: concurrent.futures.Future[Any]
         try:
             future = workers.executor.submit(task)
@@ -142,14 +142,16 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: FBT001, FBT002 - as joblib calls it
         """Stop what runs: a task failed, or nobody wants the results. Workers that come after are others."""
-        workers, self._kept = self._workers, None
+        workers = self._workers
         if workers is None:
             return
-        workers.executor.terminate_workers()
-        self._workers = self._kept = _Workers(workers.wanted)
+        workers.give_up()
+        self._workers = _Workers.taken(workers.wanted)
 
     def terminate(self) -> None:
-        """At the end of a Parallel. The workers stay for the next one, or end with this back end."""
+        """At the end of a Parallel. The workers stay for the next one, whichever back end that has."""
+        if self._workers is not None:
+            self._workers.in_use = False
         self._workers = None
         self.parallel = None  # it holds this back end: together they would stay until a collection
         if self._arrays is not None:
@@ -169,6 +171,17 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return dict(self._prepare_worker_env(n_jobs=n_jobs))
 
 
+class _Registering:
+    """A batch that finds this back end where it runs: a task may name it for a loop of its own."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __call__(self) -> Any:
+        register()
+        return self._function()
+
+
 class _Workers:
     """An Executor, and the thread in which joblib is told of its results.
 
@@ -180,19 +193,45 @@ class _Workers:
         from kubefunc.executor import Executor
 
         self.wanted = wanted
+        self.in_use = True
         self._teller = concurrent.futures.ThreadPoolExecutor(1, "kubefunc-joblib")
         self.executor = Executor(**wanted)
         weakref.finalize(self, _end, self.executor, self._teller)
 
     @classmethod
-    def like(cls, kept: _Workers | None, wanted: Mapping[str, Any]) -> _Workers:
-        """Those that are there, if they were made for the same; their processes have imported everything already."""
-        return kept if kept is not None and kept.wanted == wanted else cls(wanted)
+    def taken(cls, wanted: Mapping[str, Any]) -> _Workers:
+        """Those of the last loop, if they were made for the same; their processes have imported everything already."""
+        from kubefunc.session import session
+
+        kept = session().kept
+        last: _Workers | None = kept.get(NAME)
+        if last is not None and not last.in_use and _are_equal(last.wanted, wanted):
+            last.in_use = True
+            return last
+        workers = cls(wanted)
+        if last is None or not last.in_use:
+            kept[NAME] = workers
+        return workers
+
+    def give_up(self) -> None:
+        """End what they do, and them."""
+        from kubefunc.session import session
+
+        if session().kept.get(NAME) is self:
+            del session().kept[NAME]
+        self.executor.terminate_workers()
 
     def tell(self, callback: Callable[[Any], None], future: concurrent.futures.Future[Any]) -> None:
         """Soon."""
         with contextlib.suppress(RuntimeError):  # ended: nobody waits
             self._teller.submit(callback, future)
+
+
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - arrays among initargs have no one answer
+        return False
 
 
 def _end(executor: Executor, teller: concurrent.futures.ThreadPoolExecutor) -> None:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kubefunc.console import Console
 from kubefunc.errors import ConfigurationError
@@ -78,6 +78,7 @@ class Session:
         self._wanted: BackendName | None = None
         self._backends: dict[tuple[str, str | None], Backend] = {}
         self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
+        self.kept: dict[str, Any] = {}  # what a plug-in keeps as long as this lasts, by its name
         self._unfinished: dict[str, tuple[Backend, Sink | MapSink]] = {}
         self._said: set[str] = set()
 
@@ -111,13 +112,14 @@ class Session:
             for key in (("kubernetes", context), ("local", None)):
                 if key in self._backends and self._wanted in (None, key[0]):
                     return self._backends[key]
-            backend = create_backend(choose_backend(self._wanted, context, os.environ), self.id)
+            choice = choose_backend(self._wanted, context, os.environ)
+            backend = create_backend(choice, self.id)
             key = backend.name, context if backend.name == "kubernetes" else None
             kept = self._backends.setdefault(key, backend)
         if kept is not backend:  # a signal handler has made a call meanwhile, in this same thread
             backend.close([], EXIT_TIMEOUT)
             return kept
-        self.console.say(backend.introduce(options))
+        self.console.say(f"{choice.why}{backend.introduce(options)}")
         return backend
 
     # -- calls
@@ -209,9 +211,16 @@ def _listed(calls: list[str]) -> str:
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """Which backend calls would use. ``cluster`` is None for this machine."""
+    """Which backend calls would use.
+
+    Attributes:
+        name: the backend's.
+        why: why it is this machine, where nobody chose it; else empty.
+        cluster: how to reach it; None for this machine.
+    """
 
     name: BackendName
+    why: str = ""
     cluster: ClusterConfig | None = None
 
 
@@ -232,13 +241,13 @@ def choose_backend(wanted: str | None, context: str | None, environ: Mapping[str
 
     cluster = configured(context, environ)
     if cluster is not None:
-        return BackendChoice("kubernetes", cluster)
+        return BackendChoice("kubernetes", cluster=cluster)
     if wanted == "kubernetes" or context is not None:
         raise ConfigurationError(
             "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config) and not inside a Pod. "
             "Get a kubeconfig from whoever runs the cluster, or set KUBEFUNC_BACKEND=local."
         )
-    return BackendChoice("local")
+    return BackendChoice("local", why="no cluster configured: ")
 
 
 def create_backend(choice: BackendChoice, session: str) -> Backend:

@@ -101,7 +101,7 @@ def _running_ours(theirs: Any) -> Any:
         code, printed, errors = theirs(
             *options, program.replace("from concurrent.futures import", "from kubefunc import")
         )
-        errors = re.sub(rb"kubefunc: no cluster configured.*\n?", b"", errors)
+        errors = re.sub(rb"kubefunc: .*calls run on this machine\n?", b"", errors)
         told = re.findall(rb"apple\r?\n?", errors)
         return code, printed + b"".join(told), errors if not told else errors.replace(told[0], b"")
 

@@ -76,6 +76,23 @@ def test_what_has_not_begun_can_be_cancelled() -> None:
         assert all(task.cancelled() or task.exception() is None for task in tasks)
 
 
+def test_a_shutdown_takes_back_what_lies_ready_for_a_process() -> None:
+    """It counted as begun, and nobody has begun it."""
+    executor = Executor(2)
+    tasks = [executor.submit(time.sleep, 1) for _ in range(8)]
+    time.sleep(0.5)
+    assert sum(task.running() for task in tasks) == 4
+    executor.shutdown(cancel_futures=True)
+    assert [task.cancelled() for task in tasks] == [False] * 2 + [True] * 6
+    assert all(task.done() for task in tasks)
+
+
+def test_an_initializer_that_cannot_be_sent_is_told_where_it_is_given() -> None:
+    """With the path to the culprit; not by the first task."""
+    with pytest.raises(errors.SerializationError, match=r"initargs\[0\]\['lock'\]"):
+        Executor(2, initializer=print, initargs=({"lock": threading.Lock()},))
+
+
 def test_a_task_has_begun_where_a_worker_is_free_for_it() -> None:
     """Also while that worker still starts: a shutdown that cancels leaves such a task its result."""
     executor = Executor(2)

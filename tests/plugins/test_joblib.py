@@ -99,11 +99,28 @@ def test_processes_stay_for_the_next_loop() -> None:
     assert len(first | second) <= 2
 
 
-def test_processes_end_with_what_made_them() -> None:
-    """With the Parallel, or where ``parallel_config`` made the back end, with that; nothing waits for a collection."""
+def test_processes_stay_from_one_parallel_to_the_next() -> None:
+    """As joblib's own do, where the next one wants the same."""
+    loops = [joblib.Parallel(n_jobs=2, backend="kubefunc")([joblib.delayed(os.getpid)()] * 20) for _ in range(2)]
+    assert len({*loops[0], *loops[1]}) <= 2
+
+
+def test_a_task_may_name_the_back_end_itself() -> None:
+    """It need not register it first; its loop runs there, one task after another."""
+
+    def loop(n: int) -> list[int]:
+        return list(joblib.Parallel(n_jobs=2, backend="kubefunc")(joblib.delayed(abs)(-k) for k in range(n)))
+
+    results = joblib.Parallel(n_jobs=2, backend="kubefunc")(joblib.delayed(loop)(n) for n in range(3))
+    assert results == [[], [0], [0, 1]]
+
+
+def test_processes_end_when_others_take_their_place() -> None:
+    """With the next loop that wants something else; nothing waits for a collection."""
     gc.disable()
     try:
         [process] = set(joblib.Parallel(n_jobs=2, backend="kubefunc", batch_size=1)([joblib.delayed(os.getpid)()]))
+        joblib.Parallel(n_jobs=3, backend="kubefunc", batch_size=1)([joblib.delayed(os.getpid)()])
         while Path("/proc", str(process)).exists():
             time.sleep(0.01)
     finally:

@@ -59,7 +59,7 @@ class LocalBackend:
         return self._packer
 
     def introduce(self, options: Options) -> str:
-        return "no cluster configured: calls run on this machine"
+        return "calls run on this machine"
 
     def submit(self, submission: Submission, sink: Sink) -> None:
         _check(submission.options)

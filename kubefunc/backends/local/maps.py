@@ -85,6 +85,7 @@ class LocalMap:
         self._losses = 0  # of pools, with nothing done in between
         self._refusals = 0  # of workers: the system gives no more processes
         self._hire_at = 0.0
+        self._recalled: Callable[[int], None] | None = None  # who is told of items that are taken back
         self._cancelled = False
         self._ending = False
         self._lock = threading.RLock()  # reentrant: an executor that is collected says so wherever that happens
@@ -113,6 +114,11 @@ class LocalMap:
     def no_more(self) -> None:
         """No item will be added: it ends when all have ended."""
         self._open = False
+        self._nudge()
+
+    def recall(self, recalled: Callable[[int], None]) -> None:
+        """Take back the items that no worker has begun, and tell of each."""
+        self._recalled = recalled
         self._nudge()
 
     def cancel(self) -> None:
@@ -173,6 +179,7 @@ class LocalMap:
 
     def _step(self) -> None:
         self._queue.release_due(time.monotonic())
+        self._take_back()
         self._staff()
         self._feed()
         seconds = self._queue.seconds
@@ -264,6 +271,22 @@ class LocalMap:
                 raise
             return False
         return True
+
+    def _take_back(self) -> None:
+        """Not the items for which a worker is free: those have begun."""
+        recalled, self._recalled = self._recalled, None
+        pool = self._pool
+        if recalled is None or pool is None:
+            return
+        taken = pool.take_back()
+        free = max(0, self._workers - sum(pool.item_of(seat) is not None for seat in pool.seats.values()))
+        for index in taken[:free]:
+            self._send(pool, index)  # there is room: all of it was just taken out
+        for index in taken[free:]:
+            self._queue.finish(index)
+            self._remove_arguments(index)
+            self._items.pop(index, None)
+            recalled(index)
 
     def _watch_queue(self, pool: Pool) -> None:
         if MESSAGES == socket.SOCK_DGRAM:

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from kubefunc.backends.local.launch import socket_pair
 from kubefunc.runner.local.pool import MESSAGES, NEW_WORKER, QUEUE, START
-from kubefunc.runner.local.worker import FIRST, IN_FILE, IN_MEMORY, LOADING, MESSAGE, NOTE, new_memory
+from kubefunc.runner.local.worker import (
+    DESCRIPTOR_SPACE,
+    FIRST,
+    IN_FILE,
+    IN_MEMORY,
+    LOADING,
+    MESSAGE,
+    NOTE,
+    new_memory,
+    take_descriptor,
+)
 from kubefunc.runner.protocol import wire
 
 _QUEUE_BUFFER = 4 << 20  # asked for; the kernel gives what it allows
@@ -65,18 +75,17 @@ class Pool:
         self.size = size
         self._blank: dict[int, Seat] = {}  # workers that no map has yet
         self._request = b""
-        self.queue, theirs = socket_pair(MESSAGES)
+        self.queue, self._workers_end = socket_pair(MESSAGES)
         with open(notes, "w+b") as file:
             file.write(bytes(size * NOTE.size))  # not truncate(): on a full disk the first store would be a SIGBUS
             file.flush()
             self._notes = mmap.mmap(file.fileno(), 0)
         self._notes_file = notes
-        with theirs:
-            with contextlib.suppress(OSError):
-                self.queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BUFFER)
-                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BUFFER)  # 4 KiB on macOS
-            self.queue.setblocking(False)
-            socket.send_fds(self.control, [QUEUE + os.fsencode(notes)], [theirs.fileno()])
+        with contextlib.suppress(OSError):
+            self.queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BUFFER)
+            self._workers_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BUFFER)  # 4 KiB on macOS
+        self.queue.setblocking(False)
+        socket.send_fds(self.control, [QUEUE + os.fsencode(notes)], [self._workers_end.fileno()])
 
     def fill(self) -> None:
         """Have all its workers forked ahead of a map.
@@ -171,6 +180,23 @@ class Pool:
         fcntl.ioctl(self.queue, termios.TIOCOUTQ, count)
         return int.from_bytes(count, "little") > 0
 
+    def take_back(self) -> list[int]:
+        """The items of the queue that no worker has taken; none of them will."""
+        items: list[int] = []
+        while True:
+            try:
+                # Not recv_fds(): up to Python 3.13 it drops its flags.
+                message, ancillary, _, _ = self._workers_end.recvmsg(
+                    MESSAGE.size, DESCRIPTOR_SPACE, socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                return items
+            if ancillary:
+                os.close(take_descriptor(ancillary))
+            if not message:
+                return items
+            items.append(MESSAGE.unpack_from(message)[0])
+
     def end_queue(self) -> None:
         """No more items: the workers end when they have done what they are at."""
         if sys.platform != "linux":  # datagrams have no end
@@ -192,6 +218,7 @@ class Pool:
         """Let go of it, which may be another process's."""
         self.control.close()
         self.queue.close()
+        self._workers_end.close()
         for seat in (*self.seats.values(), *self._blank.values()):
             seat.close()
         self.seats.clear()

@@ -25,6 +25,10 @@ class Workplace:
         self._ready = initializer is None
 
     @property
+    def initargs(self) -> tuple[Any, ...]:
+        return self._initargs
+
+    @property
     def has_initializer(self) -> bool:
         return self._initializer is not None
 
