@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ BAR_HOLDS = 0.5  # seconds after its last drawing for which a map's bar keeps th
 OWNER_HOLDS = 1.0  # seconds for which the unfinished line of one call keeps it, while others change too
 LOG_FIRST = 1.0  # seconds after which the state of an unfinished line goes to a log file, and twice that, and so on
 LOG_MOST = 30.0
+BACKLOG, BACKLOG_WAIT = 1000, 1.0  # pieces that wait to be written, and the seconds that each further one waits
 NOTEBOOK_EVERY = 0.1  # seconds between two updates of a notebook's output
 _MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhlsu]|\x1b[78]")
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
@@ -53,7 +55,8 @@ class Console:
     ) -> None:
         self.clock = clock
         self._stream = stream
-        self._lock = threading.RLock()
+        self._work: deque[Callable[[], None]] = deque()
+        self._writing = threading.Lock()
         self._printers: set[Printer] = set()
         self._live: _Live | None = None
         self._bar_drawn = -BAR_HOLDS
@@ -61,7 +64,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line of our own."""
-        self._write(f"kubefunc: {text}\n")
+        self._do(lambda: self._write(f"kubefunc: {text}\n"))
 
     def printer(self, call: str) -> Printer:
         """For the output of one call, which is named once another has run beside it."""
@@ -75,17 +78,16 @@ class Console:
 
     def _add(self, printer: Printer) -> Printer:
         """Each keeps its name to the end: lines that follow those of a call that has ended are not to pass for its."""
-        with self._lock:
-            printer.is_named = bool(self._printers)
-            if len(self._printers) == 1:  # the first of them did not know that it would have company
-                next(iter(self._printers)).is_named = True
-            self._printers.add(printer)
+        others = list(self._printers)
+        printer.is_named = bool(others)
+        if len(others) == 1:  # the first of them did not know that it would have company
+            others[0].is_named = True
+        self._printers.add(printer)
         return printer
 
     def forget(self, printer: Printer) -> None:
         """Its output has ended: later calls need no name to be told from it."""
-        with self._lock:
-            self._printers.discard(printer)
+        self._printers.discard(printer)
 
     @property
     def is_live(self) -> bool:
@@ -99,6 +101,38 @@ class Console:
         stream = self._stream()
         return stream is not None and _is_notebook(stream)
 
+    def _do(self, work: Callable[[], None]) -> None:
+        """Have it done in order, by whichever thread is writing just now.
+
+        Nobody waits for that thread: it may have been interrupted by a signal handler, which may want a lock of ours.
+        Only where far more is printed than can be written, each piece waits a while.
+        """
+        self._work.append(work)
+        while self._work:
+            wait = BACKLOG_WAIT if len(self._work) > BACKLOG else 0
+            if not self._writing.acquire(timeout=wait):
+                return
+            try:
+                self._work_off()
+            finally:
+                self._writing.release()
+
+    def settle(self) -> None:
+        """At exit: let what waits be written, also where another thread is at it."""
+        if self._writing.acquire(timeout=BACKLOG_WAIT):
+            try:
+                self._work_off()
+            finally:
+                self._writing.release()
+
+    def _work_off(self) -> None:
+        while True:
+            try:
+                work = self._work.popleft()
+            except IndexError:
+                return
+            work()
+
     # -- the live line
 
     def draw(self, text: str, width: int, html: str = "") -> None:
@@ -109,48 +143,55 @@ class Console:
             width: its cells.
             html: the same for a notebook.
         """
+        self._do(lambda: self._draw(text, width, html))
+
+    def _draw(self, text: str, width: int, html: str) -> None:
         stream = self._stream()
         if stream is None:
             return
-        with self._lock:
-            self._bar_drawn = self.clock()
-            if _is_notebook(stream):
-                self._notebook.show(text, html)
-                return
-            self._erase()
-            _put(stream, f"{text}\r")
-            self._live = _Live(stream, text, width, None, self._bar_drawn)
+        self._bar_drawn = self.clock()
+        if _is_notebook(stream):
+            self._notebook.show(text, html)
+            return
+        self._erase()
+        _put(stream, f"{text}\r")
+        self._live = _Live(stream, text, width, None, self._bar_drawn)
 
     def draw_unfinished(self, printer: Printer, text: str) -> bool:
         """Show a line of output that has no end yet, where one can be drawn over; False where not."""
-        stream = self._stream()
-        if stream is None or not self.is_live:
+        if not self.is_live or self.clock() - self._bar_drawn < BAR_HOLDS:
             return False
-        with self._lock:
-            now, live = self.clock(), self._live
-            if now - self._bar_drawn < BAR_HOLDS:
-                return False
-            if _is_notebook(stream):
-                self._notebook.update(text)
-                return True
-            taken = live is not None and live.owner not in (None, printer)
-            if live is not None and taken and now - live.since < OWNER_HOLDS:
-                return True  # the other one's turn: this one's comes
-            text = fit(text, shutil.get_terminal_size().columns - 1)
-            if live is not None and live.owner is printer and live.text == text:
-                return True
-            since = live.since if live is not None and live.owner is printer else now
-            self._erase()
-            _put(stream, f"{text}\r")
-            self._live = _Live(stream, text, cells(text), printer, since)
+        self._do(lambda: self._draw_unfinished(printer, text))
         return True
+
+    def _draw_unfinished(self, printer: Printer, text: str) -> None:
+        stream = self._stream()
+        if stream is None:
+            return
+        if _is_notebook(stream):
+            self._notebook.update(text)
+            return
+        now, live = self.clock(), self._live
+        mine = live is not None and live.owner is printer
+        if live is not None and live.owner is not None and not mine and now - live.since < OWNER_HOLDS:
+            return  # the other one's turn: this one's comes
+        text = fit(text, shutil.get_terminal_size().columns - 1)
+        if live is not None and mine and live.text == text:
+            return
+        since = live.since if live is not None and mine else now
+        self._erase()
+        _put(stream, f"{text}\r")
+        self._live = _Live(stream, text, cells(text), printer, since)
 
     def erase(self) -> None:
         """Take a map's bar away: what follows is not ours."""
         if self._live is not None and self._live.owner is None:
-            with self._lock:
-                self._erase()
-                self._bar_drawn = -BAR_HOLDS
+            self._do(self._erase_bar)
+
+    def _erase_bar(self) -> None:
+        self._bar_drawn = -BAR_HOLDS
+        if self._live is not None and self._live.owner is None:
+            self._erase()
 
     def _erase(self) -> None:
         if self._live is not None:
@@ -159,22 +200,23 @@ class Console:
 
     def finish_line(self, printer: Printer, text: str) -> None:
         """Write lines of a call's output. Its unfinished line, where one was drawn, is part of them."""
-        with self._lock:
-            if self._live is not None and self._live.owner is printer:
-                self._erase()
-            self._write(text)
+        self._do(lambda: self._finish_line(printer, text))
+
+    def _finish_line(self, printer: Printer, text: str) -> None:
+        if self._live is not None and self._live.owner is printer:
+            self._erase()
+        self._write(text)
 
     def _write(self, text: str) -> None:
         stream = self._stream()
         if stream is None:
             return
-        with self._lock:
-            live = self._live
-            self._erase()
-            _put(stream, text)
-            if live is not None and live.owner is not None and live.stream is stream:  # a bar draws itself again
-                _put(stream, f"{live.text}\r")
-                self._live = live
+        live = self._live
+        self._erase()
+        _put(stream, text)
+        if live is not None and live.owner is not None and live.stream is stream:  # a bar draws itself again
+            _put(stream, f"{live.text}\r")
+            self._live = live
 
 
 class NotebookOutput:

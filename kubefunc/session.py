@@ -203,6 +203,7 @@ class Session:
         finished = [call for call in left if call not in waiting]
         if finished:
             self.console.say(f"finished, but their Jobs could not be deleted (ttl= removes them): {' '.join(finished)}")
+        self.console.settle()
 
 
 def _listed(calls: list[str]) -> str:

@@ -118,3 +118,21 @@ def test_a_very_long_line_costs_no_more_than_short_ones() -> None:
     assert time.process_time() - began < 5  # it took minutes where each piece was added to all before it
     assert file.getvalue().count("x") == 40_960_000
     assert max(map(len, file.getvalue().splitlines())) < LINE_LIMIT + 5000
+
+
+def test_a_signal_handler_that_prints_waits_for_nobody() -> None:
+    """Whoever was interrupted while writing writes its lines too, after its own."""
+
+    class Interrupted(io.StringIO):
+        said = False
+
+        def write(self, text: str) -> int:
+            if not self.said:
+                self.said = True
+                console.say("from the handler")
+            return super().write(text)
+
+    stream = Interrupted()
+    console = Console(lambda: stream)
+    console.say("from the program")
+    assert stream.getvalue() == "kubefunc: from the program\nkubefunc: from the handler\n"
