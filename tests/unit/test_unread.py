@@ -14,9 +14,9 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.call import Call, CallSink
+from kubefunc.console import Silent
 from kubefunc.envelope import verify
 from kubefunc.map_call import MapCall, MapCallSink
-from kubefunc.progress import Silent
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
