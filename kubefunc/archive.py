@@ -43,7 +43,9 @@ _LEFT_OUT = (
     "runner/local/",
     "runner/execution/orphans.py",
 )
-_LEFT_OUT_TOP = frozenset(f"{name}.py" for name in "archive cli code freshness ignored memmaps project_files".split())
+_LEFT_OUT_TOP = frozenset(
+    f"{name}.py" for name in "archive cli code freshness growth ignored log_setup memmaps project_files retries".split()
+)
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
