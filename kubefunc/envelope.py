@@ -39,7 +39,7 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import pickling
+from kubefunc.runner.execution import causes, pickling
 from kubefunc.runner.execution.exceptions import add_note, get_field, members_of, set_field, text_of
 from kubefunc.runner.protocol import wire
 
@@ -262,8 +262,10 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:
         error = _rebuilt(envelope, diagnosis)
-        if isinstance(error, ModuleNotFoundError) and error.name and diagnosis.namespace is not None:
-            add_note(error, f"kubefunc: {_how_to_have(error.name)}")
+        missing = header.get("missing") or {}
+        advice = _how_to_have(missing, diagnosis)
+        if advice and causes.FILE not in missing:  # which may be as the function expects it
+            add_note(error, f"kubefunc: {advice}")
         return Raised(error)
     return Raised(_error(envelope, diagnosis))
 
@@ -496,22 +498,35 @@ def _python(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
 
 
 def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    module = detail.get("module")
-    if module:
-        message = f"The function could not be loaded where it was to run: the module {module!r} is not installed there."
-        advice = _how_to_have(module)
-    else:
-        message = "The function could not be loaded where it was to run; the cause is shown above."
-        advice = "Compare the versions of the packages here and in the image."
+    cause = detail.get("cause") or "the cause is shown above"
+    message = f"The function could not be loaded where it was to run: {cause}."
+    advice = _how_to_have(detail, known) or "Compare the versions of the packages here and in the image."
     told = _diagnosis(known, "LoadFailed", message, advice)
     return errors.SerializationError(str(told), diagnosis=told)
 
 
-def _how_to_have(module: str) -> str:
-    return (
-        f"Use an image that has {module.partition('.')[0]!r} (image=...). Code of your own travels by itself if it "
-        "lies outside site-packages; third-party packages must be in the image."
-    )
+def _how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
+    """What helps against the lack of this in a Pod; nothing where it is not that."""
+    if known.namespace is None and known.pod is None:  # a process of this machine has what is here
+        return ""
+    if causes.MODULE in missing:
+        package = str(missing[causes.MODULE]).partition(".")[0]
+        return (
+            f"Use an image that has {package!r} (image=...). Code of your own travels by itself if it lies outside "
+            "site-packages; third-party packages must be in the image."
+        )
+    if causes.VARIABLE in missing:
+        name = missing[causes.VARIABLE]
+        return (
+            f"Environment variables do not travel: pass this one, env={{{name!r}: ...}}, or read it inside the "
+            "function and not while its module loads."
+        )
+    if causes.FILE in missing:
+        return (
+            f"{missing[causes.FILE]!r} is not in the Pod: only files inside your own packages travel. Put it there, "
+            "pass its content as an argument, or mount a volume (volumes=...)."
+        )
+    return ""
 
 
 def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:

@@ -284,7 +284,7 @@ class MapCall(Generic[R]):
         where = self._outcomes.where(index)
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
         call = f"{self._id}[{index}]"
-        return Diagnosis(reason="", message=message, phase=where.phase, call=call, pod=where.pod, node=where.node)
+        return Diagnosis("", message, "", where.phase, call, where.namespace, where.pod, where.node)
 
     def _stats(self, index: int) -> CallStats:
         record = self._outcomes.record(index)

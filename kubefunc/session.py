@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from kubefunc import current
 from kubefunc.console import Console
-from kubefunc.errors import ConfigurationError
+from kubefunc.errors import ConfigurationError, NestedCallError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
 
 if TYPE_CHECKING:
@@ -238,7 +239,8 @@ def choose_backend(wanted: str | None, context: str | None, environ: Mapping[str
         )
     if wanted == "local":
         return BackendChoice("local")
-    from kubefunc.backends.kubernetes import configured
+    with _if_installed():
+        from kubefunc.backends.kubernetes import configured
 
     cluster = configured(context, environ)
     if cluster is not None:
@@ -258,12 +260,30 @@ def create_backend(choice: BackendChoice, session: str) -> Backend:
         ConfigurationError: nobody knows where Python is.
     """
     if choice.cluster is None:
-        from kubefunc.backends.local import local_backend
+        with _if_installed():
+            from kubefunc.backends.local import local_backend
 
         return local_backend()
-    from kubefunc.backends.kubernetes.backend import KubernetesBackend
+    with _if_installed():
+        from kubefunc.backends.kubernetes.backend import KubernetesBackend
 
     return KubernetesBackend(choice.cluster, session)
+
+
+@contextmanager
+def _if_installed() -> Generator[None]:
+    """Around the import of a backend: none travels to a Pod, which has one only where its image has kubefunc."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if current.call_id() is None:
+            raise
+        raise NestedCallError(
+            f"A remote call from inside the call {current.call_id()}: what makes calls does not travel, and the image "
+            f"lacks it ({error}). Give the outer call an image in which kubefunc is installed (image=..., with the "
+            "same version of kubefunc as here) and service_account=...; or call the function directly, f(x), to run "
+            "it in place."
+        ) from None
 
 
 # The module-level state that there is: the session belongs to a process, and a process has one.

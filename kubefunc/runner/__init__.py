@@ -43,9 +43,10 @@ Envelope (a result)
     The header stands last, so that a large body is written in one pass; it holds the body's size and sha256. Nothing
     of the body is unpickled before HMAC, size and sha256 are right. ``outcome`` is ``value`` (body: one pickle),
     ``raised`` (body: pickles of the exceptions of the chain, see :mod:`kubefunc.runner.execution.exceptions`) or
-    ``error`` (one of the codes below and its ``detail``). ``python`` names
-    the minor version that pickled it, ``printed`` counts the bytes that the function printed,
-    ``output`` is the last of them (base64, at most 16 KiB): most calls need no request for their log.
+    ``error`` (one of the codes below and its ``detail``). ``missing`` of one that was ``raised`` names a module or a
+    variable that the place lacks (:mod:`kubefunc.runner.execution.causes`). ``python`` names the minor version that
+    pickled it, ``printed`` counts the bytes that the function printed, ``output`` is the last of them (base64, at most
+    16 KiB): most calls need no request for their log.
 
     ``outcome`` of a chunk is ``chunk``, its body is blocks of records (:mod:`kubefunc.runner.protocol.records`); the
     header says how many, how many ``items`` and ``failed`` ones are in them, and whether all are there

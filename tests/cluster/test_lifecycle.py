@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import importlib
 import logging
 import pickle
 import subprocess
@@ -17,7 +18,7 @@ import kubernetes
 import pytest
 
 import kubefunc
-from kubefunc.errors import ConfigurationError, JobDeletedError, KubefuncError, ResultLostError
+from kubefunc.errors import ConfigurationError, JobDeletedError, KubefuncError, NestedCallError, ResultLostError
 from tests.cluster import work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import fresh_session
@@ -133,6 +134,46 @@ def test_a_nested_call_is_refused() -> None:
     """Its Pod has no credentials: the error says what to do instead."""
     with pytest.raises(ConfigurationError, match="service_account"):
         work.call_on.remote(2).result(60)
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_call_inside_a_call_needs_kubefunc_in_its_image() -> None:
+    """The error says so: what makes calls does not travel."""
+    calls = [
+        work.call_on.options(service_account="caller").remote(2),
+        work.attach_there.remote("double-x7k2p5qa"),
+    ]
+    for call in calls:
+        error = call.exception(60)
+        assert isinstance(error, NestedCallError)
+        assert "an image in which kubefunc is installed" in str(error)
+        assert not getattr(error, "__notes__", None)
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_module_that_imports_kubefuncs_names_loads_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All public names, used or not, at the top of the module."""
+    (tmp_path / "all_names.py").write_text(
+        "import kubefunc\nfrom kubefunc import *\nfrom kubefunc import Call, Executor, attach, configure\n"
+        "def f(x):\n    return [x, Executor.__name__, Call.__name__, attach.__name__]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    function = kubefunc.remote(importlib.import_module("all_names").f)
+    assert function.remote(1).result(60) == [1, "Executor", "Call", "attach"]
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_variable_that_only_the_caller_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that reads it while it loads: in a call and in a map."""
+    monkeypatch.setenv("ONLY_HERE", "yes")
+    (tmp_path / "reads_environ.py").write_text("import os\nWHERE = os.environ['ONLY_HERE']\ndef f(x): return WHERE\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = kubefunc.remote(importlib.import_module("reads_environ").f)
+    errors = [function.remote(1).exception(60), *function.map([1], return_exceptions=True).result(60)]
+    for error in errors:
+        assert "KeyError: 'ONLY_HERE' (reads_environ.py, line 2)" in str(error)
+        assert "env={'ONLY_HERE': ...}" in str(error)
+    assert function.options(env={"ONLY_HERE": "there"}).remote(1).result(60) == "there"
 
 
 def test_a_nested_call_with_a_service_account(calling: Space) -> None:

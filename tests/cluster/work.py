@@ -13,7 +13,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from kubefunc import current, remote
+from kubefunc import attach, current, remote
 
 BLOCK = 16_000_000
 
@@ -153,6 +153,12 @@ def exit_at_sigterm(number: int) -> int:
     print("ready", flush=True)
     time.sleep(4)
     return 2 * number
+
+
+@remote
+def attach_there(call: str) -> object:
+    """A handle inside a call."""
+    return attach(call).result(timeout=60)
 
 
 @remote

@@ -32,7 +32,7 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import attempts, exceptions, sigterm
+from kubefunc.runner.execution import attempts, causes, exceptions, sigterm
 from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.protocol import wire
 
@@ -254,7 +254,8 @@ def _call(job: Job, frames: int) -> Outcome:
 def cannot_load(error: BaseException, new_body: NewBody) -> Outcome:
     """The outcome of a payload that does not unpickle here."""
     header, body = _raised(error, new_body)
-    return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": _missing_module(error)}, body
+    detail = {"cause": causes.told(error), **causes.missing_here(error)}
+    return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": detail}, body
 
 
 def invoke(
@@ -295,11 +296,13 @@ def _invoke(
         header, body = _raised(error, new_body)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
-        _add_ways_out(error)
         header, body = _raised(error, new_body)
         if _is_one_of(error, retry_exceptions):
             said = f"{exceptions.type_name(type(error))}: {exceptions.text_of(error)}"
             header.update(retry=True, error=attempts.short(said))
+        missing = causes.missing_here(error)
+        if missing:
+            header["missing"] = missing
     return header, body
 
 
@@ -490,19 +493,6 @@ def _raised(error: BaseException, new_body: NewBody) -> Outcome:
     body = new_body()
     body.write(pickles)
     return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
-
-
-def _missing_module(error: BaseException) -> dict[str, Any]:
-    return {"module": error.name} if isinstance(error, ModuleNotFoundError) else {}
-
-
-def _add_ways_out(error: BaseException) -> None:
-    if not isinstance(error, ModuleNotFoundError) or error.name is None or sys.version_info < (3, 11):
-        return
-    error.add_note(
-        f"{error.name!r} is not installed where the function ran. Use an image that has it (image=...), or, if it is "
-        "code of your own, import it at the top of the module or script so that it travels along."
-    )
 
 
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:

@@ -78,7 +78,7 @@ def traceback_text(error: BaseException) -> str:
         import traceback  # most functions raise nothing: their callers need not wait for it
     except Exception:  # as where the function has used up all descriptors, which may be why it raised
         return _last_line(error)
-    for each in _chain(error):
+    for each in chain(error):
         set_field(each, "__traceback__", _without_runner(get_field(each, "__traceback__")))
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n")
@@ -141,6 +141,17 @@ def add_note(error: BaseException, note: str) -> None:
         get_field(error, "__dict__")["__notes__"] = [*notes, note]
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, its cause or context, and so on: each once."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        cause = get_field(each, "__cause__")
+        each = cause if cause is not None or get_field(each, "__suppress_context__") else get_field(each, "__context__")
+
+
 def _text_node(error: BaseException) -> Node:
     return {"type": type_name(type(error)), "message": text_of(error), "notes": notes_of(error)}
 
@@ -154,7 +165,7 @@ def _plain_traceback(error: BaseException) -> str:
     import traceback
 
     parts: list[str] = []
-    for each in _chain(error):
+    for each in chain(error):
         frames = "".join(traceback.format_list(traceback.extract_tb(get_field(each, "__traceback__"))))
         notes = "".join(f"\n{note}" for note in notes_of(each))
         parts.append(f"Traceback (most recent call last):\n{frames}{_last_line(each)}{notes}")
@@ -163,17 +174,6 @@ def _plain_traceback(error: BaseException) -> str:
         else:
             parts.append("During handling of the above exception, another exception occurred:")
     return "\n\n".join(reversed(parts[:-1]))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, its cause or context, and so on: each once."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        cause = get_field(each, "__cause__")
-        each = cause if cause is not None or get_field(each, "__suppress_context__") else get_field(each, "__context__")
 
 
 def _reachable(error: BaseException) -> list[BaseException]:
