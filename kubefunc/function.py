@@ -512,8 +512,7 @@ def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | Remote
     if isinstance(function, RemoteFunction):
         return type(function)(function.function, _above(function._layer, layer), function._name)
     name = _name(function)
-    inner = inspect.unwrap(getattr(function, "func", function))
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+    if _gives_a_generator(function):
         raise ConfigurationError(
             f"@remote on the generator function {name}: a Job gives one result. "
             "Return a list, or make one call per item."
@@ -527,6 +526,13 @@ def _kind(function: Any) -> type[RemoteFunction[..., Any]]:
         inner = inner.func
     is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
     return AsyncRemoteFunction if is_async else RemoteFunction
+
+
+def _gives_a_generator(function: Any) -> bool:
+    """Whether calling it gives a generator: a function, a partial of one, or an object with such a ``__call__``."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    ways = (inner, inspect.unwrap(type(inner).__call__))
+    return any(inspect.isgeneratorfunction(way) or inspect.isasyncgenfunction(way) for way in ways)
 
 
 def _name(function: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import pickle
 import re
 import unittest
 from types import ModuleType
@@ -16,9 +17,13 @@ from typing import Any
 import pytest
 
 import kubefunc
+from kubefunc import errors
 
 HOME = "test.test_concurrent_futures"
-PARTS = ("util", "executor", "test_as_completed", "test_wait", "test_shutdown", "test_init", "test_process_pool")
+PARTS = (
+    *("util", "executor", "test_as_completed", "test_wait", "test_shutdown", "test_init", "test_process_pool"),
+    "test_deadlock",
+)
 
 # What is not run on ours, by their classes, with the reason.
 OF_THE_POOL = "it looks into the pool's own processes, queues and threads"
@@ -37,9 +42,15 @@ EXCLUDED = {
         "test_python_finalization_error": OF_THE_POOL,
         "test_force_shutdown_workers_invalid_op": OF_THE_POOL,
     },
+    "ExecutorDeadlockTest": {
+        "test_crash_big_data": "a process that dies breaks their whole pool; here its task fails, and the others go on",
+        "test_shutdown_deadlock": "as above: theirs breaks",
+        "test_shutdown_deadlock_pickle": OF_THE_POOL,
+        "test_gh105829_should_not_deadlock_if_wakeup_pipe_full": OF_THE_POOL,
+    },
 }
-# Whole classes that are not run: ExecutorDeadlockTest and FailingInitializerResourcesTest look into their pool (what
-# they let fail does so in test_executor.py here); FutureTests are of the Future itself, which is theirs.
+# Whole classes that are not run: FailingInitializerResourcesTest counts the semaphores of their pool, and ours has
+# none; FutureTests are of the Future itself, which is theirs.
 
 
 def _found() -> list[ModuleType]:
@@ -85,6 +96,23 @@ TestFailingInitializer = _on_ours("FailingInitializerMixin")
 if TestFailingInitializer is not None:
     # They want a line in the log of concurrent.futures; here the Future's exception says it.
     TestFailingInitializer._assert_logged = lambda *_: contextlib.nullcontext()
+
+
+TestDeadlock = _on_ours("ExecutorDeadlockTest")
+if TestDeadlock is not None:
+    # How a task ends that fails at any step. Theirs often breaks the whole pool; here the task has an error of its own.
+    OURS: dict[str, Any] = {
+        "BrokenProcessPool": (errors.KubefuncError, pickle.UnpicklingError),  # a task's own, raised while it loads
+        "SystemExit": errors.RemoteExitError,
+        "PicklingError": errors.SerializationError,
+    }
+
+    def _check_crash(self: Any, error: type[BaseException], function: Any, *args: object, **_: object) -> None:
+        with pytest.raises(OURS.get(error.__name__, error)):
+            self.executor.submit(function, *args).result(timeout=60)
+        assert self.executor.submit(abs, -3).result(timeout=60) == 3
+
+    TestDeadlock._check_crash = _check_crash
 
 
 @pytest.fixture(autouse=True)

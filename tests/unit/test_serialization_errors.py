@@ -419,3 +419,11 @@ def test_a_cached_function_is_looked_into() -> None:
         "import functools, threading\nLOCK = threading.Lock()\n@functools.cache\ndef f(): return LOCK",
     )
     assert "global 'LOCK' used by f" in message(main["f"])
+
+
+def test_an_open_text_file_is_refused(tmp_path: Path) -> None:
+    """To read or to write: what it holds is not sent in its place."""
+    (tmp_path / "f").write_text("content")
+    for mode in ("r", "w"):
+        with (tmp_path / "f").open(mode) as file:
+            assert "Pass its path, and open it inside the function." in message(nothing, file)

@@ -65,6 +65,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
             if is_single_dispatch(obj) and not self._is_named(obj, obj.__qualname__):
                 return reduce_single_dispatch(obj)
             return super().reducer_override(obj)
+        if kind is io.TextIOWrapper and obj is not sys.stdout and obj is not sys.stderr:
+            raise TypeError("cannot pickle an open file")  # cloudpickle would send its content in place of it
         take_apart = _KINDS.get((kind.__module__, kind.__qualname__))
         if take_apart is not None and not self._is_named(obj, _qualname(obj)):
             return take_apart(obj)
