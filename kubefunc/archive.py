@@ -126,6 +126,8 @@ def _must_run_anywhere(name: str) -> bool:
 
 
 def _is_compiled(name: str) -> bool:
+    if name == "kubefunc/runner/execution/culprit.py":  # large, and loaded only after a result could not be pickled
+        return False
     if _must_run_anywhere(name) or name.startswith("cloudpickle/"):
         return True
     return name.removeprefix("kubefunc/").removesuffix(".py") in _COMPILED_TOP

@@ -11,6 +11,7 @@ from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, own_frames, verify
 from kubefunc.runner import CODE_OOM, CODE_TIMEOUT, RAISED
+from kubefunc.runner.execution.causes import missing_here
 from kubefunc.runner.execution.exceptions import encode
 from kubefunc.runner.protocol import wire
 from tests.unit.by_hand import KEY, error_envelope
@@ -29,7 +30,15 @@ Thread 0x00007f8b6485e2c0 (most recent call first):
 def told(diagnosis: Diagnosis, error: BaseException) -> BaseException:
     """What the caller gets of an exception that the function raised."""
     nodes, body = encode(error, cloudpickle.dumps)
-    header = {"outcome": RAISED, "nodes": nodes, "traceback": "", "call": "f-abcdefgh", "printed": 0, "attempts": 1}
+    header = {
+        "outcome": RAISED,
+        "nodes": nodes,
+        "missing": missing_here(error),
+        "traceback": "",
+        "call": "f-abcdefgh",
+        "printed": 0,
+        "attempts": 1,
+    }
     ended = outcome(verify(wire.seal(header, body, KEY), KEY, "f-abcdefgh"), diagnosis)
     assert isinstance(ended, Raised)
     return ended.error
