@@ -91,6 +91,7 @@ class OptionChanges(TypedDict, total=False):
     image: str | Unset | None
     cpu: float | str | Unset | None
     memory: str | int | tuple[str | int, str | int] | Unset | None
+    cpu_limit: float | str | Unset | None
     gpu: int | Mapping[str, int] | Unset | None
     timeout: float | timedelta | Unset | None
     retries: int | Unset
@@ -159,6 +160,9 @@ _CPU: Final = {
         values.cpu,
         nothing=values.none,
     )
+}
+_CPU_LIMIT: Final = {
+    _KIND: Kind("a number of CPUs such as 0.5 or 2, or '500m', or None for no limit", values.cpu, nothing=values.none)
 }
 _MEMORY: Final = {
     _KIND: Kind(
@@ -299,6 +303,16 @@ class Options:
     Unit: bytes, as a Kubernetes quantity. A pair ``("1Gi", "8Gi")`` starts with the first and lets retries
     after an OOM kill grow to the second.
     Default: None, neither request nor limit.
+    Local: ignored.
+    """
+
+    cpu_limit: str | None = field(default=None, metadata=_CPU_LIMIT)
+    """CPUs that it may not exceed: the kernel slows it down there. Unit: CPUs, or thousandths as ``"500m"``.
+
+    Without ``cpu`` as much is set aside. Where a namespace's quota demands limits and this says none, ``cpu`` is the
+    limit too, or 1.
+
+    Default: None, no limit: what an idle node has to spare would be wasted.
     Local: ignored.
     """
 
@@ -570,6 +584,10 @@ class Options:
             if value is None and kind.nothing is not None:
                 value = kind.nothing()
             object.__setattr__(self, name, value)  # the dataclass is frozen; this is its normalisation
+        if self.cpu and self.cpu_limit and values.quantity(self.cpu) > values.quantity(self.cpu_limit):
+            raise ConfigurationError(
+                f"cpu={self.cpu!r} is more than cpu_limit={self.cpu_limit!r}: no more can be set aside than it may use"
+            )
         if self.timeout is not None and self.timeout > self.deadline:
             raise ConfigurationError(
                 f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, after which the "

@@ -149,6 +149,7 @@ class Stopwatch:
     """From when the cluster knew of a failure to when the caller did."""
 
     def __init__(self, call: Call[Any], job: str = "") -> None:
+        self.call = call
         self.job = job or call.id
         self._done_at = 0.0
         call.add_done_callback(self._stop)

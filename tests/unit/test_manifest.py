@@ -29,7 +29,9 @@ CALL = "train-x7k2p9qa"
 
 def spec(**changes: Any) -> JobSpec:
     """A call's spec; keywords are options, or fields of JobSpec where they are named so."""
-    own: dict[str, Any] = {name: changes.pop(name) for name in ("files", "attempt", "backoff") if name in changes}
+    own: dict[str, Any] = {
+        name: changes.pop(name) for name in ("files", "attempt", "backoff", "demands") if name in changes
+    }
     whole: dict[str, Any] = {
         "call": CALL,
         "session": "s3ss10n",

@@ -87,6 +87,7 @@ def test_the_defaults() -> None:
         "image": None,
         "cpu": None,
         "memory": None,
+        "cpu_limit": None,
         "gpu": None,
         "timeout": None,
         "retries": 0,

@@ -7,6 +7,7 @@ watches, a clock.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +27,16 @@ from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs, log_path, printed
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.payload import Packer
@@ -67,6 +71,7 @@ class KubernetesBackend:
         self._tracker = Tracker(
             self.api, session, self._requests, clock, self._collector, self._outputs, uploads, self._fail
         )
+        self._demands: dict[str, Demands] = {}  # by namespace
         self._maps = Maps(
             self.api,
             session,
@@ -77,11 +82,13 @@ class KubernetesBackend:
             permission,
             self._collector,
             self._fail_told,
+            self._demands,
         )
         self._sweep = Sweep(self.api, self._jobs)
         self._clock = clock
         self._swept: set[str] = set()
         self._namespaces: dict[str, str] = {}
+        self._attempts: dict[str, int] = {}  # of calls that were sent again from here
 
     def introduce(self, options: Options) -> str:
         namespace = options.namespace or self._config.namespace
@@ -91,6 +98,8 @@ class KubernetesBackend:
 
     def submit(self, submission: Submission, sink: Sink) -> None:
         options = submission.options
+        attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
+        submission = dataclasses.replace(submission, attempt=attempt)
         spec = self._job_spec(submission, options.namespace or self._config.namespace)
         manifest.job(spec)  # a pod_template that cannot work is refused here, in the caller's thread
         self._remember(submission.call, spec.namespace)
@@ -104,6 +113,7 @@ class KubernetesBackend:
             sink=sink,
             stays=options.detach,
             submission=submission,
+            demands=spec.demands,
         )
         self._tracker.add(flight)
         self._jobs.create(flight, lambda: spec)
@@ -248,6 +258,7 @@ class KubernetesBackend:
             options=options,
             files=files,
             attempt=submission.attempt,
+            demands=self._demands.get(namespace, NOTHING),
         )
 
     def _attach(self, call: str, namespace: str, sink: Sink) -> None:
@@ -337,11 +348,33 @@ class KubernetesBackend:
             self._tracker.let_go(flight)
 
     def _tell_failure(self, flight: Flight, finding: Finding) -> None:
-        tail = self._outputs.tail(flight, finding.container)
+        if self._is_sent_again(flight, finding):
+            return
+        shown_by = flight.shown_by(finding)
+        tail = self._outputs.tail(shown_by, finding.container)
         if isinstance(flight, ChunkFlight):
             self._maps.chunk_failed(flight, finding, tail)
             return
-        self._end_failed(flight, finding, finding.as_error(flight.diagnosis(tail)))
+        self._end_failed(flight, finding, finding.as_error(shown_by.diagnosis(tail)))
+
+    def _is_sent_again(self, flight: Flight, finding: Finding) -> bool:
+        """Whether its Pods were refused for what the next Job now meets: limits or bounds of the namespace."""
+        if finding.reason not in starting.DEMANDING or flight.sink.settled:
+            return False
+        demands = grown(flight.demands, " ".join(finding.words))
+        if demands is None:
+            return False
+        known = self._demands.get(flight.namespace, NOTHING)
+        self._demands[flight.namespace] = known | demands
+        flight.sink.moved(Whereabouts(Phase.SUBMITTING, "" if known == known | demands else sent_again(demands)))
+        if isinstance(flight, MapFlight):
+            self._maps.send_again(flight)
+        elif flight.submission is not None:
+            self._attempts[flight.call] = flight.submission.attempt
+            self.submit(flight.submission, flight.sink)
+        self._jobs.want_deleted(flight)
+        self._tracker.let_go(flight)
+        return True
 
     def _fail_told(self, flight: Flight, finding: Finding, error: errors.KubefuncError) -> None:
         """With an error that is made already: of a map, what its chunk's Pod shows."""

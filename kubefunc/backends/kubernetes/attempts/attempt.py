@@ -13,6 +13,7 @@ from kubefunc.backends.kubernetes.api.streams import Stream
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault, sharper
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -71,6 +72,7 @@ class Flight:
         vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
         quiet: another flight says for what this one waits.
+        demands: what of its namespace's demands its Job meets.
         warned: there is a new Event that may say why it does not start.
         uploads: the files that were or are being brought, by Pod and name.
         looking: a collector thread decides what to do next.
@@ -127,6 +129,7 @@ class Flight:
     finding: Finding | None = None
     finding_since: float = 0.0
     quiet: bool = False
+    demands: Demands = NOTHING
     warned: bool = False
     looks: Looks = field(default_factory=Looks)
     warnings: tuple[str, ...] = ()
@@ -200,6 +203,10 @@ class Flight:
 
     def of_index(self, index: int | None) -> Flight | None:
         """Whom news of a Pod with this index concerns."""
+        return self
+
+    def shown_by(self, finding: Finding) -> Flight:
+        """The part of it whose Pod shows this finding: its output and name belong in the error."""
         return self
 
     def living_part(self, index: int) -> Flight | None:

@@ -12,6 +12,7 @@ from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
+from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
@@ -289,6 +290,10 @@ class MapFlight(Flight):
             number=index,
             items=items,
         )
+
+    def shown_by(self, finding: Finding) -> Flight:
+        with self.lock:
+            return next((chunk for chunk in self.living.values() if finding.same_as(chunk.finding)), self)
 
     def living_part(self, index: int) -> Flight | None:
         with self.lock:

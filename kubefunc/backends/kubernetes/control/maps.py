@@ -32,6 +32,7 @@ from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.threads import Clock, Workers
@@ -70,6 +71,7 @@ class Maps:
         permission: ExecPermission,
         collector: Collector,
         fail_told: Callable[[Flight, Finding, KubefuncError], None],
+        demands: Mapping[str, Demands],
     ) -> None:
         self._api = api
         self._session = session
@@ -80,6 +82,7 @@ class Maps:
         self._permission = permission
         self._collector = collector
         self._fail_told = fail_told
+        self._demands = demands
         self._widening = Widening(api, collector.streams, requests, clock, permission, tracker, self._run_given)
         self._attempts: dict[str, int] = {}
         self._server: ServerVersion | None = None
@@ -143,6 +146,7 @@ class Maps:
             whole=sink,
             chunks=layout.chunks,
             sent=submission,
+            demands=self._demands.get(namespace, NOTHING),
             will_run_again=sink.holds if isinstance(sink, GrowingSink) else lambda _: False,
             uploads_items=size > manifest.ITEMS_LIMIT,
         )
@@ -187,6 +191,7 @@ class Maps:
             options=submission.options,
             files={**files, SPEC: json.dumps(runner_spec_of(flight, submission, layout, server)).encode()},
             attempt=submission.attempt,
+            demands=flight.demands,
             indexed=manifest.Indexed(
                 items=len(layout.indexes),
                 chunks=len(flight.chunks),
@@ -298,6 +303,16 @@ class Maps:
 
     def _waits(self, call: str) -> bool:
         return any(isinstance(each, MapFlight) and each.has_waiting_pods() for each in self._tracker.of(call))
+
+    # -- what was refused
+
+    def send_again(self, lead: MapFlight) -> None:
+        """Run what this Job could not begin in another one, which meets what the namespace demands by now."""
+        sent = lead.sent
+        if sent is not None:
+            items = {index: sent.items[index] for chunk in lead.chunks for index in chunk}
+            again = dataclasses.replace(sent, items=items)
+            self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.losses)
 
     # -- what was given back
 

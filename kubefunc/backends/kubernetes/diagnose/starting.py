@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.api.errors import quota_is_hopeless
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
 from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.demands import COURIER_LIMITS
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.views import Container, Pod
 
@@ -290,6 +292,7 @@ def _what_nodes_lack(words: str) -> tuple[str, str]:
 
 
 _OPTION_OF = {"cpu": "cpu=", "memory": "memory="}
+_BOUNDED_BY = {"cpu": "cpu= and cpu_limit=", "memory": "memory="}
 
 
 # -- Events
@@ -355,6 +358,9 @@ _LIMITS = re.compile(
 _PRIORITY_CLASS = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")
 
 
+DEMANDING: Final = ("QuotaDemandsLimits", "LimitRange")  # what containers must state may be added to them
+
+
 def creation_trouble(message: str) -> Finding:
     """Why the Job controller could not make the Pod: the message of its Event ``FailedCreate``."""
     words = (_line("FailedCreate", message),)
@@ -387,7 +393,7 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
             errors.AdmissionError,
             "QuotaDemandsLimits",
             "The namespace has a quota, and so every container must say what it needs.",
-            "Set cpu= and memory=; for what else the cluster's words name, pod_template=.",
+            "Set cpu=, cpu_limit= and memory=; for what else the cluster's words name, pod_template=.",
             words,
         )
     hopeless = quota_is_hopeless(message)
@@ -398,7 +404,9 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
             errors.QuotaExceededError,
             "QuotaExceeded",
             "The namespace's quota is smaller than what the call asks for, so it could never start.",
-            "Ask for less (cpu=, memory=, gpu=), or have the quota raised: `kubectl describe resourcequota` shows it.",
+            "Ask for less (cpu=, cpu_limit=, memory=, gpu=), or have the quota raised: "
+            "`kubectl describe resourcequota` shows it. "
+            f"The courier, the second container, counts too: {COURIER_LIMITS}.",
             words,
         )
     return Finding(
@@ -467,7 +475,8 @@ def _policy(message: str, words: tuple[str, ...]) -> Finding | None:
         errors.AdmissionError,
         "LimitRange",
         f"The namespace has bounds for {what}, and the Pod is outside of them.",
-        f"Set {_OPTION_OF.get(what, 'pod_template=')} to what the cluster's words allow.",
+        f"Set {_BOUNDED_BY.get(what, 'pod_template=')} to what the cluster's words allow. "
+        f"A Pod's sum includes that of the courier, the second container: {COURIER_LIMITS}.",
         words,
     )
 

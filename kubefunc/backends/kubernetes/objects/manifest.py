@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from kubefunc import __version__
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, meeting
 from kubefunc.backends.kubernetes.objects.interpreter import PYTHON, share_python
 from kubefunc.backends.kubernetes.objects.shards import ITEMS, PAYLOAD, Shard, Shards, spread
 from kubefunc.backends.kubernetes.objects.template import Json, customised, deep_copy, items, join_tolerations
@@ -122,6 +123,7 @@ class JobSpec:
         indexed: for a map.
         attempt: 1, or a higher number for a Job that replaces an earlier one of the same call.
         backoff: as in ``spec.json``: seconds before the first new attempt, factor, most seconds.
+        demands: what the namespace is known to demand of each container.
     """
 
     call: str
@@ -133,6 +135,7 @@ class JobSpec:
     attempt: int = 1
     backoff: tuple[float, float, float] = (1.0, 2.0, 60.0)
     indexed: Indexed | None = None
+    demands: Demands = NOTHING
 
     @property
     def name(self) -> str:
@@ -311,17 +314,16 @@ def _exit_codes(container: str, operator: str, *codes: int) -> Json:
 def _final_template(spec: JobSpec) -> Json:
     template = _pod_template(spec)
     custom = spec.options.pod_template
-    if custom is None:
-        containers = _containers(template)
-        share_python(containers[MAIN], containers[COURIER], _ARCHIVE_PATH)
-        return template
-    changed = customised(template, custom)
-    containers = _checked_containers(spec, changed)
-    _tell_stop_grace(changed, containers[MAIN])
-    _courier_follows_main(_containers(template)[MAIN], containers)
+    if custom is not None:
+        changed = customised(template, custom)
+        containers = _checked_containers(spec, changed)
+        _tell_stop_grace(changed, containers[MAIN])
+        _courier_follows_main(_containers(template)[MAIN], containers)
+        template = changed
+    containers = _containers(template)
     share_python(containers[MAIN], containers[COURIER], _ARCHIVE_PATH)
     _keep_guaranteed(containers)
-    return changed
+    return meeting(template, spec.demands)
 
 
 def _pod_template(spec: JobSpec) -> Json:
@@ -454,6 +456,8 @@ def _main_resources(options: Options) -> Json | None:
         requests["cpu"] = options.cpu
     if options.memory_start is not None:
         requests["memory"] = limits["memory"] = options.memory_start
+    if options.cpu_limit is not None:
+        limits["cpu"] = options.cpu_limit
     for name, number in (options.gpu or {}).items():
         limits[name] = str(number)  # the request of such a resource follows its limit
     resources: Json = {}

@@ -128,17 +128,21 @@ class Outputs:
     def _log_tail(self, flight: Flight, pod: Pod, container: str) -> bytes:
         query = {"container": container, "tailLines": str(TAIL_LINES)}
         begins = _was_ended_by_the_kubelet(pod) and bool(pod.containers)  # without, it was not even let in
-        until = time.monotonic() + (LATE if begins else 0.0)
+        comes_late = container != MAIN  # it has just ended, and its last lines may not be in its log yet
+        until = time.monotonic() + (LATE if begins or comes_late else 0.0)
+        path = log_path(flight.namespace, pod.name)
         while True:
             try:
-                path = log_path(flight.namespace, pod.name)
-                return b"".join(printed([self._api.read_bytes(path, query=query, deadline=READ_DEADLINE)]))
+                data = b"".join(printed([self._api.read_bytes(path, query=query, deadline=READ_DEADLINE)]))
             except ApiError as error:
                 if not error.not_started or time.monotonic() >= until:
                     return b""
-                time.sleep(READ_AGAIN)
             except TROUBLE:
                 return b""
+            else:
+                if data or not comes_late or time.monotonic() >= until:
+                    return data
+            time.sleep(READ_AGAIN)
 
     def release(self, flight: Flight) -> None:
         """Nobody listens any more."""
