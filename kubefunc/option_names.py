@@ -11,7 +11,7 @@ _LEAST_ALIKE: Final = 0.8  # below this a suggestion is nonsense as often as not
 
 # The option, and its names in Modal, Ray, Dask, Airflow, submitit, joblib, Celery, kubectl, Docker and Kubernetes.
 _SYNONYMS: Final = {
-    "cpu": "cpus num_cpus n_cpus ncpus num_cpu cores ncores num_cores n_cores vcpus cpu_request cpu_limit cpu_count "
+    "cpu": "cpus num_cpus n_cpus ncpus num_cpu cores ncores num_cores n_cores vcpus cpu_request cpu_count "
     "cpus_per_task requests_cpu",
     "memory": "mem ram mem_gb memory_gb memory_mb memory_limit memory_request mem_limit mem_per_cpu requests_memory",
     "gpu": "gpus num_gpus n_gpus ngpus gpu_count gpu_type gpus_per_node accelerator accelerators",
