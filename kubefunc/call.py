@@ -10,22 +10,20 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, Whereabouts
-from kubefunc.console import Printer, Silent
+from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, Unread, unread, unreadable
+from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError
-from kubefunc.options import Options
-from kubefunc.runner import RAISED
-from kubefunc.runner.execution.attempts import without_runner
+from kubefunc.outcomes import CANCELLED, Outcomes, View
+from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
+from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
-from kubefunc.transcript import Transcript
 
 R = TypeVar("R")
 if TYPE_CHECKING:
@@ -136,18 +134,23 @@ class Call(UnreadFuture[R]):
 
     __kubefunc_call__ = True  # the packer refuses a Call as an argument by this mark
 
-    def __init__(self, call: str, function: str, key: bytes, backend: Backend, of: Session) -> None:
+    def __init__(
+        self, call: str, function: str, backend: Backend, of: Session, outcomes: Outcomes | None = None
+    ) -> None:
         super().__init__()
         self._id = call
         self._function = function
         self._backend = backend
         self._session = of
-        self._stats = CallStats(queued=time.time())
-        self._where = Whereabouts(Phase.SUBMITTING)
-        self._log_tail: tuple[str, ...] = ()
+        self._queued = time.time()
         self._cancelling = threading.RLock()
-        self._output = Transcript()
-        self._notified = False  # only the dispatcher's thread asks
+        self._completing = threading.RLock()
+        self._notified = False
+        self._index = 0
+        self._outcomes = Outcomes(self) if outcomes is None else outcomes
+        self._output = CallOutput(of.console, call)
+        if outcomes is None:
+            self._outcomes.open(1)
 
     @property
     def id(self) -> str:
@@ -157,8 +160,18 @@ class Call(UnreadFuture[R]):
     @property
     def stats(self) -> CallStats:
         """What is known by now of times, memory and place."""
-        where = self._whereabouts()
-        return dataclasses.replace(self._stats, pod=where.pod, node=where.node)
+        where, record = self._whereabouts(), self._outcomes.record(self._index)
+        if record is None:
+            return CallStats(queued=self._queued, pod=where.pod, node=where.node)
+        return CallStats(
+            queued=self._queued,
+            started=record.started or None,
+            finished=record.finished or None,
+            peak_memory=(record.header or {}).get("peak_memory"),
+            attempts=record.attempts,
+            pod=where.pod,
+            node=where.node,
+        )
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -171,7 +184,7 @@ class Call(UnreadFuture[R]):
             return known
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         return dataclasses.replace(
-            self._diagnosis(), reason="Raised", message=f"The function raised {message}", log_tail=self._log_tail
+            self._diagnosis(), reason="Raised", message=f"The function raised {message}", log_tail=self._last_lines()
         )
 
     def result(self, timeout: float | None = None) -> R:
@@ -208,7 +221,7 @@ class Call(UnreadFuture[R]):
             if not super().cancel():
                 return False
         self._stop()
-        self._session.dispatcher.do(self._tell_cancelled)
+        self._session.dispatcher.do(lambda: self._end(CANCELLED))
         return True
 
     def discard(self) -> None:
@@ -274,9 +287,11 @@ class Call(UnreadFuture[R]):
     def _stop(self) -> None:
         self._session.finished(self._id)
         self._backend.cancel(self._id)
+        self._outcomes.cancel([self._index])
 
     def _whereabouts(self) -> Whereabouts:
-        return self._where
+        where = self._outcomes.where(self._index)
+        return dataclasses.replace(where, phase=Phase.FINISHED, detail="") if self.done() else where
 
     def _waiting(self) -> Waiting:
         self._check_process()
@@ -291,9 +306,6 @@ class Call(UnreadFuture[R]):
         if not self.done():
             check_process(f"The call {self._id}", self._session)
 
-    def _tell_cancelled(self) -> None:
-        self._may_end()
-
     def _may_end(self) -> bool:
         """Whether a result may be set; wakes those who wait if it was cancelled."""
         if self._notified:
@@ -306,11 +318,64 @@ class Call(UnreadFuture[R]):
         message = f"{self._function} is {where.phase.value}" + (f": {where.detail}" if where.detail else "") + "."
         return Diagnosis("", message, "", where.phase, self._id, where.namespace, where.pod, where.node)
 
-    def _complete(self, ended: Returned | Raised | Unread) -> None:
-        """In the dispatcher's thread."""
-        if not self._may_end():
-            return
-        self._settle(ended)
+    def _end(self, ended: Returned | Raised | Unread) -> None:
+        """In the dispatcher's thread, or before anybody has it."""
+        with self._completing:
+            if ended is CANCELLED:
+                concurrent.futures.Future.cancel(self)
+                self._may_end()
+            elif self._may_end():
+                self._settle(ended)
+
+    def _load(self) -> Returned | Raised:
+        """What came of it, unpickled."""
+        return self._outcomes.get(self._index)
+
+    # -- for its outcomes, from any thread
+
+    def opened(self, count: int, function: str) -> None:
+        """For the outcomes: it has one item."""
+
+    def moved(self, where: Whereabouts) -> None:
+        """For the outcomes: it is there now."""
+        self._output.moved(where)
+
+    def printed(self, indexes: Sequence[int], data: bytes) -> None:
+        """For the outcomes: the function printed this."""
+        self._output.feed(data)
+
+    def read(self, index: int, record: Record) -> Returned | Raised:
+        """For the outcomes: unpickle what came of it."""
+        header = record.header or {"outcome": VALUE}
+        attempts = header.get("attempts")  # a function that signs its own result may give anything
+        known = dataclasses.replace(
+            self._diagnosis(),
+            phase=Phase.FINISHED,
+            log_tail=self._last_lines(),
+            attempts=attempts if type(attempts) is int else None,
+        )
+        ended = outcome(Envelope(header, memoryview(record.body)), known)
+        if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
+            raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
+        return _noted(ended, known) if header.get("outcome") == RAISED else ended
+
+    def settled(self, indexes: Sequence[int]) -> None:
+        """For the outcomes: it has ended."""
+        self._output.end()
+        ended = self._outcomes.unread(self._index, self._load)
+        if ended is not None:
+            self._session.dispatcher.do(lambda: self._end(ended))
+
+    def over(self, *, stop: bool) -> None:
+        """For the outcomes: nothing else will come."""
+        self._session.finished(self._id)
+
+    def note(self, index: int, error: BaseException) -> None:
+        """For the outcomes: the error says itself which call it was."""
+
+    def _last_lines(self) -> tuple[str, ...]:
+        record = self._outcomes.record(self._index)
+        return self._output.last_lines((record.header or {}) if record is not None else {})
 
     def _known_error(self) -> BaseException | None:
         """Why it has failed. A value that nobody has asked for is not unpickled for this."""
@@ -375,101 +440,6 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield rest.decode("utf-8", "replace")
 
 
-class CallSink:
-    """What a backend sees of a Call: it may be told everything twice and in any order; the first end counts."""
-
-    def __init__(self, call: Call[Any], printer: Printer | Silent) -> None:
-        self._call = call
-        self._printer = printer
-        self._lock = threading.RLock()
-        self._claimed = False
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        call.add_done_callback(lambda _: self.end_output())  # also when it is cancelled, of which no sink is told
-
-    @property
-    def settled(self) -> bool:
-        return self._claimed or self._call.done()
-
-    def moved(self, where: Whereabouts) -> None:
-        with self._lock:
-            known = self._call._where
-            self._call._where = dataclasses.replace(
-                where,
-                pod=where.pod or known.pod,
-                node=where.node or known.node,
-                namespace=where.namespace or known.namespace,
-            )
-        if where.detail and where.detail != known.detail and not isinstance(self._printer, Silent):
-            self._call._session.console.say(f"{self._call.id}: {where.detail}")
-
-    def output(self, data: bytes) -> None:
-        with self._lock:
-            self._tail.append(data)
-            self._tail_size += len(data)
-            while self._tail_size - len(self._tail[0]) > _TAIL_BYTES:
-                self._tail_size -= len(self._tail.popleft())
-            self._call._output.add(data)
-            self._printer.feed(data)
-
-    def deliver(self, envelope: Envelope) -> None:
-        if not self._claim():
-            return
-        try:
-            ended = self._ended(envelope)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a call that has ended
-            ended = Raised(unreadable(self._call.id, error))
-        self._end(ended)
-
-    def _ended(self, envelope: Envelope) -> Returned | Raised | Unread:
-        header = envelope.header
-        call = self._call
-        call._stats = dataclasses.replace(
-            call._stats,
-            started=header.get("started"),
-            finished=header.get("finished"),
-            peak_memory=header.get("peak_memory"),
-            attempts=header.get("attempts"),
-        )
-        call._log_tail = self._last_lines(envelope)
-        attempts = header.get("attempts")  # a function that signs its own result may give anything
-        known = dataclasses.replace(
-            call._diagnosis(), log_tail=call._log_tail, attempts=attempts if type(attempts) is int else None
-        )
-        ended = unread(envelope, known)
-        if isinstance(ended, Unread) and header["outcome"] == RAISED:
-            return Unread(lambda: _noted(ended.open(), known), is_value=False)
-        return ended
-
-    def fail(self, error: KubefuncError) -> None:
-        if self._claim():
-            self._end(Raised(error))
-
-    def end_output(self) -> None:
-        """Nothing more will be shown: the last line is, and later calls need no prefix to be told from this one."""
-        with self._lock:
-            self._printer.end()
-
-    def _claim(self) -> bool:
-        with self._lock:
-            if self._claimed or self._call.done():
-                return False
-            self._claimed = True
-            return True
-
-    def _end(self, ended: Returned | Raised | Unread) -> None:
-        call = self._call
-        call._where = dataclasses.replace(call._where, phase=Phase.FINISHED, detail="")
-        self.end_output()
-        call._session.finished(call.id)
-        call._session.dispatcher.do(lambda: call._complete(ended))
-
-    def _last_lines(self, envelope: Envelope) -> tuple[str, ...]:
-        data = b"".join(self._tail) or envelope.output or b""
-        lines = without_runner(data.decode("utf-8", "replace").splitlines())
-        return tuple(lines)[-LOG_TAIL_LINES:]
-
-
 def _noted(ended: Returned | Raised, known: Diagnosis) -> Returned | Raised:
     """The same; an exception has a note that says which call it was."""
     if isinstance(ended, Raised) and sys.version_info >= (3, 11):  # before, no traceback shows notes
@@ -499,9 +469,11 @@ def attach(call: str) -> Call[Any]:
     here = session()
     options = here.options()
     backend = here.backend(options)
-    handle: Call[Any] = Call(name, name.rpartition("-")[0], b"", backend, here)
-    handle._where = Whereabouts(Phase.PENDING)  # it was sent by another process; where it is comes next
-    backend.attach(call, CallSink(handle, printer_for(handle, options)))
+    handle: Call[Any] = Call(name, name.rpartition("-")[0], backend, here)
+    handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next
+    if options.verbose:
+        handle._output.show()
+    backend.attach(call, View(handle._outcomes, handle))
     return handle
 
 
@@ -520,7 +492,3 @@ def parse_id(function: str, call: str) -> str:
             "'namespace/train-x7k2p5qax7k2p5qa'; call.id has it, and the Job has it as its name."
         )
     return name
-
-
-def printer_for(call: Call[Any], options: Options) -> Printer | Silent:
-    return call._session.console.printer(call.id) if options.verbose else Silent()

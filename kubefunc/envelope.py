@@ -13,6 +13,7 @@ import re
 import signal as signals
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from kubefunc.runner import (
 from kubefunc.runner.execution import causes, pickling
 from kubefunc.runner.execution.exceptions import add_note, get_field, members_of, set_field, text_of
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.records import Record
 
 _SMALL = 16 * 1024  # bytes
 Buffer = bytes | bytearray | memoryview
@@ -220,6 +222,25 @@ def unread(envelope: Envelope, diagnosis: Diagnosis) -> Unread | Returned | Rais
     if (header["outcome"] == ERROR and not header.get("nodes")) or not _is_of_this_python(header):
         return outcome(envelope, diagnosis)
     return Unread(lambda: outcome(envelope, diagnosis), is_value=header["outcome"] == VALUE)
+
+
+def is_value(record: Record) -> bool:
+    """Whether the function returned. Nothing is unpickled to know."""
+    return record.header is None or record.header.get("outcome") == VALUE
+
+
+def record_of(envelope: Envelope, index: int = 0) -> Record:
+    """What came of a single call, as the outcome of an item."""
+    header = dict(envelope.header)
+    started, finished, attempts = (header.get(name) for name in ("started", "finished", "attempts"))
+    return Record(
+        index,
+        started if isinstance(started, float) else 0.0,
+        finished if isinstance(finished, float) else time.time(),
+        attempts if type(attempts) is int else 1,
+        header,
+        envelope.body,
+    )
 
 
 def _not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:

@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kubefunc.arguments import refuse_misfits, without_misfits
-from kubefunc.backends.base import MapSubmission, Whereabouts
+from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.call import Call, UnreadFuture
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, Unread, outcome
@@ -391,7 +391,7 @@ def _over(below: Layer, above: Layer) -> Layer:
 
 
 class _OnThisMachine:
-    """Tasks are the items of a map that stays open. It is the MapSink of that map too."""
+    """Tasks are the items of a map that stays open. It is the Sink of that map too."""
 
     def __init__(
         self, of: Session, backend: LocalBackend, options: Options, workplace: Workplace, workers: int | None
@@ -409,7 +409,8 @@ class _OnThisMachine:
         self._workers = workers or usable_cpus()
         payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
         key = os.urandom(KEY_SIZE)
-        self._submission = MapSubmission(
+        self._submission = Submission(
+            shape="map",
             call=new_id("executor", key),
             function="executor",
             options=options,

@@ -575,7 +575,8 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     backend = here.backend(options)
     # What is needed only now loads while the first backend of this process gets under way.
     from kubefunc.backends.base import Submission
-    from kubefunc.call import Call, CallSink, printer_for
+    from kubefunc.call import Call
+    from kubefunc.outcomes import View
     from kubefunc.payload import new_id
     from kubefunc.retries import RetryingSink
 
@@ -590,12 +591,13 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     )
 
     def send() -> Call[R]:
-        call: Call[R] = Call(submission.call, submission.function, submission.key, backend, here)
-        sink = CallSink(call, printer_for(call, options))
+        call: Call[R] = Call(submission.call, submission.function, backend, here)
+        if options.verbose:
+            call._output.show()
         try:
-            here.start(backend, submission, RetryingSink(submission, sink, backend))
+            here.start(backend, submission, RetryingSink(submission, View(call._outcomes, call), backend))
         except BaseException:
-            sink.end_output()
+            call._output.end()
             raise
         return call
 
@@ -617,13 +619,14 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
-    from kubefunc.backends.base import MapSubmission
+    from kubefunc.backends.base import Submission
     from kubefunc.map_call import start_map
     from kubefunc.payload import new_id
 
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
-    submission = MapSubmission(
+    submission = Submission(
+        shape="map",
         call=new_id(function._name, key),
         function=function._name,
         options=options,

@@ -12,18 +12,18 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
-from kubefunc.backends.base import Backend, MapSubmission, Whereabouts
-from kubefunc.call import Call, CallStats, Waiting, check_process, parse_id
+from kubefunc.backends.base import Backend, Submission, Whereabouts
+from kubefunc.call import Call, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Envelope, Raised, Returned, Unread, outcome, returned
-from kubefunc.errors import ConfigurationError, KubefuncError, SerializationError
+from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
+from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
-from kubefunc.outcomes import CANCELLED, Outcomes
+from kubefunc.outcomes import Outcomes, View
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -57,7 +57,7 @@ class MapCall(Generic[R]):
         self._return_exceptions = return_exceptions
         self._verbose = verbose
         self._queued = time.time()
-        self._submission: MapSubmission | None = None
+        self._submission: Submission | None = None
         self._heard_out = 0  # the attempt of which all output is here
         self._outcomes = Outcomes(self)
         self._unwanted = False
@@ -154,7 +154,7 @@ class MapCall(Generic[R]):
         self._submission = known
         items = {index: known.items[index] for index in again}
         sent = dataclasses.replace(known, items=items, attempt=attempt)
-        self._session.start_map(self._backend, sent, MapCallSink(self, attempt))
+        self._session.start(self._backend, sent, View(self._outcomes, self, attempt))
         return self
 
     def discard(self) -> None:
@@ -286,26 +286,42 @@ class MapCall(Generic[R]):
         call = f"{self._id}[{index}]"
         return Diagnosis("", message, "", where.phase, call, where.namespace, where.pod, where.node)
 
-    def _stats(self, index: int) -> CallStats:
-        record = self._outcomes.record(index)
-        if record is None:
-            return CallStats(queued=self._queued)
-        return CallStats(
-            queued=self._queued,
-            started=record.started or None,
-            finished=record.finished or None,
-            peak_memory=(record.header or {}).get("peak_memory"),
-            attempts=record.attempts,
-        )
+    def _cancel(self, indexes: Sequence[int]) -> bool:
+        stopped = self._outcomes.cancel(indexes)
+        if stopped and self.done():
+            self._stop()
+        return bool(stopped)
 
-    def _opened(self, count: int) -> None:
+    def _stop(self) -> None:
+        self._session.finished(self._id)
+        self._backend.cancel(self._id)
+
+    def _stop_attempt(self, attempt: int) -> None:
+        if attempt == self._outcomes.attempt:
+            self._stop()
+
+    # -- for the outcomes, from any thread
+
+    def opened(self, count: int, function: str) -> None:
+        """For the outcomes: an attached map has so many items."""
+        self._function = function
         self._outcomes.open(count)
         if self._unwanted:
             self._cancel(range(count))
         if count == 0:
             self._session.finished(self._id)
 
-    # -- for the outcomes, from any thread
+    def moved(self, where: Whereabouts) -> None:
+        """For the outcomes: some items are there now."""
+        self._output.moved(where)
+
+    def printed(self, indexes: Sequence[int], data: bytes) -> None:
+        """For the outcomes: this was printed while these items ran."""
+        self._output.feed(indexes, data)
+
+    def note(self, index: int, error: BaseException) -> None:
+        """For the outcomes: say in the error which item it was."""
+        _add_note(error, f"This is item {index} of {self._id}.")
 
     def settled(self, indexes: Sequence[int]) -> None:
         """For the outcomes: these items have ended."""
@@ -322,20 +338,6 @@ class MapCall(Generic[R]):
         if stop:
             attempt = self._outcomes.attempt
             self._session.dispatcher.do(lambda: self._stop_attempt(attempt))
-
-    def _cancel(self, indexes: Sequence[int]) -> bool:
-        stopped = self._outcomes.cancel(indexes)
-        if stopped and self.done():
-            self._stop()
-        return bool(stopped)
-
-    def _stop(self) -> None:
-        self._session.finished(self._id)
-        self._backend.cancel(self._id)
-
-    def _stop_attempt(self, attempt: int) -> None:
-        if attempt == self._outcomes.attempt:
-            self._stop()
 
     def _call(self, index: int) -> Call[R]:
         """The Future of one item."""
@@ -393,17 +395,11 @@ class ItemCall(Call[R]):
     """One item of a map as a Future."""
 
     def __init__(self, of: MapCall[R], index: int) -> None:
-        super().__init__(f"{of._id}[{index}]", of._function, b"", of._backend, of._session)
-        self._completing = threading.RLock()
+        super().__init__(f"{of._id}[{index}]", of._function, of._backend, of._session, of._outcomes)
+        self._queued = of._queued
         self._map = of
         self._index = index
         self._kept: Returned | Raised | None = None  # its outcome, where the item runs again
-
-    @property
-    def stats(self) -> CallStats:
-        """What is known by now of times and place."""
-        where = self._whereabouts()
-        return dataclasses.replace(self._map._stats(self._index), pod=where.pod, node=where.node)
 
     def discard(self) -> None:
         """Not for one item: the whole map is one Job.
@@ -434,74 +430,19 @@ class ItemCall(Call[R]):
     def _stop(self) -> None:
         self._map._cancel([self._index])
 
-    def _whereabouts(self) -> Whereabouts:
-        return self._map._outcomes.where(self._index)
+    def _last_lines(self) -> tuple[str, ...]:
+        return self._map._output.last_lines(self._index)
 
     def _load(self) -> Returned | Raised:
         """Its own outcome, not that of a later attempt."""
         return self._kept or self._map._outcomes.get(self._index)
-
-    def _end(self, ended: Returned | Raised | Unread) -> None:
-        """In the dispatcher's thread, or before anybody has it."""
-        with self._completing:
-            if ended is CANCELLED:
-                super(Call, self).cancel()
-                self._tell_cancelled()
-            else:
-                self._complete(ended)
-
-
-# -- for the backend
-
-
-class MapCallSink:
-    """What a backend sees of a MapCall, in one attempt: it may be told everything twice and in any order."""
-
-    def __init__(self, of: MapCall[Any], attempt: int = 1) -> None:
-        self._map = of
-        self._attempt = attempt
-
-    @property
-    def settled(self) -> bool:
-        return self._map.done()
-
-    def missing(self, indexes: Iterable[int]) -> list[int]:
-        return self._map._outcomes.missing(indexes, self._attempt)
-
-    def opened(self, count: int, function: str) -> None:
-        self._map._function = function
-        self._map._opened(count)
-
-    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        self._map._outcomes.move(indexes, where)
-        self._map._output.moved(where)
-
-    def output(self, indexes: Sequence[int], data: bytes) -> None:
-        self._map._output.feed(indexes, data)
-
-    def take(self, outcomes: Sequence[Record]) -> None:
-        count = self._map._outcomes.count or 0  # a function that signs its own records may give any number
-        mine = [(record.index, record) for record in outcomes if record.index < count]
-        self._map._outcomes.settle(mine, self._attempt)
-
-    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
-        of = self._map
-        count = of._outcomes.count
-        if count is None:
-            of._outcomes.fail_unopened(error)
-            of._session.finished(of._id)
-            return
-        which = range(count) if indexes is None else indexes
-        if len(which) == 1:
-            _add_note(error, f"This is item {which[0]} of {of._id}.")
-        of._outcomes.settle([(index, Raised(error)) for index in which], self._attempt)
 
 
 def _watch(of: MapCall[Any], options: Options) -> Watch | Unwatched:
     return Watch(of._id, lambda: of.progress, of._session.console) if options.progress else Unwatched()
 
 
-def start_map(of: Session, backend: Backend, submission: MapSubmission, *, return_exceptions: bool) -> MapCall[Any]:
+def start_map(of: Session, backend: Backend, submission: Submission, *, return_exceptions: bool) -> MapCall[Any]:
     """The handle of a map, which is sent in the background; one without items is not sent at all."""
     options = submission.options
     handle: MapCall[Any] = MapCall(
@@ -516,7 +457,7 @@ def start_map(of: Session, backend: Backend, submission: MapSubmission, *, retur
     handle._watch = _watch(handle, options)
     handle._outcomes.open(submission.count)
     if submission.count:
-        of.start_map(backend, submission, MapCallSink(handle))
+        of.start(backend, submission, View(handle._outcomes, handle))
     return handle
 
 
@@ -543,7 +484,7 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
         verbose=options.verbose,
     )
     handle._watch = _watch(handle, options)
-    backend.attach_map(call, MapCallSink(handle))
+    backend.attach_map(call, View(handle._outcomes, handle))
     return handle
 
 

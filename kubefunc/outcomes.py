@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.envelope import Raised, Returned, Unread
+from kubefunc.envelope import Raised, Returned, Unread, is_value
 from kubefunc.errors import KubefuncError
 from kubefunc.progress import MapProgress
 from kubefunc.runner.protocol.records import Record
@@ -35,6 +36,22 @@ class Owner(Protocol):
 
     def read(self, index: int, record: Record) -> Returned | Raised:
         """Unpickle what came of an item."""
+        ...
+
+    def opened(self, count: int, function: str) -> None:
+        """Of a submission that was attached to: there are so many items, of the function of this name."""
+        ...
+
+    def moved(self, where: Whereabouts) -> None:
+        """Some items are there now."""
+        ...
+
+    def printed(self, indexes: Sequence[int], data: bytes) -> None:
+        """The function printed this while these items ran."""
+        ...
+
+    def note(self, index: int, error: BaseException) -> None:
+        """This error, which is for one item alone, may say which one."""
         ...
 
     def settled(self, indexes: Sequence[int]) -> None:
@@ -124,7 +141,7 @@ class Outcomes:
         ended, record = self._ended[index], self._records[index]
         if ended is not None:
             return isinstance(ended, Raised)
-        return record is not None and record.header is not None
+        return record is not None and not is_value(record)
 
     def where(self, index: int) -> Whereabouts:
         """Where an item is, or was when it ended."""
@@ -182,7 +199,7 @@ class Outcomes:
             ended, record = self._ended[index], self._records[index]
         if ended is not None or record is None:
             return ended
-        return Unread(load, is_value=record.header is None, lock=self._reading)
+        return Unread(load, is_value=is_value(record), lock=self._reading)
 
     def hand_over(self, index: int) -> Returned | Raised:
         """The outcome of a settled item for one receiver alone: it is not kept."""
@@ -256,6 +273,7 @@ class Outcomes:
         with self._news:
             self._failure = error
             self._news.notify_all()
+        self._owner.over(stop=False)
 
     def move(self, indexes: Iterable[int], where: Whereabouts) -> None:
         """These items are there now, unless they have ended."""
@@ -263,11 +281,12 @@ class Outcomes:
             for index in indexes:
                 if not self.is_settled(index):
                     self._move(index, where)
+        self._owner.moved(where)
 
     def _move(self, index: int, where: Whereabouts) -> None:
         self._phases[self._where[index].phase] -= 1
         self._phases[where.phase] += 1
-        self._where[index] = where
+        self._where[index] = where if where.pod is not None else _with_place_of(self._where[index], where)
         if where.phase is Phase.RUNNING and where.pod is not None:
             self._pods[index] = where.pod
         else:
@@ -305,7 +324,7 @@ class Outcomes:
     def _count_in(self, index: int, ended: Record | Raised) -> None:
         if isinstance(ended, Record):
             self._records[index] = ended
-            self._failed += ended.header is not None
+            self._failed += not is_value(ended)
         else:
             self._ended[index] = ended
             self._failed += ended is not CANCELLED
@@ -343,6 +362,57 @@ class Outcomes:
         """While inside, no settled item is read or forgotten by another thread."""
         with self._reading:
             yield
+
+
+class View:
+    """Implements :class:`kubefunc.backends.base.Sink` for the items that belong to one attempt.
+
+    It may be told everything twice and in any order.
+    """
+
+    def __init__(self, outcomes: Outcomes, owner: Owner, attempt: int = FIRST_ATTEMPT) -> None:
+        self._outcomes = outcomes
+        self._owner = owner
+        self._attempt = attempt
+
+    @property
+    def settled(self) -> bool:
+        return self._outcomes.is_over
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return self._outcomes.missing(indexes, self._attempt)
+
+    def opened(self, count: int, function: str) -> None:
+        self._owner.opened(count, function)
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        self._outcomes.move(indexes, where)
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        self._owner.printed(indexes, data)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        count = self._outcomes.count or 0  # a function that signs its own records may give any number
+        mine = [(record.index, record) for record in outcomes if record.index < count]
+        self._outcomes.settle(mine, self._attempt)
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        count = self._outcomes.count
+        if count is None:
+            self._outcomes.fail_unopened(error)
+            return
+        which = range(count) if indexes is None else indexes
+        if len(which) == 1:
+            self._owner.note(which[0], error)
+        self._outcomes.settle([(index, Raised(error)) for index in which], self._attempt)
+
+
+def _with_place_of(known: Whereabouts, where: Whereabouts) -> Whereabouts:
+    """The same, with the Pod that was known last: that is where to look for what went wrong."""
+    if known.pod is None and known.namespace is None:
+        return where
+    namespace = where.namespace or known.namespace
+    return dataclasses.replace(where, pod=known.pod, node=where.node or known.node, namespace=namespace)
 
 
 def _shorter(left: float | None, pause: float | None) -> float | None:

@@ -7,15 +7,16 @@ What the runner can retry in its Pod, and what the Job controller replaces by it
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 from kubefunc.backends.base import Backend, Sink, Submission, Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.envelope import Envelope, verdict_code
 from kubefunc.errors import ConfigurationError, KubefuncError, OutOfMemoryError, PodLostError
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.runner import CODE_OOM
 from kubefunc.runner.execution.exceptions import text_of
+from kubefunc.runner.protocol.records import Record
 
 
 def _used_up(error: PodLostError) -> bool:
@@ -25,7 +26,7 @@ def _used_up(error: PodLostError) -> bool:
 
 
 class RetryingSink:
-    """Stands between a backend and a call's Sink: turns some failures into a further attempt."""
+    """Stands between a backend and the sink of a single call: turns some failures into a further attempt."""
 
     def __init__(self, submission: Submission, sink: Sink, backend: Backend) -> None:
         self._submission = submission
@@ -37,22 +38,31 @@ class RetryingSink:
     def settled(self) -> bool:
         return self._sink.settled
 
-    def moved(self, where: Whereabouts) -> None:
-        self._sink.moved(where)
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return self._sink.missing(indexes)
 
-    def output(self, data: bytes) -> None:
-        self._sink.output(data)
+    def opened(self, count: int, function: str) -> None:
+        self._sink.opened(count, function)
 
-    def deliver(self, envelope: Envelope) -> None:
-        if verdict_code(envelope) != CODE_OOM or not self._grow(envelope.header.get("attempts")):
-            self._sink.deliver(envelope)
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        self._sink.moved(indexes, where)
 
-    def fail(self, error: KubefuncError) -> None:
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        self._sink.output(indexes, data)
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._sink.take([record for record in outcomes if not self._runs_again(record)])
+
+    def _runs_again(self, record: Record) -> bool:
+        header = record.header or {}
+        return header.get("code") == CODE_OOM and self._grow(header.get("attempts"))
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         again = (isinstance(error, OutOfMemoryError) and self._grow(None)) or (
             isinstance(error, PodLostError) and not _used_up(error) and self._replace_lost()
         )
         if not again:
-            self._sink.fail(error)
+            self._sink.fail(indexes, error)
 
     def _grow(self, attempts: object) -> bool:
         """Try again with more memory, after so many attempts in all, where the Pod has told."""
@@ -75,13 +85,13 @@ class RetryingSink:
 
     def _again(self, options: Options, why: str) -> bool:
         self._submission = dataclasses.replace(self._submission, options=options, attempt=self._submission.attempt + 1)
-        self._sink.moved(Whereabouts(Phase.SUBMITTING, why))
+        self._sink.moved((0,), Whereabouts(Phase.SUBMITTING, why))
         try:
             self._backend.submit(self._submission, self)
         except ConfigurationError as error:
-            self._sink.fail(error)
+            self._sink.fail(None, error)
         except Exception as error:  # noqa: BLE001 - nobody waits for an attempt that could not begin
             failure = KubefuncError(f"The next attempt could not be started: {type(error).__name__}: {text_of(error)}")
             failure.__cause__ = error
-            self._sink.fail(failure)
+            self._sink.fail(None, failure)
         return True

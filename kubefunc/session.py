@@ -22,7 +22,7 @@ from kubefunc.options import Layer, Options, environment_layer, parse_changes, s
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from kubefunc.backends.base import Backend, MapSink, MapSubmission, Sink, Submission
+    from kubefunc.backends.base import Backend, Sink, Submission
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.options import OptionChanges
     from kubefunc.payload import Payload
@@ -80,7 +80,7 @@ class Session:
         self._backends: dict[tuple[str, str | None], Backend] = {}
         self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
         self.kept: dict[str, Any] = {}  # what a plug-in keeps as long as this lasts, by its name
-        self._unfinished: dict[str, tuple[Backend, Sink | MapSink]] = {}
+        self._unfinished: dict[str, tuple[Backend, Sink]] = {}
         self._said: set[str] = set()
 
     # -- options
@@ -129,14 +129,8 @@ class Session:
         with self._remembered(backend, submission, sink):
             backend.submit(submission, sink)
 
-    def start_map(self, backend: Backend, submission: MapSubmission, sink: MapSink) -> None:
-        with self._remembered(backend, submission, sink):
-            backend.submit_map(submission, sink)
-
     @contextmanager
-    def _remembered(
-        self, backend: Backend, submission: Submission | MapSubmission, sink: Sink | MapSink
-    ) -> Generator[None]:
+    def _remembered(self, backend: Backend, submission: Submission, sink: Sink) -> Generator[None]:
         """To be cancelled at exit; not what was refused when it was submitted."""
         self.say_notes(submission.payload)
         if not submission.options.detach:

@@ -3,65 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from kubefunc.diagnosis import Phase
-from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
 from kubefunc.payload import Packer, Payload
 from kubefunc.runner.protocol.records import Record
 
+Shape = Literal["single", "map"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One attempt of one call, ready to run.
+    """One function and the items to run it on, ready to run: a call has one item, a map any number.
 
     Attributes:
-        call: the call's id.
+        call: the id of the call or map, which is also its first Job's name.
         function: the function's name, for people.
-        attempt: 1, and one more for each new attempt that the client makes.
-        used: the attempts before this one that count against ``retries``.
-        key: this call's secret, under which its result is signed.
-    """
-
-    call: str
-    function: str
-    options: Options
-    payload: Payload
-    key: bytes
-    attempt: int = 1
-    used: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapSubmission:
-    """A map, ready to run: one function, many tuples of arguments.
-
-    Attributes:
-        call: the map's id, which is also its Job's name.
-        function: the function's name, for people.
-        payload: function, shared keyword arguments and code; positional arguments come with each item.
-        items: the pickled arguments to run with (a tuple), by index, and not changed any more. In a later attempt some
-            indexes are not there.
-        count: how many items the whole map has.
+        payload: function and code; of a single call also its arguments, of a map those that all items share.
+        key: the secret of this call or map, under which its outcomes are signed.
+        shape: ``single`` gives one envelope, ``map`` gives records.
+        items: of a map, the pickled positional arguments (a tuple) to run with, by index, and not changed any more. In
+            a later attempt some indexes are not there.
+        count: how many items there are in all attempts together.
         chunksize: items for one Pod one after another; None: :func:`kubefunc.chunks.chunksize` decides.
         max_parallelism: Pods, or processes of this machine, at once.
-        key: the map's secret, under which its outcomes are signed.
-        attempt: 1, and one more for each new Job of the same map.
+        attempt: 1, and one more for each new Job that the client makes.
+        used: the attempts before this one that count against ``retries``.
     """
 
     call: str
     function: str
     options: Options
     payload: Payload
-    items: Mapping[int, bytes]
-    count: int
-    chunksize: int | None
-    max_parallelism: int | None
     key: bytes
+    shape: Shape = "single"
+    items: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    count: int = 1
+    chunksize: int | None = None
+    max_parallelism: int | None = None
     attempt: int = 1
+    used: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,38 +60,15 @@ class Whereabouts:
 
 
 class Sink(Protocol):
-    """What a Call is to a backend. Methods may be called from any thread and never block on user code.
+    """Where the outcomes of a submission arrive; a single call is item 0.
 
-    Exactly one of ``deliver`` and ``fail`` has an effect, the first; what comes later is dropped.
+    Methods may be called from any thread and never block on user code. Of several outcomes of one item the first has
+    an effect.
     """
 
     @property
     def settled(self) -> bool:
-        """Whether the call has its result, its error, or was cancelled."""
-        ...
-
-    def moved(self, where: Whereabouts) -> None: ...
-
-    def output(self, data: bytes) -> None:
-        """Some of what the function printed, in order, each byte once."""
-        ...
-
-    def deliver(self, envelope: Envelope) -> None:
-        """A verified envelope. On return it is safe in this process; it is unpickled when somebody asks for it."""
-        ...
-
-    def fail(self, error: KubefuncError) -> None: ...
-
-
-class MapSink(Protocol):
-    """What a MapCall is to a backend. Methods may be called from any thread and never block on user code.
-
-    Of several outcomes of one item the first has an effect.
-    """
-
-    @property
-    def settled(self) -> bool:
-        """Whether every item has its outcome, or the map was cancelled."""
+        """Whether every item has its outcome, or was cancelled."""
         ...
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
@@ -163,19 +124,11 @@ class Backend(Protocol):
         """Follow a call that another process has started."""
         ...
 
-    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
-        """Start a map; returns at once.
-
-        Raises:
-            ConfigurationError: an option does not fit this backend.
-        """
-        ...
-
-    def attach_map(self, call: str, sink: MapSink) -> None:
+    def attach_map(self, call: str, sink: Sink) -> None:
         """Follow a map that another process has started."""
         ...
 
-    def read_map(self, call: str) -> MapSubmission:
+    def read_map(self, call: str) -> Submission:
         """A map that another process has started, as it was submitted: so that its failed items can run again.
 
         Raises:

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from kubefunc.backends.base import Sink
-from kubefunc.backends.kubernetes.api.pool import load
+from kubefunc.backends.kubernetes.api.pool import open_session
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.objects.views import pod_view
 from kubefunc.backends.kubernetes.results.output import LATE, Outputs
 from kubefunc.options import Options
@@ -41,11 +41,13 @@ def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes
     """What an error would show."""
     with Server(kubelet) as server:
         config = config_of(server.url, folder)
-        load(config)  # kubernetes, which takes a while: not within the time in which the log is asked for
+        open_session(
+            config, lambda _: None
+        )  # kubernetes, which takes a while: not within the time in which the log is asked for
         api = Api(config)
         try:
             options = Options.of()
-            sink = cast("Sink", None)  # nobody is told of anything here
+            sink = cast("ItemsSink", None)  # nobody is told of anything here
             flight = Flight("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
             flight.pods["uid"] = pod_view(status)
             flight.output_of(flight.pods["uid"].name).recent = followed

@@ -6,8 +6,9 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission
-from kubefunc.envelope import Envelope, verify
+from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.envelope import Envelope, record_of, verify
+from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.runner import RAISED, VALUE
@@ -42,6 +43,29 @@ def raised_record(index: int, error: BaseException) -> Record:
     return Record(index, 1.0, 2.0, 1, header, body)
 
 
+class OneItem:
+    """The sink of a single call, for a test that plays the backend: item 0 is meant."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+
+    @property
+    def settled(self) -> bool:
+        return self.sink.settled
+
+    def moved(self, where: Whereabouts) -> None:
+        self.sink.moved((0,), where)
+
+    def output(self, data: bytes) -> None:
+        self.sink.output((0,), data)
+
+    def deliver(self, envelope: Envelope) -> None:
+        self.sink.take([record_of(envelope)])
+
+    def fail(self, error: KubefuncError) -> None:
+        self.sink.fail(None, error)
+
+
 class HandBackend:
     """Remembers what it was asked."""
 
@@ -50,8 +74,8 @@ class HandBackend:
     def __init__(self) -> None:
         self.packer = Packer.for_local()
         self.submitted: list[tuple[Submission, Sink]] = []
-        self.maps: list[tuple[MapSubmission, MapSink]] = []
-        self.known_maps: dict[str, MapSubmission] = {}  # which another process has made
+        self.maps: list[tuple[Submission, Sink]] = []
+        self.known_maps: dict[str, Submission] = {}  # which another process has made
         self.cancelled: list[str] = []
         self.discarded: list[str] = []
         self.closed: list[str] = []
@@ -61,16 +85,13 @@ class HandBackend:
         return "by hand"
 
     def submit(self, submission: Submission, sink: Sink) -> None:
-        self.submitted.append((submission, sink))
+        (self.maps if submission.shape == "map" else self.submitted).append((submission, sink))
 
     def attach(self, call: str, sink: Sink) -> None: ...
 
-    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
-        self.maps.append((submission, sink))
+    def attach_map(self, call: str, sink: Sink) -> None: ...
 
-    def attach_map(self, call: str, sink: MapSink) -> None: ...
-
-    def read_map(self, call: str) -> MapSubmission:
+    def read_map(self, call: str) -> Submission:
         return self.known_maps[call]
 
     def address(self, call: str) -> str:

@@ -170,7 +170,7 @@ def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started, and no cluster asked."""
     monkeypatch.setenv("KUBEFUNC_BACKEND", "local")
     monkeypatch.setattr("kubefunc.backends.local.backend.LocalBackend.submit", _refuse)
-    monkeypatch.setattr("kubefunc.backends.local.backend.LocalBackend.submit_map", _refuse)
+    monkeypatch.setattr("kubefunc.backends.local.backend.LocalBackend.submit", _refuse)
 
 
 def _refuse(*args: object) -> None:

@@ -12,22 +12,22 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
-from kubefunc.call import Call, CallSink
-from kubefunc.console import Silent
+from kubefunc.call import Call
 from kubefunc.diagnosis import Phase
+from kubefunc.outcomes import View
 from kubefunc.runner import CODE_DIED
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, error_envelope, value_envelope
+from tests.unit.by_hand import HandBackend, OneItem, error_envelope, value_envelope
 
-Made = tuple[Call[Any], CallSink, HandBackend]
+Made = tuple[Call[Any], OneItem, HandBackend]
 
 
 @pytest.fixture
 def made() -> Made:
     """A call that nobody has answered yet."""
     backend = HandBackend()
-    call: Call[Any] = Call("f-abcdefgh", "f", KEY, backend, Session())
-    return call, CallSink(call, Silent()), backend
+    call: Call[Any] = Call("f-abcdefgh", "f", backend, Session())
+    return call, OneItem(View(call._outcomes, call)), backend
 
 
 def soon(work: Callable[[], object]) -> None:
@@ -118,7 +118,7 @@ def test_a_finished_call_cannot_be_cancelled(made: Made) -> None:
 def test_waiting_in_a_callback_is_refused(made: Made) -> None:
     """Callbacks run in the thread that completes calls: to wait there would be a deadlock."""
     call, sink, backend = made
-    other: Call[Any] = Call("g-abcdefgh", "g", KEY, backend, call._session)
+    other: Call[Any] = Call("g-abcdefgh", "g", backend, call._session)
     raised: concurrent.futures.Future[str] = concurrent.futures.Future()
 
     def callback(_: object) -> None:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubefunc.backends.base import MapSink, Whereabouts
+from kubefunc.backends.base import Sink, Whereabouts
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, Layout, MapFlight
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.backends.kubernetes.control.maps import blame
 from kubefunc.backends.kubernetes.control.tracker import Tracker
@@ -76,7 +77,7 @@ class Items:
         self.errors.update(dict.fromkeys(self.missing(range(self.count) if indexes is None else indexes), error))
 
 
-def lead_of(sink: MapSink, layout: Layout, **changes: Any) -> MapFlight:
+def lead_of(sink: Sink, layout: Layout, **changes: Any) -> MapFlight:
     """The flight of a map's Job that exists."""
     options = {"verbose": False, **changes}
     return MapFlight(

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.base import MapSubmission, Whereabouts
+from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.map_call import MapCall, MapCallSink, MapProgress, start_map
+from kubefunc.map_call import MapCall, MapProgress, start_map
 from kubefunc.options import Options
+from kubefunc.outcomes import View
 from kubefunc.payload import Packer
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, raised_record, value_record
@@ -31,7 +32,8 @@ class Made:
         self.backend = HandBackend()
         self.session = Session()
         payload, items = Packer.for_local().pack_map(len, [(str(n),) for n in range(count)])
-        submission = MapSubmission(
+        submission = Submission(
+            shape="map",
             call="f-abcdefgh",
             function="f",
             options=Options(verbose=False),
@@ -46,9 +48,9 @@ class Made:
         self.map: MapCall[Any] = start_map(self.session, self.backend, submission, **how)
 
     @property
-    def sink(self) -> MapCallSink:
+    def sink(self) -> View:
         sink = self.backend.maps[-1][1]
-        assert isinstance(sink, MapCallSink)
+        assert isinstance(sink, View)
         return sink
 
     def give(self, *values: tuple[int, object]) -> None:
@@ -324,11 +326,11 @@ def test_an_attached_map_learns_its_length() -> None:
     attached: MapCall[Any] = MapCall(
         "g-abcdefgh", "g", made.backend, made.session, return_exceptions=False, verbose=False
     )
-    sink = MapCallSink(attached)
+    sink = View(attached._outcomes, attached)
     soon(lambda: sink.opened(2, "g"))
     assert len(attached) == 2
     lost: MapCall[Any] = MapCall("h-abcdefgh", "h", made.backend, made.session, return_exceptions=False, verbose=False)
-    MapCallSink(lost).fail(None, errors.ResultLostError("it is gone"))
+    View(lost._outcomes, lost).fail(None, errors.ResultLostError("it is gone"))
     with pytest.raises(errors.ResultLostError, match="it is gone"):
         len(lost)
     assert lost.done()
@@ -342,7 +344,7 @@ def test_an_attached_map_may_be_cancelled_before_it_is_known() -> None:
     )
     assert attached.cancel()
     assert not attached.done()
-    MapCallSink(attached).opened(2, "g")
+    View(attached._outcomes, attached).opened(2, "g")
     assert attached.done()
     assert attached.progress.cancelled == 2
     assert made.backend.cancelled == ["g-abcdefgh"]
@@ -394,6 +396,6 @@ def test_what_could_not_be_attached_to_is_not_retried() -> None:
     attached: MapCall[Any] = MapCall(
         "f-abcdefgh", "f", HandBackend(), Session(), return_exceptions=False, verbose=False
     )
-    MapCallSink(attached).fail(None, errors.PythonMismatchError("another Python"))
+    View(attached._outcomes, attached).fail(None, errors.PythonMismatchError("another Python"))
     with pytest.raises(errors.PythonMismatchError, match="another Python"):
         attached.retry_failed()

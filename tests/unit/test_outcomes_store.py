@@ -33,6 +33,15 @@ class Handle:
         self.reads.append(index)
         return Returned(bytes(record.body).decode())
 
+    def opened(self, count: int, function: str) -> None:
+        self.outcomes.open(count)
+
+    def moved(self, where: Whereabouts) -> None: ...
+
+    def printed(self, indexes: Sequence[int], data: bytes) -> None: ...
+
+    def note(self, index: int, error: BaseException) -> None: ...
+
     def settled(self, indexes: Sequence[int]) -> None:
         self.told += indexes
 

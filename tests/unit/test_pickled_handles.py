@@ -15,7 +15,7 @@ from kubefunc.backends.local.oneshot import OneShots
 from kubefunc.call import Call
 from kubefunc.map_call import MapCall
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend
+from tests.unit.by_hand import HandBackend
 
 
 class Remembering(HandBackend):
@@ -42,7 +42,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
 
 def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
     """It finds the Job by namespace and id."""
-    call: Call[int] = Call("f-abcdefghabcdefgh", "f", KEY, backend, Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", backend, Session())
     again = pickle.loads(pickle.dumps(call))
     assert isinstance(again, Call)
     assert again.id == call.id
@@ -69,6 +69,6 @@ def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
 
 def test_a_call_of_this_machine_is_not_pickled(tmp_path: Path) -> None:
     """It is a process of this program: no other can find it."""
-    call: Call[int] = Call("f-abcdefghabcdefgh", "f", KEY, LocalBackend(tmp_path, OneShots), Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", LocalBackend(tmp_path, OneShots), Session())
     with pytest.raises(errors.SerializationError, match=r"runs on this machine.*Pass its result\(\)"):
         pickle.dumps(call)

@@ -8,16 +8,16 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.backends.base import Submission
-from kubefunc.call import Call, CallSink
-from kubefunc.console import Silent
+from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
+from kubefunc.outcomes import View
 from kubefunc.payload import Packer
 from kubefunc.retries import RetryingSink
 from kubefunc.runner import CODE_OOM
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, error_envelope, value_envelope
+from tests.unit.by_hand import KEY, HandBackend, OneItem, error_envelope, value_envelope
 
 
 def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
@@ -25,8 +25,8 @@ def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
     backend = HandBackend()
     payload = Packer.for_local().pack(len, ([],))
     submission = Submission(call="f-abcdefgh", function="f", options=options, payload=payload, key=KEY)
-    call: Call[Any] = Call("f-abcdefgh", "f", KEY, backend, Session())
-    return call, RetryingSink(submission, CallSink(call, Silent()), backend), backend
+    call: Call[Any] = Call("f-abcdefgh", "f", backend, Session())
+    return call, OneItem(RetryingSink(submission, View(call._outcomes, call), backend)), backend
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_out_of_memory_kill_is_tried_again_with_more() -> None:
     sink.deliver(error_envelope(CODE_OOM, {"limit": 2**30}))
     submission, again = backend.submitted[0]
     assert (submission.attempt, submission.options.memory_start) == (2, "2Gi")
-    again.deliver(value_envelope(7))
+    OneItem(again).deliver(value_envelope(7))
     assert call.result(timeout=5) == 7
 
 
@@ -60,7 +60,7 @@ def test_out_of_memory_counts_against_retries() -> None:
     """With none left, the error is told."""
     call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=1))
     sink.deliver(error_envelope(CODE_OOM, {"limit": 2**30}))
-    backend.submitted[0][1].deliver(error_envelope(CODE_OOM, {"limit": 2**31}))
+    OneItem(backend.submitted[0][1]).deliver(error_envelope(CODE_OOM, {"limit": 2**31}))
     assert isinstance(call.exception(timeout=5), errors.OutOfMemoryError)
     assert len(backend.submitted) == 1
 
@@ -74,7 +74,7 @@ def test_attempts_in_the_pod_and_with_more_memory_count_together() -> None:
     submission, again = backend.submitted[0]
     assert submission.used == 2
     killed.header["attempts"] = 3
-    again.deliver(killed)
+    OneItem(again).deliver(killed)
     assert isinstance(call.exception(timeout=5), errors.OutOfMemoryError)
     assert len(backend.submitted) == 1
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.call import Call, CallSink
-from kubefunc.console import Silent
+from kubefunc.call import Call
 from kubefunc.envelope import verify
-from kubefunc.map_call import MapCall, MapCallSink
+from kubefunc.map_call import MapCall
+from kubefunc.outcomes import View
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, raised_record, value_envelope, value_record
+from tests.unit.by_hand import KEY, HandBackend, OneItem, raised_record, value_envelope, value_record
 
 CALL = "f-abcdefgh"
 readers: list[str] = []  # the threads that have unpickled something
@@ -67,10 +67,10 @@ def nobody_has_read() -> None:
     gate.clear()
 
 
-def made(of: Session | None = None) -> tuple[Call[Any], CallSink]:
+def made(of: Session | None = None) -> tuple[Call[Any], OneItem]:
     """A call that nobody has answered yet."""
-    call: Call[Any] = Call(CALL, "f", KEY, HandBackend(), of or Session())
-    return call, CallSink(call, Silent())
+    call: Call[Any] = Call(CALL, "f", HandBackend(), of or Session())
+    return call, OneItem(View(call._outcomes, call))
 
 
 def ended(value: object, of: Session | None = None) -> Call[Any]:
@@ -218,7 +218,7 @@ def test_an_items_call_is_unpickled_where_it_is_asked_for() -> None:
     handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), Session(), return_exceptions=False, verbose=False)
     handle._outcomes.open(2)
     slow, quick = handle.calls
-    sink = MapCallSink(handle)
+    sink = View(handle._outcomes, handle)
     sink.take([value_record(0, Reduced(read, True))])
     assert slow in concurrent.futures.wait([slow], 10).done
     assert readers == []
@@ -238,11 +238,11 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
     handle: MapCall[Any] = MapCall(CALL, "f", backend, Session(), return_exceptions=False, verbose=False)
     handle._outcomes.open(1)
     (before,) = handle.calls
-    MapCallSink(handle).take([raised_record(0, ValueError("first"))])
+    View(handle._outcomes, handle).take([raised_record(0, ValueError("first"))])
     assert before in concurrent.futures.wait([before], 10).done
     backend.read_map = lambda call: _submission()  # type: ignore[method-assign]
     handle.retry_failed()
-    MapCallSink(handle, 2).take([value_record(0, 7)])
+    View(handle._outcomes, handle, 2).take([value_record(0, 7)])
     assert handle.result(10) == [7]
     time.sleep(0.05)
     assert isinstance(before.exception(10), ValueError)
@@ -250,11 +250,12 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
 
 
 def _submission() -> Any:
-    from kubefunc.backends.base import MapSubmission
+    from kubefunc.backends.base import Submission
     from kubefunc.options import Options
     from kubefunc.payload import Payload
 
-    return MapSubmission(
+    return Submission(
+        shape="map",
         call=CALL,
         function="f",
         options=Options(),

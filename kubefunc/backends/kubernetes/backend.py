@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
-from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
+from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
@@ -47,6 +48,8 @@ SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
 _FOLLOW_IDLE = 4 * 3600.0
 _FOLLOW_AGAIN = 0.25  # seconds between two looks for a Pod whose log can be followed
+
+SINGLE = (0,)  # the items of a call
 
 NOT_SENT = "the program ends before its Job could be created: it may never run"
 
@@ -97,6 +100,12 @@ class KubernetesBackend:
     # -- from above
 
     def submit(self, submission: Submission, sink: Sink) -> None:
+        if submission.shape == "map":
+            self._submit_map(submission, sink)
+        else:
+            self._submit_single(submission, ItemsSink(sink, SINGLE))
+
+    def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
         attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=attempt)
@@ -119,23 +128,24 @@ class KubernetesBackend:
         self._jobs.create(flight, lambda: spec)
         self._sweep_later(spec.namespace)
 
-    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
+    def _submit_map(self, submission: Submission, sink: Sink) -> None:
         namespace = submission.options.namespace or self._config.namespace
         self._remember(submission.call, namespace)
         self._maps.submit(submission, sink, namespace)
         self._sweep_later(namespace)
 
-    def attach_map(self, call: str, sink: MapSink) -> None:
+    def attach_map(self, call: str, sink: Sink) -> None:
         name, namespace = self._named(call)
         attach = lambda: self._maps.attach(name, namespace, sink)  # noqa: E731
         self._requests.do(lambda: _or_tell(attach, lambda error: sink.fail(None, error)))
 
-    def read_map(self, call: str) -> MapSubmission:
+    def read_map(self, call: str) -> Submission:
         return self._maps.read(call, self._namespaces.get(call, self._config.namespace))
 
     def attach(self, call: str, sink: Sink) -> None:
         name, namespace = self._named(call)
-        self._requests.do(lambda: _or_tell(lambda: self._attach(name, namespace, sink), sink.fail))
+        attach = lambda: self._attach(name, namespace, ItemsSink(sink, SINGLE))  # noqa: E731
+        self._requests.do(lambda: _or_tell(attach, lambda error: sink.fail(None, error)))
 
     def address(self, call: str) -> str:
         return f"{self._namespaces.get(call, self._config.namespace)}/{call}"
@@ -261,7 +271,7 @@ class KubernetesBackend:
             demands=self._demands.get(namespace, NOTHING),
         )
 
-    def _attach(self, call: str, namespace: str, sink: Sink) -> None:
+    def _attach(self, call: str, namespace: str, sink: ItemsSink) -> None:
         try:
             jobs = self._jobs.of_call(namespace, call)
             if not jobs:
@@ -371,7 +381,7 @@ class KubernetesBackend:
             self._maps.send_again(flight)
         elif flight.submission is not None:
             self._attempts[flight.call] = flight.submission.attempt
-            self.submit(flight.submission, flight.sink)
+            self._submit_single(flight.submission, flight.sink)
         self._jobs.want_deleted(flight)
         self._tracker.let_go(flight)
         return True

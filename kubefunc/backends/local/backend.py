@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kubefunc.backends.base import MapSink, MapSubmission, Sink, Submission, Whereabouts
-from kubefunc.backends.local.run import Ended, Processes, Run, not_started, usable_cpus
+from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.local.run import SINGLE, Ended, Processes, Run, not_started, usable_cpus
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import Options
@@ -62,6 +62,13 @@ class LocalBackend:
         return "calls run on this machine"
 
     def submit(self, submission: Submission, sink: Sink) -> None:
+        if submission.shape == "map":
+            workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
+            self.open_map(submission, sink, workers)
+        else:
+            self._submit_single(submission, sink)
+
+    def _submit_single(self, submission: Submission, sink: Sink) -> None:
         _check(submission.options)
         self._check_open()
         self._have_directory()
@@ -69,15 +76,11 @@ class LocalBackend:
         with self._lock:
             self._runs[run.call] = run
             self._waiting.append(run)
-        sink.moved(Whereabouts(Phase.PENDING))
+        sink.moved(SINGLE, Whereabouts(Phase.PENDING))
         self._dispatch()
 
-    def submit_map(self, submission: MapSubmission, sink: MapSink) -> None:
-        workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
-        self.open_map(submission, sink, workers)
-
     def open_map(
-        self, submission: MapSubmission, sink: MapSink, workers: int, claim: Callable[[int], bool] | None = None
+        self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool] | None = None
     ) -> LocalMap:
         """A map with so many workers; one to which items may be added where each is to be claimed before it runs.
 
@@ -114,12 +117,12 @@ class LocalBackend:
             raise
         return started
 
-    def attach_map(self, call: str, sink: MapSink) -> None:
+    def attach_map(self, call: str, sink: Sink) -> None:
         raise ConfigurationError(
             f"attach_map({call!r}) needs a cluster: on this machine a map ends with the program that made it."
         )
 
-    def read_map(self, call: str) -> MapSubmission:
+    def read_map(self, call: str) -> Submission:
         raise ConfigurationError(f"The map {call} is not known here: on this machine a map ends with its program.")
 
     def attach(self, call: str, sink: Sink) -> None:
@@ -263,7 +266,7 @@ class LocalBackend:
         """Start the calls that may start now, in order."""
         while (run := self._next()) is not None:
             log.info("%s: pending -> running", run.call)
-            run.sink.moved(Whereabouts(Phase.RUNNING))
+            run.sink.moved(SINGLE, Whereabouts(Phase.RUNNING))
             try:
                 self._processes.start(run)
             except OSError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.local.run import INLINE, LIMIT, request_header, write_file
 from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.backends.queue import LEAST_AHEAD, MOST_AHEAD, WorkQueue, items_ahead
@@ -44,8 +44,8 @@ class LocalMap:
 
     def __init__(
         self,
-        submission: MapSubmission,
-        sink: MapSink,
+        submission: Submission,
+        sink: Sink,
         directory: Path,
         environ: Mapping[str, str],
         new_pool: Callable[[int], Pool],

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kubefunc.backends.base import MapSubmission, Sink, Submission
+from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.local.launch import working_directory
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import verify
+from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
 from kubefunc.log_setup import log_setup
 from kubefunc.modules import search_path
@@ -24,6 +24,7 @@ from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_req
 
 _NOT_STARTED = "no process could be started for it"
 LIMIT = "Free memory or end other processes, or raise the limit on processes (ulimit -u)."
+SINGLE = (0,)  # the items of a call
 INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
 
 
@@ -94,7 +95,7 @@ class Run:
             if self._log is None:
                 self._log = open(self.file("log"), "ab", buffering=0)  # noqa: SIM115 - open while the call runs
             self._log.write(data)
-        self.sink.output(data)
+        self.sink.output(SINGLE, data)
 
     def settle(self, lost: str) -> None:
         """It has ended: tell its answer; without one, ``lost`` says in words what became of its process."""
@@ -103,11 +104,11 @@ class Run:
             try:
                 envelope = verify(self.answer, self.submission.key, self.call)
             except ResultCorruptedError as error:
-                self.sink.fail(error)
+                self.sink.fail(None, error)
             else:
-                self.sink.deliver(envelope)
+                self.sink.take([record_of(envelope)])
         elif not self.cancelled:
-            self.sink.fail(_died(self.call, lost))
+            self.sink.fail(None, _died(self.call, lost))
 
     def _clean_up(self) -> None:
         """What it left on disk goes. What it printed the call itself keeps."""
@@ -175,9 +176,7 @@ class Processes(Protocol):
         ...
 
 
-def request_header(
-    submission: Submission | MapSubmission, directory: Path, environ: Mapping[str, str]
-) -> dict[str, object]:
+def request_header(submission: Submission, directory: Path, environ: Mapping[str, str]) -> dict[str, object]:
     """What a process is told: how to run, and the caller's surroundings at this moment."""
     options = submission.options
     wanted = {**os.environ, **{name: str(value) for name, value in options.env.items()}}

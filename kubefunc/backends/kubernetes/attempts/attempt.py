@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.streams import Stream
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault, sharper
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
@@ -88,7 +89,7 @@ class Flight:
     namespace: str
     key: bytes
     options: Options
-    sink: Sink
+    sink: ItemsSink
     stays: bool
     submission: Submission | None = None
     uid: str = ""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
@@ -19,9 +20,8 @@ from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.chunks import MAX_PARALLELISM, chunks
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
-from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
-from kubefunc.runner import CHUNK, LOG_LIMIT
+from kubefunc.runner import LOG_LIMIT
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.records import Record
 
@@ -72,83 +72,6 @@ def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-class ItemsSink:
-    """Some items of a map, as the :class:`kubefunc.backends.base.Sink` of one flight."""
-
-    def __init__(self, whole: MapSink, indexes: Sequence[int]) -> None:
-        self._whole = whole
-        self._indexes = indexes
-        self._where: Whereabouts | None = None
-
-    def give_up(self, items: Iterable[int]) -> None:
-        """These items run elsewhere from now on."""
-        given = set(items)
-        self._indexes = [index for index in self._indexes if index not in given]
-
-    @property
-    def settled(self) -> bool:
-        return self._whole.settled
-
-    def moved(self, where: Whereabouts) -> None:
-        self._where = where
-        missing = self._whole.missing(self._indexes)
-        # The items of a chunk run one after another: those behind the first still wait.
-        self._whole.moved(missing[:1] if where.phase is Phase.RUNNING else missing, where)
-
-    def take(self, outcomes: Sequence[Record]) -> None:
-        self._whole.take(outcomes)
-        if self._where is not None and self._where.phase is Phase.RUNNING:
-            self.moved(self._where)
-
-    def output(self, data: bytes) -> None:
-        self._whole.output(self._indexes, data)
-
-    def deliver(self, envelope: Envelope) -> None:
-        """The end of a chunk: its records were taken. An error holds for each item."""
-        if envelope.header["outcome"] == CHUNK:
-            return
-        header, body = dict(envelope.header), envelope.body
-        now = time.time()
-        missing = self._whole.missing(self._indexes)
-        self._whole.take([Record(index, 0.0, now, 1, header, body) for index in missing])
-
-    def fail(self, error: KubefuncError) -> None:
-        self._whole.fail(self._whole.missing(self._indexes), error)
-
-
-class SomeItems:
-    """A map's sink that hears of some items only: where a newer Job of the same map has the others."""
-
-    def __init__(self, whole: MapSink, mine: Iterable[int]) -> None:
-        self._whole = whole
-        self._mine = set(mine)
-
-    @property
-    def settled(self) -> bool:
-        return self._whole.settled
-
-    def missing(self, indexes: Iterable[int]) -> list[int]:
-        return self._whole.missing(self._of_mine(indexes))
-
-    def opened(self, count: int, function: str) -> None:
-        self._whole.opened(count, function)
-
-    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        self._whole.moved(self._of_mine(indexes), where)
-
-    def output(self, indexes: Sequence[int], data: bytes) -> None:
-        self._whole.output(self._of_mine(indexes), data)
-
-    def take(self, outcomes: Sequence[Record]) -> None:
-        self._whole.take([each for each in outcomes if each.index in self._mine])
-
-    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
-        self._whole.fail(self._of_mine(self._mine if indexes is None else indexes), error)
-
-    def _of_mine(self, indexes: Iterable[int]) -> list[int]:
-        return [index for index in indexes if index in self._mine]
-
-
 @dataclass(eq=False, kw_only=True)
 class MapFlight(Flight):
     """One Job of a map.
@@ -172,9 +95,9 @@ class MapFlight(Flight):
         waiting_looks: how many looks in a row have found Pods of the map waiting.
     """
 
-    whole: MapSink
+    whole: Sink
     chunks: list[Sequence[int]]
-    sent: MapSubmission | None = None
+    sent: Submission | None = None
     living: dict[int, ChunkFlight] = field(default_factory=dict[int, "ChunkFlight"])
     ended: set[int] = field(default_factory=set[int])
     lost: list[int] = field(default_factory=list[int])

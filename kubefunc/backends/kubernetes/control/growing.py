@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from kubefunc.backends.base import MapSink, Whereabouts
+from kubefunc.backends.base import Sink, Whereabouts
 from kubefunc.errors import KubefuncError, OutOfMemoryError
 from kubefunc.runner import CODE_OOM
 from kubefunc.runner.protocol.records import Record
 
 
 class GrowingSink:
-    """Stands between a map's Jobs and its MapSink: it keeps back what an item with more memory may do better.
+    """Stands between a map's Jobs and its Sink: it keeps back what an item with more memory may do better.
 
     What is kept back counts as missing no more, so that no Job takes it for lost.
     """
 
     def __init__(
-        self, whole: MapSink, again: Callable[[list[int]], None], soon: Callable[[Callable[[], None]], None]
+        self, whole: Sink, again: Callable[[list[int]], None], soon: Callable[[Callable[[], None]], None]
     ) -> None:
         """For the items of one attempt.
 

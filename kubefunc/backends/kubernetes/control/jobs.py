@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 from kubefunc import errors
-from kubefunc.backends.base import MapSubmission, Submission, Whereabouts
+from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
@@ -302,7 +302,7 @@ def _absent_is_fine() -> Generator[None]:
             raise
 
 
-def pod_program(submission: Submission | MapSubmission) -> dict[str, object]:
+def pod_program(submission: Submission) -> dict[str, object]:
     """What the runner must know of a call or a map: the part of ``spec.json`` that both have."""
     options = submission.options
     return runner_spec(

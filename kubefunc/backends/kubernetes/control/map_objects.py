@@ -8,7 +8,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.archive import archive_bytes
-from kubefunc.backends.base import MapSubmission
+from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.map_attempt import Layout, MapFlight
 from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
@@ -26,7 +26,7 @@ PLACES_NEEDED = (
 )
 
 
-def layout_of(submission: MapSubmission, *, adapts: bool) -> Layout:
+def layout_of(submission: Submission, *, adapts: bool) -> Layout:
     """How the items of a map, or of a part of it, lie in chunks."""
     indexes = sorted(submission.items)
     whole = range(submission.count)
@@ -35,7 +35,7 @@ def layout_of(submission: MapSubmission, *, adapts: bool) -> Layout:
     return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
 
 
-def files_of(flight: MapFlight, submission: MapSubmission, layout: Layout) -> dict[str, bytes]:
+def files_of(flight: MapFlight, submission: Submission, layout: Layout) -> dict[str, bytes]:
     """Beside ``spec.json``."""
     files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= manifest.SECRETS_LIMIT:
@@ -48,7 +48,7 @@ def files_of(flight: MapFlight, submission: MapSubmission, layout: Layout) -> di
 
 
 def runner_spec_of(
-    flight: MapFlight, submission: MapSubmission, layout: Layout, server: ServerVersion
+    flight: MapFlight, submission: Submission, layout: Layout, server: ServerVersion
 ) -> dict[str, object]:
     """What the runner must know: the content of ``spec.json``."""
     described = {
@@ -67,7 +67,7 @@ def runner_spec_of(
     }
 
 
-def needs_places_again(flight: MapFlight, submission: MapSubmission) -> bool:
+def needs_places_again(flight: MapFlight, submission: Submission) -> bool:
     """Whether a Pod of a detached map that keeps its results would keep another one from running."""
     options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
     return options.detach and options.result_ttl is None and len(flight.chunks) > places
@@ -93,7 +93,7 @@ def joined(files: Mapping[str, bytes], name: str) -> bytes:
     return b"".join(files[f"{name}.{number}"] for number in range(count))
 
 
-def _written_options(submission: MapSubmission) -> bytes:
+def _written_options(submission: Submission) -> bytes:
     """For who runs failed items again from another process: signed, as they are unpickled there."""
     try:
         return kept.signed(submission.key, bytes(cloudpickle.dumps(submission.options)))

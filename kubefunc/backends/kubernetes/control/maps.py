@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from kubefunc import errors
-from kubefunc.backends.base import MapSink, MapSubmission, Whereabouts
+from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Flight
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, ItemsSink, Layout, MapFlight, SomeItems
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, Layout, MapFlight
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.control.map_objects import (
@@ -89,7 +90,7 @@ class Maps:
 
     # -- starting
 
-    def submit(self, submission: MapSubmission, sink: MapSink, namespace: str) -> None:
+    def submit(self, submission: Submission, sink: Sink, namespace: str) -> None:
         """Start a Job for these items; returns at once.
 
         Raises:
@@ -102,7 +103,7 @@ class Maps:
             self._submit(submission, self._growing(submission, sink, namespace, growths), namespace, shares=shares)
 
     def _submit(
-        self, submission: MapSubmission, sink: MapSink, namespace: str, *, shares: bool = False, losses: int = 0
+        self, submission: Submission, sink: Sink, namespace: str, *, shares: bool = False, losses: int = 0
     ) -> None:
         attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=attempt)
@@ -116,7 +117,7 @@ class Maps:
         self._widening.watch(flight)
         self._look_at_held(flight)
 
-    def _growing(self, submission: MapSubmission, sink: MapSink, namespace: str, growths: int) -> MapSink:
+    def _growing(self, submission: Submission, sink: Sink, namespace: str, growths: int) -> Sink:
         """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
         options = more_memory(submission.options)
         if options is None or growths < 1:
@@ -131,7 +132,7 @@ class Maps:
 
         return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
 
-    def _flight(self, submission: MapSubmission, sink: MapSink, namespace: str, layout: Layout) -> MapFlight:
+    def _flight(self, submission: Submission, sink: Sink, namespace: str, layout: Layout) -> MapFlight:
         options = submission.options
         size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
         return MapFlight(
@@ -151,7 +152,7 @@ class Maps:
             uploads_items=size > manifest.ITEMS_LIMIT,
         )
 
-    def _made(self, flight: MapFlight, submission: MapSubmission, layout: Layout) -> manifest.JobSpec:
+    def _made(self, flight: MapFlight, submission: Submission, layout: Layout) -> manifest.JobSpec:
         server = self._ask_server(flight)
         if needs_places_again(flight, submission):
             flight.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
@@ -177,7 +178,7 @@ class Maps:
     def _job_spec(
         self,
         flight: MapFlight,
-        submission: MapSubmission,
+        submission: Submission,
         layout: Layout,
         server: ServerVersion,
         files: Mapping[str, bytes],
@@ -271,7 +272,7 @@ class Maps:
             lead.lost_soon = True
         self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
 
-    def _run_lost(self, lead: MapFlight, sent: MapSubmission) -> None:
+    def _run_lost(self, lead: MapFlight, sent: Submission) -> None:
         with lead.lock:
             lost, lead.lost, lead.lost_soon = lead.lost, [], False
             size = len(lead.chunks[0])
@@ -328,7 +329,7 @@ class Maps:
 
     # -- from another process
 
-    def attach(self, call: str, namespace: str, sink: MapSink) -> None:
+    def attach(self, call: str, namespace: str, sink: Sink) -> None:
         """Follow all Jobs of a map; where several have an item, the newest."""
         try:
             found = [(job, self._files_of(namespace, job, 1)) for job in self._jobs.of_call(namespace, call)]
@@ -391,7 +392,7 @@ class Maps:
             )
         return mine
 
-    def read(self, call: str, namespace: str) -> MapSubmission:
+    def read(self, call: str, namespace: str) -> Submission:
         """What was submitted.
 
         Raises:
@@ -411,7 +412,8 @@ class Maps:
         layout = Layout.from_json(spec["map"])
         items = joined(files, shards.ITEMS)
         numbers = range(len(layout.chunks))
-        return MapSubmission(
+        return Submission(
+            shape="map",
             call=call,
             function=spec["function"],
             options=read_options(files),
@@ -455,7 +457,7 @@ def _ended_with_another(chunk: ChunkFlight) -> bool:
 
 
 def _attached(
-    call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: MapSink
+    call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: Sink
 ) -> MapFlight:
     return MapFlight(
         call=call,
