@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.options import Options
@@ -21,8 +21,8 @@ class _Settled:
     settled = True
 
 
-def _ended_attempt() -> Flight:
-    return Flight(
+def _ended_attempt() -> Attempt:
+    return Attempt(
         call="work-abcdefgh",
         job="work-abcdefgh",
         function="work",

@@ -10,7 +10,7 @@ import pytest
 
 from kubefunc.backends.kubernetes.api.pool import open_session
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.objects.views import pod_view
 from kubefunc.backends.kubernetes.results.output import LATE, Outputs
@@ -48,10 +48,10 @@ def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes
         try:
             options = Options.of()
             sink = cast("ItemsSink", None)  # nobody is told of anything here
-            flight = Flight("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
-            flight.pods["uid"] = pod_view(status)
-            flight.output_of(flight.pods["uid"].name).recent = followed
-            return Outputs(api).tail(flight, "main")
+            attempt = Attempt("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
+            attempt.pods["uid"] = pod_view(status)
+            attempt.output_of(attempt.pods["uid"].name).recent = followed
+            return Outputs(api).tail(attempt, "main")
         finally:
             api.close()
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from kubefunc.backends.base import Sink, Whereabouts
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, Layout, MapFlight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.backends.kubernetes.control.maps import blame
 from kubefunc.backends.kubernetes.control.tracker import Tracker
@@ -77,10 +77,10 @@ class Items:
         self.errors.update(dict.fromkeys(self.missing(range(self.count) if indexes is None else indexes), error))
 
 
-def lead_of(sink: Sink, layout: Layout, **changes: Any) -> MapFlight:
-    """The flight of a map's Job that exists."""
+def lead_of(sink: Sink, layout: Layout, **changes: Any) -> MapAttempt:
+    """The attempt of a map's Job that exists."""
     options = {"verbose": False, **changes}
-    return MapFlight(
+    return MapAttempt(
         call=CALL,
         job=CALL,
         function="f",
@@ -100,10 +100,10 @@ def lead_of(sink: Sink, layout: Layout, **changes: Any) -> MapFlight:
 class Following:
     """A tracker and a collector as they are in a session, and a test in place of the cluster."""
 
-    def __init__(self, lead: MapFlight, kind: type[Collector] = Collector) -> None:
+    def __init__(self, lead: MapAttempt, kind: type[Collector] = Collector) -> None:
         self.lead = lead
         self.ended: list[int] = []
-        self.failed: list[tuple[Flight, Finding]] = []
+        self.failed: list[tuple[Attempt, Finding]] = []
         api = cast("Api", None)  # nothing here may ask the cluster for anything
         outputs = Outputs(api)
         permission = ExecPermission(api)
@@ -111,16 +111,16 @@ class Following:
         uploads = Uploads(api, self.collector.streams, permission, self._fail)
         clock, requests = Clock("test-clock"), Workers("test-requests", 1)
         self.tracker = Tracker(api, "s", requests, clock, self.collector, outputs, uploads, self._fail)
-        self.tracker._flights[lead.job].append(lead)  # tracked, without watches
+        self.tracker._attempts[lead.job].append(lead)  # tracked, without watches
 
-    def _done(self, flight: Flight, envelope: Envelope) -> None:
-        assert isinstance(flight, ChunkFlight)
-        self.ended.append(flight.number)
-        self.lead.end(flight)
+    def _done(self, attempt: Attempt, envelope: Envelope) -> None:
+        assert isinstance(attempt, ChunkAttempt)
+        self.ended.append(attempt.number)
+        self.lead.end(attempt)
 
-    def _fail(self, flight: Flight, finding: Finding) -> None:
-        if flight.claim():
-            self.failed.append((flight, finding))
+    def _fail(self, attempt: Attempt, finding: Finding) -> None:
+        if attempt.claim():
+            self.failed.append((attempt, finding))
 
     def tell(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
         for kind, pod in events:
@@ -220,8 +220,8 @@ def test_a_container_that_was_killed_names_its_item() -> None:
     items = Items(4)
     following = Following(lead_of(items, layout))
     following.tell([("MODIFIED", pod(0, "terminated", "kubefunc:at:2                   ", exit_code=137))])
-    ((flight, finding),) = following.failed
-    died = flight.pod()
+    ((attempt, finding),) = following.failed
+    died = attempt.pod()
     assert died is not None
     assert died.at == 2
     assert blame(items.missing(range(4)), died.at, finding.reason) == ([2], [0, 1, 3])
@@ -251,10 +251,10 @@ class Followed(Collector):
 
     chunks: list[int]
 
-    def follow(self, flight: Flight, pod: str) -> None:
-        assert isinstance(flight, ChunkFlight)
-        assert pod == f"{CALL}-{flight.number}-abcde"
-        self.chunks.append(flight.number)
+    def follow(self, attempt: Attempt, pod: str) -> None:
+        assert isinstance(attempt, ChunkAttempt)
+        assert pod == f"{CALL}-{attempt.number}-abcde"
+        self.chunks.append(attempt.number)
 
 
 @pytest.mark.parametrize(("chunks", "express", "followed"), [(4, True, [2]), (5, True, []), (4, False, [])])
@@ -333,13 +333,13 @@ class JustAfter:
             self._what()
 
 
-def test_a_flight_that_comes_while_the_last_one_goes_is_looked_at() -> None:
+def test_an_attempt_that_comes_while_the_last_one_goes_is_looked_at() -> None:
     """Whatever the moment: either this tick sees it, or it starts the ticking again."""
     following = Following(lead_of(Items(1), Layout(1, 1, range(1))))
     tracker, looked_at = following.tracker, []
     looked = threading.Event()
-    tracker._look_at = lambda flight, now: (looked_at.append(flight), looked.set())  # type: ignore[method-assign]
-    tracker._flights.clear()
+    tracker._look_at = lambda attempt, now: (looked_at.append(attempt), looked.set())  # type: ignore[method-assign]
+    tracker._attempts.clear()
     tracker._ticking = True
     later = lead_of(Items(1), Layout(1, 1, range(1)))
     tracker._lock = JustAfter(lambda: tracker._register(later))  # type: ignore[assignment]
@@ -352,12 +352,12 @@ def test_a_look_that_fails_ends_one_attempt_and_no_other() -> None:
     """Whatever is raised while the clock looks at one of them is told by that one; the others go on."""
     broken, sound = (lead_of(Items(1), Layout(1, 1, range(1))) for _ in range(2))
     following = Following(broken)
-    following.tracker._flights[sound.job].append(sound)
-    looks: list[Flight] = []
+    following.tracker._attempts[sound.job].append(sound)
+    looks: list[Attempt] = []
 
-    def look(flight: Flight, now: float) -> None:
-        looks.append(flight)
-        if flight is broken:
+    def look(attempt: Attempt, now: float) -> None:
+        looks.append(attempt)
+        if attempt is broken:
             raise RuntimeError("a fault")
 
     following.tracker._look_at = look  # type: ignore[method-assign]
@@ -371,18 +371,18 @@ def test_a_look_that_fails_ends_one_attempt_and_no_other() -> None:
 
 def test_the_pods_may_change_while_somebody_looks_at_them() -> None:
     """The watch brings news while the clock's thread asks which Pod counts."""
-    flight = lead_of(Items(1), Layout(1, 1, range(1)))
+    attempt = lead_of(Items(1), Layout(1, 1, range(1)))
 
     class Telling:
         """A Pod that is asked about in the moment in which the next one comes."""
 
         @property
         def deleting(self) -> bool:
-            flight.pods["other"] = cast("Pod", self)
+            attempt.pods["other"] = cast("Pod", self)
             return True
 
-    flight.pods["one"] = cast("Pod", Telling())
-    assert flight.pod() is flight.pods["one"]
+    attempt.pods["one"] = cast("Pod", Telling())
+    assert attempt.pod() is attempt.pods["one"]
 
 
 def test_pods_of_another_job_are_not_ours() -> None:
@@ -424,11 +424,11 @@ def test_an_older_job_hears_only_of_what_the_newer_ones_lack() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_chunk_is_forgotten_when_it_has_ended(count: int) -> None:
-    """Flights are made when a Pod is first seen, and dropped: a map of 10,000 chunks has as many as run."""
+    """Attempts are made when a Pod is first seen, and dropped: a map of 10,000 chunks has as many as run."""
     layout = Layout(4, 1, range(4))
     lead = lead_of(Items(4), layout)
-    flights = [cast("ChunkFlight", lead.of_index(number)) for number in range(4)]
-    assert [lead.end(flight) for flight in flights[:count]] == [False] * count
+    attempts = [cast("ChunkAttempt", lead.of_index(number)) for number in range(4)]
+    assert [lead.end(attempt) for attempt in attempts[:count]] == [False] * count
     assert len(lead.living) == 4 - count
     assert [lead.of_index(number) is None for number in range(5)] == [
         number < count or number == 4 for number in range(5)

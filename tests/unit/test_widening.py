@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, Layout
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout
 from kubefunc.backends.kubernetes.control.widening import WORTH, Running, plan, spread
 from kubefunc.backends.kubernetes.objects.views import Pod, pod_view
 from kubefunc.diagnosis import Phase
@@ -108,12 +108,12 @@ def test_what_was_given_back_fits_into_the_room(items: int, seconds: float, room
     assert 1 <= pods <= min(room, max(1, seconds / WORTH + 1))
 
 
-def running_chunk(items: int) -> tuple[Items, ChunkFlight, Pod]:
+def running_chunk(items: int) -> tuple[Items, ChunkAttempt, Pod]:
     """The first of two chunks, with its Pod."""
     sink = Items(items)
     lead = lead_of(sink, Layout(items, items // 2, range(items)))
     chunk = lead.of_index(0)
-    assert isinstance(chunk, ChunkFlight)
+    assert isinstance(chunk, ChunkAttempt)
     pod = pod_view({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"phase": "Running"}})
     chunk.pods[pod.uid] = pod
     chunk.where = Phase.RUNNING

@@ -20,10 +20,10 @@ from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
@@ -91,7 +91,7 @@ class KubernetesBackend:
         self._clock = clock
         self._swept: set[str] = set()
         self._namespaces: dict[str, str] = {}
-        self._attempts: dict[str, int] = {}  # of calls that were sent again from here
+        self._numbers: dict[str, int] = {}  # the newest attempt of each call that was sent again from here
 
     def introduce(self, options: Options) -> str:
         namespace = options.namespace or self._config.namespace
@@ -107,12 +107,12 @@ class KubernetesBackend:
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
-        attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
-        submission = dataclasses.replace(submission, attempt=attempt)
+        number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
+        submission = dataclasses.replace(submission, attempt=number)
         spec = self._job_spec(submission, options.namespace or self._config.namespace)
         manifest.job(spec)  # a pod_template that cannot work is refused here, in the caller's thread
         self._remember(submission.call, spec.namespace)
-        flight = Flight(
+        attempt = Attempt(
             call=submission.call,
             job=spec.name,
             function=submission.function,
@@ -124,8 +124,8 @@ class KubernetesBackend:
             submission=submission,
             demands=spec.demands,
         )
-        self._tracker.add(flight)
-        self._jobs.create(flight, lambda: spec)
+        self._tracker.add(attempt)
+        self._jobs.create(attempt, lambda: spec)
         self._sweep_later(spec.namespace)
 
     def _submit_map(self, submission: Submission, sink: Sink) -> None:
@@ -151,17 +151,17 @@ class KubernetesBackend:
         return f"{self._namespaces.get(call, self._config.namespace)}/{call}"
 
     def cancel(self, call: str) -> None:
-        for flight in self._tracker.of(call):
-            flight.claim()
-            self._jobs.want_deleted(flight)
-            self._tracker.let_go(flight)
+        for attempt in self._tracker.of(call):
+            attempt.claim()
+            self._jobs.want_deleted(attempt)
+            self._tracker.let_go(attempt)
 
     def discard(self, call: str) -> None:
-        for flight in self._tracker.of(call):
-            self._jobs.want_deleted(flight)
-            if flight.claim():
-                self._tracker.let_go(flight)
-                flight.sink.fail(errors.JobDeletedError(f"{call} was discarded before it had ended."))
+        for attempt in self._tracker.of(call):
+            self._jobs.want_deleted(attempt)
+            if attempt.claim():
+                self._tracker.let_go(attempt)
+                attempt.sink.fail(errors.JobDeletedError(f"{call} was discarded before it had ended."))
         namespace = self._namespaces.get(call, self._config.namespace)
         try:
             for job in self._jobs.of_call(namespace, call):
@@ -213,15 +213,15 @@ class KubernetesBackend:
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
-        unsent = [flight for flight in self._tracker.all() if flight.stays and not flight.created]
+        unsent = [attempt for attempt in self._tracker.all() if attempt.stays and not attempt.created]
         self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
-        cancelled = [flight for call in unfinished for flight in self._tracker.of(call)] + self._spent_maps(until)
-        for flight in cancelled:
-            flight.claim()
-            self._jobs.want_deleted(flight)
-            self._tracker.let_go(flight)
+        cancelled = [attempt for call in unfinished for attempt in self._tracker.of(call)] + self._spent_maps(until)
+        for attempt in cancelled:
+            attempt.claim()
+            self._jobs.want_deleted(attempt)
+            self._tracker.let_go(attempt)
         # One whose result has just been delivered may not have asked yet for its Job's deletion.
-        while time.monotonic() < until and any(flight.over for flight in self._tracker.all()):
+        while time.monotonic() < until and any(attempt.over for attempt in self._tracker.all()):
             time.sleep(0.005)
         self._jobs.hurry()
         while time.monotonic() < until and self._collector.acknowledges:  # else a kept Pod would wait for it
@@ -230,14 +230,14 @@ class KubernetesBackend:
             if not self._jobs.owed():
                 break
             time.sleep(0.02)  # a deletion that failed is tried again by the clock
-        for flight in unsent:
-            if not flight.created:
-                flight.sink.moved(Whereabouts(flight.where, NOT_SENT))
+        for attempt in unsent:
+            if not attempt.created:
+                attempt.sink.moved(Whereabouts(attempt.where, NOT_SENT))
         self._tracker.stop()
-        left = self._jobs.owed().union(flight for flight in cancelled if not flight.deleted)
-        return sorted({flight.call for flight in left})
+        left = self._jobs.owed().union(attempt for attempt in cancelled if not attempt.deleted)
+        return sorted({attempt.call for attempt in left})
 
-    def _spent_maps(self, until: float) -> list[Flight]:
+    def _spent_maps(self, until: float) -> list[Attempt]:
         """Jobs of maps to delete, of which every outcome is here.
 
         Outcomes come while Pods run: the last may be here before its Pod has ended. Mostly that takes a moment, and
@@ -245,9 +245,9 @@ class KubernetesBackend:
         """
         until = min(until, time.monotonic() + SPENT_WITHIN)
         while True:
-            spent = [flight for flight in self._tracker.all() if isinstance(flight, MapFlight) and flight.is_spent]
+            spent = [attempt for attempt in self._tracker.all() if isinstance(attempt, MapAttempt) and attempt.is_spent]
             if not spent or time.monotonic() > until:
-                return [flight for flight in spent if not flight.is_kept]
+                return [attempt for attempt in spent if not attempt.is_kept]
             time.sleep(0.005)
 
     # -- parts of these
@@ -288,7 +288,7 @@ class KubernetesBackend:
             sink.fail(_no_such_call(call, namespace) if lost else as_error(error))
             return
         files = kept.files_of(secret)
-        flight = Flight(
+        attempt = Attempt(
             call=call,
             job=name,
             function=call.rpartition("-")[0],
@@ -303,11 +303,11 @@ class KubernetesBackend:
             settled_requests=True,
         )
         if sink.settled:  # it was cancelled while we looked for it
-            self._jobs.want_deleted(flight)
+            self._jobs.want_deleted(attempt)
             return
         kept.checked_spec(call, files)
-        self._tracker.add_attached(flight)
-        if sink.settled and not flight.over:  # or just now
+        self._tracker.add_attached(attempt)
+        if sink.settled and not attempt.over:  # or just now
             self.cancel(call)
 
     def _sweep_later(self, namespace: str) -> None:
@@ -333,76 +333,76 @@ class KubernetesBackend:
 
     # -- how attempts end
 
-    def _done(self, flight: Flight, envelope: Envelope) -> None:
+    def _done(self, attempt: Attempt, envelope: Envelope) -> None:
         """Its envelope was delivered. Wanted first, let go then: close() waits for whoever is not let go."""
-        if isinstance(flight, ChunkFlight):
-            self._maps.chunk_ended(flight, envelope)
+        if isinstance(attempt, ChunkAttempt):
+            self._maps.chunk_ended(attempt, envelope)
             return
-        for twin in self._tracker.of(flight.call):
-            if twin.job == flight.job:  # attached to in this same process: its Job is about to go
+        for twin in self._tracker.of(attempt.call):
+            if twin.job == attempt.job:  # attached to in this same process: its Job is about to go
                 self._collector.deliver(twin, envelope)
-        if not _is_kept(flight, failed=call_failed(envelope)):
-            self._jobs.want_deleted(flight)
-        self._tracker.let_go(flight)
+        if not _is_kept(attempt, failed=call_failed(envelope)):
+            self._jobs.want_deleted(attempt)
+        self._tracker.let_go(attempt)
 
-    def _fail(self, flight: Flight, finding: Finding) -> None:
-        if flight.claim():
-            self._requests.do(lambda: self._surely_tell_failure(flight, finding))
+    def _fail(self, attempt: Attempt, finding: Finding) -> None:
+        if attempt.claim():
+            self._requests.do(lambda: self._surely_tell_failure(attempt, finding))
 
-    def _surely_tell_failure(self, flight: Flight, finding: Finding) -> None:
+    def _surely_tell_failure(self, attempt: Attempt, finding: Finding) -> None:
         """Whatever fails on the way, the call ends."""
         try:
-            self._tell_failure(flight, finding)
+            self._tell_failure(attempt, finding)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for an end that never comes
-            flight.sink.fail(fault(error).as_error(flight.diagnosis()))
-            self._tracker.let_go(flight)
+            attempt.sink.fail(fault(error).as_error(attempt.diagnosis()))
+            self._tracker.let_go(attempt)
 
-    def _tell_failure(self, flight: Flight, finding: Finding) -> None:
-        if self._is_sent_again(flight, finding):
+    def _tell_failure(self, attempt: Attempt, finding: Finding) -> None:
+        if self._is_sent_again(attempt, finding):
             return
-        shown_by = flight.shown_by(finding)
+        shown_by = attempt.shown_by(finding)
         tail = self._outputs.tail(shown_by, finding.container)
-        if isinstance(flight, ChunkFlight):
-            self._maps.chunk_failed(flight, finding, tail)
+        if isinstance(attempt, ChunkAttempt):
+            self._maps.chunk_failed(attempt, finding, tail)
             return
-        self._end_failed(flight, finding, finding.as_error(shown_by.diagnosis(tail)))
+        self._end_failed(attempt, finding, finding.as_error(shown_by.diagnosis(tail)))
 
-    def _is_sent_again(self, flight: Flight, finding: Finding) -> bool:
+    def _is_sent_again(self, attempt: Attempt, finding: Finding) -> bool:
         """Whether its Pods were refused for what the next Job now meets: limits or bounds of the namespace."""
-        if finding.reason not in starting.DEMANDING or flight.sink.settled:
+        if finding.reason not in starting.DEMANDING or attempt.sink.settled:
             return False
-        demands = grown(flight.demands, " ".join(finding.words))
+        demands = grown(attempt.demands, " ".join(finding.words))
         if demands is None:
             return False
-        known = self._demands.get(flight.namespace, NOTHING)
-        self._demands[flight.namespace] = known | demands
-        flight.sink.moved(Whereabouts(Phase.SUBMITTING, "" if known == known | demands else sent_again(demands)))
-        if isinstance(flight, MapFlight):
-            self._maps.send_again(flight)
-        elif flight.submission is not None:
-            self._attempts[flight.call] = flight.submission.attempt
-            self._submit_single(flight.submission, flight.sink)
-        self._jobs.want_deleted(flight)
-        self._tracker.let_go(flight)
+        known = self._demands.get(attempt.namespace, NOTHING)
+        self._demands[attempt.namespace] = known | demands
+        attempt.sink.moved(Whereabouts(Phase.SUBMITTING, "" if known == known | demands else sent_again(demands)))
+        if isinstance(attempt, MapAttempt):
+            self._maps.send_again(attempt)
+        elif attempt.submission is not None:
+            self._numbers[attempt.call] = attempt.submission.attempt
+            self._submit_single(attempt.submission, attempt.sink)
+        self._jobs.want_deleted(attempt)
+        self._tracker.let_go(attempt)
         return True
 
-    def _fail_told(self, flight: Flight, finding: Finding, error: errors.KubefuncError) -> None:
+    def _fail_told(self, attempt: Attempt, finding: Finding, error: errors.KubefuncError) -> None:
         """With an error that is made already: of a map, what its chunk's Pod shows."""
-        if flight.claim():
-            self._end_failed(flight, finding, error)
+        if attempt.claim():
+            self._end_failed(attempt, finding, error)
 
-    def _end_failed(self, flight: Flight, finding: Finding, error: errors.KubefuncError) -> None:
-        flight.sink.fail(error)
+    def _end_failed(self, attempt: Attempt, finding: Finding, error: errors.KubefuncError) -> None:
+        attempt.sink.fail(error)
         must_go = finding.job_goes_on or _must_not_start_later(error)
-        if not _is_kept(flight, failed=True) or (must_go and not flight.stays):
-            self._jobs.want_deleted(flight)
-        self._tracker.let_go(flight)
+        if not _is_kept(attempt, failed=True) or (must_go and not attempt.stays):
+            self._jobs.want_deleted(attempt)
+        self._tracker.let_go(attempt)
 
-    def _refused(self, flight: Flight, error: errors.KubefuncError) -> None:
+    def _refused(self, attempt: Attempt, error: errors.KubefuncError) -> None:
         """Its Job could not be created."""
-        if flight.claim():
-            flight.sink.fail(error)
-        self._tracker.let_go(flight)
+        if attempt.claim():
+            attempt.sink.fail(error)
+        self._tracker.let_go(attempt)
 
 
 def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], None]) -> None:
@@ -417,9 +417,9 @@ def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], 
         tell(fault)
 
 
-def _is_kept(flight: Flight, *, failed: bool) -> bool:
+def _is_kept(attempt: Attempt, *, failed: bool) -> bool:
     """Whether a Job that was run to its end is not deleted: nor is one that another attempt takes over from."""
-    return flight.stays or (flight.sink.settled and is_kept(flight.options.keep, failed=failed))
+    return attempt.stays or (attempt.sink.settled and is_kept(attempt.options.keep, failed=failed))
 
 
 def _must_not_start_later(error: errors.KubefuncError) -> bool:

@@ -60,7 +60,7 @@ class Looks:
 
 
 @dataclass(eq=False)
-class Flight:
+class Attempt:
     """The mutable state of an attempt. ``lock`` guards every decision that must be taken once.
 
     Attributes:
@@ -72,7 +72,7 @@ class Flight:
         ended_pod: the Pod whose ``main`` has left a result, or an explanation why there is none.
         vanished: such a Pod that was gone before its result was fetched, or the last that was written off.
         asked: names of the Pods that express has been to.
-        quiet: another flight says for what this one waits.
+        quiet: another attempt says for what this one waits.
         demands: what of its namespace's demands its Job meets.
         warned: there is a new Event that may say why it does not start.
         uploads: the files that were or are being brought, by Pod and name.
@@ -198,19 +198,19 @@ class Flight:
         """Whether its Job is about to be."""
         return self.delete_wanted
 
-    def parts(self) -> list[Flight]:
+    def parts(self) -> list[Attempt]:
         """All that news of the Job may concern: a map has a part for each chunk that runs."""
         return [self]
 
-    def of_index(self, index: int | None) -> Flight | None:
+    def of_index(self, index: int | None) -> Attempt | None:
         """Whom news of a Pod with this index concerns."""
         return self
 
-    def shown_by(self, finding: Finding) -> Flight:
+    def shown_by(self, finding: Finding) -> Attempt:
         """The part of it whose Pod shows this finding: its output and name belong in the error."""
         return self
 
-    def living_part(self, index: int) -> Flight | None:
+    def living_part(self, index: int) -> Attempt | None:
         """Of a map, the chunk with this index, where it has a Pod and has not ended."""
         return None
 
@@ -228,7 +228,7 @@ class Flight:
         """Whether outcomes come one after another. An only one comes with the Pod's end, and a stream costs CPU."""
         return False
 
-    def without_end(self) -> list[Flight]:
+    def without_end(self) -> list[Attempt]:
         """When the Job is over: those parts that have neither a result nor an explanation."""
         return [] if self.over or self.ended_pod is not None else [self]
 
@@ -306,9 +306,9 @@ class Flight:
         )
 
 
-def guarded(flight: Flight, fail: Callable[[Flight, Finding], None], work: Callable[[], None]) -> None:
+def guarded(attempt: Attempt, fail: Callable[[Attempt, Finding], None], work: Callable[[], None]) -> None:
     """Do this for one attempt. Whatever it raises ends that attempt: not the thread, which serves all of them."""
     try:
         work()
     except Exception as error:  # noqa: BLE001 - as above
-        fail(flight, fault(error))
+        fail(attempt, fault(error))

@@ -1,4 +1,4 @@
-"""A map on the cluster: one Job, a flight for it, and one for each chunk that has a Pod and has not ended."""
+"""A map on the cluster: one Job, an attempt for it, and one for each chunk that has a Pod and has not ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubefunc.backends.base import Sink, Submission
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
@@ -73,14 +73,14 @@ def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 @dataclass(eq=False, kw_only=True)
-class MapFlight(Flight):
+class MapAttempt(Attempt):
     """One Job of a map.
 
     Attributes:
         whole: the map's sink.
         chunks: the items of each index of the Job.
         sent: what was submitted; None for an attached map.
-        living: a flight for each chunk that has a Pod and has not ended, by its number.
+        living: an attempt for each chunk that has a Pod and has not ended, by its number.
         ended: the numbers of those that have.
         lost: items that have to run again elsewhere.
         lost_soon: they will, in a moment.
@@ -98,7 +98,7 @@ class MapFlight(Flight):
     whole: Sink
     chunks: list[Sequence[int]]
     sent: Submission | None = None
-    living: dict[int, ChunkFlight] = field(default_factory=dict[int, "ChunkFlight"])
+    living: dict[int, ChunkAttempt] = field(default_factory=dict[int, "ChunkAttempt"])
     ended: set[int] = field(default_factory=set[int])
     lost: list[int] = field(default_factory=list[int])
     lost_soon: bool = False
@@ -121,7 +121,7 @@ class MapFlight(Flight):
         """The pickled arguments of one of its items."""
         return b"" if self.sent is None else self.sent.items[index]
 
-    def running(self) -> list[ChunkFlight]:
+    def running(self) -> list[ChunkAttempt]:
         """The chunks whose Pods run."""
         with self.lock:
             living = list(self.living.values())
@@ -153,14 +153,14 @@ class MapFlight(Flight):
         if not all(map(self.will_run_again, items)):
             self.item_failed = True
 
-    def parts(self) -> list[Flight]:
-        """The Job's own flight first: what it waits for depends on the others."""
+    def parts(self) -> list[Attempt]:
+        """The Job's own attempt first: what it waits for depends on the others."""
         with self.lock:
             living = list(self.living.values())
         self._refresh(living)
         return [self, *living]
 
-    def _refresh(self, living: list[ChunkFlight]) -> None:
+    def _refresh(self, living: list[ChunkAttempt]) -> None:
         """Where the map is as a whole: it waits only while none of its Pods runs, for what the first of them waits."""
         if self.over or self.where is Phase.SUBMITTING:
             return
@@ -180,7 +180,7 @@ class MapFlight(Flight):
         if living:  # else it is known from the Job's Events, or not at all
             self.found(next((chunk.finding for chunk in living if chunk.finding is not None), None))
 
-    def of_index(self, index: int | None) -> Flight | None:
+    def of_index(self, index: int | None) -> Attempt | None:
         if index is None or index >= len(self.chunks):
             return None
         with self.lock:
@@ -191,10 +191,10 @@ class MapFlight(Flight):
                 found = self.living[index] = self._chunk(index)
             return found
 
-    def _chunk(self, index: int) -> ChunkFlight:
+    def _chunk(self, index: int) -> ChunkAttempt:
         items = self.chunks[index]
         mine = ItemsSink(self.whole, items)
-        return ChunkFlight(
+        return ChunkAttempt(
             call=self.call,
             job=self.job,
             function=self.function,
@@ -214,11 +214,11 @@ class MapFlight(Flight):
             items=items,
         )
 
-    def shown_by(self, finding: Finding) -> Flight:
+    def shown_by(self, finding: Finding) -> Attempt:
         with self.lock:
             return next((chunk for chunk in self.living.values() if finding.same_as(chunk.finding)), self)
 
-    def living_part(self, index: int) -> Flight | None:
+    def living_part(self, index: int) -> Attempt | None:
         with self.lock:
             return self.living.get(index)
 
@@ -230,14 +230,14 @@ class MapFlight(Flight):
         pod = waiting[0].pod() if waiting and self.where in _BEFORE_RUNNING else None
         return known if pod is None else dataclasses.replace(known, pod=pod.name, node=pod.node)
 
-    def end(self, chunk: ChunkFlight) -> bool:
+    def end(self, chunk: ChunkAttempt) -> bool:
         """This chunk needs no news any more. True where it was the last."""
         with self.lock:
             self.living.pop(chunk.number, None)
             self.ended.add(chunk.number)
             return len(self.ended) == len(self.chunks)
 
-    def without_end(self) -> list[Flight]:
+    def without_end(self) -> list[Attempt]:
         numbers = [number for number in range(len(self.chunks)) if number not in self.ended]
         parts = [part for part in map(self.of_index, numbers) if part is not None]
         return [each for part in parts for each in part.without_end()]
@@ -271,7 +271,7 @@ class HeldPod:
 
 
 @dataclass(eq=False, kw_only=True)
-class ChunkFlight(Flight):
+class ChunkAttempt(Attempt):
     """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
 
     Attributes:
@@ -281,7 +281,7 @@ class ChunkFlight(Flight):
         heard_of: the UID of a Pod whose outcomes came before the news that it runs.
     """
 
-    of: MapFlight
+    of: MapAttempt
     mine: ItemsSink
     number: int
     items: Sequence[int]
@@ -289,7 +289,7 @@ class ChunkFlight(Flight):
     closed: bool = False
     heard_of: str = ""
 
-    def of_index(self, index: int | None) -> Flight | None:
+    def of_index(self, index: int | None) -> Attempt | None:
         return self if index == self.number else None
 
     def go_on_without(self, pod: Pod) -> None:

@@ -16,7 +16,7 @@ from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import manifest
 from kubefunc.backends.kubernetes.objects.views import items_of
@@ -41,7 +41,7 @@ _DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Ba
 
 
 class Jobs:
-    """Creates and deletes; ``refused(flight, error)`` is told when a Job cannot be created at all."""
+    """Creates and deletes; ``refused(attempt, error)`` is told when a Job cannot be created at all."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Jobs:
         requests: Workers,
         clock: Clock,
         permission: ExecPermission,
-        refused: Callable[[Flight, errors.KubefuncError], None],
+        refused: Callable[[Attempt, errors.KubefuncError], None],
     ) -> None:
         self._api = api
         self._requests = requests
@@ -58,58 +58,58 @@ class Jobs:
         self._refused = refused
         self._retry_delay = RETRY_DELAY
         self._lock = threading.RLock()
-        self._owed: set[Flight] = set()
-        self._delayed: dict[Flight, Callable[[], None]] = {}
+        self._owed: set[Attempt] = set()
+        self._delayed: dict[Attempt, Callable[[], None]] = {}
         self._warned: set[str] = set()
 
     # -- creating
 
-    def create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
+    def create(self, attempt: Attempt, make: Callable[[], manifest.JobSpec]) -> None:
         """Begin, in the background: also with what is to be created."""
-        self._requests.do(lambda: self._create(flight, make))
+        self._requests.do(lambda: self._create(attempt, make))
 
-    def _create(self, flight: Flight, make: Callable[[], manifest.JobSpec]) -> None:
+    def _create(self, attempt: Attempt, make: Callable[[], manifest.JobSpec]) -> None:
         """Secret first, then the Job: a Pod that misses its Secret backs off for minutes (k8s#95778)."""
         made: list[str] = []
         stored = False
         try:
             spec = make()
-            self._permission.ask(flight.namespace)
+            self._permission.ask(attempt.namespace)
             spec = self._with_exec_as_it_is(spec)
             for secret in cast("list[JsonDict]", manifest.secrets(spec)):
-                if _unwanted(flight):
-                    self._take_back(flight, made)
+                if _unwanted(attempt):
+                    self._take_back(attempt, made)
                     return
                 made.append(secret["metadata"]["name"])
-                self._post(flight, f"/api/v1/namespaces/{flight.namespace}/secrets", secret)
+                self._post(attempt, f"/api/v1/namespaces/{attempt.namespace}/secrets", secret)
                 stored = True
-            if _unwanted(flight):
-                self._take_back(flight, made)
+            if _unwanted(attempt):
+                self._take_back(attempt, made)
                 return
-            job, warnings = self._post(flight, jobs_path(flight.namespace), manifest.job(spec), _STRICT)
+            job, warnings = self._post(attempt, jobs_path(attempt.namespace), manifest.job(spec), _STRICT)
         except TROUBLE as error:
             # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
-            self._not_created(flight, make, made if stored or _maybe_carried_out(error) else [], error)
+            self._not_created(attempt, make, made if stored or _maybe_carried_out(error) else [], error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a Job that never comes
             fault = errors.KubefuncError(f"The Job could not be made: {type(error).__name__}: {error}")
             fault.__cause__ = error
-            self._take_back(flight, made)
-            self._refused(flight, fault)
+            self._take_back(attempt, made)
+            self._refused(attempt, fault)
             return
-        with flight.lock:
-            flight.secrets = tuple(made)
-            flight.uid = job["metadata"]["uid"]
-            flight.warnings = tuple(f"Warning: {text}" for text in warnings)
-            flight.created = True
-            if flight.finding is not None and flight.finding.reason == _NOT_TAKEN:
-                flight.found(None)
-            log.info("%s: created in namespace %s", flight.job, flight.namespace)
-            if flight.where is Phase.SUBMITTING:
-                flight.where = Phase.PENDING
-                self._tell_warnings(flight, warnings)
-                flight.sink.moved(Whereabouts(Phase.PENDING, namespace=flight.namespace))
-        self._requests.do(lambda: self._own(flight))
+        with attempt.lock:
+            attempt.secrets = tuple(made)
+            attempt.uid = job["metadata"]["uid"]
+            attempt.warnings = tuple(f"Warning: {text}" for text in warnings)
+            attempt.created = True
+            if attempt.finding is not None and attempt.finding.reason == _NOT_TAKEN:
+                attempt.found(None)
+            log.info("%s: created in namespace %s", attempt.job, attempt.namespace)
+            if attempt.where is Phase.SUBMITTING:
+                attempt.where = Phase.PENDING
+                self._tell_warnings(attempt, warnings)
+                attempt.sink.moved(Whereabouts(Phase.PENDING, namespace=attempt.namespace))
+        self._requests.do(lambda: self._own(attempt))
 
     def _with_exec_as_it_is(self, spec: manifest.JobSpec) -> manifest.JobSpec:
         """Tell the courier not to wait for a client that may not exec."""
@@ -118,15 +118,15 @@ class Jobs:
         told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False, "skip_wait": 0.0}
         return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
 
-    def _tell_warnings(self, flight: Flight, warnings: Sequence[str]) -> None:
+    def _tell_warnings(self, attempt: Attempt, warnings: Sequence[str]) -> None:
         """What the server warns of, said once in a session: hundreds of calls may all get the same words."""
         for text in warnings:
             if text not in self._warned:
                 self._warned.add(text)
-                flight.sink.moved(Whereabouts(Phase.PENDING, f"the cluster warns: {text}"))
+                attempt.sink.moved(Whereabouts(Phase.PENDING, f"the cluster warns: {text}"))
 
     def _post(
-        self, flight: Flight, path: str, body: JsonDict, query: Query | None = None
+        self, attempt: Attempt, path: str, body: JsonDict, query: Query | None = None
     ) -> tuple[JsonDict, tuple[str, ...]]:
         """Create an object; it, and what the server warns of.
 
@@ -142,7 +142,7 @@ class Jobs:
                 body=data,
                 accept=_METADATA,
                 is_expected=is_named(name),
-                on_retry=lambda error: flight.found(_not_taken(error)),
+                on_retry=lambda error: attempt.found(_not_taken(error)),
             )
             return reply.body, reply.warnings
         except ApiError as error:
@@ -154,40 +154,40 @@ class Jobs:
             return there, ()
 
     def _not_created(
-        self, flight: Flight, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
+        self, attempt: Attempt, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
     ) -> None:
-        if isinstance(error, ApiError) and error.transient and not _unwanted(flight):
-            flight.found(_not_taken(error))
-            self._clock.after(RETRY_DELAY, lambda: self.create(flight, make))
+        if isinstance(error, ApiError) and error.transient and not _unwanted(attempt):
+            attempt.found(_not_taken(error))
+            self._clock.after(RETRY_DELAY, lambda: self.create(attempt, make))
             return
-        self._take_back(flight, made)
-        self._refused(flight, as_error(error, flight.diagnosis()))
+        self._take_back(attempt, made)
+        self._refused(attempt, as_error(error, attempt.diagnosis()))
 
-    def _take_back(self, flight: Flight, made: Sequence[str]) -> None:
-        with flight.lock:
-            flight.secrets = tuple(made)
-            flight.settled_requests = flight.delete_wanted = True
+    def _take_back(self, attempt: Attempt, made: Sequence[str]) -> None:
+        with attempt.lock:
+            attempt.secrets = tuple(made)
+            attempt.settled_requests = attempt.delete_wanted = True
         if made:
-            self._owe(flight)
-            self._requests.do(lambda: self._delete(flight))
+            self._owe(attempt)
+            self._requests.do(lambda: self._delete(attempt))
         else:
-            self._deleted(flight)
+            self._deleted(attempt)
 
-    def _own(self, flight: Flight) -> None:
+    def _own(self, attempt: Attempt) -> None:
         """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
-        patch = manifest.owner_patch(flight.job, flight.uid)
+        patch = manifest.owner_patch(attempt.job, attempt.uid)
         owned = True
-        for name in flight.secrets:
+        for name in attempt.secrets:
             try:
-                self.give(flight.namespace, name, patch)
+                self.give(attempt.namespace, name, patch)
             except TROUBLE:
                 owned = False
-        with flight.lock:
-            flight.owned = owned
-            flight.settled_requests = True
-            wanted = flight.delete_wanted
+        with attempt.lock:
+            attempt.owned = owned
+            attempt.settled_requests = True
+            wanted = attempt.delete_wanted
         if wanted:
-            self._delete(flight)
+            self._delete(attempt)
 
     def give(self, namespace: str, secret: str, owner: JsonDict) -> None:
         """Make a Secret belong to a Job, by the patch that says so."""
@@ -197,16 +197,16 @@ class Jobs:
 
     # -- deleting
 
-    def want_deleted(self, flight: Flight) -> None:
+    def want_deleted(self, attempt: Attempt) -> None:
         """Delete the Job, in the background, once nothing of its creation is under way."""
-        with flight.lock:
-            if flight.delete_wanted:
+        with attempt.lock:
+            if attempt.delete_wanted:
                 return
-            flight.delete_wanted = True
-            ready = flight.settled_requests
-            self._owe(flight)
+            attempt.delete_wanted = True
+            ready = attempt.settled_requests
+            self._owe(attempt)
         if ready:
-            self._requests.do(lambda: self._delete(flight))
+            self._requests.do(lambda: self._delete(attempt))
 
     def hurry(self) -> None:
         """The program exits: try failed deletions again now, and from now on after a short pause."""
@@ -216,48 +216,48 @@ class Jobs:
         for delete_again in delayed:
             delete_again()
 
-    def owed(self) -> set[Flight]:
+    def owed(self) -> set[Attempt]:
         """The attempts whose deletion was asked for and is neither done nor refused."""
         with self._lock:
             return set(self._owed)
 
-    def _owe(self, flight: Flight) -> None:
+    def _owe(self, attempt: Attempt) -> None:
         with self._lock:
-            self._owed.add(flight)
+            self._owed.add(attempt)
 
-    def _deleted(self, flight: Flight) -> None:
-        flight.deleted = True
+    def _deleted(self, attempt: Attempt) -> None:
+        attempt.deleted = True
         with self._lock:
-            self._owed.discard(flight)
+            self._owed.discard(attempt)
 
-    def _delete(self, flight: Flight, tries: int = DELETE_TRIES) -> None:
+    def _delete(self, attempt: Attempt, tries: int = DELETE_TRIES) -> None:
         try:
-            self.delete_job(flight.namespace, flight.job)
-            if not flight.owned:
-                for name in flight.secrets:
-                    self.delete_secret(flight.namespace, name)
-            self._deleted(flight)
-            log.info("%s: deleted", flight.job)
+            self.delete_job(attempt.namespace, attempt.job)
+            if not attempt.owned:
+                for name in attempt.secrets:
+                    self.delete_secret(attempt.namespace, name)
+            self._deleted(attempt)
+            log.info("%s: deleted", attempt.job)
         except TROUBLE as error:
             if tries and not (isinstance(error, ApiError) and error.denied_by_role):
-                self._delete_later(flight, tries - 1)
+                self._delete_later(attempt, tries - 1)
                 return
             with self._lock:
-                self._owed.discard(flight)
+                self._owed.discard(attempt)
 
-    def _delete_later(self, flight: Flight, tries: int) -> None:
+    def _delete_later(self, attempt: Attempt, tries: int) -> None:
         """Try again after a pause, or as soon as the program exits."""
 
         def delete_again() -> None:
             with self._lock:
-                due = self._delayed.get(flight) is delete_again
+                due = self._delayed.get(attempt) is delete_again
                 if due:
-                    del self._delayed[flight]
+                    del self._delayed[attempt]
             if due:
-                self._requests.do(lambda: self._delete(flight, tries))
+                self._requests.do(lambda: self._delete(attempt, tries))
 
         with self._lock:
-            self._delayed[flight] = delete_again
+            self._delayed[attempt] = delete_again
         self._clock.after(self._retry_delay, delete_again)
 
     def delete_job(self, namespace: str, name: str) -> None:
@@ -284,9 +284,9 @@ def _not_taken(error: BaseException | None) -> Finding:
     return Finding(errors.ClusterError, _NOT_TAKEN, "The cluster cannot take the call now.", "", (words,), None)
 
 
-def _unwanted(flight: Flight) -> bool:
-    """Cancelled meanwhile: by the flight, or by the call while there was no flight between two attempts."""
-    return flight.over or flight.sink.settled
+def _unwanted(attempt: Attempt) -> bool:
+    """Cancelled meanwhile: the attempt itself, or its call between two attempts."""
+    return attempt.over or attempt.sink.settled
 
 
 def _maybe_carried_out(error: Trouble) -> bool:

@@ -9,7 +9,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Submission
-from kubefunc.backends.kubernetes.attempts.map_attempt import Layout, MapFlight
+from kubefunc.backends.kubernetes.attempts.map_attempt import Layout, MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.version import ServerVersion
@@ -35,12 +35,12 @@ def layout_of(submission: Submission, *, adapts: bool) -> Layout:
     return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
 
 
-def files_of(flight: MapFlight, submission: Submission, layout: Layout) -> dict[str, bytes]:
+def files_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> dict[str, bytes]:
     """Beside ``spec.json``."""
     files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= manifest.SECRETS_LIMIT:
         files[shards.PAYLOAD] = submission.payload.data
-    if not flight.uploads_items:
+    if not attempt.uploads_items:
         items = submission.items
         joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
         files[shards.ITEMS] = records.join_chunks(list(joined))
@@ -48,29 +48,29 @@ def files_of(flight: MapFlight, submission: Submission, layout: Layout) -> dict[
 
 
 def runner_spec_of(
-    flight: MapFlight, submission: Submission, layout: Layout, server: ServerVersion
+    attempt: MapAttempt, submission: Submission, layout: Layout, server: ServerVersion
 ) -> dict[str, object]:
     """What the runner must know: the content of ``spec.json``."""
     described = {
         **layout.as_json(),
         "max_parallelism": submission.max_parallelism,
-        "uploads": flight.uploads_items,
+        "uploads": attempt.uploads_items,
     }
-    wait = RESULT_TTL if needs_places_again(flight, submission) else submission.options.result_wait
+    wait = RESULT_TTL if needs_places_again(attempt, submission) else submission.options.result_wait
     return {
         **pod_program(submission),
         "result_ttl": wait,
         "map": described,
-        "upload_items": flight.uploads_items,
+        "upload_items": attempt.uploads_items,
         "fail_index": server.counts_per_index,
         "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
     }
 
 
-def needs_places_again(flight: MapFlight, submission: Submission) -> bool:
+def needs_places_again(attempt: MapAttempt, submission: Submission) -> bool:
     """Whether a Pod of a detached map that keeps its results would keep another one from running."""
     options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
-    return options.detach and options.result_ttl is None and len(flight.chunks) > places
+    return options.detach and options.result_ttl is None and len(attempt.chunks) > places
 
 
 def secrets_of(job: JsonDict) -> list[str]:

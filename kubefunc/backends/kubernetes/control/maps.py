@@ -12,9 +12,9 @@ from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
-from kubefunc.backends.kubernetes.attempts.attempt import Flight
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, Layout, MapFlight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.control.map_objects import (
@@ -59,7 +59,7 @@ _ENDS_THE_CHUNK = ("DeadlineExceeded",)
 
 
 class Maps:
-    """All maps of a session. ``fail_told`` ends a flight with an error that was made from a finding."""
+    """All maps of a session. ``fail_told`` ends an attempt with an error that was made from a finding."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Maps:
         tracker: Tracker,
         permission: ExecPermission,
         collector: Collector,
-        fail_told: Callable[[Flight, Finding, KubefuncError], None],
+        fail_told: Callable[[Attempt, Finding, KubefuncError], None],
         demands: Mapping[str, Demands],
     ) -> None:
         self._api = api
@@ -85,7 +85,7 @@ class Maps:
         self._fail_told = fail_told
         self._demands = demands
         self._widening = Widening(api, collector.streams, requests, clock, permission, tracker, self._run_given)
-        self._attempts: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._server: ServerVersion | None = None
 
     # -- starting
@@ -105,17 +105,17 @@ class Maps:
     def _submit(
         self, submission: Submission, sink: Sink, namespace: str, *, shares: bool = False, losses: int = 0
     ) -> None:
-        attempt = max(submission.attempt, self._attempts.get(submission.call, 0) + 1)
-        submission = dataclasses.replace(submission, attempt=attempt)
+        number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
+        submission = dataclasses.replace(submission, attempt=number)
         layout = layout_of(submission, adapts=shares and not self._permission.is_refused(namespace))
-        flight = self._flight(submission, sink, namespace, layout)
-        flight.shares, flight.losses = shares, losses
-        manifest.job(self._job_spec(flight, submission, layout, NEWEST, {}))  # a wrong template is refused here
-        self._attempts[submission.call] = attempt
-        self._tracker.add(flight)
-        self._jobs.create(flight, lambda: self._made(flight, submission, layout))
-        self._widening.watch(flight)
-        self._look_at_held(flight)
+        attempt = self._attempt(submission, sink, namespace, layout)
+        attempt.shares, attempt.losses = shares, losses
+        manifest.job(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
+        self._numbers[submission.call] = number
+        self._tracker.add(attempt)
+        self._jobs.create(attempt, lambda: self._made(attempt, submission, layout))
+        self._widening.watch(attempt)
+        self._look_at_held(attempt)
 
     def _growing(self, submission: Submission, sink: Sink, namespace: str, growths: int) -> Sink:
         """The sink, or where ``memory`` leaves room, one that has items run again with more, so often at most."""
@@ -132,10 +132,10 @@ class Maps:
 
         return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
 
-    def _flight(self, submission: Submission, sink: Sink, namespace: str, layout: Layout) -> MapFlight:
+    def _attempt(self, submission: Submission, sink: Sink, namespace: str, layout: Layout) -> MapAttempt:
         options = submission.options
         size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
-        return MapFlight(
+        return MapAttempt(
             call=submission.call,
             job=manifest.job_name(submission.call, submission.attempt),
             function=submission.function,
@@ -152,17 +152,17 @@ class Maps:
             uploads_items=size > manifest.ITEMS_LIMIT,
         )
 
-    def _made(self, flight: MapFlight, submission: Submission, layout: Layout) -> manifest.JobSpec:
-        server = self._ask_server(flight)
-        if needs_places_again(flight, submission):
-            flight.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
-        self._permission.ask(flight.namespace)
-        if flight.shares and self._permission.is_refused(flight.namespace):
+    def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> manifest.JobSpec:
+        server = self._ask_server(attempt)
+        if needs_places_again(attempt, submission):
+            attempt.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
+        self._permission.ask(attempt.namespace)
+        if attempt.shares and self._permission.is_refused(attempt.namespace):
             layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
-            flight.chunks = layout.chunks
-        return self._job_spec(flight, submission, layout, server, files_of(flight, submission, layout))
+            attempt.chunks = layout.chunks
+        return self._job_spec(attempt, submission, layout, server, files_of(attempt, submission, layout))
 
-    def _ask_server(self, flight: MapFlight) -> ServerVersion:
+    def _ask_server(self, attempt: MapAttempt) -> ServerVersion:
         """Its version, asked once; what a map lacks there is said once."""
         if self._server is not None:
             return self._server
@@ -172,12 +172,12 @@ class Maps:
             return NEWEST
         self._server = server
         if server.lost is not None:
-            flight.sink.moved(Whereabouts(Phase.SUBMITTING, server.lost))
+            attempt.sink.moved(Whereabouts(Phase.SUBMITTING, server.lost))
         return server
 
     def _job_spec(
         self,
-        flight: MapFlight,
+        attempt: MapAttempt,
         submission: Submission,
         layout: Layout,
         server: ServerVersion,
@@ -188,14 +188,14 @@ class Maps:
             call=submission.call,
             session=self._session,
             function=submission.function,
-            namespace=flight.namespace,
+            namespace=attempt.namespace,
             options=submission.options,
-            files={**files, SPEC: json.dumps(runner_spec_of(flight, submission, layout, server)).encode()},
+            files={**files, SPEC: json.dumps(runner_spec_of(attempt, submission, layout, server)).encode()},
             attempt=submission.attempt,
-            demands=flight.demands,
+            demands=attempt.demands,
             indexed=manifest.Indexed(
                 items=len(layout.indexes),
-                chunks=len(flight.chunks),
+                chunks=len(attempt.chunks),
                 longest=layout.size,
                 parallelism=parallelism,
                 server=server,
@@ -204,7 +204,7 @@ class Maps:
 
     # -- how chunks end
 
-    def chunk_ended(self, chunk: ChunkFlight, envelope: Envelope) -> None:
+    def chunk_ended(self, chunk: ChunkAttempt, envelope: Envelope) -> None:
         """All that it had to say has come."""
         if envelope.header["outcome"] != CHUNK:  # one error, for each of its items
             chunk.of.note_failures(chunk.items)
@@ -215,7 +215,7 @@ class Maps:
             self._lose(chunk.of, missing, _gone(chunk))
         self._end(chunk)
 
-    def chunk_failed(self, chunk: ChunkFlight, finding: Finding, tail: tuple[str, ...]) -> None:
+    def chunk_failed(self, chunk: ChunkAttempt, finding: Finding, tail: tuple[str, ...]) -> None:
         """It has ended without all its outcomes: an item that was at fault has the error, the others run again."""
         error = finding.as_error(chunk.diagnosis(tail))
         if isinstance(error, (errors.PodStartError, errors.ClusterError)):
@@ -234,7 +234,7 @@ class Maps:
             self._lose(chunk.of, innocent, error, at_fault=bool(guilty))
         self._end(chunk)
 
-    def _end(self, chunk: ChunkFlight) -> None:
+    def _end(self, chunk: ChunkAttempt) -> None:
         lead = chunk.of
         last = lead.end(chunk)
         self._tracker.let_go(chunk)
@@ -247,7 +247,7 @@ class Maps:
         Until then a Job that has ended stays: if this client is killed, whoever attaches finds its outcomes there.
         """
         for lead in self._tracker.of(call):
-            if not isinstance(lead, MapFlight) or not lead.has_ended:
+            if not isinstance(lead, MapAttempt) or not lead.has_ended:
                 continue
             over = lead.whole.settled or lead.stays or lead.would_go_on
             if over and lead.claim():
@@ -257,7 +257,7 @@ class Maps:
 
     # -- what was lost
 
-    def _lose(self, lead: MapFlight, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
+    def _lose(self, lead: MapAttempt, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
         """These items run again, in a Job of their own; not for ever, where nothing gets on."""
         sent = lead.sent
         lead.would_go_on = lead.would_go_on or not at_fault
@@ -272,7 +272,7 @@ class Maps:
             lead.lost_soon = True
         self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
 
-    def _run_lost(self, lead: MapFlight, sent: Submission) -> None:
+    def _run_lost(self, lead: MapAttempt, sent: Submission) -> None:
         with lead.lock:
             lost, lead.lost, lead.lost_soon = lead.lost, [], False
             size = len(lead.chunks[0])
@@ -287,7 +287,7 @@ class Maps:
 
     # -- Pods that keep results
 
-    def _look_at_held(self, lead: MapFlight) -> None:
+    def _look_at_held(self, lead: MapAttempt) -> None:
         """Let Pods go that keep results, where the map has ended or another of its Pods waits for a place."""
         over = lead.over or lead.whole.settled
         # A Pod that only starts waits for no place: another is let go for one that has waited for some time.
@@ -303,11 +303,11 @@ class Maps:
             self._clock.after(LOOK_AT_HELD, lambda: self._look_at_held(lead))
 
     def _waits(self, call: str) -> bool:
-        return any(isinstance(each, MapFlight) and each.has_waiting_pods() for each in self._tracker.of(call))
+        return any(isinstance(each, MapAttempt) and each.has_waiting_pods() for each in self._tracker.of(call))
 
     # -- what was refused
 
-    def send_again(self, lead: MapFlight) -> None:
+    def send_again(self, lead: MapAttempt) -> None:
         """Run what this Job could not begin in another one, which meets what the namespace demands by now."""
         sent = lead.sent
         if sent is not None:
@@ -317,7 +317,7 @@ class Maps:
 
     # -- what was given back
 
-    def _run_given(self, lead: MapFlight, items: Mapping[int, bytes], size: int) -> None:
+    def _run_given(self, lead: MapAttempt, items: Mapping[int, bytes], size: int) -> None:
         """Run these items in one more Job: idle Pods for what others have not begun."""
         sent, wanted = lead.sent, lead.whole.missing(items)
         if sent is None or not wanted or lead.whole.settled:
@@ -341,7 +341,7 @@ class Maps:
         if not maps or any("map" not in spec for _, _, spec in maps):
             sink.fail(None, _no_such_map(call, namespace))
             return
-        self._attempts[call] = max(attempt_of(job) for job, _, _ in maps)
+        self._numbers[call] = max(attempt_of(job) for job, _, _ in maps)
         function = str(maps[0][2]["function"])
         sink.opened(maps[0][2]["map"]["count"], function)
         cancelled = sink.settled  # while we looked for it: nothing else can have settled it
@@ -351,16 +351,16 @@ class Maps:
             mine = left.intersection(layout.indexes)
             left -= mine
             whole = sink if len(maps) == 1 else SomeItems(sink, mine)
-            flight = _attached(call, namespace, job, files["key"], function, layout, whole)
+            attempt = _attached(call, namespace, job, files["key"], function, layout, whole)
             if cancelled:
-                self._jobs.want_deleted(flight)
+                self._jobs.want_deleted(attempt)
             else:
-                self._tracker.add_attached(flight)
+                self._tracker.add_attached(attempt)
         if left:
             sink.fail(sorted(left), _no_such_map(call, namespace))
 
     def _look_for_later_job(
-        self, lead: MapFlight, items: Sequence[int], error: KubefuncError, looks: int = LATER_JOB_LOOKS
+        self, lead: MapAttempt, items: Sequence[int], error: KubefuncError, looks: int = LATER_JOB_LOOKS
     ) -> None:
         """Items of an attached map that its client has taken back: it runs them in a Job that may be made just now."""
         try:
@@ -381,7 +381,7 @@ class Maps:
         elif left:
             lead.whole.fail(sorted(left), error)
 
-    def _follow(self, lead: MapFlight, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
+    def _follow(self, lead: MapAttempt, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
         """Follow this Job for those of the items that it runs; which these are."""
         layout = Layout.from_json(kept.checked_spec(lead.call, files)["map"])
         mine = items.intersection(layout.indexes)
@@ -452,14 +452,14 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
     return [at], [index for index in missing if index != at]
 
 
-def _ended_with_another(chunk: ChunkFlight) -> bool:
+def _ended_with_another(chunk: ChunkAttempt) -> bool:
     return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
 
 
 def _attached(
     call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: Sink
-) -> MapFlight:
-    return MapFlight(
+) -> MapAttempt:
+    return MapAttempt(
         call=call,
         job=job["metadata"]["name"],
         function=function,
@@ -478,7 +478,7 @@ def _attached(
     )
 
 
-def _gone(chunk: ChunkFlight) -> errors.ResultLostError:
+def _gone(chunk: ChunkAttempt) -> errors.ResultLostError:
     return errors.ResultLostError(
         f"The chunk {chunk.number} of {chunk.call} has ended, but the results of some of its items are gone. "
         "retry_failed() runs them again."

@@ -19,7 +19,7 @@ from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
 from kubefunc.backends.kubernetes.api.errors import LOG_IN, NOTHING_STARTED, TROUBLE, login_problem, role_lacks
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
-from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Flight, guarded
+from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Attempt, guarded
 from kubefunc.backends.kubernetes.control.attached import AttachedWatches
 from kubefunc.backends.kubernetes.control.jobs import jobs_path
 from kubefunc.backends.kubernetes.diagnose import ending, starting
@@ -51,7 +51,7 @@ WARNINGS = "type=Warning"  # of the whole namespace: an Event has no labels to s
 
 
 class Tracker:
-    """All flights of a session, and the watches that bring their news."""
+    """All attempts of a session, and the watches that bring their news."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Tracker:
         collector: Collector,
         outputs: Outputs,
         uploads: Uploads,
-        fail: Callable[[Flight, Finding], None],
+        fail: Callable[[Attempt, Finding], None],
     ) -> None:
         self._api = api
         self._session = session
@@ -73,52 +73,52 @@ class Tracker:
         self._uploads = uploads
         self._fail = fail
         self._lock = threading.RLock()
-        self._flights: dict[str, list[Flight]] = defaultdict(list)
+        self._attempts: dict[str, list[Attempt]] = defaultdict(list)
         self._watchers: dict[str, list[Watcher]] = {}
-        self._attached: set[Flight] = set()
+        self._attached: set[Attempt] = set()
         self._attached_watches = AttachedWatches(self._attached_watchers, clock)
         self._ticking = False
 
-    # -- the flights
+    # -- the attempts
 
-    def add(self, flight: Flight) -> None:
-        """Track a flight of this session."""
-        self._register(flight)
-        self._watch_namespace(flight.namespace)
+    def add(self, attempt: Attempt) -> None:
+        """Track an attempt of this session."""
+        self._register(attempt)
+        self._watch_namespace(attempt.namespace)
 
-    def add_attached(self, flight: Flight) -> None:
-        """Track a flight of another session, by watches that all such flights of its namespace share."""
-        self._register(flight)
+    def add_attached(self, attempt: Attempt) -> None:
+        """Track an attempt of another session, by watches that all such attempts of its namespace share."""
+        self._register(attempt)
         with self._lock:
-            self._attached.add(flight)
-        self._attached_watches.add(flight.namespace, flight.call)
+            self._attached.add(attempt)
+        self._attached_watches.add(attempt.namespace, attempt.call)
 
-    def let_go(self, flight: Flight) -> None:
+    def let_go(self, attempt: Attempt) -> None:
         """No more news for this attempt: its streams end, and the watches that nobody else needs."""
-        for part in flight.parts():
+        for part in attempt.parts():
             self._collector.release(part)
             self._outputs.release(part)
         with self._lock:
-            mine = self._flights.get(flight.job, [])
-            if flight in mine:
-                mine.remove(flight)
+            mine = self._attempts.get(attempt.job, [])
+            if attempt in mine:
+                mine.remove(attempt)
             if not mine:
-                self._flights.pop(flight.job, None)
-            was_attached = flight in self._attached
-            self._attached.discard(flight)
+                self._attempts.pop(attempt.job, None)
+            was_attached = attempt in self._attached
+            self._attached.discard(attempt)
         if was_attached:
-            self._attached_watches.remove(flight.namespace, flight.call)
+            self._attached_watches.remove(attempt.namespace, attempt.call)
 
-    def of(self, call: str) -> list[Flight]:
-        return [flight for flight in self.all() if flight.call == call]
+    def of(self, call: str) -> list[Attempt]:
+        return [attempt for attempt in self.all() if attempt.call == call]
 
-    def all(self) -> list[Flight]:
+    def all(self) -> list[Attempt]:
         with self._lock:
             return self._all()
 
-    def _all(self) -> list[Flight]:
+    def _all(self) -> list[Attempt]:
         """The lock is held."""
-        return [flight for flights in list(self._flights.values()) for flight in flights]
+        return [attempt for attempts in list(self._attempts.values()) for attempt in attempts]
 
     def stop(self) -> None:
         """End all watches."""
@@ -128,19 +128,19 @@ class Tracker:
             watcher.stop()
         self._attached_watches.stop()
 
-    def _register(self, flight: Flight) -> None:
+    def _register(self, attempt: Attempt) -> None:
         with self._lock:
-            self._flights[flight.job].append(flight)
+            self._attempts[attempt.job].append(attempt)
             start = not self._ticking
             self._ticking = True
         if start:
             self._clock.after(TICK, self._tick)
 
-    def _of_job(self, job: str, uid: str) -> list[Flight]:
+    def _of_job(self, job: str, uid: str) -> list[Attempt]:
         """Whom news of a Job concerns. Its name is a random one of ours; its UID is known a moment later."""
         with self._lock:
-            flights = list(self._flights.get(job, ()))
-        return [flight for flight in flights if not flight.over and (not flight.uid or flight.uid == uid)]
+            attempts = list(self._attempts.get(job, ()))
+        return [attempt for attempt in attempts if not attempt.over and (not attempt.uid or attempt.uid == uid)]
 
     # -- the watches
 
@@ -192,22 +192,22 @@ class Tracker:
         for watcher in watchers:
             watcher.stop()
         self._attached_watches.drop(namespace)
-        for flight in self.all():
-            if flight.namespace == namespace:
-                self._fail(flight, _cannot_be_followed(error, words, flight.created))
+        for attempt in self.all():
+            if attempt.namespace == namespace:
+                self._fail(attempt, _cannot_be_followed(error, words, attempt.created))
 
     def _say_login(self, namespace: str) -> None:
         """The credentials have expired while calls run: they go on, and are followed again after a login."""
-        for flight in self.all():
-            if flight.namespace == namespace and not flight.over:
-                flight.sink.moved(Whereabouts(flight.where, LOGIN_EXPIRED))
+        for attempt in self.all():
+            if attempt.namespace == namespace and not attempt.over:
+                attempt.sink.moved(Whereabouts(attempt.where, LOGIN_EXPIRED))
 
     # -- news of Pods
 
     def _on_pod(self, kind: str, pod: JsonDict) -> None:
         try:
             job, uid, index = views.owner_of(pod)
-            parts = [part for flight in self._of_job(job, uid) if (part := flight.of_index(index)) is not None]
+            parts = [part for attempt in self._of_job(job, uid) if (part := attempt.of_index(index)) is not None]
             if not parts:
                 return  # most news of a map's Pods come when these have ended
             view = views.pod_view(pod)
@@ -217,45 +217,45 @@ class Tracker:
         for part in parts:
             guarded(part, self._fail, functools.partial(learn, part, view))
 
-    def _pod_news(self, flight: Flight, pod: Pod) -> None:
-        with flight.lock:
-            if pod.uid in flight.written_off:
+    def _pod_news(self, attempt: Attempt, pod: Pod) -> None:
+        with attempt.lock:
+            if pod.uid in attempt.written_off:
                 return
-            if pod.uid not in flight.pods:
-                flight.pod_since = time.monotonic()
-            flight.pods[pod.uid] = pod
-            flight.move(pod)
-            flight.deleting_since = (flight.deleting_since or time.monotonic()) if pod.deleting else 0.0
+            if pod.uid not in attempt.pods:
+                attempt.pod_since = time.monotonic()
+            attempt.pods[pod.uid] = pod
+            attempt.move(pod)
+            attempt.deleting_since = (attempt.deleting_since or time.monotonic()) if pod.deleting else 0.0
         if pod.main.state == "terminated":
-            self._main_ended(flight, pod)
+            self._main_ended(attempt, pod)
             return
         if pod.courier.state == "running":
-            self._uploads.send(flight, pod.name)
+            self._uploads.send(attempt, pod.name)
         trouble = ending.pod_end_trouble(pod) or ending.courier_trouble(pod)
         if trouble is not None:
-            self._fail(flight, trouble)
+            self._fail(attempt, trouble)
             return
-        flight.found(starting.start_trouble(pod) if pod.where is not Phase.RUNNING else None)
-        self._judge(flight)
+        attempt.found(starting.start_trouble(pod) if pod.where is not Phase.RUNNING else None)
+        self._judge(attempt)
 
-    def _main_ended(self, flight: Flight, pod: Pod) -> None:
-        with flight.lock:
-            flight.found(None)
+    def _main_ended(self, attempt: Attempt, pod: Pod) -> None:
+        with attempt.lock:
+            attempt.found(None)
             if not pod.has_result and ending.main_trouble(pod) is None:
-                flight.write_off(pod)  # SIGTERM without a result
+                attempt.write_off(pod)  # SIGTERM without a result
                 return
-            flight.ended_pod = pod
-            flight.ended_since = flight.ended_since or time.monotonic()
-        self._collector.collect(flight)
+            attempt.ended_pod = pod
+            attempt.ended_since = attempt.ended_since or time.monotonic()
+        self._collector.collect(attempt)
 
-    def _pod_gone(self, flight: Flight, pod: Pod) -> None:
-        with flight.lock:
-            if flight.pods.pop(pod.uid, None) is None:
+    def _pod_gone(self, attempt: Attempt, pod: Pod) -> None:
+        with attempt.lock:
+            if attempt.pods.pop(pod.uid, None) is None:
                 return
-            if flight.ended_pod is not None and flight.ended_pod.uid == pod.uid:
-                flight.vanished, flight.ended_pod = flight.ended_pod, None
-            if not flight.pods:
-                flight.wait_for_another_pod(REPLACED)
+            if attempt.ended_pod is not None and attempt.ended_pod.uid == pod.uid:
+                attempt.vanished, attempt.ended_pod = attempt.ended_pod, None
+            if not attempt.pods:
+                attempt.wait_for_another_pod(REPLACED)
 
     def _on_started(self, kind: str, event: JsonDict) -> None:
         """A courier has started: its Pod's name tells the Job."""
@@ -267,28 +267,28 @@ class Tracker:
             return
         job, _, _ = pod.rpartition("-")
         with self._lock:
-            flights = list(self._flights.get(job, ()))
-        if not flights:
+            attempts = list(self._attempts.get(job, ()))
+        if not attempts:
             self._chunk_started(pod)
-        for flight in flights:
-            guarded(flight, self._fail, functools.partial(self._courier_started, flight, pod))
+        for attempt in attempts:
+            guarded(attempt, self._fail, functools.partial(self._courier_started, attempt, pod))
 
-    def _courier_started(self, flight: Flight, pod: str) -> None:
-        self._uploads.send(flight, pod)
-        if self._collector.is_express(flight):
-            self._collector.express(flight, pod)
+    def _courier_started(self, attempt: Attempt, pod: str) -> None:
+        self._uploads.send(attempt, pod)
+        if self._collector.is_express(attempt):
+            self._collector.express(attempt, pod)
 
     def _chunk_started(self, pod: str) -> None:
         """The Pods of an Indexed Job have their index in their names."""
         job, _, index = pod.rpartition("-")[0].rpartition("-")
         with self._lock:
-            flights = list(self._flights.get(job, ()))
-        for flight in flights:
-            part = flight.of_index(fields.whole_number(index))
+            attempts = list(self._attempts.get(job, ()))
+        for attempt in attempts:
+            part = attempt.of_index(fields.whole_number(index))
             if part is not None:
                 guarded(part, self._fail, functools.partial(self._chunks_courier_started, part, pod))
 
-    def _chunks_courier_started(self, part: Flight, pod: str) -> None:
+    def _chunks_courier_started(self, part: Attempt, pod: str) -> None:
         self._uploads.send(part, pod)
         if part.is_hurried:
             self._collector.follow(part, pod)
@@ -301,19 +301,19 @@ class Tracker:
             return
         job = name if about["kind"] == "Job" else name.rpartition("-")[0]
         with self._lock:
-            flights = list(self._flights.get(job, ()))
-        for flight in flights:
-            flight.warned = True
-        if not flights:
+            attempts = list(self._attempts.get(job, ()))
+        for attempt in attempts:
+            attempt.warned = True
+        if not attempts:
             self._chunk_warned(job)
 
     def _chunk_warned(self, pod: str) -> None:
         """The same for a Pod of a map: its name without the random end is that of the Job and its index."""
         job, _, index = pod.rpartition("-")
         with self._lock:
-            flights = list(self._flights.get(job, ()))
-        for flight in flights:
-            chunk = flight.living_part(int(index)) if index.isdigit() else None
+            attempts = list(self._attempts.get(job, ()))
+        for attempt in attempts:
+            chunk = attempt.living_part(int(index)) if index.isdigit() else None
             if chunk is not None:
                 chunk.warned = True
 
@@ -324,144 +324,146 @@ class Tracker:
             view = views.job_view(job)
         except fields.BadObject:
             return
-        for flight in self._of_job(view.name, view.uid):
+        for attempt in self._of_job(view.name, view.uid):
             if kind != "DELETED":
-                guarded(flight, self._fail, functools.partial(flight.saw, view))
-            elif flight.uid and not flight.delete_wanted:
-                self._fail(flight, ending.deleted(flight.job))
+                guarded(attempt, self._fail, functools.partial(attempt.saw, view))
+            elif attempt.uid and not attempt.delete_wanted:
+                self._fail(attempt, ending.deleted(attempt.job))
 
-    def _look_last(self, flight: Flight) -> None:
+    def _look_last(self, attempt: Attempt) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
-        path, query = _pods_path(flight.namespace), {"labelSelector": f"kubefunc/call={flight.call}"}
+        path, query = _pods_path(attempt.namespace), {"labelSelector": f"kubefunc/call={attempt.call}"}
         try:
             pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
         except TROUBLE:
-            flight.looked_last = False  # the clock asks again
+            attempt.looked_last = False  # the clock asks again
             return
         for view in _well_formed(pods):
-            part = flight.of_index(view.index) if view.job_uid == flight.uid else None
+            part = attempt.of_index(view.index) if view.job_uid == attempt.uid else None
             if part is not None:
                 self._pod_news(part, view)
-        job = flight.job_seen
+        job = attempt.job_seen
         if job is None:
             return
-        for part in flight.without_end():
+        for part in attempt.without_end():
             self._fail(part, _without_result(part, job))
-        if len(flight.parts()) > 1:  # the results of some are still being fetched, and may be gone in the end
-            flight.finished_since, flight.looked_last = time.monotonic(), False
+        if len(attempt.parts()) > 1:  # the results of some are still being fetched, and may be gone in the end
+            attempt.finished_since, attempt.looked_last = time.monotonic(), False
 
     # -- time
 
     def _tick(self) -> None:
-        with self._lock:  # at once: a flight that is added meanwhile starts the ticking again, or is seen here
-            flights = self._all()
-            self._ticking = bool(flights)
+        with self._lock:  # at once: an attempt that is added meanwhile starts the ticking again, or is seen here
+            attempts = self._all()
+            self._ticking = bool(attempts)
         try:
-            for flight in flights:
-                guarded(flight, self._fail, functools.partial(self._look_at_parts, flight))
+            for attempt in attempts:
+                guarded(attempt, self._fail, functools.partial(self._look_at_parts, attempt))
             self._collector.make_way()
         finally:  # one that fails is no reason to leave all others waiting
-            if flights:
+            if attempts:
                 self._clock.after(TICK, self._tick)
 
-    def _look_at_parts(self, flight: Flight) -> None:
-        for part in flight.parts():
+    def _look_at_parts(self, attempt: Attempt) -> None:
+        for part in attempt.parts():
             if not part.over:
                 guarded(part, self._fail, functools.partial(self._look_at, part, time.monotonic()))
 
-    def _look_at(self, flight: Flight, now: float) -> None:
-        if flight.ended_pod is not None:
-            if now - flight.ended_since > COLLECT_AGAIN:
-                self._collector.collect(flight)
+    def _look_at(self, attempt: Attempt, now: float) -> None:
+        if attempt.ended_pod is not None:
+            if now - attempt.ended_since > COLLECT_AGAIN:
+                self._collector.collect(attempt)
             return
-        if flight.finished_since:
-            if now - flight.finished_since > JOB_ENDED_GRACE and not flight.looked_last:
-                flight.looked_last = True
-                self._requests.do(lambda: guarded(flight, self._fail, lambda: self._look_last(flight)))
+        if attempt.finished_since:
+            if now - attempt.finished_since > JOB_ENDED_GRACE and not attempt.looked_last:
+                attempt.looked_last = True
+                self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._look_last(attempt)))
             return
-        if flight.where is Phase.RUNNING:
-            self._look_at_running(flight, now)
+        if attempt.where is Phase.RUNNING:
+            self._look_at_running(attempt, now)
             return
-        self._judge(flight)
-        self._look_for_reasons(flight, now)
-        self._say(flight, now)
-        limit = flight.options.schedule_timeout
-        if limit is not None and now - flight.born > limit:
-            self._fail(flight, starting.gave_up_waiting(flight.finding, limit))
+        self._judge(attempt)
+        self._look_for_reasons(attempt, now)
+        self._say(attempt, now)
+        limit = attempt.options.schedule_timeout
+        if limit is not None and now - attempt.born > limit:
+            self._fail(attempt, starting.gave_up_waiting(attempt.finding, limit))
 
-    def _look_at_running(self, flight: Flight, now: float) -> None:
-        pod = flight.pod()
+    def _look_at_running(self, attempt: Attempt, now: float) -> None:
+        pod = attempt.pod()
         if pod is None:
             return
         if pod.courier.state == "running":
-            self._uploads.send(flight, pod.name)
-        if flight.deleting_since and now - flight.deleting_since > pod.grace + LOST_AFTER:
-            self._fail(flight, ending.lost(pod))
-        elif now - flight.running_since > FOLLOW_AFTER:
-            if flight.options.verbose:
-                self._outputs.follow(flight, pod)
-            if flight.is_gradual:
-                self._collector.follow(flight, pod.name)
+            self._uploads.send(attempt, pod.name)
+        if attempt.deleting_since and now - attempt.deleting_since > pod.grace + LOST_AFTER:
+            self._fail(attempt, ending.lost(pod))
+        elif now - attempt.running_since > FOLLOW_AFTER:
+            if attempt.options.verbose:
+                self._outputs.follow(attempt, pod)
+            if attempt.is_gradual:
+                self._collector.follow(attempt, pod.name)
 
-    def _judge(self, flight: Flight) -> None:
+    def _judge(self, attempt: Attempt) -> None:
         """End the call where what stands in its way has lasted long enough to be final."""
-        finding = flight.finding
+        finding = attempt.finding
         if finding is None or finding.fatal_after is None:
             return
-        if time.monotonic() - flight.finding_since >= finding.fatal_after:
-            self._fail(flight, finding)
+        if time.monotonic() - attempt.finding_since >= finding.fatal_after:
+            self._fail(attempt, finding)
 
-    def _look_for_reasons(self, flight: Flight, now: float) -> None:
+    def _look_for_reasons(self, attempt: Attempt, now: float) -> None:
         """Read Events where status is silent: no Pod yet, or a Pod whose volumes or sandbox fail."""
-        pod = flight.pod()
-        if not flight.created or (pod is not None and starting.start_trouble(pod) is not None):
+        pod = attempt.pod()
+        if not attempt.created or (pod is not None and starting.start_trouble(pod) is not None):
             return
-        looks = flight.looks
-        if not _is_due(flight, now - (flight.pod_since or flight.born), now - (looks.pods_at if pod else looks.job_at)):
+        looks = attempt.looks
+        if not _is_due(
+            attempt, now - (attempt.pod_since or attempt.born), now - (looks.pods_at if pod else looks.job_at)
+        ):
             return
-        flight.warned = False
+        attempt.warned = False
         if pod is None:
             looks.job_at = now
         else:
             looks.pods_at = now
-        about = pod.uid if pod is not None else flight.uid
-        self._requests.do(lambda: guarded(flight, self._fail, lambda: self._read_events(flight, about)))
+        about = pod.uid if pod is not None else attempt.uid
+        self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._read_events(attempt, about)))
 
-    def _read_events(self, flight: Flight, about: str) -> None:
-        if flight.over:
+    def _read_events(self, attempt: Attempt, about: str) -> None:
+        if attempt.over:
             return
         query = {"fieldSelector": f"involvedObject.uid={about}", "limit": "50"}
         try:
-            path = f"/api/v1/namespaces/{flight.namespace}/events"
+            path = f"/api/v1/namespaces/{attempt.namespace}/events"
             events = self._api.request("GET", path, query=query, is_expected=is_list).body
             finding = starting.event_trouble(sorted(items_of(events), key=_when))
         except (*TROUBLE, fields.BadObject):
             return  # without Events: blinder, never broken
-        if finding is not None and flight.where in (Phase.PENDING, Phase.STARTING):
-            flight.found(finding)
-            self._judge(flight)
+        if finding is not None and attempt.where in (Phase.PENDING, Phase.STARTING):
+            attempt.found(finding)
+            self._judge(attempt)
 
-    def _say(self, flight: Flight, now: float) -> None:
-        if flight.quiet or now - (flight.looks.said or flight.born + SAY_FIRST - SAY_AGAIN) < SAY_AGAIN:
+    def _say(self, attempt: Attempt, now: float) -> None:
+        if attempt.quiet or now - (attempt.looks.said or attempt.born + SAY_FIRST - SAY_AGAIN) < SAY_AGAIN:
             return
-        flight.looks.said = now
-        flight.sink.moved(Whereabouts(flight.where, waiting_for(flight, now)))
+        attempt.looks.said = now
+        attempt.sink.moved(Whereabouts(attempt.where, waiting_for(attempt, now)))
 
 
-def _is_due(flight: Flight, waited: float, since_last: float) -> bool:
+def _is_due(attempt: Attempt, waited: float, since_last: float) -> bool:
     """Whether its Events are to be read again: soon after one that warns, else less and less often."""
-    if flight.warned:
+    if attempt.warned:
         return since_last >= LOOK_SOON
     return waited >= LOOK_FIRST and since_last >= (LOOK_AGAIN if waited < 20 else 5 * LOOK_AGAIN)
 
 
-def _without_result(flight: Flight, job: Job) -> Finding:
+def _without_result(attempt: Attempt, job: Job) -> Finding:
     """Why there is none, now that the Job is over."""
-    lost = ending.main_trouble(flight.vanished) if flight.vanished is not None else None
-    trouble = lost or ending.job_trouble(job, flight.last_pods(), flight.finding)
+    lost = ending.main_trouble(attempt.vanished) if attempt.vanished is not None else None
+    trouble = lost or ending.job_trouble(job, attempt.last_pods(), attempt.finding)
     if trouble is not None:
         return trouble
-    return ending.taken_too_often(job) if flight.index_failed(job) else ending.result_gone(job)
+    return ending.taken_too_often(job) if attempt.index_failed(job) else ending.result_gone(job)
 
 
 def _cannot_be_followed(error: Exception | None, words: str, created: bool) -> Finding:
@@ -499,11 +501,11 @@ def _when(event: JsonDict) -> str:
     return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def waiting_for(flight: Flight, now: float) -> str:
+def waiting_for(attempt: Attempt, now: float) -> str:
     """A line for a person: for how long, and for what."""
-    waited = f"waiting for {now - flight.born:.0f} s"
-    if flight.job_seen is not None and flight.job_seen.suspended:
+    waited = f"waiting for {now - attempt.born:.0f} s"
+    if attempt.job_seen is not None and attempt.job_seen.suspended:
         return f"{waited}: the Job is suspended, queued by Kueue or held by someone"
-    if flight.finding is not None:
-        return f"{waited}: {flight.finding.message} {' '.join(flight.finding.words)}"
-    return f"{waited}: {'the Pod is being started' if flight.where is Phase.STARTING else 'no Pod yet'}"
+    if attempt.finding is not None:
+        return f"{waited}: {attempt.finding.message} {' '.join(attempt.finding.words)}"
+    return f"{waited}: {'the Pod is being started' if attempt.where is Phase.STARTING else 'no Pod yet'}"

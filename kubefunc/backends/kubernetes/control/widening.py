@@ -21,7 +21,7 @@ from kubefunc.backends.kubernetes.api.exec import run
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkFlight, MapFlight
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.threads import Clock, Workers
@@ -138,7 +138,7 @@ class Widening:
         clock: Clock,
         permission: ExecPermission,
         tracker: Tracker,
-        start: Callable[[MapFlight, Mapping[int, bytes], int], None],
+        start: Callable[[MapAttempt, Mapping[int, bytes], int], None],
     ) -> None:
         self._api = api
         self._streams = streams
@@ -150,7 +150,7 @@ class Widening:
         self._lock = threading.RLock()
         self._watched: set[str] = set()
 
-    def watch(self, lead: MapFlight) -> None:
+    def watch(self, lead: MapAttempt) -> None:
         """Begin rounds for this map, if it shares its items and there are none yet."""
         if not lead.shares:
             return
@@ -185,22 +185,22 @@ class Widening:
         asked = [running[position] for position in wanted.asked if running[position].of.shares]
         self._ask_all(asked, wanted.keep, lambda given: self._take(given, room), next_round)
 
-    def _leads(self, call: str) -> list[MapFlight]:
+    def _leads(self, call: str) -> list[MapAttempt]:
         found = self._tracker.of(call)
-        return [each for each in found if isinstance(each, MapFlight) and not each.over and not each.whole.settled]
+        return [each for each in found if isinstance(each, MapAttempt) and not each.over and not each.whole.settled]
 
     def _ask_all(
         self,
-        chunks: Sequence[ChunkFlight],
+        chunks: Sequence[ChunkAttempt],
         keep: float,
-        take: Callable[[list[tuple[ChunkFlight, Given]]], None],
+        take: Callable[[list[tuple[ChunkAttempt, Given]]], None],
         then: Callable[[], None],
     ) -> None:
         """Ask at once; when the last has answered, what was given is taken. No thread waits for that."""
-        given: list[tuple[ChunkFlight, Given]] = []
+        given: list[tuple[ChunkAttempt, Given]] = []
         left = itertools.count(len(chunks) - 1, -1)
 
-        def ask(chunk: ChunkFlight) -> None:
+        def ask(chunk: ChunkAttempt) -> None:
             try:
                 said = self._ask(chunk, keep)
                 if said is not None:
@@ -220,7 +220,7 @@ class Widening:
         if not chunks:
             then()
 
-    def _take(self, given: Sequence[tuple[ChunkFlight, Given]], room: int) -> None:
+    def _take(self, given: Sequence[tuple[ChunkAttempt, Given]], room: int) -> None:
         """Run what was given back in one more Job; in one each for those that have run out of memory before."""
         begun = sum(each.begun for _, each in given)
         mean = sum(each.begun * each.mean for _, each in given) / max(1, begun)
@@ -232,7 +232,7 @@ class Widening:
             room -= -(-len(items) // size)
             self._start(mine[0][0], items, size)
 
-    def _ask(self, chunk: ChunkFlight, keep: float) -> Given | None:
+    def _ask(self, chunk: ChunkAttempt, keep: float) -> Given | None:
         """What this chunk gives back; None where no answer comes: the next round asks again."""
         pod = chunk.pod()
         if pod is None or pod.courier.state != "running" or chunk.over:
@@ -250,7 +250,7 @@ class Widening:
         return Given(tuple(items), int(said["begun"]), float(said["mean"]))
 
 
-def _seen(chunk: ChunkFlight, now: float) -> Running:
+def _seen(chunk: ChunkAttempt, now: float) -> Running:
     missing = len(chunk.of.whole.missing(chunk.items))
     since = chunk.running_since or now
     return Running(missing, len(chunk.items) - missing, now - since)

@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, StreamGarb
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
-from kubefunc.backends.kubernetes.attempts.attempt import Flight, guarded
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
 from kubefunc.backends.kubernetes.attempts.map_attempt import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
@@ -56,15 +56,15 @@ class Taken(enum.Enum):
 
 
 class Collector:
-    """Brings each flight to its end once: ``done(flight, envelope)`` after delivery, or ``fail(flight, why)``."""
+    """Brings each attempt to its end once: ``done(attempt, envelope)`` after delivery, or ``fail(attempt, why)``."""
 
     def __init__(
         self,
         api: Api,
         outputs: Outputs,
         permission: ExecPermission,
-        done: Callable[[Flight, Envelope], None],
-        fail: Callable[[Flight, Finding], None],
+        done: Callable[[Attempt, Envelope], None],
+        fail: Callable[[Attempt, Finding], None],
     ) -> None:
         self._api = api
         self._outputs = outputs
@@ -73,177 +73,177 @@ class Collector:
         self._fail = fail
         self.streams = Workers("kubefunc-streams", STREAMS, newest_first=True)
         self._collectors = Workers("kubefunc-collect", COLLECTORS)
-        self._express: set[Flight] = set()
-        self._live: set[Flight] = set()
-        self._acknowledging: set[Flight] = set()
+        self._express: set[Attempt] = set()
+        self._live: set[Attempt] = set()
+        self._acknowledging: set[Attempt] = set()
         self._next_live = 0.0
         self._lock = threading.RLock()
 
     # -- express
 
-    def is_express(self, flight: Flight) -> bool:
-        """Whether a stream may wait at this flight's courier before its ``main`` has ended."""
-        options = flight.options
-        return options.express and not flight.stays and not self._permission.is_refused(flight.namespace)
+    def is_express(self, attempt: Attempt) -> bool:
+        """Whether a stream may wait at this attempt's courier before its ``main`` has ended."""
+        options = attempt.options
+        return options.express and not attempt.stays and not self._permission.is_refused(attempt.namespace)
 
-    def express(self, flight: Flight, pod: str) -> None:
+    def express(self, attempt: Attempt, pod: str) -> None:
         """Ask the courier before the kubelet has told of the Pod's end. Only a valid envelope is news."""
-        with flight.lock:
-            if pod in flight.asked or flight.over or flight.ended_pod is not None:
+        with attempt.lock:
+            if pod in attempt.asked or attempt.over or attempt.ended_pod is not None:
                 return
-            flight.asked.add(pod)
+            attempt.asked.add(pod)
         asked_at = time.monotonic()
-        self._stream_for(flight, lambda: self._ride(flight, pod, asked_at))
+        self._stream_for(attempt, lambda: self._ride(attempt, pod, asked_at))
 
-    def _ride(self, flight: Flight, pod: str, asked_at: float) -> None:
-        stream = self._stream(flight, pod)
-        with flight.lock:
+    def _ride(self, attempt: Attempt, pod: str, asked_at: float) -> None:
+        stream = self._stream(attempt, pod)
+        with attempt.lock:
             late = time.monotonic() - asked_at > STALE
-            if late or flight.over or flight.ended_pod is not None or flight.stream is not None:
+            if late or attempt.over or attempt.ended_pod is not None or attempt.stream is not None:
                 return
-            flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
+            attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
         with self._lock:
-            self._express.add(flight)
+            self._express.add(attempt)
         try:
-            self._take(flight, stream, pod)
+            self._take(attempt, stream, pod)
         finally:
             with self._lock:
-                self._express.discard(flight)
-            with flight.lock:
-                flight.stream = None
-            self.collect(flight)
+                self._express.discard(attempt)
+            with attempt.lock:
+                attempt.stream = None
+            self.collect(attempt)
 
-    def _stream_for(self, flight: Flight, work: Callable[[], None]) -> None:
-        self.streams.do(lambda: guarded(flight, self._fail, work))
+    def _stream_for(self, attempt: Attempt, work: Callable[[], None]) -> None:
+        self.streams.do(lambda: guarded(attempt, self._fail, work))
 
     # -- chunks while they run
 
-    def follow(self, flight: Flight, pod: str) -> None:
+    def follow(self, attempt: Attempt, pod: str) -> None:
         """Take a chunk's outcomes as they come, where a stream is free; else its Pod's end is early enough."""
         now = time.monotonic()
-        if flight.live_again_at > now or self._permission.is_refused(flight.namespace):
+        if attempt.live_again_at > now or self._permission.is_refused(attempt.namespace):
             return
         with self._lock:
-            if flight in self._live or len(self._live) >= LIVE_STREAMS or now < self._next_live:
+            if attempt in self._live or len(self._live) >= LIVE_STREAMS or now < self._next_live:
                 return
             self._next_live = max(self._next_live + LIVE_EVERY, now - LIVE_BURST)
-            self._live.add(flight)
-        self._stream_for(flight, lambda: self._follow(flight, pod))
+            self._live.add(attempt)
+        self._stream_for(attempt, lambda: self._follow(attempt, pod))
 
-    def _follow(self, flight: Flight, pod: str) -> None:
-        stream = self._stream(flight, pod)
+    def _follow(self, attempt: Attempt, pod: str) -> None:
+        stream = self._stream(attempt, pod)
         try:
-            with flight.lock:
-                if flight.over or flight.ended_pod is not None or flight.stream is not None:
+            with attempt.lock:
+                if attempt.over or attempt.ended_pod is not None or attempt.stream is not None:
                     return
-                flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
-            self._take(flight, stream, pod)
+                attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
+            self._take(attempt, stream, pod)
         finally:
             with self._lock:
-                self._live.discard(flight)
-            with flight.lock:
-                if flight.stream is stream:  # else another has it: the Pod has ended before it was our turn
-                    flight.stream = None
-                flight.live_again_at = time.monotonic() + LIVE_AGAIN
-            self.collect(flight)
+                self._live.discard(attempt)
+            with attempt.lock:
+                if attempt.stream is stream:  # else another has it: the Pod has ended before it was our turn
+                    attempt.stream = None
+                attempt.live_again_at = time.monotonic() + LIVE_AGAIN
+            self.collect(attempt)
 
     def make_way(self) -> None:
         """Close express streams that wait while others do, or that have waited long."""
         now = time.monotonic()
         limit = GIVE_WAY if self.streams.backlog else GIVE_UP
         with self._lock:
-            waiting = [flight for flight in self._express if not flight.flowing]
-        for flight in waiting:
-            ended = flight.ended_since
-            if now - flight.stream_since > limit or (ended and now - ended > GIVE_UP_ENDED):
-                stream = flight.stream
+            waiting = [attempt for attempt in self._express if not attempt.flowing]
+        for attempt in waiting:
+            ended = attempt.ended_since
+            if now - attempt.stream_since > limit or (ended and now - ended > GIVE_UP_ENDED):
+                stream = attempt.stream
                 if stream is not None:
                     stream.close()
 
     # -- the next step
 
-    def collect(self, flight: Flight) -> None:
-        """Do what is to be done next for a flight whose ``main`` has ended; nothing where that is under way."""
-        with flight.lock:
-            if flight.over or flight.ended_pod is None or flight.fetching:
+    def collect(self, attempt: Attempt) -> None:
+        """Do what is to be done next for an attempt whose ``main`` has ended; nothing where that is under way."""
+        with attempt.lock:
+            if attempt.over or attempt.ended_pod is None or attempt.fetching:
                 return
-            if flight.looking:
-                flight.look_again = True
+            if attempt.looking:
+                attempt.look_again = True
                 return
-            flight.looking = True
-        self._collectors.do(lambda: guarded(flight, self._fail, lambda: self._look(flight)))
+            attempt.looking = True
+        self._collectors.do(lambda: guarded(attempt, self._fail, lambda: self._look(attempt)))
 
-    def _look(self, flight: Flight) -> None:
+    def _look(self, attempt: Attempt) -> None:
         try:
-            self._next_step(flight)
+            self._next_step(attempt)
         finally:
-            with flight.lock:
-                again, flight.look_again = flight.look_again, False
-                flight.looking = False
+            with attempt.lock:
+                again, attempt.look_again = attempt.look_again, False
+                attempt.looking = False
         if again:
-            self.collect(flight)
+            self.collect(attempt)
 
-    def _next_step(self, flight: Flight) -> None:
-        pod = flight.ended_pod
-        if pod is None or flight.over:
+    def _next_step(self, attempt: Attempt) -> None:
+        pod = attempt.ended_pod
+        if pod is None or attempt.over:
             return
-        envelope = self._from_status(flight, pod)
+        envelope = self._from_status(attempt, pod)
         if envelope is not None:
-            self.deliver(flight, envelope)
+            self.deliver(attempt, envelope)
             return
         died = None if pod.has_result else ending.main_trouble(pod)
         if died is not None and died.reason != "ResultLost":
-            self._fail(flight, died)
+            self._fail(attempt, died)
             return
-        with flight.lock:
-            if flight.stream is not None:
+        with attempt.lock:
+            if attempt.stream is not None:
                 return  # express is there; its end asks again
-            flight.fetching = self._may_fetch(flight, pod)
-        if flight.fetching:
-            self._stream_for(flight, lambda: self._fetch(flight))
+            attempt.fetching = self._may_fetch(attempt, pod)
+        if attempt.fetching:
+            self._stream_for(attempt, lambda: self._fetch(attempt))
             return
-        self._without_exec(flight, pod)
+        self._without_exec(attempt, pod)
 
-    def _from_status(self, flight: Flight, pod: Pod) -> Envelope | None:
+    def _from_status(self, attempt: Attempt, pod: Pod) -> Envelope | None:
         data = wire.from_termination_text(pod.main.message)
         if data is None:
             return None
         try:
-            return flight.new_receipt().whole(data)
+            return attempt.new_receipt().whole(data)
         except ResultCorruptedError:
             return None
 
     # -- by exec
 
-    def _may_fetch(self, flight: Flight, pod: Pod) -> bool:
+    def _may_fetch(self, attempt: Attempt, pod: Pod) -> bool:
         return not (
-            flight.exec_given_up or pod.courier.state == "terminated" or self._permission.is_refused(flight.namespace)
+            attempt.exec_given_up or pod.courier.state == "terminated" or self._permission.is_refused(attempt.namespace)
         )
 
-    def _fetch(self, flight: Flight) -> None:
+    def _fetch(self, attempt: Attempt) -> None:
         try:
-            flight.exec_given_up = not self._fetch_patiently(flight)
+            attempt.exec_given_up = not self._fetch_patiently(attempt)
         finally:
-            with flight.lock:
-                flight.fetching = False
-            self.collect(flight)
+            with attempt.lock:
+                attempt.fetching = False
+            self.collect(attempt)
 
-    def _fetch_patiently(self, flight: Flight) -> bool:
+    def _fetch_patiently(self, attempt: Attempt) -> bool:
         """Stream after stream, resumed where the last was cut. False: nothing more is to be had this way."""
         until = time.monotonic() + PATIENCE
         damaged, pause = 0, 0.1
-        while (pod := flight.ended_pod) is not None and not flight.over and self._may_fetch(flight, pod):
-            received = flight.receipt_of(pod.name).received
-            taken = self._fetch_once(flight, pod.name)
+        while (pod := attempt.ended_pod) is not None and not attempt.over and self._may_fetch(attempt, pod):
+            received = attempt.receipt_of(pod.name).received
+            taken = self._fetch_once(attempt, pod.name)
             if taken is Taken.DELIVERED:
                 return True
             damaged += taken is Taken.DAMAGED
-            if damaged == DAMAGED_LIMIT and flight.damage is not None:
-                self._fail(flight, ending.corrupted(flight.damage))  # its log would come from the same file
+            if damaged == DAMAGED_LIMIT and attempt.damage is not None:
+                self._fail(attempt, ending.corrupted(attempt.damage))  # its log would come from the same file
                 return True
             if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
                 return False
-            if flight.receipt_of(pod.name).received > received:
+            if attempt.receipt_of(pod.name).received > received:
                 until, pause = time.monotonic() + PATIENCE, 0.1
             if time.monotonic() > until:
                 return False
@@ -251,64 +251,64 @@ class Collector:
             pause = min(2.0, 2 * pause)
         return True
 
-    def _fetch_once(self, flight: Flight, pod: str) -> Taken:
-        stream = self._stream(flight, pod)
-        with flight.lock:
-            if flight.over:
+    def _fetch_once(self, attempt: Attempt, pod: str) -> Taken:
+        stream = self._stream(attempt, pod)
+        with attempt.lock:
+            if attempt.over:
                 return Taken.DELIVERED
-            flight.stream, flight.stream_since, flight.flowing = stream, time.monotonic(), False
+            attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
         try:
-            return self._take(flight, stream, pod)
+            return self._take(attempt, stream, pod)
         finally:
-            with flight.lock:
-                flight.stream = None
+            with attempt.lock:
+                attempt.stream = None
 
-    def _stream(self, flight: Flight, pod: str) -> ResultStream:
-        return flight.receipt_of(pod).stream(self._api, flight.namespace, pod)
+    def _stream(self, attempt: Attempt, pod: str) -> ResultStream:
+        return attempt.receipt_of(pod).stream(self._api, attempt.namespace, pod)
 
-    def _take(self, flight: Flight, stream: ResultStream, pod: str) -> Taken:
+    def _take(self, attempt: Attempt, stream: ResultStream, pod: str) -> Taken:
         """Receive, check, deliver, acknowledge."""
 
         def flowing() -> None:
-            flight.flowing = True
+            attempt.flowing = True
 
-        receipt = flight.receipt_of(pod)
+        receipt = attempt.receipt_of(pod)
         try:
             with stream:
                 envelope = receipt.receive(stream, flowing)
                 if envelope is None:
                     return Taken.NOTHING
-                with flight.lock:
-                    flight.stream = None  # it is needed for one word more: nobody may close it now
-                self._deliver_and_acknowledge(flight, envelope, stream, pod, receipt)
+                with attempt.lock:
+                    attempt.stream = None  # it is needed for one word more: nobody may close it now
+                self._deliver_and_acknowledge(attempt, envelope, stream, pod, receipt)
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
-            flight.forget_receipt()
-            flight.damage = error if isinstance(error, ResultCorruptedError) else None
+            attempt.forget_receipt()
+            attempt.damage = error if isinstance(error, ResultCorruptedError) else None
             return Taken.DAMAGED
         except ExecRefused:
-            self._permission.refused(flight.namespace)
+            self._permission.refused(attempt.namespace)
             return Taken.CUT
         except TransportError:
             return Taken.CUT
 
     def _deliver_and_acknowledge(
-        self, flight: Flight, envelope: Envelope, stream: ResultStream, pod: str, receipt: Receipt
+        self, attempt: Attempt, envelope: Envelope, stream: ResultStream, pod: str, receipt: Receipt
     ) -> None:
         with self._lock:
-            self._acknowledging.add(flight)
+            self._acknowledging.add(attempt)
         try:
-            if self.deliver(flight, envelope) and flight.releases(pod, envelope, receipt):
+            if self.deliver(attempt, envelope) and attempt.releases(pod, envelope, receipt):
                 stream.ack()
         finally:
             with self._lock:
-                self._acknowledging.discard(flight)
+                self._acknowledging.discard(attempt)
 
     @property
     def acknowledges(self) -> bool:
         """Whether a Pod is being told that its result has come: it is kept, and would wait for that."""
         with self._lock:
-            return any(not flight.will_be_deleted for flight in self._acknowledging)
+            return any(not attempt.will_be_deleted for attempt in self._acknowledging)
 
     def let_go(self, namespace: str, held: HeldPod) -> None:
         """Tell a Pod that nobody needs its results any more; one that does not hear it ends after ``result_ttl``."""
@@ -325,75 +325,75 @@ class Collector:
 
     # -- without exec
 
-    def _without_exec(self, flight: Flight, pod: Pod) -> None:
+    def _without_exec(self, attempt: Attempt, pod: Pod) -> None:
         """The courier leaves a result that nobody fetched in its log, and ends: then it is read there."""
         broken = ending.courier_trouble(pod)
         if broken is not None:
-            self._fail(flight, broken)
+            self._fail(attempt, broken)
             return
         if pod.courier.state == "terminated" or pod.phase in ("Succeeded", "Failed"):
-            self._from_courier_log(flight, pod)
+            self._from_courier_log(attempt, pod)
             return
-        large = announced_size(pod.main.message) > LOG_LIMIT or not flight.options.results_in_log
-        if large and self._permission.is_refused(flight.namespace):
-            self._fail(flight, ending.needs_exec(pod))
+        large = announced_size(pod.main.message) > LOG_LIMIT or not attempt.options.results_in_log
+        if large and self._permission.is_refused(attempt.namespace):
+            self._fail(attempt, ending.needs_exec(pod))
             return
         lost = ending.main_trouble(pod)
-        if flight.exec_given_up and pod.courier.state != "running" and lost is not None:
-            self._fail(flight, lost)  # a courier that has not started by now leaves nothing in its log
+        if attempt.exec_given_up and pod.courier.state != "running" and lost is not None:
+            self._fail(attempt, lost)  # a courier that has not started by now leaves nothing in its log
 
-    def _from_courier_log(self, flight: Flight, pod: Pod) -> None:
+    def _from_courier_log(self, attempt: Attempt, pod: Pod) -> None:
         try:
-            log = self._api.read_bytes(log_path(flight.namespace, pod.name), query={"container": COURIER})
+            log = self._api.read_bytes(log_path(attempt.namespace, pod.name), query={"container": COURIER})
         except (ConnectionFailed, *UNUSABLE):
             return  # the clock asks again
         except ApiError:
             log = b""
         data = envelope_in_log(log)
         if data is not None:
-            self._deliver_from_log(flight, pod, data)
+            self._deliver_from_log(attempt, pod, data)
             return
-        flight.log_misses += 1
-        if flight.log_misses < LOG_MISSES:
+        attempt.log_misses += 1
+        if attempt.log_misses < LOG_MISSES:
             return
         lost = ending.main_trouble(pod)
-        job = flight.job_seen
+        job = attempt.job_seen
         if pod.courier.exit_code and pod.main.exit_code == EXIT_VALUE and not (job is not None and job.failed):
-            flight.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
+            attempt.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
         elif lost is not None:
-            self._fail(flight, lost)
+            self._fail(attempt, lost)
         else:
-            flight.write_off(pod)  # ended from outside, in the middle of a chunk
+            attempt.write_off(pod)  # ended from outside, in the middle of a chunk
 
-    def _deliver_from_log(self, flight: Flight, pod: Pod, data: bytes) -> None:
+    def _deliver_from_log(self, attempt: Attempt, pod: Pod, data: bytes) -> None:
         try:
-            envelope = flight.new_receipt().whole(data)
+            envelope = attempt.new_receipt().whole(data)
         except ResultCorruptedError as error:
-            self._fail(flight, ending.corrupted(error))
+            self._fail(attempt, ending.corrupted(error))
             return
-        self.deliver(flight, envelope)
+        self.deliver(attempt, envelope)
 
     # -- the end
 
-    def deliver(self, flight: Flight, envelope: Envelope) -> bool:
-        """Hand a result over, and before it what was printed. False where the flight had its end already."""
+    def deliver(self, attempt: Attempt, envelope: Envelope) -> bool:
+        """Hand a result over, and before it what was printed. False where the attempt had its end already."""
         if is_partial(envelope):
-            flight.write_off_ended()  # its outcomes were taken; the Pod that replaces it runs the rest
+            attempt.write_off_ended()  # its outcomes were taken; the Pod that replaces it runs the rest
             return True
-        if not flight.claim():
+        if not attempt.claim():
             return False
         try:
-            self._outputs.finish(flight, envelope)
+            self._outputs.finish(attempt, envelope)
         finally:  # the result counts more than what was printed before it
-            flight.sink.deliver(envelope)
-            self._done(flight, envelope)
+            attempt.sink.deliver(envelope)
+            self._done(attempt, envelope)
         return True
 
-    def release(self, flight: Flight) -> None:
-        """Nobody waits for this flight any more."""
-        with flight.lock:
-            stream, flight.stream = flight.stream, None
-            flight.forget_receipt()
+    def release(self, attempt: Attempt) -> None:
+        """Nobody waits for this attempt any more."""
+        with attempt.lock:
+            stream, attempt.stream = attempt.stream, None
+            attempt.forget_receipt()
         if stream is not None:
             stream.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.streams import Stream
-from kubefunc.backends.kubernetes.attempts.attempt import Flight, Output
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt, Output
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
@@ -33,20 +33,20 @@ class Outputs:
         self._api = api
         self._followers = Workers("kubefunc-logs", FOLLOWERS)
 
-    def follow(self, flight: Flight, pod: Pod) -> None:
+    def follow(self, attempt: Attempt, pod: Pod) -> None:
         """Show live what a call prints, where a follower is free."""
-        output = flight.output_of(pod.name)
+        output = attempt.output_of(pod.name)
         with output.lock:
             if output.following or output.closed or time.monotonic() < output.again_at:
                 return
             if not self._followers.has_room:
                 return
             output.following = True
-        self._followers.do(lambda: self._follow(flight, output))
+        self._followers.do(lambda: self._follow(attempt, output))
 
-    def _follow(self, flight: Flight, output: Output) -> None:
+    def _follow(self, attempt: Attempt, output: Output) -> None:
         stream = self._api.stream_bytes(
-            log_path(flight.namespace, output.pod), {"container": MAIN, "follow": "true"}, idle_timeout=_IDLE
+            log_path(attempt.namespace, output.pod), {"container": MAIN, "follow": "true"}, idle_timeout=_IDLE
         )
         with output.lock:
             if output.closed:
@@ -56,7 +56,7 @@ class Outputs:
         try:
             with stream:
                 for data in printed(stream):
-                    skip = _pass_on(flight, output, data, skip)
+                    skip = _pass_on(attempt, output, data, skip)
         except TROUBLE:
             pass  # the next tick may try again, and skip what was shown
         with output.lock:
@@ -64,26 +64,26 @@ class Outputs:
             output.following = False
             output.again_at = time.monotonic() + FOLLOW_AGAIN
 
-    def finish(self, flight: Flight, envelope: Envelope) -> None:
+    def finish(self, attempt: Attempt, envelope: Envelope) -> None:
         """Hand over what was printed and not followed, before the result: nobody expects it after."""
-        pod = flight.pod()
+        pod = attempt.pod()
         if pod is None and envelope.output is None:
             return
-        output = flight.output_of(pod.name if pod is not None else "")
+        output = attempt.output_of(pod.name if pod is not None else "")
         _close(output)
         missing = envelope.printed - output.passed
         if missing > 0:
-            flight.sink.output(self._missing(flight, output, envelope))
+            attempt.sink.output(self._missing(attempt, output, envelope))
 
-    def _missing(self, flight: Flight, output: Output, envelope: Envelope) -> bytes:
+    def _missing(self, attempt: Attempt, output: Output, envelope: Envelope) -> bytes:
         tail = envelope.output or b""
         missing = envelope.printed - output.passed
         if missing <= len(tail):
             return tail[-missing:]
-        log = self._log_of_at_least(envelope.printed - len(tail), flight, output.pod)
+        log = self._log_of_at_least(envelope.printed - len(tail), attempt, output.pod)
         return assembled(log, tail, output.passed, envelope.printed)
 
-    def _log_of_at_least(self, size: int, flight: Flight, pod: str) -> bytes:
+    def _log_of_at_least(self, size: int, attempt: Attempt, pod: str) -> bytes:
         """The log, to at least so many bytes where the node has them.
 
         What a container printed last comes to its log some time after its end, and even a follower that was told of
@@ -93,7 +93,7 @@ class Outputs:
         log = b""
         begun = grown = time.monotonic()
         while True:
-            newer = self._followed(size, flight, pod)
+            newer = self._followed(size, attempt, pod)
             now = time.monotonic()
             if len(newer) > len(log):
                 log, grown = newer, now
@@ -101,12 +101,12 @@ class Outputs:
                 return log
             time.sleep(READ_AGAIN)
 
-    def _followed(self, size: int, flight: Flight, pod: str) -> bytes:
+    def _followed(self, size: int, attempt: Attempt, pod: str) -> bytes:
         query = {"container": MAIN, "follow": "true"}
         until = time.monotonic() + MOST_READING
         log = bytearray()
         try:
-            with self._api.stream_bytes(log_path(flight.namespace, pod), query, idle_timeout=LATE) as stream:
+            with self._api.stream_bytes(log_path(attempt.namespace, pod), query, idle_timeout=LATE) as stream:
                 for data in printed(stream):
                     log += data
                     if len(log) >= size or time.monotonic() > until:
@@ -115,22 +115,22 @@ class Outputs:
             pass  # the result counts more than what was printed
         return bytes(log)
 
-    def tail(self, flight: Flight, container: str) -> tuple[str, ...]:
+    def tail(self, attempt: Attempt, container: str) -> tuple[str, ...]:
         """The last lines that this container printed, for an error: from its log, or what was followed of it."""
-        pod = flight.pod()
+        pod = attempt.pod()
         if pod is None or not _may_have_printed(pod, container):
             return ()
-        data = self._log_tail(flight, pod, container)
+        data = self._log_tail(attempt, pod, container)
         if not data and container == MAIN:
-            data = flight.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
+            data = attempt.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
         return tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
 
-    def _log_tail(self, flight: Flight, pod: Pod, container: str) -> bytes:
+    def _log_tail(self, attempt: Attempt, pod: Pod, container: str) -> bytes:
         query = {"container": container, "tailLines": str(TAIL_LINES)}
         begins = _was_ended_by_the_kubelet(pod) and bool(pod.containers)  # without, it was not even let in
         comes_late = container != MAIN  # it has just ended, and its last lines may not be in its log yet
         until = time.monotonic() + (LATE if begins or comes_late else 0.0)
-        path = log_path(flight.namespace, pod.name)
+        path = log_path(attempt.namespace, pod.name)
         while True:
             try:
                 data = b"".join(printed([self._api.read_bytes(path, query=query, deadline=READ_DEADLINE)]))
@@ -144,10 +144,10 @@ class Outputs:
                     return data
             time.sleep(READ_AGAIN)
 
-    def release(self, flight: Flight) -> None:
+    def release(self, attempt: Attempt) -> None:
         """Nobody listens any more."""
-        if flight.output is not None:
-            _close(flight.output)
+        if attempt.output is not None:
+            _close(attempt.output)
 
 
 def _may_have_printed(pod: Pod, container: str) -> bool:
@@ -164,13 +164,13 @@ def _was_ended_by_the_kubelet(pod: Pod) -> bool:
     return pod.reason in ("Evicted", "DeadlineExceeded")
 
 
-def _pass_on(flight: Flight, output: Output, data: bytes, skip: int) -> int:
+def _pass_on(attempt: Attempt, output: Output, data: bytes, skip: int) -> int:
     new = data[skip:]
     with output.lock:
         if new and not output.closed:
             output.passed += len(new)
             output.recent = _whole_lines(output.recent + new)
-            flight.sink.output(new)
+            attempt.sink.output(new)
     return max(0, skip - len(data))
 
 
