@@ -50,7 +50,7 @@ def _bind(where: str, signature: inspect.Signature, args: Sequence[object], kwar
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        takes = signature.replace(return_annotation=inspect.Signature.empty)
+        takes = signature.replace(return_annotation=inspect.Signature.empty) if signature.parameters else "no arguments"
         raise TypeError(f"{where}: {error}. It takes {takes}.") from None
 
 

@@ -641,8 +641,8 @@ def _fault(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
         "RunnerFault",
         f"kubefunc itself failed in the function's process, and could not send what came of the call: "
         f"{detail['error']}.",
-        "If a disk or the memory is full there, give the call more of it. Else this is a bug in kubefunc: please "
-        "report it with the traceback above.",
+        "If the memory is full there, give the call more: memory=. Else this is a bug in kubefunc: please report it "
+        "with the traceback above.",
     )
     error = errors.ResultLostError(str(told), diagnosis=told)
     error.__cause__ = errors.RemoteTraceback(str(detail["traceback"]))
@@ -654,6 +654,7 @@ def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
     what = {
         "full": f"the file system of {path} is full",
         "removed": f"the folder {os.path.dirname(path)} was removed while the function ran",
+        "limited": f"{path} would be larger than this process's limit for the size of a file",
     }.get(detail["kind"], f"{path} cannot be written")
     told = _diagnosis(
         known,
@@ -665,11 +666,15 @@ def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
 
 
 def _room_for(path: str, kind: str) -> str:
-    if path.startswith(OUT_DIR):
-        return "Write less to the node's disk, or request ephemeral-storage in pod_template, to get a node with room."
+    if kind == "limited":
+        return "Raise the limit (RLIMIT_FSIZE, `ulimit -f`): the function, or what started this program, has set it."
     if kind == "removed":
         return "Let no clean-up remove the folders kubefunc-* of the temporary directory while their program runs."
-    return "Free some space there, or let TMPDIR name a directory that has room, before the program starts."
+    if path.startswith(OUT_DIR):
+        return "Write less to the node's disk, or request ephemeral-storage in pod_template, to get a node with room."
+    if kind == "full":
+        return "Free some space there, or let TMPDIR name a directory that has room, before the program starts."
+    return "Let TMPDIR name a directory of a disk that works and may be written, before the program starts."
 
 
 _ERRORS = {

@@ -455,7 +455,7 @@ def new_id(function_name: str, key: bytes) -> str:
     So whoever has the id can tell whether a Job is the call: only its own has the key (:func:`commits_to`).
 
     >>> new_id("Trainer.fit_all", b"a key")
-    'trainer-fit-all-nkzsppcrkslgbbkc'
+    'trainer-fit-all-r6r2vmx2vg3z4cqd'
     >>> is_valid_id(new_id("<lambda>", b"a key"))
     True
     """

@@ -131,7 +131,7 @@ CODE_DIED = "died"  # detail: exit_code or signal
 CODE_OOM = "oom"  # detail: limit
 CODE_UPLOAD = "upload"  # the payload never arrived
 CODE_FAULT = "fault"  # this program itself failed in the function's process; detail: error, traceback
-CODE_STORAGE = "storage"  # the result cannot be written; detail: path, message, and kind: "full", "removed" or ""
+CODE_STORAGE = "storage"  # the result cannot be written; detail: path, message, kind (full, removed, limited or "")
 
 CHUNK = "chunk"  # the envelope of a chunk: its body is blocks of records
 BLOCK_TIME = 0.05  # seconds after which a block is closed

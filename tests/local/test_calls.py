@@ -277,7 +277,27 @@ def test_ctrl_c_while_the_result_is_pickled() -> None:
 
 
 def test_a_fault_of_kubefunc_is_told_as_one() -> None:
-    """What is returned cannot be written to the disk: not the function's fault, and no death of its process."""
+    """Not the function's fault, and no death of its process. Here the function breaks what packs exceptions."""
+
+    def break_the_runner() -> None:
+        from kubefunc.runner.execution import exceptions
+
+        def fail(*_: object) -> None:
+            raise LookupError("no such frame")
+
+        exceptions.traceback_text = fail  # type: ignore[assignment]
+        raise ValueError("the function's own")
+
+    error = failed(break_the_runner)
+    assert isinstance(error, errors.ResultLostError)
+    assert "kubefunc itself failed" in str(error)
+    assert "LookupError: no such frame" in str(error)
+    assert "please report it" in str(error)
+    assert "break_the_runner" in remote_traceback(error)  # the function's own error is in the traceback
+
+
+def test_a_result_that_the_disk_does_not_take() -> None:
+    """The error says what keeps it from being written, where, and what to do; not that kubefunc failed."""
 
     def fill_up() -> bytes:
         import resource
@@ -287,8 +307,9 @@ def test_a_fault_of_kubefunc_is_told_as_one() -> None:
 
     error = failed(fill_up)
     assert isinstance(error, errors.ResultLostError)
-    assert "kubefunc itself failed" in str(error)
-    assert "OSError: [Errno 27] File too large" in str(error)
+    assert "kubefunc itself failed" not in str(error)
+    assert "File too large" in str(error)
+    assert "ulimit -f" in str(error)
 
 
 def test_a_result_that_cannot_be_pickled() -> None:

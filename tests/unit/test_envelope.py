@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -15,10 +17,10 @@ from hypothesis import strategies as st
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_source_lines
-from kubefunc.errors import ResultCorruptedError, SerializationError
-from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, RAISED, VALUE
+from kubefunc.errors import ResultCorruptedError, ResultLostError, SerializationError
+from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, OUT_DIR, RAISED, VALUE
 from kubefunc.runner.execution import exceptions
-from kubefunc.runner.execution.child import dumps
+from kubefunc.runner.execution.child import dumps, storage_error
 from kubefunc.runner.protocol import wire
 
 KEY = b"k" * 32
@@ -321,6 +323,28 @@ def test_a_code_becomes_its_error() -> None:
         assert isinstance(ended, Raised)
         assert isinstance(ended.error, errors.WorkerDiedError)
         assert name in str(ended.error)
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "what", "advice"),
+    [
+        ("/tmp/kubefunc-1/f.body", errno.ENOSPC, "the file system of /tmp/kubefunc-1/f.body is full", "TMPDIR"),
+        ("/tmp/kubefunc-1/f.body", errno.ENOENT, "the folder /tmp/kubefunc-1 was removed", "clean-up"),
+        ("/tmp/kubefunc-1/f.body", errno.EFBIG, "limit for the size of a file", "ulimit -f"),
+        ("/tmp/kubefunc-1/f.body", errno.EIO, "/tmp/kubefunc-1/f.body cannot be written", "a disk that works"),
+        (f"{OUT_DIR}/body", errno.ENOSPC, f"the file system of {OUT_DIR}/body is full", "ephemeral-storage"),
+        (f"{OUT_DIR}/body", errno.EFBIG, "limit for the size of a file", "ulimit -f"),
+    ],
+)
+def test_a_result_that_cannot_be_written(path: str, number: int, what: str, advice: str) -> None:
+    """Each reason has an advice of its own."""
+    header = storage_error(path, OSError(number, os.strerror(number)))
+    result = opened(sealed(b"", **header))
+    assert isinstance(result, Raised)
+    assert isinstance(result.error, ResultLostError)
+    assert what in str(result.error)
+    assert os.strerror(number) in str(result.error)
+    assert advice in str(result.error)
 
 
 def test_an_exit_keeps_its_code() -> None:

@@ -116,12 +116,12 @@ class BodyNotWritten(BaseException):
         self.cause = cause
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_KINDS = {errno.ENOSPC: "full", errno.EDQUOT: "full", errno.ENOENT: "removed", errno.EFBIG: "limited"}
 
 
 def storage_error(path: str, error: OSError) -> dict[str, Any]:
     """The header of an envelope that says why there is no result."""
-    kind = "full" if error.errno in _FULL else "removed" if error.errno == errno.ENOENT else ""
+    kind = _KINDS.get(error.errno or 0, "")
     return attempts.error_header(CODE_STORAGE, {"path": path, "message": error.strerror or str(error), "kind": kind})
 
 
