@@ -46,7 +46,7 @@ class HoldsALock(Exception):
 
 
 class CannotBePickled(Exception):
-    """An exception that refuses to be pickled in any way."""
+    """An exception that refuses to be pickled, and whose text differs in each process."""
 
     def __reduce_ex__(self, protocol: object) -> str:
         raise TypeError("I stay here")
@@ -130,8 +130,18 @@ def raise_with_lock() -> None:
 
 @remote
 def raise_unpicklable() -> None:
-    """Travels as text."""
-    raise CannotBePickled
+    """Travels by its class, its arguments and its attributes."""
+    raise CannotBePickled("here")
+
+
+@remote
+def raise_a_local_class() -> None:
+    """Travels as text: the class itself cannot."""
+
+    class Stays(Exception):
+        lock = threading.Lock()
+
+    raise Stays("held")
 
 
 @remote

@@ -106,6 +106,7 @@ def fleet(kube: Space, patient: object, full_disk: object) -> Iterator[dict[str,
                 "group": failing.raise_group.remote(),
                 "lock": failing.raise_with_lock.remote(),
                 "unpicklable": failing.raise_unpicklable.remote(),
+                "local class": failing.raise_a_local_class.remote(),
                 "os._exit": failing.leave_at_once.remote(),
                 "segmentation fault": failing.crash.remote(),
                 "sys.exit": failing.call_sys_exit.remote(),
@@ -215,11 +216,12 @@ def test_an_exception_group(fleet: dict[str, Call[Any]]) -> None:
 
 
 def test_exceptions_that_cannot_be_pickled(fleet: dict[str, Call[Any]]) -> None:
-    """One that holds a lock travels without it; of one that nothing can carry, class and text are told."""
+    """They travel without a lock, and past their own ``__reduce_ex__``; of a class that cannot travel, text does."""
     assert str(failure(fleet["lock"], failing.HoldsALock)) == "carries a lock"
-    error = failure(fleet["unpicklable"], errors.SerializationError)
-    assert "CannotBePickled: bound to address 0x" in str(error)
-    told(fleet["unpicklable"], "ExceptionUnreadable")
+    assert failure(fleet["unpicklable"], failing.CannotBePickled).args == ("here",)
+    error = failure(fleet["local class"], errors.SerializationError)
+    assert "Stays: held" in str(error)
+    told(fleet["local class"], "ExceptionUnreadable")
 
 
 # -- the function's process

@@ -363,7 +363,10 @@ def test_a_running_thread_does_not_disturb_another() -> None:
 
 
 def test_packing_again_takes_milliseconds(project: types.ModuleType, tmp_path: Path) -> None:
-    """With 300 files of project code and 900 KB of arguments (`.remote()` promises to return at once)."""
+    """With 300 files of project code and 900 KB of arguments (`.remote()` promises to return at once).
+
+    In CPU time of this thread, and against the first time: whatever else the machine has to do does not count.
+    """
     package = tmp_path / "travel_large"
     package.mkdir()
     for index in range(300):
@@ -371,13 +374,14 @@ def test_packing_again_takes_milliseconds(project: types.ModuleType, tmp_path: P
     (package / "__init__.py").write_text("def f(x): return x")
     packer, function = Packer.for_cluster(), importlib.import_module("travel_large").f
     argument = os.urandom(900_000)
-    packer.pack(function, [argument])
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(11):
+        start = time.thread_time()
         packer.pack(function, [argument])
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.02
+        times.append(time.thread_time() - start)
+    first, *again = times
+    assert min(again) < 0.02
+    assert min(again) < first / 4
 
 
 @given(st.text())
