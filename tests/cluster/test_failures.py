@@ -340,6 +340,18 @@ def test_images_that_do_not_fit(calling: Space, witness: Witness) -> None:
     assert "429 Too Many Requests" in str(diagnosis)
 
 
+@pytest.mark.usefixtures("hermetic")
+def test_an_image_that_nobody_has_asked_for(calling: Space) -> None:
+    """Where the nodes cannot pull the default image, the error says whose choice it was, and how to set another."""
+    del calling
+    asking = failing.double.options(image_pull_policy="Always", schedule_timeout=8)
+    for waiting in (asking.remote(1), asking.map([1])):
+        with pytest.raises(errors.ImagePullError) as caught:
+            waiting.result(60)
+        assert "kubefunc chose this image: none is set." in str(caught.value)
+        assert "KUBEFUNC_IMAGE" in str(caught.value)
+
+
 def test_a_missing_secret(calling: Space, witness: Witness) -> None:
     """As a volume or in the environment: its name, within seconds."""
     del calling

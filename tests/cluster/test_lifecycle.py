@@ -506,6 +506,29 @@ def test_a_result_whose_pod_is_gone_is_lost_at_once(calling: Space) -> None:
         kubefunc.attach(call.id).result(30)
 
 
+def test_attaching_to_a_call_that_its_program_has_cancelled(calling: Space) -> None:
+    """It is gone, and so is its result: this is said at once, also where it is cancelled a moment later."""
+    gone, going = (work.double_later.remote(4, 60) for _ in range(2))
+    mapped = work.double.map([1, 2])
+    mapped.cancel()
+    gone.cancel()
+    eventually(lambda: gone.id not in calling.admin.run("get", "jobs", "-o", "name"), what="the Job's deletion")
+    until_running(going)
+    began = time.monotonic()
+    with fresh_session():
+        with pytest.raises(
+            ResultLostError, match="it was cancelled, its result was collected or discarded, or its ttl"
+        ):
+            kubefunc.attach(gone.id).result(30)
+        assert time.monotonic() - began < 5
+        attached = kubefunc.attach(going.id)
+        going.cancel()
+        began = time.monotonic()
+        with pytest.raises((ResultLostError, JobDeletedError), match="cancelled"):
+            attached.result(30)
+        assert time.monotonic() - began < 5
+
+
 def _main_has_ended(space: Space, call: str) -> bool:
     pods = space.admin.get("pods", "-l", f"kubefunc/call={call}")
     statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]

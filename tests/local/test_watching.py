@@ -441,6 +441,24 @@ def test_a_second_follower_of_a_call_hears_all_of_it(follow: Callable[..., tuple
         assert not watcher.remove("f-1")
 
 
+def test_an_object_that_goes_before_the_first_list_is_told_of(
+    follow: Callable[..., tuple[CallsWatcher, Log]],
+) -> None:
+    """Who attaches has seen the Job of a call that may be cancelled in that moment: nobody waits for it in vain."""
+    collection = Selecting()
+    collection.items = [pod_of("f-2", 2)]
+    with Server(collection) as server:
+        watcher, log = follow(server, "f-2")
+        assert log.next(1) == [("ADDED", "f-2@2")]
+        watcher.expect(pod_of("f-1", 1))
+        watcher.expect(pod_of("f-2", 2))
+        watcher.add("f-1")
+        watcher.relist()
+        kind, name = log.next(1)[0]
+        assert (kind, name.partition("@")[0]) == ("DELETED", "f-1")
+        assert log.events.empty()
+
+
 def test_calls_too_many_to_name(follow: Callable[..., tuple[CallsWatcher, Log]]) -> None:
     """A selector with all their ids would be longer than a proxy takes: then all of kubefunc's are watched."""
     calls = [f"a-function-with-a-long-name-{number:08}" for number in range(200)]

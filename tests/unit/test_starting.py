@@ -8,6 +8,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.views import pod_view
+from kubefunc.diagnosis import Diagnosis
 from tests.unit.statuses import CREATING, RUNNING, disrupted, pod, terminated, waiting
 
 UNPULLED = 'failed to pull and unpack image "docker.io/x:1": failed to resolve reference "docker.io/x:1": '
@@ -214,3 +215,58 @@ def test_schedule_timeout_tells_what_was_waited_for() -> None:
     assert "schedule_timeout=30 s" in finding.message
     assert "Insufficient cpu" in finding.words[0]
     assert starting.gave_up_waiting(None, 30).error is errors.PodStartError
+
+
+def test_what_comes_next_is_told_to_those_who_wait() -> None:
+    """An error is the end: it does not promise that the call is tried again, or starts when there is room."""
+    full = "exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"
+    silent = 'Internal error occurred: failed calling webhook "x.example.com": timeout'
+    passing = [
+        *(starting.event_trouble([each]) for each in (UNPLACED, event("FailedCreatePodSandBox", "network"))),
+        creation(full),
+        *(starting.creation_trouble(words) for words in (silent, "etcd is busy")),
+        start(pod(waiting("ErrImagePull", f"{UNPULLED}429 Too Many Requests"), CREATING)),
+        start(pod(waiting("ErrImagePull", f"{UNPULLED}502 Bad Gateway"), CREATING)),
+        start(pod(waiting("CreateContainerError", "context deadline exceeded"), CREATING)),
+    ]
+    for finding in passing:
+        assert finding is not None
+        assert finding.fatal_after is None
+        assert finding.outlook
+        error = str(starting.gave_up_waiting(finding, 30).as_error(Diagnosis("", "")))
+        assert finding.outlook not in error
+        assert "Wait" not in error
+        assert "again." not in error
+        assert "raise schedule_timeout=" in error
+
+
+def test_a_suspended_job() -> None:
+    """Kueue's label tells that it is queued, and where; without one nobody knows who holds it."""
+    queued, held = starting.held_back("team-a"), starting.held_back("")
+    assert (queued.error, queued.fatal_after) == (errors.UnschedulableError, None)
+    assert "queued" in queued.message
+    assert "'team-a'" in queued.message
+    assert "suspended" in held.message
+
+
+def test_an_image_that_nobody_has_asked_for() -> None:
+    """Who meets it in an error is told that it is kubefunc's choice, and how to set another."""
+    unreachable = waiting("ErrImagePull", "dial tcp: i/o timeout")
+    status = pod_view(pod(unreachable, CREATING))
+    chosen = starting.start_trouble(status, default_image="python:3.12-slim")
+    asked_for = starting.start_trouble(status)
+    other = starting.start_trouble(status, default_image="python:3.13-slim")
+    assert chosen is not None
+    assert asked_for is not None
+    assert asked_for == other
+    assert "kubefunc chose this image" in chosen.message
+    assert "kubefunc" not in asked_for.message
+    for way in ("image=", "KUBEFUNC_IMAGE", "python:3.12-slim"):
+        assert way in chosen.advice
+    assert (chosen.error, chosen.fatal_after) == (asked_for.error, asked_for.fatal_after)
+
+
+def test_other_trouble_than_the_image_is_not_put_down_to_it() -> None:
+    """A Secret that is missing has nothing to do with who chose the image."""
+    status = pod_view(pod(waiting("CreateContainerConfigError", 'secret "s3" not found'), CREATING))
+    assert starting.start_trouble(status, default_image="python:3.12-slim") == starting.start_trouble(status)

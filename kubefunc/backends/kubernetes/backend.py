@@ -431,6 +431,6 @@ def _must_not_start_later(error: errors.KubefuncError) -> bool:
 
 def _no_such_call(call: str, namespace: str) -> errors.ResultLostError:
     return errors.ResultLostError(
-        f"There is no call {call} in the namespace {namespace}: its result was fetched or discarded, "
-        "or its ttl has run out. If it runs in another namespace, give that too: attach('namespace/id')."
+        f"There is no call {call} in the namespace {namespace}: it was cancelled, its result was collected or "
+        "discarded, or its ttl has run out. If it runs in another namespace, give that too: attach('namespace/id')."
     )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
+from kubefunc.backends.kubernetes.api.watch_events import uid_of
 from kubefunc.backends.kubernetes.api.watcher import OnEvent, OnState, Watcher
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
 
@@ -34,6 +35,7 @@ class CallsWatcher(Watcher):
         super().__init__(api, path, {}, on_event, on_state)
         self._calls: Counter[str] = Counter()
         self._added: set[str] = set()
+        self._expected: dict[str, JsonDict] = {}
         self._lock = threading.RLock()
 
     def add(self, call: str) -> None:
@@ -41,6 +43,11 @@ class CallsWatcher(Watcher):
         with self._lock:
             self._calls[call] += 1
             self._added.add(call)
+
+    def expect(self, obj: JsonDict) -> None:
+        """Report that this object is gone if the next list lacks it: it may be deleted before that begins."""
+        with self._lock:
+            self._expected[uid_of(obj)] = obj
 
     def remove(self, call: str) -> bool:
         """One who followed this call has gone. True where nobody follows any call any more."""
@@ -50,17 +57,18 @@ class CallsWatcher(Watcher):
 
     def _list(self) -> None:
         with self._lock:
-            calls, added = set(self._calls), self._added
-            self._added = set()
+            calls, added, expected = set(self._calls), self._added, self._expected
+            self._added, self._expected = set(), {}
         self._query["labelSelector"] = calls_selector(calls)
         # What is left out of the list now has not been deleted; what is new to somebody comes as if it had changed.
-        known = {uid: obj for uid, obj in self._known.items() if _call_of(obj) in calls}
+        known = {uid: obj for uid, obj in {**expected, **self._known}.items() if _call_of(obj) in calls}
         self._known = {uid: _outdated(obj) if _call_of(obj) in added else obj for uid, obj in known.items()}
         try:
             super()._list()
         except BaseException:
             with self._lock:
                 self._added |= added
+                self._expected = {**expected, **self._expected}
             raise
 
 

@@ -194,6 +194,16 @@ class Attempt:
         return {"payload": lambda: submission.payload.data}
 
     @property
+    def default_image(self) -> str | None:
+        """The image that kubefunc chose, as nobody has set one; None where somebody has, or that is not known."""
+        return self.options.resolved_image if self._was_sent_from_here and self.options.image is None else None
+
+    @property
+    def _was_sent_from_here(self) -> bool:
+        """The options of an attached call are not known."""
+        return self.submission is not None
+
+    @property
     def will_be_deleted(self) -> bool:
         """Whether its Job is about to be."""
         return self.delete_wanted

@@ -121,6 +121,10 @@ class MapAttempt(Attempt):
         """The pickled arguments of one of its items."""
         return b"" if self.sent is None else self.sent.items[index]
 
+    @property
+    def _was_sent_from_here(self) -> bool:
+        return self.sent is not None
+
     def running(self) -> list[ChunkAttempt]:
         """The chunks whose Pods run."""
         with self.lock:
@@ -334,6 +338,10 @@ class ChunkAttempt(Attempt):
         with self.of.lock:
             self.closed = True
             return self.items
+
+    @property
+    def _was_sent_from_here(self) -> bool:
+        return self.of.sent is not None
 
     @property
     def will_be_deleted(self) -> bool:

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 
 from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
+from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.threads import Clock
 
 GATHER = 0.1  # seconds in which further calls are gathered: each list is for all of them
 
-Pair = tuple[CallsWatcher, CallsWatcher]
+Pair = tuple[CallsWatcher, CallsWatcher]  # of Pods and of Jobs
 
 
 class AttachedWatches:
@@ -23,13 +24,15 @@ class AttachedWatches:
         self._pairs: dict[str, Pair] = {}
         self._relisting: set[str] = set()
 
-    def add(self, namespace: str, call: str) -> None:
-        """Report what becomes of this call, and first what is there."""
+    def add(self, namespace: str, call: str, job: JsonDict) -> None:
+        """Report what becomes of this call, and first what is there. ``job``: its Job, which was there just now."""
         with self._lock:
             pair = self._pairs.get(namespace)
             is_new = pair is None
             if pair is None:
                 pair = self._pairs[namespace] = self._make(namespace)
+            _, jobs = pair
+            jobs.expect(job)
             for watcher in pair:
                 watcher.add(call)
                 if is_new:

@@ -487,8 +487,9 @@ def _gone(chunk: ChunkAttempt) -> errors.ResultLostError:
 
 def _no_such_map(call: str, namespace: str) -> errors.ResultLostError:
     return errors.ResultLostError(
-        f"There is no map {call} in the namespace {namespace}, or not all of it: its results were fetched or "
-        "discarded, or its ttl has run out. If it runs in another namespace, give that too: attach_map('namespace/id')."
+        f"There is no map {call} in the namespace {namespace}, or not all of it: it was cancelled, its results were "
+        "collected or discarded, or its ttl has run out. If it runs in another namespace, give that too: "
+        "attach_map('namespace/id')."
     )
 
 

@@ -26,6 +26,7 @@ from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
@@ -91,7 +92,9 @@ class Tracker:
         self._register(attempt)
         with self._lock:
             self._attached.add(attempt)
-        self._attached_watches.add(attempt.namespace, attempt.call)
+        labels = {CALL_LABEL: attempt.call}
+        job = {"kind": "Job", "metadata": {"name": attempt.job, "uid": attempt.uid, "labels": labels}}
+        self._attached_watches.add(attempt.namespace, attempt.call, job)
 
     def let_go(self, attempt: Attempt) -> None:
         """No more news for this attempt: its streams end, and the watches that nobody else needs."""
@@ -235,7 +238,7 @@ class Tracker:
         if trouble is not None:
             self._fail(attempt, trouble)
             return
-        attempt.found(starting.start_trouble(pod) if pod.where is not Phase.RUNNING else None)
+        attempt.found(starting.start_trouble(pod, attempt.default_image) if pod.where is not Phase.RUNNING else None)
         self._judge(attempt)
 
     def _main_ended(self, attempt: Attempt, pod: Pod) -> None:
@@ -328,7 +331,12 @@ class Tracker:
             if kind != "DELETED":
                 guarded(attempt, self._fail, functools.partial(attempt.saw, view))
             elif attempt.uid and not attempt.delete_wanted:
-                self._fail(attempt, ending.deleted(attempt.job))
+                self._fail(attempt, self._deleted(attempt))
+
+    def _deleted(self, attempt: Attempt) -> Finding:
+        with self._lock:
+            is_attached = attempt in self._attached
+        return (ending.deleted_meanwhile if is_attached else ending.deleted)(attempt.job)
 
     def _look_last(self, attempt: Attempt) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
@@ -387,7 +395,7 @@ class Tracker:
         self._say(attempt, now)
         limit = attempt.options.schedule_timeout
         if limit is not None and now - attempt.born > limit:
-            self._fail(attempt, starting.gave_up_waiting(attempt.finding, limit))
+            self._fail(attempt, starting.gave_up_waiting(_obstacle(attempt), limit))
 
     def _look_at_running(self, attempt: Attempt, now: float) -> None:
         pod = attempt.pod()
@@ -450,6 +458,12 @@ class Tracker:
         attempt.sink.moved(Whereabouts(attempt.where, waiting_for(attempt, now)))
 
 
+def _obstacle(attempt: Attempt) -> Finding | None:
+    """What keeps it from starting. A suspended Job makes no Pod: what was found before is no longer why."""
+    job = attempt.job_seen
+    return starting.held_back(job.queue) if job is not None and job.suspended else attempt.finding
+
+
 def _is_due(attempt: Attempt, waited: float, since_last: float) -> bool:
     """Whether its Events are to be read again: soon after one that warns, else less and less often."""
     if attempt.warned:
@@ -504,8 +518,7 @@ def _when(event: JsonDict) -> str:
 def waiting_for(attempt: Attempt, now: float) -> str:
     """A line for a person: for how long, and for what."""
     waited = f"waiting for {now - attempt.born:.0f} s"
-    if attempt.job_seen is not None and attempt.job_seen.suspended:
-        return f"{waited}: the Job is suspended, queued by Kueue or held by someone"
-    if attempt.finding is not None:
-        return f"{waited}: {attempt.finding.message} {' '.join(attempt.finding.words)}"
+    obstacle = _obstacle(attempt)
+    if obstacle is not None:
+        return " ".join((f"{waited}:", obstacle.message, *filter(None, (obstacle.outlook,)), *obstacle.words))
     return f"{waited}: {'the Pod is being started' if attempt.where is Phase.STARTING else 'no Pod yet'}"

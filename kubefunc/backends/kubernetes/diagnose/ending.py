@@ -340,11 +340,23 @@ def result_gone(job: Job) -> Finding:
 
 
 def deleted(job: str) -> Finding:
+    """The Job of a call of this program, which did not delete it."""
     return Finding(
         errors.JobDeletedError,
         "JobDeleted",
         f"Someone else deleted the Job {job}.",
         "Run it again; ask who cleans up in this namespace.",
+    )
+
+
+def deleted_meanwhile(job: str) -> Finding:
+    """The Job of a call of another program, which may have deleted it."""
+    return Finding(
+        errors.JobDeletedError,
+        "JobDeleted",
+        f"The Job {job} was deleted: its program has cancelled or collected the call, or ended, or somebody deleted "
+        "the Job.",
+        "Run it again; detach=True lets a call outlive its program.",
     )
 
 

@@ -26,6 +26,7 @@ class Finding:
         fatal_after: seconds that it must last to end the call; None: it passes by itself, wait on and say so.
         container: the one whose last output belongs to it.
         vague: the cluster only says that it tries again; what was found before says more.
+        outlook: what comes next by itself; for those who wait, and never in an error.
         job_goes_on: the Job would run the function once more, after its caller was told of the failure.
     """
 
@@ -40,6 +41,7 @@ class Finding:
     container: str = MAIN
     vague: bool = False
     job_goes_on: bool = False
+    outlook: str = ""
 
     def as_error(self, known: Diagnosis) -> errors.KubefuncError:
         """The error, with all that is known of the call."""

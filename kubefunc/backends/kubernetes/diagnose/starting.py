@@ -22,6 +22,7 @@ from kubefunc.backends.kubernetes.objects.views import Container, Pod
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
 RECENT_PATIENCE = 2.0  # for what may have been made a moment ago
+TRIED_AGAIN = "It is tried again."
 OWN_VOLUME = "kubefunc-in"  # its Secret was made before the Job: a node that misses it has not heard of it yet
 
 
@@ -55,7 +56,28 @@ def image_trouble(reason: str, words: str, image: str) -> Finding:
     message, advice, patience = _image_verdict(reason, words, image or "of the call")
     kind = reason if reason in ("InvalidImageName", "ErrImageNeverPull") else "ErrImagePull"
     vague = reason == "ImagePullBackOff" and _is_back_off_alone(words)
-    return Finding(errors.ImagePullError, kind, message, advice, (_line(reason, words),), patience, vague=vague)
+    outlook = TRIED_AGAIN if patience is None else ""
+    return Finding(
+        errors.ImagePullError, kind, message, advice, (_line(reason, words),), patience, vague=vague, outlook=outlook
+    )
+
+
+def of_default_image(finding: Finding, image: str) -> Finding:
+    """The same, where nobody has set ``image=``: who reads it may never have heard of this image.
+
+    >>> finding = image_trouble("ErrImagePull", "dial tcp: i/o timeout", "python:3.11-slim")
+    >>> print(of_default_image(finding, "python:3.11-slim").message)
+    The node cannot get the image python:3.11-slim from its registry. kubefunc chose this image: none is set.
+    """
+    if finding.error is not errors.ImagePullError:
+        return finding
+    return dataclasses.replace(
+        finding,
+        message=f"{finding.message} kubefunc chose this image: none is set.",
+        advice="Set an image that the nodes can pull, with the Python version that runs here: image=..., or "
+        "KUBEFUNC_IMAGE=... for all calls. In a cluster without access to the internet, that is a copy of "
+        f"{image} in a registry which the nodes reach.",
+    )
 
 
 def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float | None]:
@@ -70,8 +92,8 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
         )
     if _RATE.search(words):
         return (
-            f"The registry lets no more images be pulled for now, {image} neither; it is tried again.",
-            "Wait, pull as somebody with a higher limit (image_pull_secrets=[...]), or use a mirror of the image.",
+            f"The registry lets no more images be pulled for now, {image} neither.",
+            "Call again later, pull as somebody with a higher limit (image_pull_secrets=[...]), or use a mirror.",
             None,
         )
     if _EITHER.search(words):
@@ -87,10 +109,10 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
     if _DENIED.search(words):
         return f"The registry refuses to give the image {image}.", _SPELLING, 0.0
     if _REGISTRY_BUSY.search(words):
-        return f"The registry of the image {image} has trouble of its own; it is tried again.", "Wait.", None
+        return f"The registry of the image {image} has trouble of its own.", "Call again later.", None
     if "no space left" in words:
         return (
-            f"The node's disk is too full for the image {image}; it is tried again.",
+            f"The node's disk is too full for the image {image}.",
             "Ask whoever runs the cluster to look at the node.",
             None,
         )
@@ -109,16 +131,19 @@ def _is_back_off_alone(words: str) -> bool:
 # -- the whole Pod
 
 
-def start_trouble(pod: Pod) -> Finding | None:
-    """Why a Pod has not started, as far as its status tells."""
+def start_trouble(pod: Pod, default_image: str | None = None) -> Finding | None:
+    """Why a Pod has not started, as far as its status tells. ``default_image``: one that nobody has asked for."""
     if pod.unscheduled:
         return scheduling_trouble(pod.unscheduled, pod.unscheduled_message)
     failed = next((each for each in pod.initial if each.state == "terminated" and each.exit_code), None)
     if failed is not None and pod.phase == "Failed" and not pod.disruption:
         return _preparation_trouble(failed)
     waiting = (container for container in pod.containers if container.state == "waiting")
-    findings = (waiting_trouble(each.reason, each.message, each.image) for each in waiting)
-    return next((finding for finding in findings if finding is not None), None)
+    for each in waiting:
+        finding = waiting_trouble(each.reason, each.message, each.image)
+        if finding is not None:
+            return of_default_image(finding, each.image) if each.image == default_image else finding
+    return None
 
 
 def _preparation_trouble(failed: Container) -> Finding:
@@ -145,7 +170,31 @@ def gave_up_waiting(finding: Finding | None, seconds: float) -> Finding:
             f"{message} The cluster has given no reason.",
             "Raise schedule_timeout=: a large image alone may take minutes.",
         )
-    return dataclasses.replace(finding, message=f"{message} {finding.message}", fatal_after=0.0)
+    return dataclasses.replace(
+        finding,
+        message=f"{message} {finding.message}",
+        advice=f"{finding.advice} To wait longer, raise schedule_timeout=.",
+        fatal_after=0.0,
+    )
+
+
+def held_back(queue: str) -> Finding:
+    """A suspended Job has no Pod. ``queue``: the one of Kueue that its label names, or an empty text."""
+    if queue:
+        return Finding(
+            errors.UnschedulableError,
+            "Suspended",
+            f"The Job is queued: it is suspended until Kueue's queue {queue!r} admits it.",
+            "Ask whoever runs the queue; `kubectl describe workloads` shows what it waits for.",
+            fatal_after=None,
+        )
+    return Finding(
+        errors.UnschedulableError,
+        "Suspended",
+        "The Job is suspended, and makes no Pod: a queue of the cluster (such as Kueue) or a person holds it.",
+        "Ask whoever runs the cluster who suspends Jobs there.",
+        fatal_after=None,
+    )
 
 
 # -- containers that wait
@@ -168,6 +217,7 @@ def waiting_trouble(reason: str, words: str, image: str) -> Finding | None:
             "Correct it in pod_template=; `kubectl logs` shows what it printed.",
             (_line(reason, words),),
             None,
+            outlook=TRIED_AGAIN,
         )
     return None
 
@@ -190,6 +240,9 @@ _KINDS = {
 }
 
 
+_TELL = "If it lasts, tell whoever runs the cluster."
+
+
 def _container_trouble(reason: str, words: str) -> Finding:
     line = _line(reason, words)
     missing = _missing_object(words, reason, line)
@@ -208,11 +261,10 @@ def _container_trouble(reason: str, words: str) -> Finding:
         errors.PodConfigError,
         reason,
         "The node cannot make the function's container.",
-        "It is tried again; tell whoever runs the cluster if it lasts."
-        if passing
-        else "Correct what the cluster's words name in env= or pod_template=.",
+        _TELL if passing else "Correct what the cluster's words name in env= or pod_template=.",
         (line,),
         None if passing else OTHER_PATIENCE,
+        outlook=TRIED_AGAIN if passing else "",
     )
 
 
@@ -249,6 +301,7 @@ def _named_in(kind: str) -> str:
 # -- scheduling
 
 _GATED = "SchedulingGated"
+_WAITS_ON = "schedule_timeout= sets how long it may wait."
 
 
 def scheduling_trouble(reason: str, words: str) -> Finding:
@@ -262,18 +315,20 @@ def scheduling_trouble(reason: str, words: str) -> Finding:
             errors.UnschedulableError,
             _GATED,
             "The Pod is held back by a scheduling gate, as queues such as Kueue use.",
-            "Wait; schedule_timeout= sets how long.",
+            "Ask whoever runs the queue.",
             (line,),
             None,
+            outlook=_WAITS_ON,
         )
     lacking, advice = _what_nodes_lack(words)
     return Finding(
         errors.UnschedulableError,
         "Unschedulable",
         f"No node can take the function now{lacking}.",
-        f"{advice} It starts as soon as a node fits; schedule_timeout= sets how long it may wait.",
+        advice,
         (line,),
         None,
+        outlook=f"It starts as soon as a node fits; {_WAITS_ON}",
     )
 
 
@@ -323,21 +378,23 @@ def _of_event(reason: str, words: str) -> Finding | None:
         return Finding(
             errors.PodConfigError,
             reason,
-            "The node has not got the call's own Secret yet; it asks again.",
-            "Wait; if it lasts, somebody has deleted the Secret, or the node is cut off.",
+            "The node has not got the call's own Secret yet.",
+            "If it lasts, somebody has deleted the Secret, or the node is cut off.",
             (_line(reason, words),),
             None,
+            outlook=TRIED_AGAIN,
         )
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,
             reason,
-            "The node has trouble with the network of the Pod; it tries again."
+            "The node has trouble with the network of the Pod."
             if reason == "FailedCreatePodSandBox"
-            else "The node has trouble with a volume of the Pod; it tries again.",
-            "Wait; tell whoever runs the cluster if it lasts.",
+            else "The node has trouble with a volume of the Pod.",
+            _TELL,
             (_line(reason, words),),
             None,
+            outlook=TRIED_AGAIN,
         )
     return None
 
@@ -380,10 +437,11 @@ def creation_trouble(message: str) -> Finding:
     return Finding(
         errors.PodStartError,
         "FailedCreate",
-        "The cluster cannot make the Pod now; it tries again.",
-        "Wait; tell whoever runs the cluster if it lasts.",
+        "The cluster cannot make the Pod now.",
+        _TELL,
         words,
         None,
+        outlook=TRIED_AGAIN,
     )
 
 
@@ -412,10 +470,11 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
     return Finding(
         errors.QuotaExceededError,
         "QuotaExceeded",
-        "The namespace's quota is used up for now; the call starts when others have ended.",
-        "Wait, or end what is no longer needed: `kubectl describe resourcequota` shows what is used.",
+        "The namespace's quota is used up for now.",
+        "End what is no longer needed: `kubectl describe resourcequota` shows what is used.",
         words,
         None,
+        outlook="The call starts when others have ended.",
     )
 
 
@@ -459,10 +518,11 @@ def _webhook(message: str, words: tuple[str, ...]) -> Finding | None:
     return Finding(
         errors.AdmissionError,
         "WebhookUnreachable",
-        f"A part of this cluster that must agree to each Pod ({silent['name']}) does not answer; it is asked again.",
-        "Wait; tell whoever runs the cluster if it lasts.",
+        f"A part of this cluster that must agree to each Pod ({silent['name']}) does not answer.",
+        _TELL,
         words,
         None,
+        outlook=TRIED_AGAIN,
     )
 
 

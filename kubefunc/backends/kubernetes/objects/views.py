@@ -20,6 +20,7 @@ from kubefunc.runner import COURIER, MAIN, TERMINATION_AT, TERMINATION_ENVELOPE,
 
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"  # the Job controller's own label on its Pods
 _OLD_CONTROLLER_UID = "controller-uid"  # before Kubernetes 1.27
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"  # a label of Jobs that Kueue suspends until it admits them
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Job:
     failed_message: str
     complete: bool = False
     failed_indexes: str = ""
+    queue: str = ""  # of Kueue
 
 
 def items_of(body: JsonDict) -> list[JsonDict]:
@@ -215,6 +217,7 @@ def job_view(job: JsonDict) -> Job:
         BadObject: a field is not of the type that the API gives it.
     """
     metadata, spec, status = (fields.mapping(job, name) for name in ("metadata", "spec", "status"))
+    labels = fields.mapping(metadata, "labels")
     conditions = fields.mappings(status, "conditions")
     failed: JsonDict = next((each for each in conditions if _holds(each, "Failed", "FailureTarget")), {})
     failed_indexes = fields.text(status, "failedIndexes")
@@ -223,12 +226,13 @@ def job_view(job: JsonDict) -> Job:
     return Job(
         name=fields.name_of(job),
         uid=fields.text(metadata, "uid"),
-        call=fields.text(fields.mapping(metadata, "labels"), CALL_LABEL),
+        call=fields.text(labels, CALL_LABEL),
         suspended=bool(spec.get("suspend")),
         failed=fields.text(failed, "reason"),
         failed_message=fields.text(failed, "message"),
         complete=any(_holds(each, "Complete", "SuccessCriteriaMet") for each in conditions),
         failed_indexes=failed_indexes,
+        queue=fields.text(labels, KUEUE_QUEUE),
     )
 
 
