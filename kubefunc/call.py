@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
-from kubefunc.backends.base import Backend, Whereabouts
+from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
@@ -134,13 +134,11 @@ class Call(UnreadFuture[R]):
 
     __kubefunc_call__ = True  # the packer refuses a Call as an argument by this mark
 
-    def __init__(
-        self, call: str, function: str, backend: Backend, of: Session, outcomes: Outcomes | None = None
-    ) -> None:
+    def __init__(self, call: str, function: str, of: Session, outcomes: Outcomes | None = None) -> None:
         super().__init__()
         self._id = call
         self._function = function
-        self._backend = backend
+        self._work: Work | None = None  # from its submission on
         self._session = of
         self._queued = time.time()
         self._cancelling = threading.RLock()
@@ -226,7 +224,7 @@ class Call(UnreadFuture[R]):
 
     def discard(self) -> None:
         """Remove the finished call and its kept result. A detached call stays until this, or until its ttl."""
-        self._backend.discard(self._id)
+        self._known_work().discard()
 
     @overload
     def logs(self, follow: Literal[False] = ...) -> str: ...
@@ -240,13 +238,13 @@ class Call(UnreadFuture[R]):
             kept = self._output.text()
             if kept:  # the Job may be gone by now
                 return kept
-        return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+        return b"".join(self._known_work().logs(follow=False)).decode("utf-8", "replace")
 
     def _followed(self) -> Iterator[bytes]:
         """From the backend, as long as it follows the call; the rest from what was kept."""
         passed = 0
         if not self.done() or not self._output:
-            for data in self._backend.logs(self._id, follow=True):
+            for data in self._known_work().logs(follow=True):
                 passed += len(data)
                 yield data
         yield self._output.since(passed)
@@ -256,7 +254,7 @@ class Call(UnreadFuture[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is the handle that :func:`attach` gives to the process that unpickles it."""
-        return attach, (self._backend.address(self._id),)
+        return attach, (self._known_work().address(),)
 
     def __repr__(self) -> str:
         state = self._state.lower() if self.done() else self._whereabouts().phase.value
@@ -286,8 +284,14 @@ class Call(UnreadFuture[R]):
 
     def _stop(self) -> None:
         self._session.finished(self._id)
-        self._backend.cancel(self._id)
+        if self._work is not None:
+            self._work.cancel()
         self._outcomes.cancel([self._index])
+
+    def _known_work(self) -> Work:
+        if self._work is None:
+            raise RuntimeError(f"{self._id} was not submitted")
+        return self._work
 
     def _whereabouts(self) -> Whereabouts:
         where = self._outcomes.where(self._index)
@@ -469,11 +473,11 @@ def attach(call: str) -> Call[Any]:
     here = session()
     options = here.options()
     backend = here.backend(options)
-    handle: Call[Any] = Call(name, name.rpartition("-")[0], backend, here)
+    handle: Call[Any] = Call(name, name.rpartition("-")[0], here)
     handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next
     if options.verbose:
         handle._output.show()
-    backend.attach(call, View(handle._outcomes, handle))
+    handle._work = backend.attach(call, "single", View(handle._outcomes, handle))
     return handle
 
 

@@ -102,4 +102,4 @@ def _scale(options: Mapping[str, Any]) -> tuple[int, int]:
 
     here = session()
     backend = here.backend(here.options(parse_changes("kubefunc.dask.get", **options)))
-    return (CPU_COUNT, TOGETHER_HERE) if backend.name == "local" else (MAX_PARALLELISM, TOGETHER_ON_CLUSTER)
+    return (CPU_COUNT, TOGETHER_HERE) if backend.traits.workers is not None else (MAX_PARALLELISM, TOGETHER_ON_CLUSTER)

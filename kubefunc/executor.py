@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kubefunc.arguments import refuse_misfits, without_misfits
-from kubefunc.backends.base import Submission, Whereabouts
+from kubefunc.backends.base import Backend, OpenWork, Submission, Whereabouts
 from kubefunc.call import Call, UnreadFuture
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, Unread, outcome
@@ -31,8 +31,6 @@ from kubefunc.session import Session, exiting, session
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from kubefunc.backends.local.backend import LocalBackend
-    from kubefunc.backends.local.maps import LocalMap
     from kubefunc.map_call import MapCall
     from kubefunc.options import OptionChanges
 
@@ -169,10 +167,9 @@ class Executor(concurrent.futures.Executor):
         if self._tasks is None or self._tasks.session is not here:  # a forked child begins anew
             options = here.options(self._layer)
             backend = here.backend(options)
-            if backend.name == "local":
-                self._tasks = _OnThisMachine(
-                    here, cast("LocalBackend", backend), options, self._workplace, self._max_workers
-                )
+            if backend.traits.workers is not None:
+                workers = self._max_workers or backend.traits.workers
+                self._tasks = _OnThisMachine(here, backend, options, self._workplace, workers)
             else:
                 self._tasks = _AsJobs(here, self._layer, self._workplace, self._max_workers)
             here.wait_at_exit(self._tasks)
@@ -393,10 +390,7 @@ def _over(below: Layer, above: Layer) -> Layer:
 class _OnThisMachine:
     """Tasks are the items of a map that stays open. It is the Sink of that map too."""
 
-    def __init__(
-        self, of: Session, backend: LocalBackend, options: Options, workplace: Workplace, workers: int | None
-    ) -> None:
-        from kubefunc.backends.local.run import usable_cpus
+    def __init__(self, of: Session, backend: Backend, options: Options, workplace: Workplace, workers: int) -> None:
         from kubefunc.freshness import LoadedCode
 
         self.session = of
@@ -406,7 +400,7 @@ class _OnThisMachine:
         self._futures: dict[int, _TaskFuture] = {}
         self._next = 0
         self._broken: BaseException | None = None
-        self._workers = workers or usable_cpus()
+        self._workers = workers
         payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
         key = os.urandom(KEY_SIZE)
         self._submission = Submission(
@@ -422,7 +416,7 @@ class _OnThisMachine:
             key=key,
         )
         self._printer = of.console.printer(self._submission.call) if options.verbose else None
-        self._map: LocalMap = backend.open_map(self._submission, self, self._workers, claim=self.claim)
+        self._map: OpenWork = backend.open(self._submission, self, workers, self.claim)
 
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
         if self._broken is not None:

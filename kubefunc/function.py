@@ -591,11 +591,11 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     )
 
     def send() -> Call[R]:
-        call: Call[R] = Call(submission.call, submission.function, backend, here)
+        call: Call[R] = Call(submission.call, submission.function, here)
         if options.verbose:
             call._output.show()
         try:
-            here.start(backend, submission, RetryingSink(submission, View(call._outcomes, call), backend))
+            call._work = here.start(backend, submission, RetryingSink(submission, View(call._outcomes, call), backend))
         except BaseException:
             call._output.end()
             raise

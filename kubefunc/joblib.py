@@ -162,7 +162,7 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         from kubefunc.session import session
 
         here = session()
-        return here.backend(here.options(self._layer)).name == "local"
+        return here.backend(here.options(self._layer)).traits.workers is not None
 
     def _thread_limits(self, n_jobs: int, *, local: bool) -> dict[str, str]:
         """Workers of this machine share its cores: OpenMP, BLAS and the like are told how many are theirs."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
-from kubefunc.backends.base import Backend, Submission, Whereabouts
+from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
 from kubefunc.call import Call, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
@@ -53,6 +53,7 @@ class MapCall(Generic[R]):
         self._id = call
         self._function = function
         self._backend = backend
+        self._work: Work | None = None  # of an empty map: it is not sent
         self._session = of
         self._return_exceptions = return_exceptions
         self._verbose = verbose
@@ -144,7 +145,7 @@ class MapCall(Generic[R]):
             again = [index for index in range(count) if outcomes.has_failed(index)]
             if not again:
                 return self
-            known = self._submission or self._backend.read_map(self._id)
+            known = self._submission or self._known_work().read()
             for index in again:
                 call = self._made.pop(index, None)
                 if call is not None:  # the dispatcher may not have come to it yet
@@ -154,12 +155,13 @@ class MapCall(Generic[R]):
         self._submission = known
         items = {index: known.items[index] for index in again}
         sent = dataclasses.replace(known, items=items, attempt=attempt)
-        self._session.start(self._backend, sent, View(self._outcomes, self, attempt))
+        self._work = self._session.start(self._backend, sent, View(self._outcomes, self, attempt))
         return self
 
     def discard(self) -> None:
         """Remove the finished map and its kept results. A detached map stays until this, or until its ttl."""
-        self._backend.discard(self._id)
+        if self._work is not None:
+            self._work.discard()
 
     def logs(self) -> str:
         """What the items printed up to now, chunk by chunk. A Call of ``calls`` has what its own item printed."""
@@ -167,7 +169,7 @@ class MapCall(Generic[R]):
         kept = self._output.text()
         if kept:
             return kept
-        return b"".join(self._backend.logs(self._id, follow=False)).decode("utf-8", "replace")
+        return b"".join(self._known_work().logs(follow=False)).decode("utf-8", "replace")
 
     def _hear_out(self) -> None:
         """Once an attempt; not in a callback, where the end that is waited for may stand behind it in the queue."""
@@ -175,12 +177,13 @@ class MapCall(Generic[R]):
         if self._heard_out == attempt or not self.done() or self._session.dispatcher.is_this_thread():
             return
         self._heard_out = attempt
-        self._backend.hear_out(self._id, OUTPUT_WITHIN)
+        if self._work is not None:
+            self._work.drain(OUTPUT_WITHIN)
         self._output.end_all()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is the handle that :func:`attach_map` gives to the process that unpickles it."""
-        return _attached, (self._backend.address(self._id), self._return_exceptions)
+        return _attached, (self._known_work().address(), self._return_exceptions)
 
     def __repr__(self) -> str:
         if self._outcomes.count is None:
@@ -292,9 +295,15 @@ class MapCall(Generic[R]):
             self._stop()
         return bool(stopped)
 
+    def _known_work(self) -> Work:
+        if self._work is None:
+            raise ConfigurationError(f"The map {self._id} has no items: nothing was sent.")
+        return self._work
+
     def _stop(self) -> None:
         self._session.finished(self._id)
-        self._backend.cancel(self._id)
+        if self._work is not None:
+            self._work.cancel()
 
     def _stop_attempt(self, attempt: int) -> None:
         if attempt == self._outcomes.attempt:
@@ -395,7 +404,7 @@ class ItemCall(Call[R]):
     """One item of a map as a Future."""
 
     def __init__(self, of: MapCall[R], index: int) -> None:
-        super().__init__(f"{of._id}[{index}]", of._function, of._backend, of._session, of._outcomes)
+        super().__init__(f"{of._id}[{index}]", of._function, of._session, of._outcomes)
         self._queued = of._queued
         self._map = of
         self._index = index
@@ -457,7 +466,7 @@ def start_map(of: Session, backend: Backend, submission: Submission, *, return_e
     handle._watch = _watch(handle, options)
     handle._outcomes.open(submission.count)
     if submission.count:
-        of.start(backend, submission, View(handle._outcomes, handle))
+        handle._work = of.start(backend, submission, View(handle._outcomes, handle))
     return handle
 
 
@@ -484,7 +493,7 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
         verbose=options.verbose,
     )
     handle._watch = _watch(handle, options)
-    backend.attach_map(call, View(handle._outcomes, handle))
+    handle._work = backend.attach(call, "map", View(handle._outcomes, handle))
     return handle
 
 

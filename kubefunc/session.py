@@ -22,7 +22,7 @@ from kubefunc.options import Layer, Options, environment_layer, parse_changes, s
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from kubefunc.backends.base import Backend, Sink, Submission
+    from kubefunc.backends.base import Backend, Sink, Submission, Work
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.options import OptionChanges
     from kubefunc.payload import Payload
@@ -115,7 +115,7 @@ class Session:
                     return self._backends[key]
             choice = choose_backend(self._wanted, context, os.environ)
             backend = create_backend(choice, self.id)
-            key = backend.name, context if backend.name == "kubernetes" else None
+            key = choice.name, context if choice.name == "kubernetes" else None
             kept = self._backends.setdefault(key, backend)
         if kept is not backend:  # a signal handler has made a call meanwhile, in this same thread
             backend.close([], EXIT_TIMEOUT)
@@ -125,9 +125,9 @@ class Session:
 
     # -- calls
 
-    def start(self, backend: Backend, submission: Submission, sink: Sink) -> None:
+    def start(self, backend: Backend, submission: Submission, sink: Sink) -> Work:
         with self._remembered(backend, submission, sink):
-            backend.submit(submission, sink)
+            return backend.submit(submission, sink)
 
     @contextmanager
     def _remembered(self, backend: Backend, submission: Submission, sink: Sink) -> Generator[None]:
@@ -182,7 +182,7 @@ class Session:
             backends = list(self._backends.values())
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
-            on_cluster = any(backend.name == "kubernetes" for backend in waiting.values())
+            on_cluster = any(backend.traits.outlives_program for backend in waiting.values())
             way_out = "; detach=True would keep them" if on_cluster else ""
             self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
         try:

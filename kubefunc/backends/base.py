@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Literal, Protocol
 
 from kubefunc.diagnosis import Phase
@@ -97,13 +98,94 @@ class Sink(Protocol):
         ...
 
 
+class Work(Protocol):
+    """A call or map that a backend was given, or found: what can be done with it besides waiting for its outcomes."""
+
+    def address(self) -> str:
+        """What :meth:`Backend.attach` needs to find it from another process.
+
+        Raises:
+            SerializationError: no other process can reach it.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop it and remove what it left; returns at once, works on in the background."""
+        ...
+
+    def discard(self) -> None:
+        """Remove it and its kept results; returns when that is done."""
+        ...
+
+    def logs(self, follow: bool) -> Iterator[bytes]:
+        """What the function has printed."""
+        ...
+
+    def drain(self, seconds: float) -> None:
+        """Return once all that was printed has been handed over: it may come later than the last outcome.
+
+        Args:
+            seconds: wait no longer than this.
+        """
+        ...
+
+    def read(self) -> Submission:
+        """It, as it was submitted: so that failed items of another process's map can run again.
+
+        Raises:
+            ConfigurationError: it is not there any more, or its arguments are not.
+        """
+        ...
+
+
+class OpenWork(Protocol):
+    """Work that takes further items while it runs: the tasks of an executor, in processes that stay."""
+
+    def add(self, index: int, data: bytes) -> None:
+        """One more item, with its pickled arguments."""
+        ...
+
+    def code_directory(self, index: int) -> PathLike[str]:
+        """Where the modules go that travel with this item alone."""
+        ...
+
+    def recall(self, recalled: Callable[[int], None]) -> None:
+        """Take back the items that no worker has begun; tell of each."""
+        ...
+
+    def no_more(self) -> None:
+        """No item will be added: it ends when all have ended."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop everything."""
+        ...
+
+    def join(self, seconds: float | None) -> None:
+        """Wait for its end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the layers above must know of a backend to choose between ways of working.
+
+    Attributes:
+        name: ``kubernetes`` or ``local``.
+        outlives_program: a submission may go on after the program that made it: ``detach`` and ``attach`` work.
+        workers: how many processes stay to take one item after another; None where each task has a Job.
+    """
+
+    name: str
+    outlives_program: bool
+    workers: int | None
+
+
 class Backend(Protocol):
-    """Runs payloads somewhere. Everything but ``submit``'s checks of its input ends up in the Sink."""
+    """Runs submissions somewhere. Everything but ``submit``'s checks of its input ends up in the Sink."""
 
     @property
-    def name(self) -> str:
-        """``kubernetes`` or ``local``."""
-        ...
+    def traits(self) -> Traits: ...
 
     @property
     def packer(self) -> Packer: ...
@@ -112,7 +194,7 @@ class Backend(Protocol):
         """One line for the first call, which has these options: what will run it, and where."""
         ...
 
-    def submit(self, submission: Submission, sink: Sink) -> None:
+    def submit(self, submission: Submission, sink: Sink) -> Work:
         """Start it; returns at once.
 
         Raises:
@@ -120,49 +202,22 @@ class Backend(Protocol):
         """
         ...
 
-    def attach(self, call: str, sink: Sink) -> None:
-        """Follow a call that another process has started."""
-        ...
-
-    def attach_map(self, call: str, sink: Sink) -> None:
-        """Follow a map that another process has started."""
-        ...
-
-    def read_map(self, call: str) -> Submission:
-        """A map that another process has started, as it was submitted: so that its failed items can run again.
-
-        Raises:
-            ConfigurationError: it is not there any more, or its arguments are not.
-        """
-        ...
-
-    def address(self, call: str) -> str:
-        """What :meth:`attach` and :meth:`attach_map` need to find this call or map from another process.
-
-        Raises:
-            SerializationError: no other process can reach it.
-        """
-        ...
-
-    def cancel(self, call: str) -> None:
-        """Stop it and remove what it left; returns at once, works on in the background."""
-        ...
-
-    def discard(self, call: str) -> None:
-        """Remove a finished call and its kept result; returns when that is done."""
-        ...
-
-    def logs(self, call: str, follow: bool) -> Iterator[bytes]:
-        """What the function has printed."""
-        ...
-
-    def hear_out(self, call: str, seconds: float) -> None:
-        """Return once all that the items of a map printed was handed over: it may come later than their outcomes.
+    def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
+        """Start workers that take items as they are added. Only where ``traits.workers`` is not None.
 
         Args:
-            call: a map whose items all have their outcomes.
-            seconds: wait no longer than this.
+            submission: its function, without items.
+            sink: who is told.
+            workers: how many at once, at most.
+            claim: asked before an item is sent, whether it is still to run.
+
+        Raises:
+            ConfigurationError: an option does not fit this backend.
         """
+        ...
+
+    def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
+        """Follow what another process has started, by its id or ``namespace/id``."""
         ...
 
     def forget(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import io
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -201,7 +202,7 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_shown_in_an_event_loop(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line that is drawn anew while the loop waits, and is gone when the results are there."""
+    """A line that is drawn anew while the loop waits; when the results are there, a summary stands in its place."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
 
@@ -209,8 +210,9 @@ def test_progress_is_shown_in_an_event_loop(run: Callable[..., Any], monkeypatch
         return [seconds async for seconds in nap.map([1.5, 0.0, 0.0])]
 
     assert run(main()) == [1.5, 0.0, 0.0]
-    assert "2 of 3 done, 1 running" in terminal.getvalue()
-    assert terminal.getvalue().endswith(" \r")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert re.search(r"2 of 3 done, [^\r]*1 running", shown)
+    assert re.search(r" \rkubefunc: nap-\w+: 3 of 3 succeeded, in \d+ s\n$", shown)
 
 
 def test_a_failed_item_is_raised_where_it_stands(run: Callable[..., Any]) -> None:

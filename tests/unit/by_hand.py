@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.envelope import Envelope, record_of, verify
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Options
@@ -66,10 +66,38 @@ class OneItem:
         self.sink.fail(None, error)
 
 
+class HandWork:
+    """What a test's backend gives for a submission."""
+
+    def __init__(self, backend: HandBackend, call: str) -> None:
+        self._backend = backend
+        self._call = call
+
+    def address(self) -> str:
+        return f"somewhere/{self._call}"
+
+    def cancel(self) -> None:
+        self._backend.cancelled.append(self._call)
+
+    def discard(self) -> None:
+        self._backend.discarded.append(self._call)
+
+    def logs(self, follow: bool) -> Iterator[bytes]:
+        yield from (b"one\ntw", b"o\nlast" if follow else b"o\n")
+
+    def read(self) -> Submission:
+        return self._backend.known_maps[self._call]
+
+    def drain(self, seconds: float) -> None:
+        for submission, sink in self._backend.maps:
+            while submission.call == self._call and self._backend.late_output:
+                sink.output(*self._backend.late_output.pop())
+
+
 class HandBackend:
     """Remembers what it was asked."""
 
-    name = "by hand"
+    traits = Traits("by hand", outlives_program=False, workers=None)
 
     def __init__(self) -> None:
         self.packer = Packer.for_local()
@@ -84,32 +112,15 @@ class HandBackend:
     def introduce(self, options: Options) -> str:
         return "by hand"
 
-    def submit(self, submission: Submission, sink: Sink) -> None:
+    def submit(self, submission: Submission, sink: Sink) -> Work:
         (self.maps if submission.shape == "map" else self.submitted).append((submission, sink))
+        return HandWork(self, submission.call)
 
-    def attach(self, call: str, sink: Sink) -> None: ...
+    def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
+        raise NotImplementedError
 
-    def attach_map(self, call: str, sink: Sink) -> None: ...
-
-    def read_map(self, call: str) -> Submission:
-        return self.known_maps[call]
-
-    def address(self, call: str) -> str:
-        return f"somewhere/{call}"
-
-    def cancel(self, call: str) -> None:
-        self.cancelled.append(call)
-
-    def discard(self, call: str) -> None:
-        self.discarded.append(call)
-
-    def logs(self, call: str, follow: bool) -> Iterator[bytes]:
-        yield from (b"one\ntw", b"o\nlast" if follow else b"o\n")
-
-    def hear_out(self, call: str, seconds: float) -> None:
-        for submission, sink in self.maps:
-            while submission.call == call and self.late_output:
-                sink.output(*self.late_output.pop())
+    def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
+        return HandWork(self, call)
 
     def forget(self) -> None: ...
 

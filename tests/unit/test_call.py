@@ -17,7 +17,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.outcomes import View
 from kubefunc.runner import CODE_DIED
 from kubefunc.session import Session
-from tests.unit.by_hand import HandBackend, OneItem, error_envelope, value_envelope
+from tests.unit.by_hand import HandBackend, HandWork, OneItem, error_envelope, value_envelope
 
 Made = tuple[Call[Any], OneItem, HandBackend]
 
@@ -26,7 +26,8 @@ Made = tuple[Call[Any], OneItem, HandBackend]
 def made() -> Made:
     """A call that nobody has answered yet."""
     backend = HandBackend()
-    call: Call[Any] = Call("f-abcdefgh", "f", backend, Session())
+    call: Call[Any] = Call("f-abcdefgh", "f", Session())
+    call._work = HandWork(backend, call.id)
     return call, OneItem(View(call._outcomes, call)), backend
 
 
@@ -118,7 +119,8 @@ def test_a_finished_call_cannot_be_cancelled(made: Made) -> None:
 def test_waiting_in_a_callback_is_refused(made: Made) -> None:
     """Callbacks run in the thread that completes calls: to wait there would be a deadlock."""
     call, sink, backend = made
-    other: Call[Any] = Call("g-abcdefgh", "g", backend, call._session)
+    other: Call[Any] = Call("g-abcdefgh", "g", call._session)
+    other._work = HandWork(backend, other.id)
     raised: concurrent.futures.Future[str] = concurrent.futures.Future()
 
     def callback(_: object) -> None:

@@ -93,7 +93,7 @@ def changed(obj: Any, path: tuple[Any, ...], value: object) -> Any:
 
 def made() -> tuple[Call[Any], OneItem]:
     """A call that nobody has answered yet."""
-    call: Call[Any] = Call(CALL, "f", HandBackend(), SESSION)
+    call: Call[Any] = Call(CALL, "f", SESSION)
     return call, OneItem(View(call._outcomes, call))
 
 

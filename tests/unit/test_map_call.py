@@ -22,7 +22,7 @@ from kubefunc.options import Options
 from kubefunc.outcomes import View
 from kubefunc.payload import Packer
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, raised_record, value_record
+from tests.unit.by_hand import KEY, HandBackend, HandWork, raised_record, value_record
 
 
 class Made:
@@ -342,6 +342,7 @@ def test_an_attached_map_may_be_cancelled_before_it_is_known() -> None:
     attached: MapCall[Any] = MapCall(
         "g-abcdefgh", "g", made.backend, made.session, return_exceptions=True, verbose=False
     )
+    attached._work = HandWork(made.backend, attached.id)
     assert attached.cancel()
     assert not attached.done()
     View(attached._outcomes, attached).opened(2, "g")

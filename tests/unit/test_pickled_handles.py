@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from kubefunc import errors
-from kubefunc.backends.local.backend import LocalBackend
+from kubefunc.backends.base import Shape, Sink, Work
+from kubefunc.backends.local.backend import LocalBackend, LocalWork
 from kubefunc.backends.local.oneshot import OneShots
 from kubefunc.call import Call
 from kubefunc.map_call import MapCall
 from kubefunc.session import Session
-from tests.unit.by_hand import HandBackend
+from tests.unit.by_hand import HandBackend, HandWork
 
 
 class Remembering(HandBackend):
@@ -25,10 +26,9 @@ class Remembering(HandBackend):
         super().__init__()
         self.attached: list[str] = []
 
-    def attach(self, call: str, sink: object) -> None:
+    def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
         self.attached.append(call)
-
-    attach_map = attach
+        return super().attach(call, shape, sink)
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
 
 def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
     """It finds the Job by namespace and id."""
-    call: Call[int] = Call("f-abcdefghabcdefgh", "f", backend, Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", Session())
+    call._work = HandWork(backend, call.id)
     again = pickle.loads(pickle.dumps(call))
     assert isinstance(again, Call)
     assert again.id == call.id
@@ -52,6 +53,7 @@ def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
 def test_a_pickled_map_is_an_attached_one(backend: Remembering) -> None:
     """And still gives exceptions as results, where it did."""
     made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
+    made._work = HandWork(backend, made.id)
     again = pickle.loads(pickle.dumps(made))
     assert isinstance(again, MapCall)
     assert again.id == made.id
@@ -69,6 +71,7 @@ def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
 
 def test_a_call_of_this_machine_is_not_pickled(tmp_path: Path) -> None:
     """It is a process of this program: no other can find it."""
-    call: Call[int] = Call("f-abcdefghabcdefgh", "f", LocalBackend(tmp_path, OneShots), Session())
+    call: Call[int] = Call("f-abcdefghabcdefgh", "f", Session())
+    call._work = LocalWork(LocalBackend(tmp_path, OneShots), call.id)
     with pytest.raises(errors.SerializationError, match=r"runs on this machine.*Pass its result\(\)"):
         pickle.dumps(call)

@@ -17,7 +17,7 @@ from kubefunc.payload import Packer
 from kubefunc.retries import RetryingSink
 from kubefunc.runner import CODE_OOM
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, OneItem, error_envelope, value_envelope
+from tests.unit.by_hand import KEY, HandBackend, HandWork, OneItem, error_envelope, value_envelope
 
 
 def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
@@ -25,7 +25,8 @@ def flying(options: Options) -> tuple[Call[Any], RetryingSink, HandBackend]:
     backend = HandBackend()
     payload = Packer.for_local().pack(len, ([],))
     submission = Submission(call="f-abcdefgh", function="f", options=options, payload=payload, key=KEY)
-    call: Call[Any] = Call("f-abcdefgh", "f", backend, Session())
+    call: Call[Any] = Call("f-abcdefgh", "f", Session())
+    call._work = HandWork(backend, call.id)
     return call, OneItem(RetryingSink(submission, View(call._outcomes, call), backend)), backend
 
 

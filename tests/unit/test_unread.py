@@ -21,7 +21,7 @@ from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
 from kubefunc.session import Session
-from tests.unit.by_hand import KEY, HandBackend, OneItem, raised_record, value_envelope, value_record
+from tests.unit.by_hand import KEY, HandBackend, HandWork, OneItem, raised_record, value_envelope, value_record
 
 CALL = "f-abcdefgh"
 readers: list[str] = []  # the threads that have unpickled something
@@ -69,7 +69,7 @@ def nobody_has_read() -> None:
 
 def made(of: Session | None = None) -> tuple[Call[Any], OneItem]:
     """A call that nobody has answered yet."""
-    call: Call[Any] = Call(CALL, "f", HandBackend(), of or Session())
+    call: Call[Any] = Call(CALL, "f", of or Session())
     return call, OneItem(View(call._outcomes, call))
 
 
@@ -240,7 +240,8 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
     (before,) = handle.calls
     View(handle._outcomes, handle).take([raised_record(0, ValueError("first"))])
     assert before in concurrent.futures.wait([before], 10).done
-    backend.read_map = lambda call: _submission()  # type: ignore[method-assign]
+    handle._work = HandWork(backend, CALL)
+    backend.known_maps[CALL] = _submission()
     handle.retry_failed()
     View(handle._outcomes, handle, 2).take([value_record(0, 7)])
     assert handle.result(10) == [7]

@@ -6,16 +6,15 @@ watches, a clock.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
-from kubefunc.backends.base import Sink, Submission, Whereabouts
-from kubefunc.backends.kubernetes.api.answers import is_list, is_named
+from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
+from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
@@ -24,30 +23,28 @@ from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
-from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.control.work import ClusterWork
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
-from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.collect import Collector
-from kubefunc.backends.kubernetes.results.output import Outputs, log_path, printed
+from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner import ARCHIVE, MAIN
+from kubefunc.runner import ARCHIVE
 
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
-_FOLLOW_IDLE = 4 * 3600.0
-_FOLLOW_AGAIN = 0.25  # seconds between two looks for a Pod whose log can be followed
 
 SINGLE = (0,)  # the items of a call
 
@@ -57,7 +54,7 @@ NOT_SENT = "the program ends before its Job could be created: it may never run"
 class KubernetesBackend:
     """Implements :class:`kubefunc.backends.base.Backend` on one cluster."""
 
-    name = "kubernetes"
+    traits = Traits("kubernetes", outlives_program=True, workers=None)
 
     def __init__(self, config: ClusterConfig, session: str) -> None:
         self._config = config
@@ -90,7 +87,6 @@ class KubernetesBackend:
         self._sweep = Sweep(self.api, self._jobs)
         self._clock = clock
         self._swept: set[str] = set()
-        self._namespaces: dict[str, str] = {}
         self._numbers: dict[str, int] = {}  # the newest attempt of each call that was sent again from here
 
     def introduce(self, options: Options) -> str:
@@ -99,11 +95,14 @@ class KubernetesBackend:
 
     # -- from above
 
-    def submit(self, submission: Submission, sink: Sink) -> None:
+    def submit(self, submission: Submission, sink: Sink) -> Work:
+        namespace = submission.options.namespace or self._config.namespace
         if submission.shape == "map":
-            self._submit_map(submission, sink)
+            self._maps.submit(submission, sink, namespace)
         else:
             self._submit_single(submission, ItemsSink(sink, SINGLE))
+        self._sweep_later(namespace)
+        return self._work(submission.call, namespace)
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
@@ -111,7 +110,6 @@ class KubernetesBackend:
         submission = dataclasses.replace(submission, attempt=number)
         spec = self._job_spec(submission, options.namespace or self._config.namespace)
         manifest.job(spec)  # a pod_template that cannot work is refused here, in the caller's thread
-        self._remember(submission.call, spec.namespace)
         attempt = Attempt(
             call=submission.call,
             job=spec.name,
@@ -126,86 +124,25 @@ class KubernetesBackend:
         )
         self._tracker.add(attempt)
         self._jobs.create(attempt, lambda: spec)
-        self._sweep_later(spec.namespace)
 
-    def _submit_map(self, submission: Submission, sink: Sink) -> None:
-        namespace = submission.options.namespace or self._config.namespace
-        self._remember(submission.call, namespace)
-        self._maps.submit(submission, sink, namespace)
-        self._sweep_later(namespace)
+    def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
+        raise errors.ConfigurationError("Executors on a cluster make a Job for each task.")
 
-    def attach_map(self, call: str, sink: Sink) -> None:
-        name, namespace = self._named(call)
-        attach = lambda: self._maps.attach(name, namespace, sink)  # noqa: E731
-        self._requests.do(lambda: _or_tell(attach, lambda error: sink.fail(None, error)))
+    def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
+        namespace, _, name = call.rpartition("/")
+        namespace = namespace or self._config.namespace
 
-    def read_map(self, call: str) -> Submission:
-        return self._maps.read(call, self._namespaces.get(call, self._config.namespace))
+        def follow() -> None:
+            if shape == "map":
+                self._maps.attach(name, namespace, sink)
+            else:
+                self._attach(name, namespace, ItemsSink(sink, SINGLE))
 
-    def attach(self, call: str, sink: Sink) -> None:
-        name, namespace = self._named(call)
-        attach = lambda: self._attach(name, namespace, ItemsSink(sink, SINGLE))  # noqa: E731
-        self._requests.do(lambda: _or_tell(attach, lambda error: sink.fail(None, error)))
+        self._requests.do(lambda: _or_tell(follow, lambda error: sink.fail(None, error)))
+        return self._work(name, namespace)
 
-    def address(self, call: str) -> str:
-        return f"{self._namespaces.get(call, self._config.namespace)}/{call}"
-
-    def cancel(self, call: str) -> None:
-        for attempt in self._tracker.of(call):
-            attempt.claim()
-            self._jobs.want_deleted(attempt)
-            self._tracker.let_go(attempt)
-
-    def discard(self, call: str) -> None:
-        for attempt in self._tracker.of(call):
-            self._jobs.want_deleted(attempt)
-            if attempt.claim():
-                self._tracker.let_go(attempt)
-                attempt.sink.fail(errors.JobDeletedError(f"{call} was discarded before it had ended."))
-        namespace = self._namespaces.get(call, self._config.namespace)
-        try:
-            for job in self._jobs.of_call(namespace, call):
-                self._jobs.delete_job(namespace, job["metadata"]["name"])
-            self._jobs.delete_secret(namespace, call)
-        except TROUBLE as error:
-            raise as_error(error) from error
-
-    def logs(self, call: str, follow: bool) -> Iterator[bytes]:
-        namespace = self._namespaces.get(call, self._config.namespace)
-        if follow:
-            yield from self._follow(namespace, call)
-            return
-        for pod in self._pods(namespace, call):
-            path = log_path(namespace, pod["metadata"]["name"])
-            with contextlib.suppress(ApiError):  # its container has not started
-                yield from printed([self.api.read_bytes(path, query={"container": MAIN})])
-
-    def _follow(self, namespace: str, call: str) -> Iterator[bytes]:
-        """Of one Pod after another, each from its start, until the call has ended. A Pod may still have to come."""
-        followed: set[str] = set()
-        while True:
-            goes_on = bool(self._tracker.of(call))
-            for pod in self._pods(namespace, call):
-                name = pod["metadata"]["name"]
-                if name in followed:
-                    continue
-                try:
-                    with self.api.stream_bytes(
-                        log_path(namespace, name), {"container": MAIN, "follow": "true"}, idle_timeout=_FOLLOW_IDLE
-                    ) as stream:
-                        followed.add(name)
-                        yield from printed(stream)
-                except ApiError as error:  # its container has not started, or the Pod is gone
-                    if error.not_found or not goes_on:
-                        followed.add(name)
-            if not goes_on:
-                return
-            time.sleep(_FOLLOW_AGAIN)
-
-    def hear_out(self, call: str, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while self._tracker.of(call) and time.monotonic() < until:
-            time.sleep(0.01)
+    def _work(self, call: str, namespace: str) -> ClusterWork:
+        return ClusterWork(call, namespace, self.api, self._jobs, self._tracker, self._maps)
 
     def forget(self) -> None:
         """Connections are closed with the objects that hold them, and nothing is sent on them."""
@@ -308,28 +245,13 @@ class KubernetesBackend:
         kept.checked_spec(call, files)
         self._tracker.add_attached(attempt)
         if sink.settled and not attempt.over:  # or just now
-            self.cancel(call)
+            self._work(call, namespace).cancel()
 
     def _sweep_later(self, namespace: str) -> None:
         """Once a namespace, when the first calls are out of the way."""
         if namespace not in self._swept:
             self._swept.add(namespace)
             self._clock.after(SWEEP_AFTER, lambda: self._requests.do(lambda: self._sweep.run(namespace)))
-
-    def _named(self, call: str) -> tuple[str, str]:
-        """The name and the namespace of ``id`` or ``namespace/id``."""
-        namespace, _, name = call.rpartition("/")
-        namespace = namespace or self._config.namespace
-        self._remember(name, namespace)
-        return name, namespace
-
-    def _remember(self, call: str, namespace: str) -> None:
-        if namespace != self._config.namespace:
-            self._namespaces[call] = namespace
-
-    def _pods(self, namespace: str, call: str) -> list[JsonDict]:
-        path, query = f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"kubefunc/call={call}"}
-        return items_of(self.api.request("GET", path, query=query, is_expected=is_list).body)
 
     # -- how attempts end
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.backends.local.run import SINGLE, Ended, Processes, Run, not_started, usable_cpus
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
@@ -34,8 +34,6 @@ KILLED_WITHIN = 1.0  # seconds of the time for closing that are kept for those w
 
 class LocalBackend:
     """Implements :class:`kubefunc.backends.base.Backend` with processes of this machine."""
-
-    name = "local"
 
     def __init__(self, directory: Path, processes: Callable[[Path, Ended], Processes]) -> None:
         """Its files go to this directory, which is removed in the end."""
@@ -58,15 +56,20 @@ class LocalBackend:
             self._processes.warm()
         return self._packer
 
+    @property
+    def traits(self) -> Traits:
+        return Traits("local", outlives_program=False, workers=usable_cpus())
+
     def introduce(self, options: Options) -> str:
         return "calls run on this machine"
 
-    def submit(self, submission: Submission, sink: Sink) -> None:
+    def submit(self, submission: Submission, sink: Sink) -> Work:
         if submission.shape == "map":
             workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
-            self.open_map(submission, sink, workers)
+            self._open(submission, sink, workers, None)
         else:
             self._submit_single(submission, sink)
+        return LocalWork(self, submission.call)
 
     def _submit_single(self, submission: Submission, sink: Sink) -> None:
         _check(submission.options)
@@ -79,9 +82,10 @@ class LocalBackend:
         sink.moved(SINGLE, Whereabouts(Phase.PENDING))
         self._dispatch()
 
-    def open_map(
-        self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool] | None = None
-    ) -> LocalMap:
+    def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
+        return self._open(submission, sink, workers, claim)
+
+    def _open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool] | None) -> LocalMap:
         """A map with so many workers; one to which items may be added where each is to be claimed before it runs.
 
         Raises:
@@ -117,23 +121,10 @@ class LocalBackend:
             raise
         return started
 
-    def attach_map(self, call: str, sink: Sink) -> None:
+    def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
+        function = "attach_map" if shape == "map" else "attach"
         raise ConfigurationError(
-            f"attach_map({call!r}) needs a cluster: on this machine a map ends with the program that made it."
-        )
-
-    def read_map(self, call: str) -> Submission:
-        raise ConfigurationError(f"The map {call} is not known here: on this machine a map ends with its program.")
-
-    def attach(self, call: str, sink: Sink) -> None:
-        raise ConfigurationError(
-            f"attach({call!r}) needs a cluster: on this machine a call ends with the program that made it."
-        )
-
-    def address(self, call: str) -> str:
-        raise SerializationError(
-            f"{call} runs on this machine, as a process of this program: no other process can have a handle of it. "
-            "Pass its result() instead; on a cluster handles can be pickled."
+            f"{function}({call!r}) needs a cluster: on this machine it ends with the program that made it."
         )
 
     def cancel(self, call: str) -> None:
@@ -153,12 +144,6 @@ class LocalBackend:
             run.settle("")
         else:
             self._processes.end(run)
-
-    def discard(self, call: str) -> None:
-        """Nothing of a call that has ended is kept here."""
-
-    def hear_out(self, call: str, seconds: float) -> None:
-        """What an item prints is handed over before its outcome."""
 
     def logs(self, call: str, follow: bool) -> Iterator[bytes]:
         with self._lock:
@@ -295,6 +280,37 @@ class LocalBackend:
         self._drop(run)
         self._dispatch()
         run.settle(lost)
+
+
+class LocalWork:
+    """Implements :class:`kubefunc.backends.base.Work`. What an item prints is handed over before its outcome."""
+
+    def __init__(self, backend: LocalBackend, call: str) -> None:
+        self._backend = backend
+        self._call = call
+
+    def address(self) -> str:
+        raise SerializationError(
+            f"{self._call} runs on this machine, as a process of this program: no other process can have a handle of "
+            "it. Pass its result() instead; on a cluster handles can be pickled."
+        )
+
+    def read(self) -> Submission:
+        raise ConfigurationError(
+            f"The map {self._call} is not known here: on this machine a map ends with its program."
+        )
+
+    def cancel(self) -> None:
+        self._backend.cancel(self._call)
+
+    def discard(self) -> None:
+        """Nothing of a call that has ended is kept here."""
+
+    def logs(self, follow: bool) -> Iterator[bytes]:
+        return self._backend.logs(self._call, follow)
+
+    def drain(self, seconds: float) -> None:
+        """There is nothing to wait for."""
 
 
 def _check(options: Options) -> None:

@@ -1,0 +1,92 @@
+"""The shape of the code, read from its source: what must hold wherever it is extended."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kubefunc
+from kubefunc.backends.base import Backend, Work
+
+PACKAGE = Path(kubefunc.__file__).parent
+# What a layer above may not ask: which sink, which attempt, which backend it has.
+OPAQUE = ("Sink", "Outcomes", "View", "Backend", "Work")
+
+
+def sources(above_backends: bool = False) -> Iterator[tuple[str, ast.Module]]:
+    """Each module of the package, by its path in it."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not above_backends or not name.startswith(("backends/", "runner/")):
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def class_names(node: ast.expr) -> set[str]:
+    """The names in the second argument of isinstance()."""
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def asked_kinds(tree: ast.Module) -> list[str]:
+    """The classes that isinstance() is asked for."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) == 2]
+    return [
+        kind
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "isinstance"
+        for kind in class_names(call.args[1])
+    ]
+
+
+def compared_names(tree: ast.Module) -> list[str]:
+    """The names of backends that something is compared with."""
+    values = [
+        constant.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        for constant in (node.left, *node.comparators)
+        if isinstance(constant, ast.Constant)
+    ]
+    return [value for value in values if value in ("kubernetes", "local")]
+
+
+def test_nobody_above_the_backends_asks_which_kind_of_sink_or_backend_it_has() -> None:
+    """What differs between backends is in their traits and methods."""
+    found = {name: kinds for name, tree in sources(True) if (kinds := [k for k in asked_kinds(tree) if k in OPAQUE])}
+    assert found == {}
+
+
+def test_nobody_but_the_session_compares_a_backends_name() -> None:
+    """The session chooses; everybody else asks for traits."""
+    found = [name for name, tree in sources(True) if compared_names(tree)]
+    assert found == ["session.py"]
+
+
+def test_nobody_above_the_backends_knows_a_concrete_one() -> None:
+    """Only the session imports them, when it makes one; the command line and the archive read what they need of a
+    kubeconfig and of a path."""
+    found = {
+        name: node.module
+        for name, tree in sources(True)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kubefunc.backends.")
+        if (node.module or "").split(".")[2] in ("local", "kubernetes")
+    }
+    assert set(found) <= {"session.py", "memmaps.py"}
+
+
+@pytest.mark.parametrize("protocol", [Backend, Work])
+def test_the_backends_protocols_are_small(protocol: type) -> None:
+    """A backend that somebody adds has at most ten members to write, and so has what it gives for a submission."""
+    members = [name for name, _ in inspect.getmembers(protocol) if not name.startswith("_")]
+    assert 0 < len(members) <= 10
+
+
+def test_the_checks_above_find_what_they_look_for() -> None:
+    """On a source that breaks them."""
+    tree = ast.parse("if backend.name == 'local' and isinstance(sink, (Sink, int)): pass")
+    assert compared_names(tree) == ["local"]
+    assert "Sink" in asked_kinds(tree)
