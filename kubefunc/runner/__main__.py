@@ -10,6 +10,8 @@ from kubefunc.runner import IN_DIR, OUT_DIR, TERMINATION_LOG
 
 def main() -> int:
     program, arguments = sys.argv[1], sys.argv[2:]
+    if program in ("main", "courier"):
+        _hold_sigterm()
     in_dir = os.environ.get("KUBEFUNC_IN", IN_DIR)
     out_dir = os.environ.get("KUBEFUNC_OUT", OUT_DIR)
     if program == "main":
@@ -25,6 +27,17 @@ def main() -> int:
 
         return run_one(arguments)
     return _data_port(program, arguments, in_dir, out_dir)
+
+
+def _hold_sigterm() -> None:
+    """Let SIGTERM wait until there is a handler for it, while this program is still being loaded.
+
+    The kernel drops a signal that a container's first process neither handles nor blocks, and the Pod would live on
+    until its grace period is over. Taken back where the handlers are set.
+    """
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
 
 
 def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) -> int:

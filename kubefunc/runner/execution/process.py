@@ -46,13 +46,14 @@ class Signals:
     """SIGTERM and SIGCHLD as bytes in a pipe, so that one select waits for all there is to wait for."""
 
     def __init__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the caller's thread may have blocked some: a mask is inherited
         self.pipe, self._write = os.pipe()
         for end in (self.pipe, self._write):
             os.set_blocking(end, False)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        # A mask is inherited: the caller's thread may have blocked some, as this program does while it is loaded.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def drain(self) -> bool:
         """Read what came; True if SIGTERM was among it."""

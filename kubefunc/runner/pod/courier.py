@@ -87,6 +87,7 @@ class Courier:
         self.terminating = False
         self.readers = out.open("readers")
         signal.signal(signal.SIGTERM, self._terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # it may have come while this was loaded
 
     @property
     def spec(self) -> dict[str, Any]:
