@@ -448,7 +448,7 @@ def _noted(ended: Returned | Raised, known: Diagnosis) -> Returned | Raised:
     """The same; an exception has a note that says which call it was."""
     if isinstance(ended, Raised) and sys.version_info >= (3, 11):  # before, no traceback shows notes
         with contextlib.suppress(Exception):  # its class may do anything
-            add_note(ended.error, f"This is {_described(known)}.")
+            add_note(ended.error, f"In the call {_described(known)}.")
     return ended
 
 

@@ -280,7 +280,7 @@ class MapCall(Generic[R]):
             known = dataclasses.replace(self._diagnosis(index), log_tail=self._output.last_lines(index))
             ended = outcome(Envelope(record.header, memoryview(record.body)), known)
         if isinstance(ended, Raised):
-            _add_note(ended.error, f"This is item {index} of {self._id}.")
+            _add_note(ended.error, f"In item {index} of {self._id}.")
         return ended
 
     def _diagnosis(self, index: int) -> Diagnosis:
@@ -330,7 +330,7 @@ class MapCall(Generic[R]):
 
     def note(self, index: int, error: BaseException) -> None:
         """For the outcomes: say in the error which item it was."""
-        _add_note(error, f"This is item {index} of {self._id}.")
+        _add_note(error, f"In item {index} of {self._id}.")
 
     def settled(self, indexes: Sequence[int]) -> None:
         """For the outcomes: these items have ended."""

@@ -200,7 +200,7 @@ def test_an_exceptions_notes(fleet: dict[str, Call[Any]]) -> None:
     """Pickle would drop them. Another says which call it was, and where."""
     error = failure(fleet["notes"], ValueError)
     assert error.__notes__[:2] == ["the first note", "the second note"]
-    assert error.__notes__[2].startswith(f"This is {fleet['notes'].id} (Pod {fleet['notes'].id}-")
+    assert error.__notes__[2].startswith(f"In the call {fleet['notes'].id} (Pod {fleet['notes'].id}-")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup came with Python 3.11")

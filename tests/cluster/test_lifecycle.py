@@ -148,7 +148,7 @@ def test_a_call_inside_a_call_needs_kubefunc_in_its_image() -> None:
         assert isinstance(error, NestedCallError)
         assert "an image in which kubefunc is installed" in str(error)
         (note,) = error.__notes__  # which call it was, and no advice on missing packages
-        assert note.startswith(f"This is {call.id} (Pod ")
+        assert note.startswith(f"In the call {call.id} (Pod ")
 
 
 @pytest.mark.usefixtures("calling")

@@ -438,7 +438,7 @@ def test_a_retry_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"kubefunc: {call.id}: attempt 2 of 3 after LookupError: in attempt 1" in lines
     assert f"kubefunc: {call.id}: attempt 3 of 3 after LookupError: in attempt 2" in lines
     if sys.version_info >= (3, 11):
-        assert error.__notes__ == [f"This is {call.id} (attempt 3)."]
+        assert error.__notes__ == [f"In the call {call.id} (attempt 3)."]
 
 
 @pytest.mark.parametrize(

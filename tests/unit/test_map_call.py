@@ -94,7 +94,7 @@ def test_a_failed_item_raises_at_its_place_and_the_iterator_goes_on() -> None:
     with pytest.raises(ValueError, match="mine") as raised:
         next(results)
     if sys.version_info >= (3, 11):
-        assert raised.value.__notes__ == ["This is item 1 of f-abcdefgh."]
+        assert raised.value.__notes__ == ["In item 1 of f-abcdefgh."]
     assert list(results) == ["c"]
     with pytest.raises(ValueError, match="mine"):
         made.map.result(timeout=5)
