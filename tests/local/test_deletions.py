@@ -8,6 +8,7 @@ from pathlib import Path
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.options import Options
@@ -31,9 +32,7 @@ def _ended_attempt() -> Attempt:
         options=Options(),
         sink=_Settled(),  # type: ignore[arg-type]
         stays=False,
-        created=True,
-        owned=True,
-        settled_requests=True,
+        objects=JobObjects.existing(),
     )
 
 
@@ -64,7 +63,7 @@ def test_an_exit_tries_a_failed_deletion_again_at_once(tmp_path: Path) -> None:
         jobs.hurry()
         until(lambda: not jobs.owed(), "the second DELETE")
         assert time.monotonic() - began < 3
-        assert attempt.deleted
+        assert attempt.objects.deleted
 
 
 def test_a_deletion_that_the_role_forbids_is_owed_no_more(tmp_path: Path) -> None:
@@ -79,4 +78,4 @@ def test_a_deletion_that_the_role_forbids_is_owed_no_more(tmp_path: Path) -> Non
         attempt = _ended_attempt()
         jobs.want_deleted(attempt)
         until(lambda: not jobs.owed(), "the refusal")
-        assert not attempt.deleted
+        assert not attempt.objects.deleted

@@ -49,8 +49,8 @@ def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes
             options = Options.of()
             sink = cast("ItemsSink", None)  # nobody is told of anything here
             attempt = Attempt("f-abcdefgh", "f-abcdefgh", "f", "team", b"k" * 32, options, sink, stays=False)
-            attempt.pods["uid"] = pod_view(status)
-            attempt.output_of(attempt.pods["uid"].name).recent = followed
+            attempt.pods.saw(pod_view(status))
+            attempt.output_of(pod_view(status).name).pass_on(followed)
             return Outputs(api).tail(attempt, "main")
         finally:
             api.close()

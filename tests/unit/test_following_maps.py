@@ -19,7 +19,9 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
+from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
+from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.backends.kubernetes.control.maps import blame
 from kubefunc.backends.kubernetes.control.tracker import Tracker
@@ -91,9 +93,8 @@ def lead_of(sink: Sink, layout: Layout, **changes: Any) -> MapAttempt:
         stays=False,
         whole=sink,
         chunks=layout.chunks,
-        uid=UID,
-        where=Phase.PENDING,
-        created=True,
+        objects=JobObjects(uid=UID, created=True),
+        progress=Progress(Phase.PENDING),
     )
 
 
@@ -221,7 +222,7 @@ def test_a_container_that_was_killed_names_its_item() -> None:
     following = Following(lead_of(items, layout))
     following.tell([("MODIFIED", pod(0, "terminated", "kubefunc:at:2                   ", exit_code=137))])
     ((attempt, finding),) = following.failed
-    died = attempt.pod()
+    died = attempt.pods.current()
     assert died is not None
     assert died.at == 2
     assert blame(items.missing(range(4)), died.at, finding.reason) == ([2], [0, 1, 3])
@@ -285,16 +286,16 @@ def test_what_passed_does_not_end_the_map_later() -> None:
     following = Following(lead)
     following.tell([("ADDED", waiting(0, "ErrImagePull", "dial tcp: lookup registry: no such host"))])
     lead.parts()
-    assert lead.finding is not None
-    assert lead.where is Phase.PENDING
+    assert lead.waiting.finding is not None
+    assert lead.progress.phase is Phase.PENDING
     following.tell([("MODIFIED", pod(0, "running"))])
     lead.parts()
-    assert lead.finding is None
-    assert lead.where is Phase.RUNNING
+    assert lead.waiting.finding is None
+    assert lead.progress.phase is Phase.RUNNING
     following.tell([("MODIFIED", pod(0, "terminated", inline(0, [0]))), ("ADDED", pod(1, "pending"))])
     lead.parts()
-    assert lead.finding is None
-    assert lead.where is Phase.PENDING
+    assert lead.waiting.finding is None
+    assert lead.progress.phase is Phase.PENDING
 
 
 def test_one_line_says_for_all_what_they_wait_for() -> None:
@@ -302,9 +303,9 @@ def test_one_line_says_for_all_what_they_wait_for() -> None:
     lead = lead_of(Items(3), Layout(3, 1, range(3)))
     following = Following(lead)
     lead.parts()
-    assert not lead.quiet
+    assert not lead.waiting.quiet
     following.tell([("ADDED", pod(number, "pending")) for number in range(3)] + [("MODIFIED", pod(0, "running"))])
-    assert [part.quiet for part in lead.parts()] == [True, False, False, True]
+    assert [part.waiting.quiet for part in lead.parts()] == [True, False, False, True]
 
 
 def test_a_chunk_of_one_item_is_not_followed() -> None:
@@ -378,11 +379,11 @@ def test_the_pods_may_change_while_somebody_looks_at_them() -> None:
 
         @property
         def deleting(self) -> bool:
-            attempt.pods["other"] = cast("Pod", self)
+            attempt.pods.known["other"] = cast("Pod", self)
             return True
 
-    attempt.pods["one"] = cast("Pod", Telling())
-    assert attempt.pod() is attempt.pods["one"]
+    attempt.pods.known["one"] = cast("Pod", Telling())
+    assert attempt.pods.current() is attempt.pods.known["one"]
 
 
 def test_pods_of_another_job_are_not_ours() -> None:

@@ -115,8 +115,8 @@ def running_chunk(items: int) -> tuple[Items, ChunkAttempt, Pod]:
     chunk = lead.of_index(0)
     assert isinstance(chunk, ChunkAttempt)
     pod = pod_view({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"phase": "Running"}})
-    chunk.pods[pod.uid] = pod
-    chunk.where = Phase.RUNNING
+    chunk.pods.saw(pod)
+    chunk.progress.reach(Phase.RUNNING)
     return sink, chunk, pod
 
 
@@ -133,7 +133,8 @@ def test_what_was_given_back_is_nobodys_loss() -> None:
 def test_an_answer_that_comes_too_late_counts_for_nothing() -> None:
     """It is decided already what becomes of the chunk's items, or another Pod runs them."""
     _, chunk, pod = running_chunk(8)
-    chunk.pods = {"v": pod_view({"metadata": {"name": "q", "uid": "v"}, "spec": {}, "status": {}})}
+    chunk.pods.lost(pod)
+    chunk.pods.saw(pod_view({"metadata": {"name": "q", "uid": "v"}, "spec": {}, "status": {}}))
     assert chunk.give(pod, [2, 3]) == []
     _, chunk, pod = running_chunk(8)
     assert chunk.close() == range(4)

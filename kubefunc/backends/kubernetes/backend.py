@@ -21,6 +21,7 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
+from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, pod_program, secrets_path
@@ -150,7 +151,7 @@ class KubernetesBackend:
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
-        unsent = [attempt for attempt in self._tracker.all() if attempt.stays and not attempt.created]
+        unsent = [attempt for attempt in self._tracker.all() if attempt.stays and not attempt.objects.created]
         self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
         cancelled = [attempt for call in unfinished for attempt in self._tracker.of(call)] + self._spent_maps(until)
         for attempt in cancelled:
@@ -168,10 +169,10 @@ class KubernetesBackend:
                 break
             time.sleep(0.02)  # a deletion that failed is tried again by the clock
         for attempt in unsent:
-            if not attempt.created:
-                attempt.sink.moved(Whereabouts(attempt.where, NOT_SENT))
+            if not attempt.objects.created:
+                attempt.sink.moved(Whereabouts(attempt.progress.phase, NOT_SENT))
         self._tracker.stop()
-        left = self._jobs.owed().union(attempt for attempt in cancelled if not attempt.deleted)
+        left = self._jobs.owed().union(attempt for attempt in cancelled if not attempt.objects.deleted)
         return sorted({attempt.call for attempt in left})
 
     def _spent_maps(self, until: float) -> list[Attempt]:
@@ -234,10 +235,7 @@ class KubernetesBackend:
             options=Options(),
             sink=sink,
             stays=True,
-            uid=jobs[-1]["metadata"]["uid"],
-            created=True,
-            owned=True,
-            settled_requests=True,
+            objects=JobObjects.existing(jobs[-1]["metadata"]["uid"]),
         )
         if sink.settled:  # it was cancelled while we looked for it
             self._jobs.want_deleted(attempt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,11 @@ from typing import Any
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
+from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
+from kubefunc.backends.kubernetes.attempts.pods import JobNews, Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
+from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
@@ -129,13 +131,13 @@ class MapAttempt(Attempt):
         """The chunks whose Pods run."""
         with self.lock:
             living = list(self.living.values())
-        return [chunk for chunk in living if chunk.where is Phase.RUNNING and chunk.ended_pod is None]
+        return [chunk for chunk in living if chunk.progress.phase is Phase.RUNNING and chunk.pods.ended is None]
 
     def has_waiting_pods(self) -> bool:
         """Whether some chunk has no Pod that runs or has run."""
         with self.lock:
-            begun = sum(chunk.where not in _BEFORE_RUNNING for chunk in self.living.values())
-            return self.where is Phase.SUBMITTING or len(self.ended) + begun < len(self.chunks)
+            begun = sum(chunk.progress.phase not in _BEFORE_RUNNING for chunk in self.living.values())
+            return self.progress.phase is Phase.SUBMITTING or len(self.ended) + begun < len(self.chunks)
 
     @property
     def has_ended(self) -> bool:
@@ -166,23 +168,31 @@ class MapAttempt(Attempt):
 
     def _refresh(self, living: list[ChunkAttempt]) -> None:
         """Where the map is as a whole: it waits only while none of its Pods runs, for what the first of them waits."""
-        if self.over or self.where is Phase.SUBMITTING:
+        if self.over or self.progress.phase is Phase.SUBMITTING:
             return
         if self.has_ended:
-            self.where = Phase.RUNNING  # further Jobs of the map do: this one waits for nothing
-            self.found(None)
+            self.progress.summarize(Phase.RUNNING)  # further Jobs of the map do: this one waits for nothing
+            self.waiting.found(None)
             return
-        waiting = [chunk for chunk in living if chunk.where in (Phase.PENDING, Phase.STARTING)]
-        self.quiet = bool(living)
-        for chunk in waiting:
-            chunk.quiet = chunk is not waiting[0]  # one line says for all what they wait for
-        if any(chunk.where in (Phase.RUNNING, Phase.FETCHING) for chunk in living):
-            self.where, self.born = Phase.RUNNING, time.monotonic()
-            self.found(None)
+        waiting = [chunk for chunk in living if chunk.progress.phase in (Phase.PENDING, Phase.STARTING)]
+        for each in waiting[1:]:  # one line says for all what they wait for
+            each.waiting.keep_quiet()
+        for each in waiting[:1]:
+            each.waiting.speak()
+        if living:
+            self.waiting.keep_quiet()
+        else:
+            self.waiting.speak()
+        if any(chunk.progress.phase in (Phase.RUNNING, Phase.FETCHING) for chunk in living):
+            self.progress.summarize(Phase.RUNNING)
+            self.waiting.start_over()
+            self.waiting.found(None)
             return
-        self.where = Phase.PENDING
+        self.progress.summarize(Phase.PENDING)
         if living:  # else it is known from the Job's Events, or not at all
-            self.found(next((chunk.finding for chunk in living if chunk.finding is not None), None))
+            self.waiting.found(
+                next((chunk.waiting.finding for chunk in living if chunk.waiting.finding is not None), None)
+            )
 
     def of_index(self, index: int | None) -> Attempt | None:
         if index is None or index >= len(self.chunks):
@@ -208,11 +218,10 @@ class MapAttempt(Attempt):
             sink=mine,
             mine=mine,
             stays=self.stays,
-            uid=self.uid,
-            created=True,
-            where=Phase.PENDING,
-            looks=self.looks,
-            job_seen=self.job_seen,
+            objects=JobObjects(uid=self.objects.uid, created=True),
+            progress=Progress(Phase.PENDING),
+            waiting=Waiting(looks=self.waiting.looks),
+            job_news=JobNews(self.job_news.job),
             of=self,
             number=index,
             items=items,
@@ -220,7 +229,7 @@ class MapAttempt(Attempt):
 
     def shown_by(self, finding: Finding) -> Attempt:
         with self.lock:
-            return next((chunk for chunk in self.living.values() if finding.same_as(chunk.finding)), self)
+            return next((chunk for chunk in self.living.values() if finding.same_as(chunk.waiting.finding)), self)
 
     def living_part(self, index: int) -> Attempt | None:
         with self.lock:
@@ -229,9 +238,9 @@ class MapAttempt(Attempt):
     def diagnosis(self, log_tail: tuple[str, ...] = ()) -> Diagnosis:
         """Names the Pod of a chunk that waits: what keeps that one keeps all of them."""
         with self.lock:
-            waiting = [chunk for chunk in self.living.values() if chunk.where in _BEFORE_RUNNING]
+            waiting = [chunk for chunk in self.living.values() if chunk.progress.phase in _BEFORE_RUNNING]
         known = super().diagnosis(log_tail)
-        pod = waiting[0].pod() if waiting and self.where in _BEFORE_RUNNING else None
+        pod = waiting[0].pods.current() if waiting and self.progress.phase in _BEFORE_RUNNING else None
         return known if pod is None else dataclasses.replace(known, pod=pod.name, node=pod.node)
 
     def end(self, chunk: ChunkAttempt) -> bool:
@@ -252,9 +261,9 @@ class MapAttempt(Attempt):
         with self.lock:
             living = list(self.living.values())
         for chunk in living:
-            chunk.job_seen = job
-            if chunk.number in failed and not chunk.finished_since:
-                chunk.finished_since = time.monotonic()
+            chunk.job_news.keep(job)
+            if chunk.number in failed:
+                chunk.job_news.finish()
 
     def claim(self) -> bool:
         """With the whole, its parts are over."""
@@ -299,7 +308,8 @@ class ChunkAttempt(Attempt):
     def go_on_without(self, pod: Pod) -> None:
         """This Pod has failed, and that was told; the one that replaces it has the rest of the chunk."""
         with self.lock:
-            self.over = self.closed = False
+            self.reopen()
+            self.closed = False
             self.write_off(pod)
 
     def give(self, pod: Pod, items: Iterable[int]) -> list[int]:
@@ -308,7 +318,7 @@ class ChunkAttempt(Attempt):
         None where this comes too late: the chunk has ended, or another Pod, which was not told to skip them, runs them.
         """
         with self.of.lock:
-            counts = self.pod()
+            counts = self.pods.current()
             if self.closed or counts is None or counts.uid != pod.uid:
                 return []
             new = sorted(set(items).intersection(self.items))
@@ -345,7 +355,7 @@ class ChunkAttempt(Attempt):
 
     @property
     def will_be_deleted(self) -> bool:
-        return self.of.delete_wanted
+        return self.of.objects.delete_wanted
 
     @property
     def is_hurried(self) -> bool:
@@ -366,7 +376,7 @@ class ChunkAttempt(Attempt):
         self.mine.take(outcomes)
         self.of.note_failures(each.index for each in outcomes if each.header is not None)
         with self.lock:
-            pod = next((each for each in self.pods.values() if each.name == self.receipt_pod), None)
+            pod = self.pods.named(self.fetch.receipt_pod)
             if pod is not None and pod.where in _BEFORE_RUNNING:
                 self.heard_of = pod.uid
                 self.move_to(Phase.RUNNING, pod)
@@ -382,7 +392,7 @@ class ChunkAttempt(Attempt):
             cargo["payload"] = lambda: sent.payload.data
         if sent is not None and self.of.uploads_items:
             cargo["items"] = lambda: records.join_items([(index, sent.items[index]) for index in self.items])
-        if any(each.name == pod and each.replaces for each in list(self.pods.values())):
+        if any(each.name == pod and each.replaces for each in list(self.pods.known.values())):
             cargo["skip"] = self._outcomes
         return cargo
 

@@ -98,15 +98,12 @@ class Jobs:
             self._refused(attempt, fault)
             return
         with attempt.lock:
-            attempt.secrets = tuple(made)
-            attempt.uid = job["metadata"]["uid"]
-            attempt.warnings = tuple(f"Warning: {text}" for text in warnings)
-            attempt.created = True
-            if attempt.finding is not None and attempt.finding.reason == _NOT_TAKEN:
-                attempt.found(None)
+            attempt.objects.were_created(job["metadata"]["uid"], made)
+            attempt.waiting.server_warned(warnings)
+            attempt.waiting.forget(_NOT_TAKEN)
             log.info("%s: created in namespace %s", attempt.job, attempt.namespace)
-            if attempt.where is Phase.SUBMITTING:
-                attempt.where = Phase.PENDING
+            if attempt.progress.phase is Phase.SUBMITTING:
+                attempt.progress.reach(Phase.PENDING)
                 self._tell_warnings(attempt, warnings)
                 attempt.sink.moved(Whereabouts(Phase.PENDING, namespace=attempt.namespace))
         self._requests.do(lambda: self._own(attempt))
@@ -142,7 +139,7 @@ class Jobs:
                 body=data,
                 accept=_METADATA,
                 is_expected=is_named(name),
-                on_retry=lambda error: attempt.found(_not_taken(error)),
+                on_retry=lambda error: attempt.waiting.found(_not_taken(error)),
             )
             return reply.body, reply.warnings
         except ApiError as error:
@@ -157,7 +154,7 @@ class Jobs:
         self, attempt: Attempt, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
     ) -> None:
         if isinstance(error, ApiError) and error.transient and not _unwanted(attempt):
-            attempt.found(_not_taken(error))
+            attempt.waiting.found(_not_taken(error))
             self._clock.after(RETRY_DELAY, lambda: self.create(attempt, make))
             return
         self._take_back(attempt, made)
@@ -165,8 +162,7 @@ class Jobs:
 
     def _take_back(self, attempt: Attempt, made: Sequence[str]) -> None:
         with attempt.lock:
-            attempt.secrets = tuple(made)
-            attempt.settled_requests = attempt.delete_wanted = True
+            attempt.objects.take_back(made)
         if made:
             self._owe(attempt)
             self._requests.do(lambda: self._delete(attempt))
@@ -175,17 +171,15 @@ class Jobs:
 
     def _own(self, attempt: Attempt) -> None:
         """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
-        patch = manifest.owner_patch(attempt.job, attempt.uid)
+        patch = manifest.owner_patch(attempt.job, attempt.objects.uid)
         owned = True
-        for name in attempt.secrets:
+        for name in attempt.objects.secrets:
             try:
                 self.give(attempt.namespace, name, patch)
             except TROUBLE:
                 owned = False
         with attempt.lock:
-            attempt.owned = owned
-            attempt.settled_requests = True
-            wanted = attempt.delete_wanted
+            wanted = attempt.objects.settle(owned=owned)
         if wanted:
             self._delete(attempt)
 
@@ -200,10 +194,9 @@ class Jobs:
     def want_deleted(self, attempt: Attempt) -> None:
         """Delete the Job, in the background, once nothing of its creation is under way."""
         with attempt.lock:
-            if attempt.delete_wanted:
+            if not attempt.objects.want_deleted():
                 return
-            attempt.delete_wanted = True
-            ready = attempt.settled_requests
+            ready = attempt.objects.settled_requests
             self._owe(attempt)
         if ready:
             self._requests.do(lambda: self._delete(attempt))
@@ -226,15 +219,15 @@ class Jobs:
             self._owed.add(attempt)
 
     def _deleted(self, attempt: Attempt) -> None:
-        attempt.deleted = True
+        attempt.objects.were_deleted()
         with self._lock:
             self._owed.discard(attempt)
 
     def _delete(self, attempt: Attempt, tries: int = DELETE_TRIES) -> None:
         try:
             self.delete_job(attempt.namespace, attempt.job)
-            if not attempt.owned:
-                for name in attempt.secrets:
+            if not attempt.objects.owned:
+                for name in attempt.objects.secrets:
                     self.delete_secret(attempt.namespace, name)
             self._deleted(attempt)
             log.info("%s: deleted", attempt.job)

@@ -14,7 +14,9 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
+from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
+from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.control.map_objects import (
@@ -221,7 +223,7 @@ class Maps:
         if isinstance(error, (errors.PodStartError, errors.ClusterError)):
             self._fail_told(chunk.of, finding, error)  # what keeps one Pod from starting keeps all
             return
-        whole, pod = chunk.of.whole, chunk.pod() or chunk.vanished
+        whole, pod = chunk.of.whole, chunk.pods.current() or chunk.pods.vanished
         reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
         guilty, innocent = blame(whole.missing(chunk.close()), pod.at if pod is not None else None, reason)
         if guilty:
@@ -453,7 +455,7 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
 
 
 def _ended_with_another(chunk: ChunkAttempt) -> bool:
-    return chunk.ended_pod is None and chunk.job_seen is not None and chunk.job_seen.failed == _JOB_ENDED
+    return chunk.pods.ended is None and chunk.job_news.job is not None and chunk.job_news.job.failed == _JOB_ENDED
 
 
 def _attached(
@@ -470,11 +472,8 @@ def _attached(
         stays=True,
         whole=whole,
         chunks=layout.chunks,
-        uid=job["metadata"]["uid"],
-        where=Phase.PENDING,
-        created=True,
-        owned=True,
-        settled_requests=True,
+        objects=JobObjects.existing(job["metadata"]["uid"]),
+        progress=Progress(Phase.PENDING),
     )
 
 

@@ -93,7 +93,7 @@ class Tracker:
         with self._lock:
             self._attached.add(attempt)
         labels = {CALL_LABEL: attempt.call}
-        job = {"kind": "Job", "metadata": {"name": attempt.job, "uid": attempt.uid, "labels": labels}}
+        job = {"kind": "Job", "metadata": {"name": attempt.job, "uid": attempt.objects.uid, "labels": labels}}
         self._attached_watches.add(attempt.namespace, attempt.call, job)
 
     def let_go(self, attempt: Attempt) -> None:
@@ -143,7 +143,7 @@ class Tracker:
         """Whom news of a Job concerns. Its name is a random one of ours; its UID is known a moment later."""
         with self._lock:
             attempts = list(self._attempts.get(job, ()))
-        return [attempt for attempt in attempts if not attempt.over and (not attempt.uid or attempt.uid == uid)]
+        return [attempt for attempt in attempts if not attempt.over and attempt.objects.is_job(uid)]
 
     # -- the watches
 
@@ -197,13 +197,13 @@ class Tracker:
         self._attached_watches.drop(namespace)
         for attempt in self.all():
             if attempt.namespace == namespace:
-                self._fail(attempt, _cannot_be_followed(error, words, attempt.created))
+                self._fail(attempt, _cannot_be_followed(error, words, attempt.objects.created))
 
     def _say_login(self, namespace: str) -> None:
         """The credentials have expired while calls run: they go on, and are followed again after a login."""
         for attempt in self.all():
             if attempt.namespace == namespace and not attempt.over:
-                attempt.sink.moved(Whereabouts(attempt.where, LOGIN_EXPIRED))
+                attempt.sink.moved(Whereabouts(attempt.progress.phase, LOGIN_EXPIRED))
 
     # -- news of Pods
 
@@ -222,13 +222,9 @@ class Tracker:
 
     def _pod_news(self, attempt: Attempt, pod: Pod) -> None:
         with attempt.lock:
-            if pod.uid in attempt.written_off:
+            if not attempt.pods.saw(pod):
                 return
-            if pod.uid not in attempt.pods:
-                attempt.pod_since = time.monotonic()
-            attempt.pods[pod.uid] = pod
             attempt.move(pod)
-            attempt.deleting_since = (attempt.deleting_since or time.monotonic()) if pod.deleting else 0.0
         if pod.main.state == "terminated":
             self._main_ended(attempt, pod)
             return
@@ -238,26 +234,21 @@ class Tracker:
         if trouble is not None:
             self._fail(attempt, trouble)
             return
-        attempt.found(starting.start_trouble(pod, attempt.default_image) if pod.where is not Phase.RUNNING else None)
+        attempt.waiting.found(starting.start_trouble(pod, attempt.default_image) if pod.where is not Phase.RUNNING else None)
         self._judge(attempt)
 
     def _main_ended(self, attempt: Attempt, pod: Pod) -> None:
         with attempt.lock:
-            attempt.found(None)
+            attempt.waiting.found(None)
             if not pod.has_result and ending.main_trouble(pod) is None:
                 attempt.write_off(pod)  # SIGTERM without a result
                 return
-            attempt.ended_pod = pod
-            attempt.ended_since = attempt.ended_since or time.monotonic()
+            attempt.pods.main_ended(pod)
         self._collector.collect(attempt)
 
     def _pod_gone(self, attempt: Attempt, pod: Pod) -> None:
         with attempt.lock:
-            if attempt.pods.pop(pod.uid, None) is None:
-                return
-            if attempt.ended_pod is not None and attempt.ended_pod.uid == pod.uid:
-                attempt.vanished, attempt.ended_pod = attempt.ended_pod, None
-            if not attempt.pods:
+            if attempt.pods.lost(pod) and not attempt.pods.known:
                 attempt.wait_for_another_pod(REPLACED)
 
     def _on_started(self, kind: str, event: JsonDict) -> None:
@@ -306,7 +297,7 @@ class Tracker:
         with self._lock:
             attempts = list(self._attempts.get(job, ()))
         for attempt in attempts:
-            attempt.warned = True
+            attempt.waiting.event_came()
         if not attempts:
             self._chunk_warned(job)
 
@@ -318,7 +309,7 @@ class Tracker:
         for attempt in attempts:
             chunk = attempt.living_part(int(index)) if index.isdigit() else None
             if chunk is not None:
-                chunk.warned = True
+                chunk.waiting.event_came()
 
     # -- news of Jobs
 
@@ -330,7 +321,7 @@ class Tracker:
         for attempt in self._of_job(view.name, view.uid):
             if kind != "DELETED":
                 guarded(attempt, self._fail, functools.partial(attempt.saw, view))
-            elif attempt.uid and not attempt.delete_wanted:
+            elif attempt.objects.uid and not attempt.objects.delete_wanted:
                 self._fail(attempt, self._deleted(attempt))
 
     def _deleted(self, attempt: Attempt) -> Finding:
@@ -344,19 +335,19 @@ class Tracker:
         try:
             pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
         except TROUBLE:
-            attempt.looked_last = False  # the clock asks again
+            attempt.job_news.look_failed()
             return
         for view in _well_formed(pods):
-            part = attempt.of_index(view.index) if view.job_uid == attempt.uid else None
+            part = attempt.of_index(view.index) if view.job_uid == attempt.objects.uid else None
             if part is not None:
                 self._pod_news(part, view)
-        job = attempt.job_seen
+        job = attempt.job_news.job
         if job is None:
             return
         for part in attempt.without_end():
             self._fail(part, _without_result(part, job))
         if len(attempt.parts()) > 1:  # the results of some are still being fetched, and may be gone in the end
-            attempt.finished_since, attempt.looked_last = time.monotonic(), False
+            attempt.job_news.wait_again()
 
     # -- time
 
@@ -378,34 +369,34 @@ class Tracker:
                 guarded(part, self._fail, functools.partial(self._look_at, part, time.monotonic()))
 
     def _look_at(self, attempt: Attempt, now: float) -> None:
-        if attempt.ended_pod is not None:
-            if now - attempt.ended_since > COLLECT_AGAIN:
+        if attempt.pods.ended is not None:
+            if now - attempt.pods.ended_since > COLLECT_AGAIN:
                 self._collector.collect(attempt)
             return
-        if attempt.finished_since:
-            if now - attempt.finished_since > JOB_ENDED_GRACE and not attempt.looked_last:
-                attempt.looked_last = True
+        if attempt.job_news.finished_since:
+            if now - attempt.job_news.finished_since > JOB_ENDED_GRACE and not attempt.job_news.looked_last:
+                attempt.job_news.look_last()
                 self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._look_last(attempt)))
             return
-        if attempt.where is Phase.RUNNING:
+        if attempt.progress.phase is Phase.RUNNING:
             self._look_at_running(attempt, now)
             return
         self._judge(attempt)
         self._look_for_reasons(attempt, now)
         self._say(attempt, now)
         limit = attempt.options.schedule_timeout
-        if limit is not None and now - attempt.born > limit:
+        if limit is not None and now - attempt.waiting.since > limit:
             self._fail(attempt, starting.gave_up_waiting(_obstacle(attempt), limit))
 
     def _look_at_running(self, attempt: Attempt, now: float) -> None:
-        pod = attempt.pod()
+        pod = attempt.pods.current()
         if pod is None:
             return
         if pod.courier.state == "running":
             self._uploads.send(attempt, pod.name)
-        if attempt.deleting_since and now - attempt.deleting_since > pod.grace + LOST_AFTER:
+        if attempt.pods.deleting_since and now - attempt.pods.deleting_since > pod.grace + LOST_AFTER:
             self._fail(attempt, ending.lost(pod))
-        elif now - attempt.running_since > FOLLOW_AFTER:
+        elif now - attempt.progress.running_since > FOLLOW_AFTER:
             if attempt.options.verbose:
                 self._outputs.follow(attempt, pod)
             if attempt.is_gradual:
@@ -413,28 +404,26 @@ class Tracker:
 
     def _judge(self, attempt: Attempt) -> None:
         """End the call where what stands in its way has lasted long enough to be final."""
-        finding = attempt.finding
-        if finding is None or finding.fatal_after is None:
-            return
-        if time.monotonic() - attempt.finding_since >= finding.fatal_after:
+        finding = attempt.waiting.finding
+        if finding is not None and attempt.waiting.is_final(finding):
             self._fail(attempt, finding)
 
     def _look_for_reasons(self, attempt: Attempt, now: float) -> None:
         """Read Events where status is silent: no Pod yet, or a Pod whose volumes or sandbox fail."""
-        pod = attempt.pod()
-        if not attempt.created or (pod is not None and starting.start_trouble(pod) is not None):
+        pod = attempt.pods.current()
+        if not attempt.objects.created or (pod is not None and starting.start_trouble(pod) is not None):
             return
-        looks = attempt.looks
+        looks = attempt.waiting.looks
         if not _is_due(
-            attempt, now - (attempt.pod_since or attempt.born), now - (looks.pods_at if pod else looks.job_at)
+            attempt, now - (attempt.pods.since or attempt.waiting.since), now - (looks.pods_at if pod else looks.job_at)
         ):
             return
-        attempt.warned = False
+        attempt.waiting.read_events()
         if pod is None:
-            looks.job_at = now
+            looks.read_of_job(now)
         else:
-            looks.pods_at = now
-        about = pod.uid if pod is not None else attempt.uid
+            looks.read_of_pod(now)
+        about = pod.uid if pod is not None else attempt.objects.uid
         self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._read_events(attempt, about)))
 
     def _read_events(self, attempt: Attempt, about: str) -> None:
@@ -447,34 +436,36 @@ class Tracker:
             finding = starting.event_trouble(sorted(items_of(events), key=_when))
         except (*TROUBLE, fields.BadObject):
             return  # without Events: blinder, never broken
-        if finding is not None and attempt.where in (Phase.PENDING, Phase.STARTING):
-            attempt.found(finding)
+        if finding is not None and attempt.progress.phase in (Phase.PENDING, Phase.STARTING):
+            attempt.waiting.found(finding)
             self._judge(attempt)
 
     def _say(self, attempt: Attempt, now: float) -> None:
-        if attempt.quiet or now - (attempt.looks.said or attempt.born + SAY_FIRST - SAY_AGAIN) < SAY_AGAIN:
+        waiting = attempt.waiting
+        last_said = waiting.looks.said or waiting.since + SAY_FIRST - SAY_AGAIN
+        if waiting.quiet or now - last_said < SAY_AGAIN:
             return
-        attempt.looks.said = now
-        attempt.sink.moved(Whereabouts(attempt.where, waiting_for(attempt, now)))
+        waiting.looks.say(now)
+        attempt.sink.moved(Whereabouts(attempt.progress.phase, waiting_for(attempt, now)))
 
 
 def _obstacle(attempt: Attempt) -> Finding | None:
     """What keeps it from starting. A suspended Job makes no Pod: what was found before is no longer why."""
-    job = attempt.job_seen
-    return starting.held_back(job.queue) if job is not None and job.suspended else attempt.finding
+    job = attempt.job_news.job
+    return starting.held_back(job.queue) if job is not None and job.suspended else attempt.waiting.finding
 
 
 def _is_due(attempt: Attempt, waited: float, since_last: float) -> bool:
     """Whether its Events are to be read again: soon after one that warns, else less and less often."""
-    if attempt.warned:
+    if attempt.waiting.warned:
         return since_last >= LOOK_SOON
     return waited >= LOOK_FIRST and since_last >= (LOOK_AGAIN if waited < 20 else 5 * LOOK_AGAIN)
 
 
 def _without_result(attempt: Attempt, job: Job) -> Finding:
     """Why there is none, now that the Job is over."""
-    lost = ending.main_trouble(attempt.vanished) if attempt.vanished is not None else None
-    trouble = lost or ending.job_trouble(job, attempt.last_pods(), attempt.finding)
+    lost = ending.main_trouble(attempt.pods.vanished) if attempt.pods.vanished is not None else None
+    trouble = lost or ending.job_trouble(job, attempt.pods.last(), attempt.waiting.finding)
     if trouble is not None:
         return trouble
     return ending.taken_too_often(job) if attempt.index_failed(job) else ending.result_gone(job)
@@ -517,8 +508,8 @@ def _when(event: JsonDict) -> str:
 
 def waiting_for(attempt: Attempt, now: float) -> str:
     """A line for a person: for how long, and for what."""
-    waited = f"waiting for {now - attempt.born:.0f} s"
+    waited = f"waiting for {now - attempt.waiting.since:.0f} s"
     obstacle = _obstacle(attempt)
     if obstacle is not None:
         return " ".join((f"{waited}:", obstacle.message, *filter(None, (obstacle.outlook,)), *obstacle.words))
-    return f"{waited}: {'the Pod is being started' if attempt.where is Phase.STARTING else 'no Pod yet'}"
+    return f"{waited}: {'the Pod is being started' if attempt.progress.phase is Phase.STARTING else 'no Pod yet'}"

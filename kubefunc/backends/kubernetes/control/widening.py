@@ -234,7 +234,7 @@ class Widening:
 
     def _ask(self, chunk: ChunkAttempt, keep: float) -> Given | None:
         """What this chunk gives back; None where no answer comes: the next round asks again."""
-        pod = chunk.pod()
+        pod = chunk.pods.current()
         if pod is None or pod.courier.state != "running" or chunk.over:
             return None
         command = (*PROGRAM, "sharer", f"{keep:.3f}")
@@ -252,5 +252,5 @@ class Widening:
 
 def _seen(chunk: ChunkAttempt, now: float) -> Running:
     missing = len(chunk.of.whole.missing(chunk.items))
-    since = chunk.running_since or now
+    since = chunk.progress.running_since or now
     return Running(missing, len(chunk.items) - missing, now - since)

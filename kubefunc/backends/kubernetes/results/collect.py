@@ -89,9 +89,8 @@ class Collector:
     def express(self, attempt: Attempt, pod: str) -> None:
         """Ask the courier before the kubelet has told of the Pod's end. Only a valid envelope is news."""
         with attempt.lock:
-            if pod in attempt.asked or attempt.over or attempt.ended_pod is not None:
+            if attempt.over or attempt.pods.ended is not None or not attempt.fetch.ask(pod):
                 return
-            attempt.asked.add(pod)
         asked_at = time.monotonic()
         self._stream_for(attempt, lambda: self._ride(attempt, pod, asked_at))
 
@@ -99,9 +98,9 @@ class Collector:
         stream = self._stream(attempt, pod)
         with attempt.lock:
             late = time.monotonic() - asked_at > STALE
-            if late or attempt.over or attempt.ended_pod is not None or attempt.stream is not None:
+            if late or attempt.over or attempt.pods.ended is not None or attempt.fetch.stream is not None:
                 return
-            attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
+            attempt.fetch.use(stream)
         with self._lock:
             self._express.add(attempt)
         try:
@@ -110,7 +109,7 @@ class Collector:
             with self._lock:
                 self._express.discard(attempt)
             with attempt.lock:
-                attempt.stream = None
+                attempt.fetch.drop_stream()
             self.collect(attempt)
 
     def _stream_for(self, attempt: Attempt, work: Callable[[], None]) -> None:
@@ -121,7 +120,7 @@ class Collector:
     def follow(self, attempt: Attempt, pod: str) -> None:
         """Take a chunk's outcomes as they come, where a stream is free; else its Pod's end is early enough."""
         now = time.monotonic()
-        if attempt.live_again_at > now or self._permission.is_refused(attempt.namespace):
+        if attempt.fetch.live_again_at > now or self._permission.is_refused(attempt.namespace):
             return
         with self._lock:
             if attempt in self._live or len(self._live) >= LIVE_STREAMS or now < self._next_live:
@@ -134,17 +133,17 @@ class Collector:
         stream = self._stream(attempt, pod)
         try:
             with attempt.lock:
-                if attempt.over or attempt.ended_pod is not None or attempt.stream is not None:
+                if attempt.over or attempt.pods.ended is not None or attempt.fetch.stream is not None:
                     return
-                attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
+                attempt.fetch.use(stream)
             self._take(attempt, stream, pod)
         finally:
             with self._lock:
                 self._live.discard(attempt)
             with attempt.lock:
-                if attempt.stream is stream:  # else another has it: the Pod has ended before it was our turn
-                    attempt.stream = None
-                attempt.live_again_at = time.monotonic() + LIVE_AGAIN
+                if attempt.fetch.stream is stream:  # else another has it: the Pod has ended before it was our turn
+                    attempt.fetch.drop_stream()
+                attempt.fetch.rest_until(time.monotonic() + LIVE_AGAIN)
             self.collect(attempt)
 
     def make_way(self) -> None:
@@ -152,11 +151,11 @@ class Collector:
         now = time.monotonic()
         limit = GIVE_WAY if self.streams.backlog else GIVE_UP
         with self._lock:
-            waiting = [attempt for attempt in self._express if not attempt.flowing]
+            waiting = [attempt for attempt in self._express if not attempt.fetch.flowing]
         for attempt in waiting:
-            ended = attempt.ended_since
-            if now - attempt.stream_since > limit or (ended and now - ended > GIVE_UP_ENDED):
-                stream = attempt.stream
+            ended = attempt.pods.ended_since
+            if now - attempt.fetch.stream_since > limit or (ended and now - ended > GIVE_UP_ENDED):
+                stream = attempt.fetch.stream
                 if stream is not None:
                     stream.close()
 
@@ -165,12 +164,10 @@ class Collector:
     def collect(self, attempt: Attempt) -> None:
         """Do what is to be done next for an attempt whose ``main`` has ended; nothing where that is under way."""
         with attempt.lock:
-            if attempt.over or attempt.ended_pod is None or attempt.fetching:
+            if attempt.over or attempt.pods.ended is None or attempt.fetch.fetching:
                 return
-            if attempt.looking:
-                attempt.look_again = True
+            if not attempt.fetch.begin_looking():
                 return
-            attempt.looking = True
         self._collectors.do(lambda: guarded(attempt, self._fail, lambda: self._look(attempt)))
 
     def _look(self, attempt: Attempt) -> None:
@@ -178,13 +175,12 @@ class Collector:
             self._next_step(attempt)
         finally:
             with attempt.lock:
-                again, attempt.look_again = attempt.look_again, False
-                attempt.looking = False
+                again = attempt.fetch.end_looking()
         if again:
             self.collect(attempt)
 
     def _next_step(self, attempt: Attempt) -> None:
-        pod = attempt.ended_pod
+        pod = attempt.pods.ended
         if pod is None or attempt.over:
             return
         envelope = self._from_status(attempt, pod)
@@ -196,10 +192,12 @@ class Collector:
             self._fail(attempt, died)
             return
         with attempt.lock:
-            if attempt.stream is not None:
+            if attempt.fetch.stream is not None:
                 return  # express is there; its end asks again
-            attempt.fetching = self._may_fetch(attempt, pod)
-        if attempt.fetching:
+            may_fetch = self._may_fetch(attempt, pod)
+            if may_fetch:
+                attempt.fetch.begin_fetching()
+        if may_fetch:
             self._stream_for(attempt, lambda: self._fetch(attempt))
             return
         self._without_exec(attempt, pod)
@@ -217,29 +215,34 @@ class Collector:
 
     def _may_fetch(self, attempt: Attempt, pod: Pod) -> bool:
         return not (
-            attempt.exec_given_up or pod.courier.state == "terminated" or self._permission.is_refused(attempt.namespace)
+            attempt.fetch.exec_given_up
+            or pod.courier.state == "terminated"
+            or self._permission.is_refused(attempt.namespace)
         )
 
     def _fetch(self, attempt: Attempt) -> None:
         try:
-            attempt.exec_given_up = not self._fetch_patiently(attempt)
+            if self._fetch_patiently(attempt):
+                attempt.fetch.keep_exec()
+            else:
+                attempt.fetch.give_exec_up()
         finally:
             with attempt.lock:
-                attempt.fetching = False
+                attempt.fetch.end_fetching()
             self.collect(attempt)
 
     def _fetch_patiently(self, attempt: Attempt) -> bool:
         """Stream after stream, resumed where the last was cut. False: nothing more is to be had this way."""
         until = time.monotonic() + PATIENCE
         damaged, pause = 0, 0.1
-        while (pod := attempt.ended_pod) is not None and not attempt.over and self._may_fetch(attempt, pod):
+        while (pod := attempt.pods.ended) is not None and not attempt.over and self._may_fetch(attempt, pod):
             received = attempt.receipt_of(pod.name).received
             taken = self._fetch_once(attempt, pod.name)
             if taken is Taken.DELIVERED:
                 return True
             damaged += taken is Taken.DAMAGED
-            if damaged == DAMAGED_LIMIT and attempt.damage is not None:
-                self._fail(attempt, ending.corrupted(attempt.damage))  # its log would come from the same file
+            if damaged == DAMAGED_LIMIT and attempt.fetch.damage is not None:
+                self._fail(attempt, ending.corrupted(attempt.fetch.damage))  # its log would come from the same file
                 return True
             if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
                 return False
@@ -256,35 +259,31 @@ class Collector:
         with attempt.lock:
             if attempt.over:
                 return Taken.DELIVERED
-            attempt.stream, attempt.stream_since, attempt.flowing = stream, time.monotonic(), False
+            attempt.fetch.use(stream)
         try:
             return self._take(attempt, stream, pod)
         finally:
             with attempt.lock:
-                attempt.stream = None
+                attempt.fetch.drop_stream()
 
     def _stream(self, attempt: Attempt, pod: str) -> ResultStream:
         return attempt.receipt_of(pod).stream(self._api, attempt.namespace, pod)
 
     def _take(self, attempt: Attempt, stream: ResultStream, pod: str) -> Taken:
         """Receive, check, deliver, acknowledge."""
-
-        def flowing() -> None:
-            attempt.flowing = True
-
         receipt = attempt.receipt_of(pod)
         try:
             with stream:
-                envelope = receipt.receive(stream, flowing)
+                envelope = receipt.receive(stream, attempt.fetch.flow)
                 if envelope is None:
                     return Taken.NOTHING
                 with attempt.lock:
-                    attempt.stream = None  # it is needed for one word more: nobody may close it now
+                    attempt.fetch.drop_stream()  # it is needed for one word more: nobody may close it now
                 self._deliver_and_acknowledge(attempt, envelope, stream, pod, receipt)
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
             attempt.forget_receipt()
-            attempt.damage = error if isinstance(error, ResultCorruptedError) else None
+            attempt.fetch.note_damage(error if isinstance(error, ResultCorruptedError) else None)
             return Taken.DAMAGED
         except ExecRefused:
             self._permission.refused(attempt.namespace)
@@ -339,7 +338,7 @@ class Collector:
             self._fail(attempt, ending.needs_exec(pod))
             return
         lost = ending.main_trouble(pod)
-        if attempt.exec_given_up and pod.courier.state != "running" and lost is not None:
+        if attempt.fetch.exec_given_up and pod.courier.state != "running" and lost is not None:
             self._fail(attempt, lost)  # a courier that has not started by now leaves nothing in its log
 
     def _from_courier_log(self, attempt: Attempt, pod: Pod) -> None:
@@ -353,11 +352,10 @@ class Collector:
         if data is not None:
             self._deliver_from_log(attempt, pod, data)
             return
-        attempt.log_misses += 1
-        if attempt.log_misses < LOG_MISSES:
+        if attempt.fetch.miss_in_log() < LOG_MISSES:
             return
         lost = ending.main_trouble(pod)
-        job = attempt.job_seen
+        job = attempt.job_news.job
         if pod.courier.exit_code and pod.main.exit_code == EXIT_VALUE and not (job is not None and job.failed):
             attempt.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
         elif lost is not None:
@@ -392,7 +390,7 @@ class Collector:
     def release(self, attempt: Attempt) -> None:
         """Nobody waits for this attempt any more."""
         with attempt.lock:
-            stream, attempt.stream = attempt.stream, None
+            stream = attempt.fetch.drop_stream()
             attempt.forget_receipt()
         if stream is not None:
             stream.close()

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
-from kubefunc.backends.kubernetes.api.streams import Stream
-from kubefunc.backends.kubernetes.attempts.attempt import Attempt, Output
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.attempts.output import Output
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
@@ -22,7 +22,6 @@ READ_AGAIN = 0.1
 LATE = 2.0  # seconds without a byte after which a log is taken to be whole
 MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
 TAIL_LINES = 20
-TAIL_BYTES = 4096
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
 
 
@@ -37,11 +36,9 @@ class Outputs:
         """Show live what a call prints, where a follower is free."""
         output = attempt.output_of(pod.name)
         with output.lock:
-            if output.following or output.closed or time.monotonic() < output.again_at:
+            if not output.may_be_followed() or not self._followers.has_room:
                 return
-            if not self._followers.has_room:
-                return
-            output.following = True
+            output.begin_following()
         self._followers.do(lambda: self._follow(attempt, output))
 
     def _follow(self, attempt: Attempt, output: Output) -> None:
@@ -51,7 +48,7 @@ class Outputs:
         with output.lock:
             if output.closed:
                 return
-            output.stream = stream
+            output.use(stream)
             skip = output.passed
         try:
             with stream:
@@ -60,13 +57,11 @@ class Outputs:
         except TROUBLE:
             pass  # the next tick may try again, and skip what was shown
         with output.lock:
-            output.stream = None
-            output.following = False
-            output.again_at = time.monotonic() + FOLLOW_AGAIN
+            output.end_following(FOLLOW_AGAIN)
 
     def finish(self, attempt: Attempt, envelope: Envelope) -> None:
         """Hand over what was printed and not followed, before the result: nobody expects it after."""
-        pod = attempt.pod()
+        pod = attempt.pods.current()
         if pod is None and envelope.output is None:
             return
         output = attempt.output_of(pod.name if pod is not None else "")
@@ -117,7 +112,7 @@ class Outputs:
 
     def tail(self, attempt: Attempt, container: str) -> tuple[str, ...]:
         """The last lines that this container printed, for an error: from its log, or what was followed of it."""
-        pod = attempt.pod()
+        pod = attempt.pods.current()
         if pod is None or not _may_have_printed(pod, container):
             return ()
         data = self._log_tail(attempt, pod, container)
@@ -168,28 +163,14 @@ def _pass_on(attempt: Attempt, output: Output, data: bytes, skip: int) -> int:
     new = data[skip:]
     with output.lock:
         if new and not output.closed:
-            output.passed += len(new)
-            output.recent = _whole_lines(output.recent + new)
+            output.pass_on(new)
             attempt.sink.output(new)
     return max(0, skip - len(data))
 
 
-def _whole_lines(data: bytes) -> bytes:
-    """The last lines that so many bytes have room for; of one that is longer, its end.
-
-    >>> _whole_lines(b"x" * TAIL_BYTES + b"\\nnext\\n")
-    b'next\\n'
-    """
-    if len(data) <= TAIL_BYTES:
-        return data
-    kept = data[-TAIL_BYTES:]
-    return kept.partition(b"\n")[2] or kept
-
-
 def _close(output: Output) -> None:
     with output.lock:
-        output.closed = True
-        stream: Stream | None = output.stream
+        stream = output.close()
     if stream is not None:
         stream.close()
 

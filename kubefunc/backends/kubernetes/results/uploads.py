@@ -34,9 +34,8 @@ class Uploads:
         """See to it that this Pod gets what travels to it this way."""
         for name, content in attempt.cargo(pod).items():
             with attempt.lock:
-                if (pod, name) in attempt.uploads or attempt.over:
+                if attempt.over or not attempt.brought.begin(pod, name):
                     continue
-                attempt.uploads.add((pod, name))
             send = functools.partial(self._send, attempt, pod, name, content)
             self._streams.do(functools.partial(guarded, attempt, self._fail, send))
 
@@ -57,7 +56,7 @@ class Uploads:
                 pass  # the courier is not up yet, or the stream was cut: from the beginning, then
             time.sleep(pause)
         with attempt.lock:
-            attempt.uploads.discard((pod, name))  # the next news of this Pod begins again
+            attempt.brought.fail(pod, name)
 
 
 def _refused(data: bytes, words: str) -> Finding:
