@@ -20,7 +20,8 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
+from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.backends.kubernetes.control.maps import blame

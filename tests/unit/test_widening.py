@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout
+from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt
 from kubefunc.backends.kubernetes.control.widening import WORTH, Running, plan, spread
 from kubefunc.backends.kubernetes.objects.views import Pod, pod_view
 from kubefunc.diagnosis import Phase

@@ -59,10 +59,10 @@ class CallsWatcher(Watcher):
         with self._lock:
             calls, added, expected = set(self._calls), self._added, self._expected
             self._added, self._expected = set(), {}
-        self._query["labelSelector"] = calls_selector(calls)
         # What is left out of the list now has not been deleted; what is new to somebody comes as if it had changed.
         known = {uid: obj for uid, obj in {**expected, **self._known}.items() if _call_of(obj) in calls}
-        self._known = {uid: _outdated(obj) if _call_of(obj) in added else obj for uid, obj in known.items()}
+        known = {uid: _outdated(obj) if _call_of(obj) in added else obj for uid, obj in known.items()}
+        self._prepare_list(calls_selector(calls), known)
         try:
             super()._list()
         except BaseException:

@@ -61,6 +61,10 @@ class ApiError(Exception):
         self.attempts = 1
         self.maybe_carried_out = False
 
+    def count(self, attempts: int, *, maybe_carried_out: bool) -> None:
+        """Note how often the request was sent, and whether it may have changed something."""
+        self.attempts, self.maybe_carried_out = attempts, maybe_carried_out
+
     @property
     def already_exists(self) -> bool:
         """An object of this name is there already: ours, if an earlier attempt was carried out unseen."""
@@ -135,6 +139,10 @@ class ConnectionFailed(Exception):
         self.final = final
         self.attempts = 1
         self.maybe_carried_out = False
+
+    def count(self, attempts: int, *, maybe_carried_out: bool) -> None:
+        """Note how often the request was sent, and whether it may have changed something."""
+        self.attempts, self.maybe_carried_out = attempts, maybe_carried_out
 
     @property
     def was_sent(self) -> bool:

@@ -234,7 +234,7 @@ class Api:
         try:
             return retrying(attempt), attempts
         except (ApiError, ConnectionFailed) as exc:
-            exc.attempts, exc.maybe_carried_out = attempts, arrived
+            exc.count(attempts, maybe_carried_out=arrived)
             raise
 
     @property

@@ -277,6 +277,11 @@ class Watcher:
 
     # -- the list
 
+    def _prepare_list(self, selector: str, known: Known) -> None:
+        """Set which labels the next list asks for, and what it is compared with."""
+        self._query["labelSelector"] = selector
+        self._known = known
+
     def _list(self) -> None:
         """Report what is there, as the difference to what was known."""
         listed, self._version = self._pages()

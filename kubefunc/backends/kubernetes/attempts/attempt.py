@@ -1,4 +1,31 @@
-"""One attempt of one call on the cluster: what is known of it and what is under way."""
+"""One attempt of one call on the cluster: what is known of it and what is under way.
+
+How an attempt goes on, and the transitions that take it there::
+
+    submitting
+        |  Secrets and Job are made          objects.were_created
+        v
+    pending <-------------------------------------------------------+
+        |  a Pod has a node                  pods.saw               |
+        v                                                           |
+    starting                                                        |
+        |  main runs, or the outcomes        pods.saw,              |
+        v  of a chunk come already           move_to                |
+    running ----------------------------------------------------->  |
+        |  main has ended, with a result     pods.main_ended        |  replaced: the Pod is gone (pods.lost)
+        v  or an explanation                                        |  or leaves no result and is written off
+    fetching -----------------------------------------------------> +  (write_off); the Job makes another one
+        |  by status, exec or log            fetch.use, ...
+        v
+    over       from each phase, once: claim() is True for the one who delivers the result, fails or cancels it.
+        |      A chunk whose Pod has failed, and is replaced, is reopened and pending again.
+        |  its Job is not kept               objects.want_deleted
+        v
+    deleted    as soon as nothing of the creation is under way (objects.settle): objects.were_deleted
+
+Phases may be skipped: a Pod's first news may be that its ``main`` has ended. What keeps an attempt in one of the first
+three is told by ``waiting.found``; the Job's end without a result (``job_news``) is an end in each of them.
+"""
 
 from __future__ import annotations
 
@@ -93,11 +120,6 @@ class Attempt:
     def new_receipt(self) -> Receipt:
         """For a result of which nothing has come yet."""
         return CallReceipt(self.key, self.call)
-
-    def forget_receipt(self) -> None:
-        """Start from the first byte again."""
-        with self.lock:
-            self.fetch.forget_receipt()
 
     def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
         """What must be brought to this Pod by its courier: files by name."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
+from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.attempts.lost_and_held import HeldPod, HeldPods, LostItems
 from kubefunc.backends.kubernetes.attempts.pods import JobNews, Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
@@ -19,7 +20,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
 from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
-from kubefunc.chunks import MAX_PARALLELISM, chunks
+from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
@@ -33,47 +34,6 @@ FEW_PODS = 4
 _BEFORE_RUNNING = (Phase.PENDING, Phase.STARTING)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which items there are, and how many of them a chunk has: it stands in ``spec.json`` for those who attach."""
-
-    count: int
-    size: int
-    indexes: Sequence[int]
-
-    @property
-    def chunks(self) -> list[Sequence[int]]:
-        return chunks(self.indexes, self.size)
-
-    def as_json(self) -> dict[str, object]:
-        return {"count": self.count, "size": self.size, "runs": _runs(self.indexes)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Layout:
-        runs = [range(start, end) for start, end in data["runs"]]
-        indexes = runs[0] if len(runs) == 1 else [index for run in runs for index in run]
-        return cls(data["count"], data["size"], indexes)
-
-
-def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
-    """Numbers in order as half-open ranges.
-
-    >>> _runs([0, 1, 2, 5, 7, 8])
-    [(0, 3), (5, 6), (7, 9)]
-    """
-    runs: list[tuple[int, int]] = []
-    start = previous = None
-    for index in indexes:
-        if start is None or previous is None or index != previous + 1:
-            if start is not None and previous is not None:
-                runs.append((start, previous + 1))
-            start = index
-        previous = index
-    if start is not None and previous is not None:
-        runs.append((start, previous + 1))
-    return runs
-
-
 @dataclass(eq=False, kw_only=True)
 class MapAttempt(Attempt):
     """One Job of a map.
@@ -85,16 +45,11 @@ class MapAttempt(Attempt):
         living: an attempt for each chunk that has a Pod and has not ended, by its number.
         ended: the numbers of those that have.
         lost: items that have to run again elsewhere.
-        lost_soon: they will, in a moment.
-        shrink: in smaller chunks, for an item was at fault.
         item_failed: one of the items of this Job has failed, and no other Job runs it again.
         will_run_again: whether an item that has failed here has a further attempt, with more memory.
-        would_go_on: items of this Job were given up as lost, or run in another: it must not start their Pods again.
         uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
         shares: running Pods may be asked to give back items that they have not begun.
-        losses: how often some of these items were lost with a Pod before.
-        held: Pods that keep results which are here already, for a client that attaches if this one is killed.
-        waiting_looks: how many looks in a row have found Pods of the map waiting.
+        held: Pods that keep results which are here already.
     """
 
     whole: Sink
@@ -102,17 +57,12 @@ class MapAttempt(Attempt):
     sent: Submission | None = None
     living: dict[int, ChunkAttempt] = field(default_factory=dict[int, "ChunkAttempt"])
     ended: set[int] = field(default_factory=set[int])
-    lost: list[int] = field(default_factory=list[int])
-    lost_soon: bool = False
-    shrink: bool = False
+    lost: LostItems = field(default_factory=LostItems)
     item_failed: bool = False
     will_run_again: Callable[[int], bool] = lambda _: False
-    would_go_on: bool = False
     uploads_items: bool = False
     shares: bool = False
-    losses: int = 0
-    held: list[HeldPod] = field(default_factory=list["HeldPod"])
-    waiting_looks: int = 0
+    held: HeldPods = field(default_factory=HeldPods)
 
     @property
     def most_pods(self) -> int:
@@ -152,7 +102,11 @@ class MapAttempt(Attempt):
     @property
     def is_kept(self) -> bool:
         """Whether the Job is not deleted when all its chunks have ended."""
-        return self.stays or (is_kept(self.options.keep, failed=self.item_failed) and not self.would_go_on)
+        return self.stays or (is_kept(self.options.keep, failed=self.item_failed) and not self.lost.innocent)
+
+    def lay_out(self, layout: Layout) -> None:
+        """Lay its items out in other chunks, before the Job is made."""
+        self.chunks = layout.chunks
 
     def note_failures(self, items: Iterable[int]) -> None:
         """These items have failed here."""
@@ -275,14 +229,6 @@ class MapAttempt(Attempt):
         return claimed
 
 
-@dataclass(frozen=True)
-class HeldPod:
-    """A Pod whose outcomes have come, and which was not told so. ``receipt`` holds what has come."""
-
-    name: str
-    receipt: Receipt
-
-
 @dataclass(eq=False, kw_only=True)
 class ChunkAttempt(Attempt):
     """One index of a map's Job: made when its first Pod is seen, dropped when it has ended.
@@ -340,7 +286,7 @@ class ChunkAttempt(Attempt):
             needs_place = len(self.of.chunks) > self.of.most_pods and self.of.has_waiting_pods()
             if self.of.over or needs_place:
                 return True
-            self.of.held.append(HeldPod(pod, receipt))
+            self.of.held.hold(HeldPod(pod, receipt))
             return False
 
     def close(self) -> Sequence[int]:

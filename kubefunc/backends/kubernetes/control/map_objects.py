@@ -9,7 +9,8 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Submission
-from kubefunc.backends.kubernetes.attempts.map_attempt import Layout, MapAttempt
+from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.attempts.map_attempt import MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
 from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.version import ServerVersion

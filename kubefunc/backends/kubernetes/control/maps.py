@@ -15,7 +15,9 @@ from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
-from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, Layout, MapAttempt
+from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.attempts.lost_and_held import LostItems
+from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
@@ -54,7 +56,6 @@ WAITING_LOOKS = 3
 LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
 LATER_JOB_PAUSE = 2.0
 GATHER = 1.0  # seconds in which what is lost is gathered: one Job for all of it
-SHRINK = 8  # what is lost with an item at fault runs in chunks so much smaller: where each item is, that ends soon
 _JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
 _NOBODYS_FAULT = ("PodLost", POD_DELETED, "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
 _ENDS_THE_CHUNK = ("DeadlineExceeded",)
@@ -110,8 +111,7 @@ class Maps:
         number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=number)
         layout = layout_of(submission, adapts=shares and not self._permission.is_refused(namespace))
-        attempt = self._attempt(submission, sink, namespace, layout)
-        attempt.shares, attempt.losses = shares, losses
+        attempt = self._attempt(submission, sink, namespace, layout, LostItems(losses=losses), shares=shares)
         manifest.job(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
         self._numbers[submission.call] = number
         self._tracker.add(attempt)
@@ -134,7 +134,9 @@ class Maps:
 
         return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
 
-    def _attempt(self, submission: Submission, sink: Sink, namespace: str, layout: Layout) -> MapAttempt:
+    def _attempt(
+        self, submission: Submission, sink: Sink, namespace: str, layout: Layout, lost: LostItems, *, shares: bool
+    ) -> MapAttempt:
         options = submission.options
         size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
         return MapAttempt(
@@ -152,6 +154,8 @@ class Maps:
             demands=self._demands.get(namespace, NOTHING),
             will_run_again=sink.holds if isinstance(sink, GrowingSink) else lambda _: False,
             uploads_items=size > manifest.ITEMS_LIMIT,
+            lost=lost,
+            shares=shares,
         )
 
     def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> manifest.JobSpec:
@@ -161,7 +165,7 @@ class Maps:
         self._permission.ask(attempt.namespace)
         if attempt.shares and self._permission.is_refused(attempt.namespace):
             layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
-            attempt.chunks = layout.chunks
+            attempt.lay_out(layout)
         return self._job_spec(attempt, submission, layout, server, files_of(attempt, submission, layout))
 
     def _ask_server(self, attempt: MapAttempt) -> ServerVersion:
@@ -251,7 +255,7 @@ class Maps:
         for lead in self._tracker.of(call):
             if not isinstance(lead, MapAttempt) or not lead.has_ended:
                 continue
-            over = lead.whole.settled or lead.stays or lead.would_go_on
+            over = lead.whole.settled or lead.stays or lead.lost.innocent
             if over and lead.claim():
                 if not lead.is_kept:
                     self._jobs.want_deleted(lead)
@@ -262,30 +266,27 @@ class Maps:
     def _lose(self, lead: MapAttempt, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
         """These items run again, in a Job of their own; not for ever, where nothing gets on."""
         sent = lead.sent
-        lead.would_go_on = lead.would_go_on or not at_fault
-        if sent is None or (not at_fault and lead.losses >= sent.options.max_disruptions):
+        if not at_fault:
+            lead.lost.note_innocent()
+        if sent is None or (not at_fault and lead.lost.losses >= sent.options.max_disruptions):
             lead.whole.fail(items, error)
             return
         with lead.lock:
-            lead.lost += items
-            lead.shrink = lead.shrink or at_fault
-            if lead.lost_soon:
-                return
-            lead.lost_soon = True
-        self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
+            is_first = lead.lost.add(items, at_fault=at_fault)
+        if is_first:
+            self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
 
     def _run_lost(self, lead: MapAttempt, sent: Submission) -> None:
         with lead.lock:
-            lost, lead.lost, lead.lost_soon = lead.lost, [], False
-            size = len(lead.chunks[0])
-            size = max(1, size // SHRINK) if lead.shrink else size
+            lost = lead.lost.take()
+            size = lead.lost.chunksize(len(lead.chunks[0]))
         missing = lead.whole.missing(lost)
         if not missing or lead.whole.settled:
             return
         lead.whole.moved(missing, Whereabouts(Phase.SUBMITTING, "lost with their Pod, they run again"))
         items = {index: sent.items[index] for index in missing}
         again = dataclasses.replace(sent, items=items, chunksize=size)
-        self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.losses + 1)
+        self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.lost.losses + 1)
 
     # -- Pods that keep results
 
@@ -293,10 +294,13 @@ class Maps:
         """Let Pods go that keep results, where the map has ended or another of its Pods waits for a place."""
         over = lead.over or lead.whole.settled
         # A Pod that only starts waits for no place: another is let go for one that has waited for some time.
-        lead.waiting_looks = lead.waiting_looks + 1 if self._waits(lead.call) else 0
-        if over or lead.waiting_looks >= WAITING_LOOKS:
+        if self._waits(lead.call):
+            lead.held.pods_wait()
+        else:
+            lead.held.no_pods_wait()
+        if over or lead.held.waiting_looks >= WAITING_LOOKS:
             with lead.lock:
-                held, lead.held = lead.held, []
+                held = lead.held.let_go()
             for each in held:
                 self._collector.let_go(lead.namespace, each)
         if lead.has_ended:  # the map may have been settled by a Job that could not be made
@@ -315,7 +319,7 @@ class Maps:
         if sent is not None:
             items = {index: sent.items[index] for chunk in lead.chunks for index in chunk}
             again = dataclasses.replace(sent, items=items)
-            self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.losses)
+            self._submit(again, lead.whole, lead.namespace, shares=lead.shares, losses=lead.lost.losses)
 
     # -- what was given back
 
@@ -327,7 +331,7 @@ class Maps:
         lead.whole.moved(wanted, Whereabouts(Phase.SUBMITTING))
         these = {index: items[index] for index in sorted(wanted)}
         more = dataclasses.replace(sent, items=these, chunksize=size)
-        self._submit(more, lead.whole, lead.namespace, shares=True, losses=lead.losses)
+        self._submit(more, lead.whole, lead.namespace, shares=True, losses=lead.lost.losses)
 
     # -- from another process
 

@@ -234,7 +234,8 @@ class Tracker:
         if trouble is not None:
             self._fail(attempt, trouble)
             return
-        attempt.waiting.found(starting.start_trouble(pod, attempt.default_image) if pod.where is not Phase.RUNNING else None)
+        is_running = pod.where is Phase.RUNNING
+        attempt.waiting.found(None if is_running else starting.start_trouble(pod, attempt.default_image))
         self._judge(attempt)
 
     def _main_ended(self, attempt: Attempt, pod: Pod) -> None:

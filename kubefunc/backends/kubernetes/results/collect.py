@@ -18,7 +18,7 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
-from kubefunc.backends.kubernetes.attempts.map_attempt import HeldPod
+from kubefunc.backends.kubernetes.attempts.lost_and_held import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
@@ -282,7 +282,8 @@ class Collector:
                 self._deliver_and_acknowledge(attempt, envelope, stream, pod, receipt)
                 return Taken.DELIVERED
         except (ResultCorruptedError, StreamGarbled) as error:
-            attempt.forget_receipt()
+            with attempt.lock:
+                attempt.fetch.forget_receipt()
             attempt.fetch.note_damage(error if isinstance(error, ResultCorruptedError) else None)
             return Taken.DAMAGED
         except ExecRefused:
@@ -391,7 +392,7 @@ class Collector:
         """Nobody waits for this attempt any more."""
         with attempt.lock:
             stream = attempt.fetch.drop_stream()
-            attempt.forget_receipt()
+            attempt.fetch.forget_receipt()
         if stream is not None:
             stream.close()
 
