@@ -264,7 +264,7 @@ def python_mismatch(there: str, known: Diagnosis) -> errors.PythonMismatchError:
         known,
         "PythonMismatch",
         f"The call runs on Python {there}, and so its result is pickled; this program runs on Python {here}. "
-        "Nothing of it was unpickled: pickled code does not cross minor versions.",
+        "Nothing of it was unpickled: pickled code does not work across minor versions.",
         f"Attach to it from Python {there}.",
     )
     return errors.PythonMismatchError(str(told), diagnosis=told)
@@ -510,8 +510,8 @@ def _python(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
     told = _diagnosis(
         known,
         "PythonMismatch",
-        f"The function was pickled by Python {detail['there']}, its image has Python {detail['here']}: "
-        "pickled code does not cross minor versions.",
+        f"The function was pickled by Python {detail['there']}, but its image has Python {detail['here']}: "
+        "pickled code does not work across minor versions.",
         f"Use an image with Python {detail['there']} (image='python:{detail['there']}-slim'), "
         f"or run this program with Python {detail['here']}.",
     )
@@ -520,7 +520,7 @@ def _python(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
 
 def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     cause = detail.get("cause") or "the cause is shown above"
-    message = f"The function could not be loaded where it was to run: {cause}."
+    message = f"The function could not be loaded in the place where it should run: {cause}."
     advice = _how_to_have(detail, known) or "Compare the versions of the packages here and in the image."
     told = _diagnosis(known, "LoadFailed", message, advice)
     return errors.SerializationError(str(told), diagnosis=told)
@@ -533,19 +533,19 @@ def _how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
     if causes.MODULE in missing:
         package = str(missing[causes.MODULE]).partition(".")[0]
         return (
-            f"Use an image that has {package!r} (image=...). Code of your own travels by itself if it lies outside "
+            f"Use an image that has {package!r} (image=...). Your own code is sent automatically if it is outside "
             "site-packages; third-party packages must be in the image."
         )
     if causes.VARIABLE in missing:
         name = missing[causes.VARIABLE]
         return (
-            f"Environment variables do not travel: pass this one, env={{{name!r}: ...}}, or read it inside the "
-            "function and not while its module loads."
+            f"Your environment variables are not sent. Pass this one, env={{{name!r}: ...}}, or read it inside the "
+            "function and not while its module is imported."
         )
     if causes.FILE in missing:
         return (
-            f"{missing[causes.FILE]!r} is not in the Pod: only files inside your own packages travel. Put it there, "
-            "pass its content as an argument, or mount a volume (volumes=...)."
+            f"{missing[causes.FILE]!r} is not in the Pod: only files inside your own packages are sent. Put it there, "
+            "pass its content as an argument, or mount a volume (pod_template=...)."
         )
     return ""
 
@@ -556,7 +556,7 @@ def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefunc
         "ResultUnpicklable",
         f"The function returned a value that cannot be pickled: {detail['path']} is a {detail['type']} "
         f"({detail['message']}).",
-        "Return data instead of live objects: read the file, fetch the rows, materialise the generator first.",
+        "Return plain data: read the file, fetch the rows, or turn the generator into a list first.",
     )
     return errors.SerializationError(str(told), diagnosis=told)
 
@@ -567,7 +567,7 @@ def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
         known,
         "Exit",
         f"The function raised {detail['type']}({'' if said is None else repr(said)}) instead of returning.",
-        "Return a value or raise an ordinary exception: sys.exit() and its kind end a process, not a function.",
+        "Return a value or raise an ordinary exception: sys.exit() and similar end a process, not a function.",
     )
     return errors.RemoteExitError(str(told), exit_code=detail["exit_code"], diagnosis=told)
 
@@ -575,7 +575,9 @@ def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
 def _timeout(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     stacks = own_frames(str(detail.get("stacks") or ""))
     message = f"The function ran longer than its timeout of {detail['timeout']:g} s and was stopped."
-    told = _diagnosis(known, "Timeout", message, "Raise timeout=, or look at the stacks for what it waited for.")
+    told = _diagnosis(
+        known, "Timeout", message, "Raise timeout=, or look at the stacks below to see what it was doing."
+    )
     return errors.CallTimeoutError(str(told) + (f"\n\n{stacks}" if stacks else ""), diagnosis=told)
 
 
@@ -592,8 +594,8 @@ def own_frames(stacks: str) -> str:
 def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     number, exit_code = detail.get("signal"), detail.get("exit_code")
     if number is not None:
-        how = f"was ended by signal {number} ({signal_name(number)})"
-        advice = "The last output may show where: a crash in a C extension prints its stack there."
+        how = f"was killed by signal {number} ({signal_name(number)})"
+        advice = "The last output may show where. A crash in a C extension prints its stack there."
     elif exit_code == EXIT_BROKEN:
         how = f"ended with exit code {exit_code} without returning"
         advice = "If the output ends in a traceback of kubefunc, this is a bug in kubefunc: please report it."
@@ -619,7 +621,7 @@ def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefu
         known,
         "OOMKilled",
         f"The function used more memory than its limit{size}, and the kernel killed it.",
-        'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+        'Raise memory=, or let retries raise it: retries=3, memory=("1Gi", "8Gi").',
         signal=9,
     )
     return errors.OutOfMemoryError(str(told), diagnosis=told)
@@ -629,8 +631,9 @@ def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
     told = _diagnosis(
         known,
         "UploadMissing",
-        f"The arguments, too large to travel in Secrets, did not arrive in the Pod within {detail['waited']:g} s.",
-        "Keep the client running until the Pod has started, or put the data on a volume and pass its path.",
+        f"The arguments did not arrive in the Pod within {detail['waited']:g} s. (They are too large for a Secret, so "
+        "your program sends them to the running Pod.)",
+        "Keep your program running until the Pod has started, or put the data on a volume and pass its path.",
     )
     return errors.PodConfigError(str(told), diagnosis=told)
 
@@ -639,10 +642,9 @@ def _fault(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     told = _diagnosis(
         known,
         "RunnerFault",
-        f"kubefunc itself failed in the function's process, and could not send what came of the call: "
-        f"{detail['error']}.",
-        "If the memory is full there, give the call more: memory=. Else this is a bug in kubefunc: please report it "
-        "with the traceback above.",
+        f"kubefunc itself failed in the function's process and could not send the result: {detail['error']}.",
+        "If the Pod's memory is full, give the call more: memory=. Otherwise this is a bug in kubefunc: please report "
+        "it with the traceback above.",
     )
     error = errors.ResultLostError(str(told), diagnosis=told)
     error.__cause__ = errors.RemoteTraceback(str(detail["traceback"]))
@@ -654,12 +656,12 @@ def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
     what = {
         "full": f"the file system of {path} is full",
         "removed": f"the folder {os.path.dirname(path)} was removed while the function ran",
-        "limited": f"{path} would be larger than this process's limit for the size of a file",
+        "limited": f"{path} would exceed this process's limit for the size of a file",
     }.get(detail["kind"], f"{path} cannot be written")
     told = _diagnosis(
         known,
         "ResultNotStored",
-        f"The function ended, but what it returned or raised is lost: {what} ({detail['message']}).",
+        f"The function ended, but its result or exception is lost: {what} ({detail['message']}).",
         _room_for(path, str(detail["kind"])),
     )
     return errors.ResultLostError(str(told), diagnosis=told)
@@ -667,14 +669,14 @@ def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
 
 def _room_for(path: str, kind: str) -> str:
     if kind == "limited":
-        return "Raise the limit (RLIMIT_FSIZE, `ulimit -f`): the function, or what started this program, has set it."
+        return "Raise the limit (RLIMIT_FSIZE, `ulimit -f`). The function, or what started this program, has set it."
     if kind == "removed":
-        return "Let no clean-up remove the folders kubefunc-* of the temporary directory while their program runs."
+        return "Do not delete the folders kubefunc-* in the temporary directory while their program runs."
     if path.startswith(OUT_DIR):
-        return "Write less to the node's disk, or request ephemeral-storage in pod_template, to get a node with room."
+        return "Write less to disk, or request ephemeral-storage in pod_template= to get a node with room."
     if kind == "full":
-        return "Free some space there, or let TMPDIR name a directory that has room, before the program starts."
-    return "Let TMPDIR name a directory of a disk that works and may be written, before the program starts."
+        return "Free some space there, or set TMPDIR to a directory that has room before you start the program."
+    return "Set TMPDIR to a directory that works and that you may write to before you start the program."
 
 
 _ERRORS = {

@@ -242,7 +242,7 @@ def choose_backend(wanted: str | None, context: str | None, environ: Mapping[str
     if wanted == "kubernetes" or context is not None:
         raise ConfigurationError(
             "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config) and not inside a Pod. "
-            "Get a kubeconfig from whoever runs the cluster, or set KUBEFUNC_BACKEND=local."
+            "Ask your cluster's administrator for a kubeconfig, or set KUBEFUNC_BACKEND=local."
         )
     return BackendChoice("local", why="no cluster configured: ")
 

@@ -332,7 +332,7 @@ def test_images_that_do_not_fit(calling: Space, witness: Witness) -> None:
     assert "'Thing:1:2' is not the name of an image." in told(name, "InvalidImageName").message
     assert watches[name].since(witness, "InvalidImageName") < SOON
     failure(empty, errors.PodConfigError)
-    assert "needs a python3" in told(empty, "StartError").message
+    assert "has no python3 on its PATH" in told(empty, "StartError").message
     assert watches[empty].since(witness, "StartError") < SOON
     failure(busy, errors.ImagePullError)
     diagnosis = told(busy, "ErrImagePull")
@@ -572,7 +572,7 @@ def test_the_pods_own_deadline(calling: Space, witness: Witness) -> None:
     call = failing.sleep.options(pod_template={"spec": {"activeDeadlineSeconds": 5}}).remote(60)
     watch = Stopwatch(call)
     failure(call, errors.CallTimeoutError)
-    assert "Pod's own deadline" in told(call, "DeadlineExceeded").message
+    assert "Pod's time limit is over" in told(call, "DeadlineExceeded").message
     assert watch.since(witness, "DeadlineExceeded") < SOON
     eventually(lambda: not jobs_of(calling, call), what="the Job's end")
 

@@ -498,7 +498,7 @@ def test_a_result_whose_pod_is_gone_is_lost_at_once(calling: Space) -> None:
     eventually(lambda: "Complete" in str(calling.admin.get("job", call.id)["status"]), what="the Job's end")
     calling.admin.run("delete", "pods", "-l", f"kubefunc/call={call.id}")
     began = time.monotonic()
-    with fresh_session(), pytest.raises(ResultLostError, match="its Pod is gone"):
+    with fresh_session(), pytest.raises(ResultLostError, match="its Pod and the result are gone"):
         kubefunc.attach(call.id).result(30)
     assert time.monotonic() - began < 8
     call.discard()

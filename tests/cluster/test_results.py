@@ -108,6 +108,6 @@ def test_a_large_detached_result_that_nobody_fetched(calling: Space) -> None:
     with fresh_session():
         eventually(ended, 60, "the Pod's end")
         attached = kubefunc.attach(call.id)
-        with pytest.raises(ResultLostError, match="nobody fetched it, and the Pod let it go at 20"):
+        with pytest.raises(ResultLostError, match="nobody fetched it, and the Pod ended at 20"):
             attached.result(60)
         attached.discard()

@@ -191,7 +191,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     add.remote(b"x" * 1_000_000)
 except OSError as error:
-    print("TMPDIR names another place" in str(error), ".payload" in str(error))
+    print("set TMPDIR" in str(error), ".payload" in str(error))
 print(glob.glob(os.path.join(tempfile.gettempdir(), "kubefunc-*", "*.payload")), add.remote(1).result(30))
 """
     assert "True True\n[] 2\n" in printed(text, clean_env, tmp_path)

@@ -84,8 +84,12 @@ def load_error(work: Callable[[], object], known: Diagnosis = IN_A_POD) -> str:
     ("work", "cause", "advice"),
     [
         (no_module, "No module named 'no_such_package'", "Use an image that has 'no_such_package'"),
-        (no_variable, "KeyError: 'ONLY_HERE'", "Environment variables do not travel: pass this one, env={'ONLY_HERE'"),
-        (no_file, "FileNotFoundError", "only files inside your own packages travel"),
+        (
+            no_variable,
+            "KeyError: 'ONLY_HERE'",
+            "Your environment variables are not sent. Pass this one, env={'ONLY_HERE'",
+        ),
+        (no_file, "FileNotFoundError", "only files inside your own packages are sent"),
         (lambda: 1 / 0, "ZeroDivisionError: division by zero", "Compare the versions"),
     ],
 )

@@ -282,12 +282,12 @@ def test_a_result_that_nobody_fetched_in_time() -> None:
     finding = trouble(kept_by_courier("kubefunc:unfetched"))
     assert finding.error is errors.ResultLostError
     assert "ended at 2026-11-01T10:00:00Z" in finding.message
-    assert "nobody fetched it, and the Pod let it go at 2026-11-02T10:00:00Z" in finding.message
+    assert "nobody fetched it, and the Pod ended at 2026-11-02T10:00:00Z" in finding.message
     assert "result_ttl=" in finding.message + finding.advice
 
 
 def test_a_result_that_another_program_has() -> None:
-    """Nothing says that it was kept in vain: it was fetched, or the Pod was told to end."""
+    """The message gives the two possible reasons: it was fetched, or the Pod was stopped."""
     finding = trouble(kept_by_courier(""))
     assert finding.error is errors.ResultLostError
-    assert "the container that hands it out ended at 2026-11-02T10:00:00Z" in finding.message
+    assert "the courier (the container that hands out the result) ended at 2026-11-02T10:00:00Z" in finding.message

@@ -329,9 +329,9 @@ def test_a_code_becomes_its_error() -> None:
     ("path", "number", "what", "advice"),
     [
         ("/tmp/kubefunc-1/f.body", errno.ENOSPC, "the file system of /tmp/kubefunc-1/f.body is full", "TMPDIR"),
-        ("/tmp/kubefunc-1/f.body", errno.ENOENT, "the folder /tmp/kubefunc-1 was removed", "clean-up"),
+        ("/tmp/kubefunc-1/f.body", errno.ENOENT, "the folder /tmp/kubefunc-1 was removed", "Do not delete"),
         ("/tmp/kubefunc-1/f.body", errno.EFBIG, "limit for the size of a file", "ulimit -f"),
-        ("/tmp/kubefunc-1/f.body", errno.EIO, "/tmp/kubefunc-1/f.body cannot be written", "a disk that works"),
+        ("/tmp/kubefunc-1/f.body", errno.EIO, "/tmp/kubefunc-1/f.body cannot be written", "a directory that works"),
         (f"{OUT_DIR}/body", errno.ENOSPC, f"the file system of {OUT_DIR}/body is full", "ephemeral-storage"),
         (f"{OUT_DIR}/body", errno.EFBIG, "limit for the size of a file", "ulimit -f"),
     ],

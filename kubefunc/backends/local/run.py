@@ -210,7 +210,7 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
-        why = f"{error.strerror} (arguments of calls are written there; TMPDIR names another place)"
+        why = f"{error.strerror} (the arguments of calls are written there; set TMPDIR to use another directory)"
         raise OSError(error.errno, why, str(path)) from error
 
 

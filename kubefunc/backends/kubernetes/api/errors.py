@@ -157,7 +157,7 @@ TROUBLE = (ApiError, ConnectionFailed, *UNUSABLE)
 """All that a request raises."""
 Trouble: TypeAlias = ApiError | ConnectionFailed | ConfigurationError | AuthenticationError
 
-LOG_IN = "Log in again, as you would for kubectl; `kubectl auth whoami` must answer."
+LOG_IN = "Log in again, as you would for kubectl; `kubectl auth whoami` must work."
 NOTHING_STARTED = "Nothing was started."
 
 _NOTHING_KNOWN = Diagnosis("", "")
@@ -194,8 +194,8 @@ def login_problem(exc: Exception | None) -> str | None:
     if not isinstance(exc, ApiError) or not exc.is_unauthenticated:
         return None
     if exc.status == 401:
-        return "The API server does not accept your credentials: they are wrong, or have expired."
-    return "The kubeconfig gives no credentials: to the API server you are system:anonymous."
+        return "The cluster does not accept your credentials. They are wrong, or they have expired."
+    return "The kubeconfig has no credentials, so the cluster treats you as the user system:anonymous."
 
 
 def _not_accepted(exc: Exception, problem: str, known: Diagnosis) -> AuthenticationError:
@@ -228,7 +228,11 @@ def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
             "Choose another with namespace= or KUBEFUNC_NAMESPACE.",
         )
     if _WEBHOOK.search(exc.message):
-        return (AdmissionError, f"An admission webhook refused the request ({what}).", "Ask whoever runs it.")
+        return (
+            AdmissionError,
+            f"An admission webhook refused the request ({what}).",
+            "Ask your cluster's administrator.",
+        )
     if exc.status == 403:
         return _forbidden(exc, what)
     unknown = _UNKNOWN_FIELD.findall(exc.message)
@@ -239,14 +243,17 @@ def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
         where = f" at {fields}" if fields else ""
         return (
             AdmissionError,
-            f"The API server does not accept the object{where} ({what}).",
-            "Correct the option or the part of pod_template that it names.",
+            f"The cluster does not accept the object{where} ({what}).",
+            "Correct the option or the part of pod_template that the message names.",
         )
     if exc.status == 429 or exc.status >= 500:
         return (
             ClusterUnreachableError,
             f"The API server could not answer: {exc.status} after {exc.attempts} attempts ({what}).",
-            "Try again when the cluster is well; `kubectl get --raw /readyz?verbose` says what ails it.",
+            (
+                "Try again when the cluster is healthy. `kubectl get --raw /readyz?verbose` shows which of its health "
+                "checks fail."
+            ),
         )
     return (ClusterError, f"The API server refused the request with status {exc.status} ({what}).", "")
 
@@ -270,7 +277,10 @@ def _unknown_fields(paths: list[str]) -> tuple[type[KubefuncError], str, str]:
     if len(told) < len(paths):
         return (
             ClusterError,
-            f"The API server does not know {', '.join(paths)}, which kubefunc sets: it is older than Kubernetes 1.30.",
+            (
+                f"The API server does not know {', '.join(paths)}, which kubefunc sets: the cluster is older than "
+                "Kubernetes 1.30."
+            ),
             "Use a newer cluster.",
         )
     meant = {path: similar_field(path.rpartition(".")[2]) for path in told}
@@ -292,19 +302,19 @@ def _forbidden(exc: ApiError, what: str) -> tuple[type[KubefuncError], str, str]
     if "failed quota" in exc.message and "must specify" in exc.message:
         return (
             AdmissionError,
-            "The namespace's quota demands limits that the Pod does not state.",
+            "The namespace's quota requires limits that the Pod does not set.",
             "Set cpu= and memory=.",
         )
     if "violates PodSecurity" in exc.message:
         return (
             AdmissionError,
-            "The namespace's Pod Security Standard refuses the Pod.",
-            "Set run_as_user= to a number other than 0; *restricted* needs no more than that.",
+            "The security rules of the namespace (Pod Security Standard) refuse the Pod.",
+            "Set run_as_user= to a number other than 0. That is enough even for the level *restricted*.",
         )
     lacking = role_lacks(exc.message)
     if lacking is None:
         # Admission plug-ins (LimitRanger, ServiceAccount, SCC ...) answer 403 too, in words of their own.
-        return (AdmissionError, f"The cluster's admission rules refuse the request ({what}).", "")
+        return (AdmissionError, f"The cluster's admission rules refused the request ({what}).", "")
     return (PermissionDeniedError, *lacking)
 
 
@@ -318,7 +328,7 @@ def role_lacks(message: str) -> tuple[str, str] | None:
     rule = f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}'
     return (
         f"The user {refused['user']} of your kubeconfig may not {verb} {resource} {place}.",
-        f"Ask whoever runs the cluster to add this rule to the user's Role: {rule}.",
+        f"Ask your cluster's administrator to add this rule to the user's Role: {rule}.",
     )
 
 
@@ -337,13 +347,13 @@ def _fields(exc: ApiError) -> list[str]:
 
 
 _ADVICE = {
-    "refused": "Is the cluster running? `kubectl cluster-info` asks it.",
-    "dns": "Is the name right and the VPN up? `kubectl cluster-info` asks it.",
-    "tls": "Does the kubeconfig belong to this cluster (certificate-authority, client-certificate)?",
+    "refused": "Is the cluster running? Check with `kubectl cluster-info`.",
+    "dns": "Is the server's name correct, and are you connected to the VPN? Check with `kubectl cluster-info`.",
+    "tls": "Check that the kubeconfig belongs to this cluster (certificate-authority, client-certificate).",
     "proxy": "Check HTTPS_PROXY, NO_PROXY and the kubeconfig's proxy-url.",
-    "unreadable": "Something between here and the cluster answers in its place, a proxy or a login page: log in there, "
+    "unreadable": "Another server answers instead of the cluster: a proxy or a login page. Log in there, "
     "and check HTTPS_PROXY, NO_PROXY and the kubeconfig's server.",
-    "timeout": "Is the cluster running, and reachable from here? `kubectl cluster-info` asks it.",
+    "timeout": "Is the cluster running, and can this machine reach it? Check with `kubectl cluster-info`.",
 }
 
 
@@ -351,9 +361,9 @@ def _unreachable(exc: ConnectionFailed, known: Diagnosis) -> ClusterUnreachableE
     diagnosis = dataclasses.replace(
         known,
         reason="Unreachable",
-        message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached, tried {exc.attempts} times.",
-        advice=_ADVICE.get(exc.reason, "Is the cluster running? `kubectl cluster-info` asks it.")
-        + " KUBEFUNC_BACKEND=local runs on this machine.",
+        message=f"The API server {exc.host} (context {exc.context!r}) cannot be reached ({exc.attempts} attempts).",
+        advice=_ADVICE.get(exc.reason, "Is the cluster running? Check with `kubectl cluster-info`.")
+        + " To run on this machine instead, set KUBEFUNC_BACKEND=local.",
         phase=Phase.SUBMITTING,
         events=(f"{exc.reason}: {exc.message}",),
     )

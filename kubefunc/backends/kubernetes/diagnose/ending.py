@@ -60,7 +60,7 @@ def _result_lost(pod: Pod) -> Finding:
         errors.ResultLostError,
         "ResultLost",
         _where_the_result_went(pod),
-        "Run it again. result_ttl= says how long a result above 4 MiB keeps its Pod for you; write what must stay "
+        "Run it again. result_ttl= sets how long a result above 4 MiB waits in its Pod. Write what must stay "
         "longer to a volume.",
         _pod_words(pod),
         exit_code=pod.main.exit_code,
@@ -74,11 +74,12 @@ def _where_the_result_went(pod: Pod) -> str:
     if pod.courier.message.startswith(TERMINATION_UNFETCHED):
         return (
             f"The function ended{ended}. Its result is too large for a log (above 4 MiB, or results_in_log=False): its "
-            f"Pod kept it for result_ttl=, nobody fetched it, and the Pod let it go{since}."
+            f"Pod kept it for result_ttl=, but nobody fetched it, and the Pod ended{since}."
         )
     return (
-        f"The function ended{ended}, but its result is gone: the container that hands it out ended{since}, because "
-        "another program had fetched it or the Pod was told to end."
+        f"The function ended{ended}, but its result is gone: the courier (the container that hands out the result) "
+        f"ended{since}, because "
+        "another program fetched it, or the Pod was stopped."
     )
 
 
@@ -88,7 +89,7 @@ def _out_of_memory(pod: Pod) -> Finding:
         errors.OutOfMemoryError,
         OOM_KILLED,
         "The function used more memory than its limit, and the kernel killed it.",
-        'Raise memory=, or let it grow by itself: memory=("1Gi", "8Gi").',
+        'Raise memory=, or let retries raise it: retries=3, memory=("1Gi", "8Gi").',
         _pod_words(pod),
         exit_code=pod.main.exit_code,
     )
@@ -98,7 +99,7 @@ def _container_lost(pod: Pod) -> Finding:
     return Finding(
         errors.PodLostError,
         "ContainerStatusUnknown",
-        f"The node {pod.node} no longer knows what became of the function: it was restarted, most likely.",
+        f"The node {pod.node} does not know how the function ended. The node was probably restarted.",
         "Run it again.",
         _pod_words(pod),
     )
@@ -109,8 +110,9 @@ def _deleted_and_killed(pod: Pod) -> Finding:
     return Finding(
         errors.PodLostError,
         POD_DELETED,
-        f"Somebody deleted the Pod {pod.name}, and its containers were killed before the function had ended.",
-        "It is run again, up to max_disruptions= times. Ask whoever runs the cluster who deletes Pods there.",
+        f"Somebody deleted the Pod {pod.name}, and its containers were killed before the function ended.",
+        "kubefunc runs the function again, up to max_disruptions= times. Ask your cluster's administrator who deletes "
+        "Pods.",
         _pod_words(pod),
     )
 
@@ -126,8 +128,8 @@ def courier_trouble(pod: Pod) -> Finding | None:
     return Finding(
         errors.PodConfigError,
         courier.reason or "StartError",
-        f"The container {COURIER!r}, which hands over the function's result, {how} (image {courier.image}).",
-        f"It needs a python3, as the function does. {_PYTHON_ADVICE}",
+        f"The container {COURIER!r}, which hands out the function's result, {how} (image {courier.image}).",
+        f"It needs python3, as the function does. {_PYTHON_ADVICE}",
         (f"{COURIER} {courier.reason}, exit code {courier.exit_code}: {courier.message}",),
         exit_code=courier.exit_code,
         container=COURIER,
@@ -141,7 +143,7 @@ def _did_not_start(container: Container) -> bool:
 
 _PYTHON_ADVICE = (
     "Use an image with python3 on its PATH, such as the default or one made from it. "
-    'If the image has it elsewhere (conda: /opt/conda/bin), say where: env={"PATH": "/opt/conda/bin:/usr/bin:/bin"}.'
+    'If the image has it elsewhere (conda: /opt/conda/bin), set PATH: env={"PATH": "/opt/conda/bin:/usr/bin:/bin"}.'
 )
 
 
@@ -149,7 +151,7 @@ def _no_python(pod: Pod) -> Finding:
     return Finding(
         errors.PodConfigError,
         pod.main.reason or "StartError",
-        f"The image {pod.main.image} cannot start the function: it needs a python3 on its PATH.",
+        f"The image {pod.main.image} cannot start the function: it has no python3 on its PATH.",
         _PYTHON_ADVICE,
         _pod_words(pod),
         exit_code=pod.main.exit_code,
@@ -161,9 +163,9 @@ def _node_too_slow(pod: Pod) -> Finding:
     return Finding(
         errors.PodLostError,
         pod.main.reason or "StartError",
-        f"The node {pod.node} did not manage to start the function's container in time.",
-        "It is run again, up to max_disruptions= times. If it lasts, the node has too much to do: "
-        "say what a call needs with cpu=, so that no node gets more than it can carry.",
+        f"The node {pod.node} did not start the function's container in time.",
+        "kubefunc runs the function again, up to max_disruptions= times. If it happens often, the node is overloaded: "
+        "set cpu=, so that Kubernetes does not put more calls on a node than it can run.",
         _pod_words(pod),
     )
 
@@ -176,9 +178,8 @@ def _died(pod: Pod) -> Finding:
     return Finding(
         errors.WorkerDiedError,
         "WorkerDied",
-        f"The program that runs the function in its container {how}, and the function with it.",
-        "Somebody or something on the node kills processes there: ask whoever runs the cluster. "
-        "The last output may say more."
+        f"kubefunc's own program in the function's container {how}. The function ended with it.",
+        "Something on the node kills processes: ask your cluster's administrator. The last output may say more."
         if number
         else "The last output may say why.",
         _pod_words(pod),
@@ -195,7 +196,7 @@ def pod_end_trouble(pod: Pod) -> Finding | None:
         return Finding(
             errors.CallTimeoutError,
             "DeadlineExceeded",
-            "The Pod's own deadline ran out: the function's timeout, all attempts and the image pull together.",
+            "The Pod's time limit is over. It covers the function's timeout, all attempts and the image pull.",
             "Raise timeout= or pull_allowance=.",
             _pod_words(pod),
             job_goes_on=True,
@@ -211,8 +212,8 @@ def _evicted(pod: Pod) -> Finding:
         return Finding(
             errors.EvictedError,
             "Evicted",
-            "The function was stopped because it wrote more to disk than it may.",
-            "Write less to /tmp and to the volume that is named, or raise its limit in pod_template= "
+            "The function was stopped because it wrote more to disk than its limit.",
+            "Write less to /tmp and to the volume that the message names, or raise its limit in pod_template= "
             "(emptyDir.sizeLimit, or limits of ephemeral-storage).",
             _pod_words(pod),
             job_goes_on=True,
@@ -220,8 +221,8 @@ def _evicted(pod: Pod) -> Finding:
     return Finding(
         errors.PodLostError,
         "Evicted",
-        f"The node {pod.node} was short of memory or disk, and the function was one of those it stopped.",
-        "Ask for the memory that the function needs (memory=): whoever uses more than asked for is stopped first.",
+        f"The node {pod.node} was short of memory or disk space, so it stopped some Pods, including this one.",
+        "Set memory= to what the function needs. Pods that use more than they asked for are stopped first.",
         _pod_words(pod),
     )
 
@@ -265,18 +266,18 @@ def taken_too_often(job: Job, words: tuple[str, ...] = ()) -> Finding:
     return Finding(
         errors.PodLostError,
         job.failed or "FailedIndexes",
-        "The function was ended from outside (its Pod deleted, its node drained, SIGTERM) more often than "
+        "The function's Pod was ended from outside (deleted, its node drained, SIGTERM) more often than "
         "max_disruptions= allows.",
-        "Raise max_disruptions=, or ask whoever runs the cluster why Pods end there.",
+        "Raise max_disruptions=, or ask your cluster's administrator why Pods are ended.",
         words,
     )
 
 
 def _deadline(words: tuple[str, ...], waited_for: Finding | None) -> Finding:
-    message = "The call's deadline ran out; it counts from the submission, waiting for the start included."
+    message = "The call's deadline is over. It counts from the submission and includes the wait for the start."
     if waited_for is None:
         return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, "Raise deadline=.", words)
-    message = f"{message} It had not started: {waited_for.message}"
+    message = f"{message} The function had not started: {waited_for.message}"
     advice = f"{waited_for.advice} Or raise deadline=."
     return Finding(errors.CallTimeoutError, "DeadlineExceeded", message, advice, (*words, *waited_for.words))
 
@@ -292,8 +293,8 @@ def _courier_failed_unseen(words: tuple[str, ...]) -> Finding:
     return Finding(
         errors.PodConfigError,
         "StartError",
-        f"The container {COURIER!r}, which hands over the function's result, could not do its work.",
-        f"It needs a python3, as the function does. {_PYTHON_ADVICE}",
+        f"The container {COURIER!r}, which hands out the function's result, failed.",
+        f"It needs python3, as the function does. {_PYTHON_ADVICE}",
         words,
         container=COURIER,
     )
@@ -306,7 +307,8 @@ def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
             errors.PodLostError,
             POD_DELETED,
             "Somebody deleted the function's Pod, and its containers were killed.",
-            "It is run again, up to max_disruptions= times. Ask whoever runs the cluster who deletes Pods there.",
+            "kubefunc runs the function again, up to max_disruptions= times. Ask your cluster's administrator who "
+            "deletes Pods.",
             words,
             exit_code=exit_code,
         )
@@ -314,7 +316,7 @@ def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
         return Finding(
             errors.ResultLostError,
             "ResultLost",
-            "The function raised an exception, but its Pod was removed before that was fetched.",
+            "The function raised an exception, but its Pod was removed before kubefunc could fetch the exception.",
             "Run it again, and keep the client running.",
             words,
             exit_code=exit_code,
@@ -322,8 +324,8 @@ def _died_unseen(exit_code: int, words: tuple[str, ...]) -> Finding:
     return Finding(
         errors.WorkerDiedError,
         "WorkerDied",
-        f"The program that runs the function in its container ended with exit code {exit_code}; its Pod is gone.",
-        "Run it again: the Pod may have been short of memory, or killed on its node.",
+        f"kubefunc's own program in the function's container ended with exit code {exit_code}, and its Pod is gone.",
+        "Run it again. The Pod may have run out of memory, or somebody killed it on its node.",
         words,
         exit_code=exit_code,
     )
@@ -334,8 +336,8 @@ def result_gone(job: Job) -> Finding:
     return Finding(
         errors.ResultLostError,
         "ResultLost",
-        f"The Job {job.name} has ended, but its Pod is gone, and the result with it.",
-        "Run it again, and collect it before its Pod is removed: ttl= says how long it stays.",
+        f"The Job {job.name} has ended, but its Pod and the result are gone.",
+        "Run it again, and fetch the result before its Pod is removed. ttl= sets how long it stays.",
     )
 
 
@@ -344,8 +346,8 @@ def deleted(job: str) -> Finding:
     return Finding(
         errors.JobDeletedError,
         "JobDeleted",
-        f"Someone else deleted the Job {job}.",
-        "Run it again; ask who cleans up in this namespace.",
+        f"Somebody deleted the Job {job}.",
+        "Run it again. Ask who deletes Jobs in this namespace.",
     )
 
 
@@ -365,8 +367,8 @@ def lost(pod: Pod) -> Finding:
     return Finding(
         errors.PodLostError,
         "PodLost",
-        f"The Pod is gone with its node {pod.node}: it does not end although it was told to.",
-        "It is run again elsewhere, up to max_disruptions= times.",
+        f"The Pod is lost: its node {pod.node} does not answer, and the Pod did not stop when Kubernetes asked it to.",
+        "kubefunc runs the function again on another node, up to max_disruptions= times.",
         _pod_words(pod),
     )
 
@@ -376,8 +378,10 @@ def needs_exec(pod: Pod) -> Finding:
     return Finding(
         errors.ResultLostError,
         "ResultUnreachable",
-        "The function has ended, but its result is too large for the Pod's status and log, and exec is refused.",
-        "Ask for pods/exec (create, get) in the Role, or write large results to a PersistentVolumeClaim.",
+        "The function has ended, but its result is too large for the Pod's status and log, and you lack the "
+        "permission to fetch it (pods/exec).",
+        "Ask your cluster's administrator for pods/exec (create, get) in your Role, or write large results to a "
+        "volume.",
         _pod_words(pod),
     )
 

@@ -22,7 +22,7 @@ from kubefunc.backends.kubernetes.objects.views import Container, Pod
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
 OTHER_PATIENCE = 10.0  # for words that are not known
 RECENT_PATIENCE = 2.0  # for what may have been made a moment ago
-TRIED_AGAIN = "It is tried again."
+TRIED_AGAIN = "Kubernetes tries again."
 OWN_VOLUME = "kubefunc-in"  # its Secret was made before the Job: a node that misses it has not heard of it yet
 
 
@@ -41,7 +41,8 @@ _DENIED = _pattern(r"\bdenied\b|unauthorized|authentication required|forbidden|\
 _MALFORMED = _pattern(r"invalid reference|couldn't parse image")
 
 _SPELLING = (
-    "Check image= for spelling and tag; for a private image name its registry's Secret: image_pull_secrets=[...]."
+    "Check the spelling and tag in image=. If the image is private, name the Secret with the registry's login: "
+    "image_pull_secrets=[...]."
 )
 
 
@@ -86,39 +87,42 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
         return f"{image!r} is not the name of an image.", "Correct image=.", 0.0
     if reason == "ErrImageNeverPull":
         return (
-            f"The node does not have the image {image}, and image_pull_policy='Never' forbids to pull it.",
-            "Use image_pull_policy='IfNotPresent', or load the image into the nodes.",
+            f"The node does not have the image {image}, and with image_pull_policy='Never' it must not pull it.",
+            "Use image_pull_policy='IfNotPresent', or load the image onto the nodes.",
             0.0,
         )
     if _RATE.search(words):
         return (
-            f"The registry lets no more images be pulled for now, {image} neither.",
-            "Call again later, pull as somebody with a higher limit (image_pull_secrets=[...]), or use a mirror.",
+            f"The registry is limiting how many images may be pulled, {image} neither.",
+            "Call again later, log in to the registry for a higher limit (image_pull_secrets=[...]), or use a mirror.",
             None,
         )
     if _EITHER.search(words):
         return f"The image {image} does not exist, or it is private.", _SPELLING, 0.0
     if _NO_BUILD.search(words):
         return (
-            f"The image {image} is not built for the node's kind of processor.",
-            'Use an image that is, or nodes that fit: node_selector={"kubernetes.io/arch": "amd64"}.',
+            f"The image {image} is not built for the node's type of processor.",
+            'Use an image that is, or choose other nodes: node_selector={"kubernetes.io/arch": "amd64"}.',
             0.0,
         )
     if _ABSENT.search(words):
         return f"The image {image} does not exist.", _SPELLING, 0.0
     if _DENIED.search(words):
-        return f"The registry refuses to give the image {image}.", _SPELLING, 0.0
+        return f"The registry refused access to the image {image}.", _SPELLING, 0.0
     if _REGISTRY_BUSY.search(words):
-        return f"The registry of the image {image} has trouble of its own.", "Call again later.", None
+        return f"The registry of the image {image} reports an error of its own.", "Call again later.", None
     if "no space left" in words:
         return (
             f"The node's disk is too full for the image {image}.",
-            "Ask whoever runs the cluster to look at the node.",
+            "Ask your cluster's administrator to look at the node.",
             None,
         )
     return (
         f"The node cannot get the image {image} from its registry.",
-        "Check the registry's name in image=; if it is right, the nodes cannot reach it: ask whoever runs the cluster.",
+        (
+            "Check the registry's name in image=. If it is right, the nodes cannot reach it: ask your cluster's "
+            "administrator."
+        ),
         NETWORK_PATIENCE,
     )
 
@@ -150,9 +154,9 @@ def _preparation_trouble(failed: Container) -> Finding:
     return Finding(
         errors.PodConfigError,
         "InitContainerFailed",
-        f"The container {failed.name!r}, which pod_template= lets run before the function, failed: "
+        f"The init container {failed.name!r} from pod_template=, which runs before the function, failed: "
         f"exit code {failed.exit_code}.",
-        "Correct it there; what it printed last stands above.",
+        "Correct it in pod_template=. Its last output is shown above.",
         (_line(f"{failed.name} {failed.reason}, exit code {failed.exit_code}", failed.message),),
         exit_code=failed.exit_code,
         container=failed.name,
@@ -167,8 +171,8 @@ def gave_up_waiting(finding: Finding | None, seconds: float) -> Finding:
         return Finding(
             errors.PodStartError,
             "ScheduleTimeout",
-            f"{message} The cluster has given no reason.",
-            "Raise schedule_timeout=: a large image alone may take minutes.",
+            f"{message} The cluster gave no reason.",
+            "Raise schedule_timeout=. Pulling a large image alone can take minutes.",
         )
     return dataclasses.replace(
         finding,
@@ -185,14 +189,14 @@ def held_back(queue: str) -> Finding:
             errors.UnschedulableError,
             "Suspended",
             f"The Job is queued: it is suspended until Kueue's queue {queue!r} admits it.",
-            "Ask whoever runs the queue; `kubectl describe workloads` shows what it waits for.",
+            "`kubectl describe workloads` shows what it waits for. Ask the administrator of the queue.",
             fatal_after=None,
         )
     return Finding(
         errors.UnschedulableError,
         "Suspended",
-        "The Job is suspended, and makes no Pod: a queue of the cluster (such as Kueue) or a person holds it.",
-        "Ask whoever runs the cluster who suspends Jobs there.",
+        "The Job is suspended, so it has no Pod: a queue in the cluster (such as Kueue) or a person holds it.",
+        "Ask your cluster's administrator who suspends Jobs.",
         fatal_after=None,
     )
 
@@ -213,8 +217,8 @@ def waiting_trouble(reason: str, words: str, image: str) -> Finding | None:
         return Finding(
             errors.PodConfigError,
             reason,
-            "A container that runs beside the function fails again and again.",
-            "Correct it in pod_template=; `kubectl logs` shows what it printed.",
+            "A container that runs beside the function keeps failing.",
+            "Correct it in pod_template=. `kubectl logs` shows its output.",
             (_line(reason, words),),
             None,
             outlook=TRIED_AGAIN,
@@ -240,7 +244,7 @@ _KINDS = {
 }
 
 
-_TELL = "If it lasts, tell whoever runs the cluster."
+_TELL = "If it does not get better, tell your cluster's administrator."
 
 
 def _container_trouble(reason: str, words: str) -> Finding:
@@ -252,16 +256,16 @@ def _container_trouble(reason: str, words: str) -> Finding:
         return Finding(
             errors.PodConfigError,
             reason,
-            "The Pod may not run as root, and the image would.",
-            "Give a user's number: run_as_user=1000.",
+            "The Pod must not run as root, but the image does.",
+            "Set the number of another user: run_as_user=1000.",
             (line,),
         )
     passing = "timed out" in words or "deadline exceeded" in words or "is reserved for" in words
     return Finding(
         errors.PodConfigError,
         reason,
-        "The node cannot make the function's container.",
-        _TELL if passing else "Correct what the cluster's words name in env= or pod_template=.",
+        "The node cannot create the function's container.",
+        _TELL if passing else "Correct in env= or pod_template= what the cluster's message names.",
         (line,),
         None if passing else OTHER_PATIENCE,
         outlook=TRIED_AGAIN if passing else "",
@@ -276,7 +280,7 @@ def _missing_object(words: str, reason: str, line: str) -> Finding | None:
         return Finding(
             errors.PodConfigError,
             reason,
-            f"The {kind} {name!r} that the call names does not exist in its namespace.",
+            f"The {kind} {name!r}, which the call uses, does not exist in its namespace.",
             f"Create it, or correct its name in {_named_in(kind)}.",
             (line,),
         )
@@ -301,7 +305,7 @@ def _named_in(kind: str) -> str:
 # -- scheduling
 
 _GATED = "SchedulingGated"
-_WAITS_ON = "schedule_timeout= sets how long it may wait."
+_WAITS_ON = "schedule_timeout= limits the waiting."
 
 
 def scheduling_trouble(reason: str, words: str) -> Finding:
@@ -314,8 +318,8 @@ def scheduling_trouble(reason: str, words: str) -> Finding:
         return Finding(
             errors.UnschedulableError,
             _GATED,
-            "The Pod is held back by a scheduling gate, as queues such as Kueue use.",
-            "Ask whoever runs the queue.",
+            "The Pod waits for a queue in the cluster, such as Kueue (it has a scheduling gate).",
+            "Ask the administrator of the queue.",
             (line,),
             None,
             outlook=_WAITS_ON,
@@ -338,9 +342,15 @@ def _what_nodes_lack(words: str) -> tuple[str, str]:
         options = " or ".join(_OPTION_OF.get(name, "gpu=" if "gpu" in name else "pod_template=") for name in short)
         return f": none has that much {' and '.join(short)} free", f"Ask for less ({options})."
     if "node affinity" in words or "node selector" in words:
-        return ": none has the labels asked for", "Check node_selector= against `kubectl get nodes --show-labels`."
+        return (
+            ": none has the labels that the call asks for",
+            "Compare node_selector= with `kubectl get nodes --show-labels`.",
+        )
     if "untolerated taint" in words:
-        return ": they are reserved or not ready", "If one is meant for you, say so with tolerations=."
+        return (
+            ": they are reserved for other work (tainted), or not ready",
+            "If you may use a reserved node, set tolerations=.",
+        )
     if "PersistentVolumeClaim" in words or "volume node affinity" in words:
         return ": a volume of the Pod is not available there", "Check the volumes in pod_template=."
     return "", "Check cpu=, memory=, gpu= and node_selector=."
@@ -378,8 +388,8 @@ def _of_event(reason: str, words: str) -> Finding | None:
         return Finding(
             errors.PodConfigError,
             reason,
-            "The node has not got the call's own Secret yet.",
-            "If it lasts, somebody has deleted the Secret, or the node is cut off.",
+            "The node has not received the call's own Secret yet.",
+            "If it does not get better, somebody deleted the Secret, or the node lost its connection.",
             (_line(reason, words),),
             None,
             outlook=TRIED_AGAIN,
@@ -388,9 +398,9 @@ def _of_event(reason: str, words: str) -> Finding | None:
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,
             reason,
-            "The node has trouble with the network of the Pod."
+            "The node cannot set up the Pod's network."
             if reason == "FailedCreatePodSandBox"
-            else "The node has trouble with a volume of the Pod.",
+            else "The node cannot mount a volume of the Pod.",
             _TELL,
             (_line(reason, words),),
             None,
@@ -430,14 +440,14 @@ def creation_trouble(message: str) -> Finding:
             errors.AdmissionError,
             "FailedCreate",
             "The cluster's rules do not allow this Pod.",
-            "Change the option or the part of pod_template= that the cluster's words name.",
+            "Change the option or the part of pod_template= that the cluster's message names.",
             words,
             RECENT_PATIENCE,
         )
     return Finding(
         errors.PodStartError,
         "FailedCreate",
-        "The cluster cannot make the Pod now.",
+        "The cluster cannot create the Pod now.",
         _TELL,
         words,
         None,
@@ -450,8 +460,8 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
         return Finding(
             errors.AdmissionError,
             "QuotaDemandsLimits",
-            "The namespace has a quota, and so every container must say what it needs.",
-            "Set cpu=, cpu_limit= and memory=; for what else the cluster's words name, pod_template=.",
+            "The namespace has a quota, so every container must say how much CPU and memory it needs.",
+            "Set cpu=, cpu_limit= and memory=. Set anything else that the cluster's message names in pod_template=.",
             words,
         )
     hopeless = quota_is_hopeless(message)
@@ -461,7 +471,7 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
         return Finding(
             errors.QuotaExceededError,
             "QuotaExceeded",
-            "The namespace's quota is smaller than what the call asks for, so it could never start.",
+            "The call asks for more than the namespace's whole quota, so it could never start.",
             "Ask for less (cpu=, cpu_limit=, memory=, gpu=), or have the quota raised: "
             "`kubectl describe resourcequota` shows it. "
             f"The courier, the second container, counts too: {COURIER_LIMITS}.",
@@ -470,11 +480,11 @@ def _quota(message: str, words: tuple[str, ...]) -> Finding | None:
     return Finding(
         errors.QuotaExceededError,
         "QuotaExceeded",
-        "The namespace's quota is used up for now.",
-        "End what is no longer needed: `kubectl describe resourcequota` shows what is used.",
+        "The namespace's quota is used up.",
+        "End what you no longer need. `kubectl describe resourcequota` shows what is used.",
         words,
         None,
-        outlook="The call starts when others have ended.",
+        outlook="The call starts when other Pods have ended.",
     )
 
 
@@ -485,10 +495,10 @@ def _pod_security(message: str, words: tuple[str, ...]) -> Finding | None:
         return Finding(
             errors.AdmissionError,
             "PodSecurity",
-            f"The namespace admits only Pods of the security level {found['level']!r}, and this one is not.",
-            "Run as another user than root: run_as_user=1000."
+            f"The namespace accepts only Pods of the security level {found['level']!r}, and this Pod does not comply.",
+            "Run as a user other than root: run_as_user=1000."
             if wants_user
-            else "Take out of pod_template= what the cluster's words name.",
+            else "Remove from pod_template= what the cluster's message names.",
             words,
         )
     if "security context constraint" in message:
@@ -496,7 +506,7 @@ def _pod_security(message: str, words: tuple[str, ...]) -> Finding | None:
             errors.AdmissionError,
             "SecurityContextConstraint",
             "OpenShift's security rules do not allow this Pod.",
-            "Leave run_as_user= away, OpenShift chooses the user; take out of pod_template= what it names.",
+            "Do not set run_as_user=: OpenShift chooses the user. Remove from pod_template= what the message names.",
             words,
         )
     return None
@@ -509,7 +519,8 @@ def _webhook(message: str, words: tuple[str, ...]) -> Finding | None:
             errors.AdmissionError,
             "AdmissionDenied",
             f"A rule of this cluster ({denied['name']}) does not allow the Pod.",
-            "Set what the rule asks for (labels=, cpu=, memory=, image=, pod_template=), or ask whoever made it.",
+            "Set what the rule asks for (labels=, cpu=, memory=, image=, pod_template=), or ask your cluster's "
+            "administrator.",
             words,
         )
     silent = _WEBHOOK_SILENT.search(message)
@@ -518,7 +529,7 @@ def _webhook(message: str, words: tuple[str, ...]) -> Finding | None:
     return Finding(
         errors.AdmissionError,
         "WebhookUnreachable",
-        f"A part of this cluster that must agree to each Pod ({silent['name']}) does not answer.",
+        f"The admission webhook {silent['name']}, which must approve each Pod, does not answer.",
         _TELL,
         words,
         None,
@@ -534,9 +545,9 @@ def _policy(message: str, words: tuple[str, ...]) -> Finding | None:
     return Finding(
         errors.AdmissionError,
         "LimitRange",
-        f"The namespace has bounds for {what}, and the Pod is outside of them.",
-        f"Set {_BOUNDED_BY.get(what, 'pod_template=')} to what the cluster's words allow. "
-        f"A Pod's sum includes that of the courier, the second container: {COURIER_LIMITS}.",
+        f"The namespace has limits for {what} (a LimitRange), and the Pod is outside of them.",
+        f"Set {_BOUNDED_BY.get(what, 'pod_template=')} to a value that the cluster's message allows. "
+        f"The sum for the Pod includes the courier, the second container: {COURIER_LIMITS}.",
         words,
     )
 
@@ -561,7 +572,7 @@ def _names(message: str, words: tuple[str, ...]) -> Finding | None:
         errors.PodConfigError,
         "ServiceAccount",
         f"The ServiceAccount {missing['name']!r} does not exist in the namespace.",
-        "The cluster makes it in every new namespace; ask whoever runs the cluster why it is not there."
+        "The cluster creates it in every new namespace. Ask your cluster's administrator why it is missing."
         if default
         else "Create it, or correct service_account=.",
         words,
