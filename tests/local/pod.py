@@ -82,6 +82,11 @@ class Pod:
         return False
 
 
+def written(path: Path) -> Callable[[], bool]:
+    """Whether a file has text: its name is there a moment before."""
+    return lambda: path.exists() and path.stat().st_size > 0
+
+
 def until(true: Callable[[], bool], what: str) -> None:
     """Wait until it is so."""
     end = time.monotonic() + WITHIN

@@ -25,6 +25,7 @@ import pytest
 import kubefunc
 from kubefunc import current, errors, remote
 from kubefunc.runner.execution.exceptions import get_field
+from tests.local.pod import written
 from tests.local.work import (
     Client,
     Empty,
@@ -490,7 +491,7 @@ def test_only_these_exceptions_are_tried_again() -> None:
 def test_cancel_what_runs(tmp_path: Path) -> None:
     """True at once, waiters wake up, and the process is gone soon."""
     call = sleep.remote(600, tmp_path / "pid")
-    until((tmp_path / "pid").exists)
+    until(written(tmp_path / "pid"))
     assert call.running()
     assert call.cancel()
     assert call.cancelled()
@@ -541,7 +542,7 @@ def test_cancel_between_attempts(tmp_path: Path) -> None:
         raise OSError
 
     call = remote(retries=9)(fail).remote()
-    until(log.exists)
+    until(written(log))
     call.cancel()
     time.sleep(1.5)
     assert len(log.read_text()) <= 2
@@ -613,7 +614,7 @@ def test_no_prefix_is_left_of_calls_that_were_cancelled_or_refused(tmp_path: Pat
     """The next call is alone again."""
     with captured() as stderr:
         call = sleep.remote(600, tmp_path / "pid")
-        until((tmp_path / "pid").exists)
+        until(written(tmp_path / "pid"))
         call.cancel()
         with pytest.raises(errors.ConfigurationError):
             add.options(detach=True).remote(1)
@@ -789,7 +790,7 @@ def test_the_tools_of_the_standard_library() -> None:
 def test_wait_for_cancels(tmp_path: Path) -> None:
     """asyncio's timeout stops the process."""
     call = sleep.remote(600, tmp_path / "pid")
-    until((tmp_path / "pid").exists)
+    until(written(tmp_path / "pid"))
 
     async def program() -> None:
         await asyncio.wait_for(call, 0.05)

@@ -37,7 +37,7 @@ from kubefunc.runner import (
     TERMINATION_UNFETCHED,
 )
 from kubefunc.runner.protocol import pipes, wire
-from tests.local.pod import CALL, KEY, WITHIN, Pod, until
+from tests.local.pod import CALL, KEY, WITHIN, Pod, until, written
 from tests.local.programs import alive
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Pods are Linux")
@@ -291,7 +291,7 @@ def test_at_sigterm_finally_blocks_and_exit_handlers_run(made: Made, tmp_path: P
 
     pod = made(function)
     main = pod.start("main")
-    until(said.exists, "the function")
+    until(written(said), "the function")
     main.send_signal(signal.SIGTERM)
     assert ends(main) == EXIT_TERMINATED
     assert said.read_text() == "running finally exit "
@@ -312,7 +312,7 @@ def test_at_sigterm_a_coroutine_is_cancelled(made: Made, tmp_path: Path) -> None
 
     pod = made(function)
     main = pod.start("main")
-    until(said.exists, "the function")
+    until(written(said), "the function")
     main.send_signal(signal.SIGTERM)
     assert ends(main) == EXIT_TERMINATED
     assert said.read_text() == "tidy"
