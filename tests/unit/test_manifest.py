@@ -241,6 +241,24 @@ def test_the_courier_uses_the_python_that_main_is_given() -> None:
     assert "env" not in template()["spec"]["containers"][1]
 
 
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        (["python3", "-X", "dev"], "python3"),
+        (["sh", "-c", 'python3 "$0" "$1"; exit $?'], "python3"),
+        (["sh", "-c", '. /etc/profile && exec /opt/conda/bin/python3.11 -u "$@"', "sh"], "/opt/conda/bin/python3.11"),
+        (["sh", "-c", '"$HOME/bin/python" "$0" "$1"'], "python3"),
+        (["/opt/tools/wrapper"], "/opt/tools/wrapper"),
+        (["tini", "--"], "python3"),
+    ],
+)
+def test_the_python_in_a_command_is_found(before: list[str], found: str) -> None:
+    """Behind options with values, inside a shell's script, or in a wrapper of another name."""
+    command = [*before, "/kubefunc/in/kubefunc.pyz", "main"]
+    made = template(pod_template={"spec": {"containers": [{"name": "main", "command": command}]}})
+    assert made["spec"]["containers"][1]["command"][0] == found
+
+
 def test_a_courier_that_is_told_its_python_keeps_it() -> None:
     """What a template says of the courier itself stands."""
     main = {"name": "main", "command": ["python3.11", "/kubefunc/in/kubefunc.pyz", "main"]}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import posixpath
+import re
 from typing import cast
 
 from kubefunc.backends.kubernetes.objects.template import Json, items
 
 PYTHON = "python3"
+_PYTHON_NAME = re.compile(r"(?:python|pypy)[\d.]*t?")
+_SHELL_SEPARATORS = re.compile(r"[\s\"'`;&|()<>]+")
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,16 +43,28 @@ def _share_interpreter(main: Json, courier: Json, archive: str) -> None:
 
 
 def interpreter_of(container: Json, archive: str) -> str:
-    """The interpreter in a container's command: the last word before the program that is not an option.
+    """The interpreter in a container's command: the last word before the program that names a Python.
 
-    >>> command = ["tini", "--", "/opt/conda/bin/python", "-u", "/in/program.pyz", "main"]
+    It may stand inside a shell's script; a wrapper of another name counts by its full path.
+
+    >>> command = ["tini", "--", "/opt/conda/bin/python", "-X", "dev", "/in/program.pyz", "main"]
     >>> interpreter_of({"command": command}, "/in/program.pyz")
     '/opt/conda/bin/python'
+    >>> interpreter_of({"command": ["sh", "-c", 'pypy3.11 "$0" "$1"; exit $?', "/in/program.pyz"]}, "/in/program.pyz")
+    'pypy3.11'
     """
     parts = (container.get("command"), container.get("args"))
     words = [str(word) for part in parts for word in cast("list[object]", part or [])]
     before = words[: words.index(archive)] if archive in words else []
-    return next((word for word in reversed(before) if not word.startswith("-")), PYTHON)
+    named = [word for text in before for word in _SHELL_SEPARATORS.split(text) if _names_python(word)]
+    if named:
+        return named[-1]
+    last = before[-1] if before else ""
+    return last if last.startswith("/") and _SHELL_SEPARATORS.search(last) is None else PYTHON
+
+
+def _names_python(word: str) -> bool:
+    return "$" not in word and _PYTHON_NAME.fullmatch(posixpath.basename(word)) is not None
 
 
 def _environment(container: Json) -> list[Json]:
