@@ -312,7 +312,7 @@ def test_at_sigterm_a_coroutine_is_cancelled(made: Made, tmp_path: Path) -> None
 
     pod = made(function)
     main = pod.start("main")
-    until(written(said), "the function")
+    until(said.exists, "the function")
     main.send_signal(signal.SIGTERM)
     assert ends(main) == EXIT_TERMINATED
     assert said.read_text() == "tidy"
