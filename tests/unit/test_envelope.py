@@ -18,7 +18,7 @@ from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_source_lines
 from kubefunc.errors import ResultCorruptedError, ResultLostError, SerializationError
-from kubefunc.runner import CODE_DIED, CODE_EXIT, ERROR, OUT_DIR, RAISED, VALUE
+from kubefunc.runner import CODE_DIED, CODE_EXIT, CODE_PYTHON, ERROR, OUT_DIR, RAISED, VALUE
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.execution.child import dumps, storage_error
 from kubefunc.runner.protocol import wire
@@ -345,6 +345,15 @@ def test_a_result_that_cannot_be_written(path: str, number: int, what: str, advi
     assert what in str(result.error)
     assert os.strerror(number) in str(result.error)
     assert advice in str(result.error)
+
+
+def test_an_image_with_another_python() -> None:
+    """The advice is the image that fits: to attach from the image's Python would not help."""
+    mine = "{}.{}".format(*sys.version_info)
+    ended = opened(sealed(b"", outcome=ERROR, code=CODE_PYTHON, python="3.9", detail={"there": mine, "here": "3.9"}))
+    assert isinstance(ended, Raised)
+    assert isinstance(ended.error, errors.PythonMismatchError)
+    assert f"image='python:{mine}-slim'" in str(ended.error)
 
 
 def test_an_exit_keeps_its_code() -> None:
