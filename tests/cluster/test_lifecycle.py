@@ -141,7 +141,7 @@ def test_a_call_inside_a_call_needs_kubefunc_in_its_image() -> None:
     """The error says so: what makes calls does not travel."""
     calls = [
         work.call_on.options(service_account="caller").remote(2),
-        work.attach_there.remote("double-x7k2p5qa"),
+        work.attach_there.remote("double-x7k2p5qax7k2p5qa"),
     ]
     for call in calls:
         error = call.exception(60)
