@@ -45,45 +45,44 @@ _SYNONYMS: Final = {
 # What no option of ours does under a name like it, and what does it instead.
 _ELSEWHERE: Final = {
     "name job_name task_name call_name pod_name display_name": (
-        "A Job is named after its function. Give it labels={'...': '...'} to find it by."
+        "A Job is named after its function. To find it, give it labels={'...': '...'}."
     ),
     "secrets secret secret_name secret_keys": (
-        "A Secret's values become variables by env={'NAME': SecretKey('secret', 'key')}; its files are mounted by "
+        "For a variable from a Secret use env={'NAME': SecretKey('secret', 'key')}. To mount a Secret, use "
         "pod_template."
     ),
     "config_map config_maps configmap": (
-        "A ConfigMap's values become variables by env={'NAME': ConfigMapKey('name', 'key')}; its files are mounted by "
-        "pod_template."
+        "For a variable from a ConfigMap use env={'NAME': ConfigMapKey('name', 'key')}. To mount one, use pod_template."
     ),
-    "env_from": "Name each variable: env={'NAME': SecretKey('secret', 'key')}. All of a Secret's go by pod_template.",
+    "env_from": "Name each variable: env={'NAME': SecretKey('secret', 'key')}. For all of its keys, use pod_template.",
     "volumes volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk shm_size": (
-        "Volumes go by pod_template={'volumes': [...], 'containers': [{'name': 'main', 'volumeMounts': [...]}]}."
+        "Set volumes with pod_template={'volumes': [...], 'containers': [{'name': 'main', 'volumeMounts': [...]}]}."
     ),
     "packages package pip pip_packages pip_install requirements dependencies deps conda runtime_env": (
-        "Packages must be in the image: image='registry.example/team/base:1'. Your own modules travel by themselves."
+        "Packages must be in the image: image='registry.example/team/base:1'. Your own modules are sent automatically."
     ),
     "n_jobs max_workers workers num_workers n_workers concurrency max_containers parallelism max_parallelism "
     "concurrency_limit array_parallelism": (
-        "How many run at once is said where they are started: f.map(..., max_parallelism=10), or "
+        "Set how many run at once where you start them: f.map(..., max_parallelism=10), or "
         "kubefunc.Executor(max_workers=10)."
     ),
-    "chunksize chunk_size batch_size return_exceptions kwargs": "It belongs to the map: f.map(..., chunksize=10).",
-    "resources requests limits container_resources": "Resources are cpu=, memory= and gpu=; others go by pod_template.",
-    "backend": "The backend holds for the program: kubefunc.configure(backend='local'), or KUBEFUNC_BACKEND=local.",
-    "kubeconfig config_file kube_config": "The variable KUBECONFIG chooses the file, context= the context in it.",
-    "queue queue_name local_queue": "A queue of Kueue's is chosen by labels={'kueue.x-k8s.io/queue-name': '...'}.",
+    "chunksize chunk_size batch_size return_exceptions kwargs": "It is an argument of map: f.map(..., chunksize=10).",
+    "resources requests limits container_resources": "Use cpu=, memory= and gpu=. Set others with pod_template.",
+    "backend": "Set the backend for the whole program: kubefunc.configure(backend='local'), or KUBEFUNC_BACKEND=local.",
+    "kubeconfig config_file kube_config": "Set the file with KUBECONFIG, and the context in it with context=.",
+    "queue queue_name local_queue": "Choose a queue of Kueue with labels={'kueue.x-k8s.io/queue-name': '...'}.",
     "command cmd args entrypoint": "The container runs the function itself; pass arguments to f.remote(...).",
     "affinity runtime_class runtime_class_name security_context container_security_context init_containers sidecars "
     "host_network host_aliases ports topology_spread_constraints node_name dns_policy dns_config scheduler_name "
     "working_dir workdir cwd lifecycle ephemeral_storage storage": (
-        "It goes by pod_template, as a dict of a Pod's spec: pod_template={'runtimeClassName': 'gvisor'}."
+        "Set it with pod_template, as in a Pod's spec: pod_template={'runtimeClassName': 'gvisor'}."
     ),
     "wait blocking asynchronous async_": "f.remote() returns at once; .result() waits.",
 }
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What was probably meant by a name that is no option, or the list of all.
+    """The option that a wrong name probably means, or the list of all options.
 
     >>> suggestion("num_cpus", ["cpu", "memory"])
     "Did you mean 'cpu'?"
@@ -110,6 +109,6 @@ def _plain(name: str) -> str:
 
 
 def _near(name: str, options: list[str]) -> str | None:
-    """The option that this is a slip of the pen of: a letter more, less or another, or two exchanged."""
+    """The option that differs from this name by one letter, or by two exchanged letters."""
     exchanged = [option for option in options if sorted(option) == sorted(name)]
     return next(iter(exchanged or difflib.get_close_matches(name, options, n=1, cutoff=_LEAST_ALIKE)), None)

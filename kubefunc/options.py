@@ -1,13 +1,12 @@
-"""Everything that says where and how a function runs, and the layers that it comes from.
+"""The options that say where and how a function runs, and the layers that set them.
 
-Weakest first: the built-in defaults below, :func:`kubefunc.configure`, ``KUBEFUNC_*`` in the environment,
-``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` merge key by
-key, each ``pod_template`` applies to what those before it made; all else replaces. ``None`` means "explicitly none"
-and wipes what weaker layers say; ``UNSET``, or leaving the option out, inherits.
+A later layer wins: the built-in defaults below, :func:`kubefunc.configure`, ``KUBEFUNC_*`` in the environment,
+``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` are merged key by
+key. Each ``pod_template`` is merged into the one before it. All other options replace the earlier value. ``None``
+removes what earlier layers set. ``UNSET``, or leaving the option out, keeps it.
 
-The fields of :class:`Options` are the one list of options: the layers and the environment are read by it, and
-a test holds :class:`OptionChanges`, which types the keywords of ``@remote``, ``.options`` and ``configure``,
-against it.
+The fields of :class:`Options` are the only list of options. A test checks that :class:`OptionChanges`, which types
+the keywords of ``@remote``, ``.options`` and ``configure``, has the same ones.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ RESULT_TTL: Final = 600.0  # seconds, for a client that was there a moment ago
 
 @dataclass(frozen=True)
 class SecretKey:
-    """The value of one key of a Secret that is in the Pod's namespace already.
+    """The value of one key of a Secret that already exists in the Pod's namespace.
 
     >>> SecretKey("database", "password")
     SecretKey(name='database', key='password')
@@ -64,7 +63,7 @@ class SecretKey:
 
 @dataclass(frozen=True)
 class ConfigMapKey:
-    """The value of one key of a ConfigMap that is in the Pod's namespace already."""
+    """The value of one key of a ConfigMap that already exists in the Pod's namespace."""
 
     name: str
     key: str
@@ -86,7 +85,7 @@ Keep: TypeAlias = Literal["failed", "always", "never"]
 
 
 class OptionChanges(TypedDict, total=False):
-    """The options as people may write them. What each one means stands at the fields of :class:`Options`."""
+    """The types that each option accepts. The fields of :class:`Options` explain them."""
 
     image: str | Unset | None
     cpu: float | str | Unset | None
@@ -262,11 +261,12 @@ _DISRUPTIONS: Final = {_KIND: Kind("an int from 0 to 1000", values.whole_number(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where and how a function runs; normalised and valid by construction.
+    """Where and how a function runs.
 
-    Its fields have one form each: durations are seconds as float, ``cpu`` and ``memory`` Kubernetes
-    quantities as text. The constructor takes all forms of :class:`OptionChanges` too; :meth:`of` is the same,
-    typed so.
+    The constructor checks all values and converts them: durations to seconds as float, ``cpu`` and ``memory`` to
+    Kubernetes quantities as text. :meth:`of` does the same and has precise types for its keywords.
+
+    For each option, "Local" says what it does without a cluster.
 
     >>> Options.of(cpu=0.5, timeout=timedelta(minutes=10)).timeout
     600.0
@@ -282,146 +282,152 @@ class Options:
     # --- what runs
 
     image: str | None = field(default=None, metadata=_IMAGE)
-    """The container image; it needs ``python3`` of the caller's minor version and nothing else.
+    """The container image. It needs only ``python3``, of the same minor version as your program.
 
-    Default: None, ``python:X.Y-slim`` of the caller's own X.Y, since pickled code crosses no minor version.
-    Local: ignored, functions run under the caller's interpreter.
+    Default: None, which means ``python:X.Y-slim`` for your Python X.Y. Pickled code needs the same minor version.
+    Local: ignored, functions run with your program's Python.
     """
 
     cpu: str | None = field(default=None, metadata=_CPU)
-    """CPUs that are set aside (a request, no limit): an idle node may give more. Unit: CPUs, or thousandths
-    as ``"500m"``.
+    """CPUs that are reserved for the function (its *request*). It may use more where the node is idle.
+
+    Unit: CPUs, or thousandths as ``"500m"``.
 
     Default: None, no request.
     Local: ignored.
     """
 
     memory: str | tuple[str, str] | None = field(default=None, metadata=_MEMORY)
-    """Memory, both request and limit: a node that promises it keeps the promise, and more ends in
-    OutOfMemoryError.
+    """Memory that is reserved for the function, and its limit. Using more raises OutOfMemoryError.
 
-    Unit: bytes, as a Kubernetes quantity. A pair ``("1Gi", "8Gi")`` starts with the first and lets retries
-    after an OOM kill grow to the second.
+    A pair ``("1Gi", "8Gi")`` starts with the first value. Each retry after OutOfMemoryError doubles it, up to the
+    second value.
+
+    Unit: bytes, as a Kubernetes quantity.
     Default: None, neither request nor limit.
     Local: ignored.
     """
 
     cpu_limit: str | None = field(default=None, metadata=_CPU_LIMIT)
-    """CPUs that it may not exceed: the kernel slows it down there. Unit: CPUs, or thousandths as ``"500m"``.
+    """The most CPUs that the function may use. The kernel slows it down at this limit.
 
-    Without ``cpu`` as much is set aside. Where a namespace's quota demands limits and this says none, ``cpu`` is the
-    limit too, or 1.
+    Without ``cpu``, the same number is reserved. If a namespace's quota requires limits and you set none, ``cpu`` is
+    the limit, or 1 without it.
 
-    Default: None, no limit: what an idle node has to spare would be wasted.
+    Unit: CPUs, or thousandths as ``"500m"``.
+    Default: None, no limit, so that the function can use the CPUs of an idle node.
     Local: ignored.
     """
 
     gpu: Mapping[str, int] | None = field(default=None, metadata=_GPU)
-    """Accelerators: a number means ``nvidia.com/gpu``, a dict names other resources. A toleration for each
-    comes with it.
+    """GPUs: a number of ``nvidia.com/gpu``, or a dict such as ``{"amd.com/gpu": 1}``.
+
+    The Pod may also run on nodes that are reserved for these GPUs: it tolerates a taint with the GPU's name.
 
     Default: None.
-    Local: ignored, the function sees the machine's own.
+    Local: ignored, the function sees the GPUs of this machine.
     """
 
     # --- how long, how often
 
     timeout: float | None = field(default=None, metadata=_LIMIT)
-    """How long one attempt may take, counted from the function's start, not from submission. Unit: seconds.
+    """How long one attempt of the function may take, from its start. Unit: seconds.
 
-    Default: None, no limit but ``deadline``: nobody knows how long a function should take but who wrote it.
+    Default: None, no limit except ``deadline``.
     Local: obeyed.
     """
 
     retries: int = field(default=0, metadata=_RETRIES)
-    """How often the function is started again after it raised, died, ran out of time or of memory.
+    """How often the function runs again after an exception, a timeout, a crash, or when it ran out of memory.
 
-    Default: 0, since not every function may run twice. Drained nodes and preemption are not counted:
-    ``max_disruptions``.
+    Default: 0, since not every function may run twice. Pods that the cluster ended (drained nodes, preemption) count
+    for ``max_disruptions`` instead.
     Local: obeyed.
     """
 
     retry_exceptions: tuple[type[BaseException], ...] = field(default=(Exception,), metadata=_EXCEPTIONS)
-    """The exceptions after which ``retries`` applies. Deaths of the process always count.
+    """The exceptions after which the function is retried. It is always retried when its process died.
 
-    Default: ``(Exception,)``. Not to be set from the environment.
+    Default: ``(Exception,)``. It cannot be set from the environment.
     Local: obeyed.
     """
 
     deadline: float = field(default=7 * 24 * 3600.0, metadata=_SPAN)
-    """When the Job is given up however far it has come, counted from submission. Unit: seconds.
+    """How long the whole Job may take, from submission and with all waiting. Unit: seconds.
 
-    Default: 7 days. Kubernetes never ends a Job that never starts; this does.
+    Default: 7 days. Without it, Kubernetes would keep a Job that never starts.
     Local: ignored.
     """
 
     schedule_timeout: float | None = field(default=None, metadata=_LIMIT)
     """How long a call may wait for a node, a quota or a queue before UnschedulableError. Unit: seconds.
 
-    Default: None, wait and say so: an autoscaler or a neighbour's end may well solve it.
+    Default: None, wait without a limit. An autoscaler may add a node, or another Pod may end.
     Local: ignored.
     """
 
     pull_allowance: float = field(default=900.0, metadata=_SPAN)
-    """How long pulling the image may take before it counts against the Pod's deadline. Unit: seconds.
+    """Time for pulling the image, which is added to the Pod's time limit. Unit: seconds.
 
-    Default: 900, room for a CUDA image over a slow line.
+    Default: 900, enough for a large CUDA image on a slow connection.
     Local: ignored.
     """
 
     max_disruptions: int = field(default=5, metadata=_DISRUPTIONS)
-    """How often a Pod that was drained, preempted, evicted or deleted is replaced. Execution is at least
-    once; 0 makes it at most once.
+    """How often the function runs again because its Pod was drained, preempted, evicted or deleted.
+
+    With 0 the function runs at most once. Otherwise it may run more than once.
 
     Default: 5.
     Local: ignored.
     """
 
-    # --- what it finds there
+    # --- what the function finds in its Pod
 
     env: Mapping[str, EnvValue] = field(default_factory=dict, metadata=_ENV)
-    """Environment variables: literal texts (no ``$(NAME)`` is expanded), or keys of a Secret or ConfigMap.
-    Texts travel in the call's own Secret. Merged by key.
+    """Environment variables: texts, or keys of a Secret or ConfigMap (SecretKey, ConfigMapKey). Merged by key.
 
-    Default: none; the caller's environment does not travel, as it may hold secrets.
-    Local: texts are set; SecretKey and ConfigMapKey need a cluster.
+    ``$(NAME)`` in a text is not expanded. Texts are stored in the call's own Secret.
+
+    Default: none. Your own environment variables are not sent, since they may hold secrets.
+    Local: texts are set. SecretKey and ConfigMapKey need a cluster.
     """
 
     service_account: str | None = field(default=None, metadata=_NAME)
-    """The ServiceAccount whose token is mounted, for functions that talk to the cluster or make calls of
-    their own.
+    """The ServiceAccount of the Pod, for functions that talk to the cluster or make calls themselves.
 
-    Default: None, no token: most functions need none, and what is not there cannot be stolen.
+    The Pod gets the account's token.
+
+    Default: None, no token. Most functions need none.
     Local: ignored.
     """
 
     run_as_user: int | None = field(default=None, metadata=_USER)
-    """The numeric user id; any but 0 satisfies the *restricted* Pod Security Standard.
+    """The number of the user that runs the function. Any number but 0 (root) is enough for namespaces that enforce
+    the Pod Security Standard *restricted*.
 
-    Default: None, the image's own user (root in stock images). OpenShift assigns one itself and refuses
-    others.
+    Default: None, the user of the image (root in the default image). OpenShift chooses the user and accepts no other.
     Local: ignored.
     """
 
     # --- where it runs
 
     context: str | None = field(default=None, metadata=_CONTEXT)
-    """The kubeconfig's context.
+    """The kubeconfig's context, which names the cluster.
 
-    Default: None, kubectl's current one.
+    Default: None, kubectl's current context.
     Local: ignored.
     """
 
     namespace: str | None = field(default=None, metadata=_NAMESPACE)
     """The Kubernetes namespace.
 
-    Default: None, the context's, else ``default``, as with kubectl.
+    Default: None, the context's namespace, else ``default``, as with kubectl.
     Local: ignored.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict, metadata=_LABELS)
-    """Labels of Job, Pod and Secret, beside kubefunc's own: for cost reports, queues, network policies.
-    Merged by key.
+    """Labels of Job, Pod and Secret, for cost reports, queues or network policies. Merged by key.
 
     Default: none.
     Local: ignored.
@@ -435,46 +441,51 @@ class Options:
     """
 
     node_selector: Mapping[str, str] = field(default_factory=dict, metadata=_NODE_SELECTOR)
-    """Labels that the node must have, beside ``kubernetes.io/os: linux``. Merged by key.
+    """Labels that the node must have, in addition to ``kubernetes.io/os: linux``. Merged by key.
 
     Default: none.
     Local: ignored.
     """
 
     tolerations: tuple[Mapping[str, object], ...] = field(default=(), metadata=_TOLERATIONS)
-    """Taints of nodes to put up with: Kubernetes' dicts, or the taint as kubectl writes it,
-    ``"dedicated=ml:NoSchedule"``.
+    """Node taints to tolerate, so that the Pod may run on nodes that are reserved for some Pods.
 
-    Default: none of the user's; a lost node is given up after 30 s instead of Kubernetes' 300.
+    Each is a dict as in Kubernetes, or a taint as kubectl writes it: ``"dedicated=ml:NoSchedule"``.
+
+    Default: none. (For a node that does not answer, kubefunc sets 30 s instead of Kubernetes' 300 s.)
     Local: ignored.
     """
 
     priority_class: str | None = field(default=None, metadata=_NAME)
-    """The PriorityClass: who may push out whom on a full cluster.
+    """The PriorityClass. On a full cluster, Pods with a higher priority replace Pods with a lower one.
 
-    Default: None, the cluster's own.
+    Default: None, the cluster's default.
     Local: ignored.
     """
 
     image_pull_secrets: tuple[str, ...] = field(default=(), metadata=_NAMES)
-    """Names of the Secrets with the registry's credentials.
+    """Names of Secrets with the login for the image's registry.
 
-    Default: none; those of the ServiceAccount apply anyway.
+    Default: none. Those of the ServiceAccount are always used.
     Local: ignored.
     """
 
     image_pull_policy: PullPolicy | None = field(default=None, metadata=_PULL_POLICY)
-    """When the kubelet asks the registry: ``Always``, ``IfNotPresent``, ``Never``.
+    """When the node pulls the image from the registry: ``Always``, ``IfNotPresent`` or ``Never``.
 
-    Default: None, Kubernetes' own: Always for ``:latest``, else IfNotPresent.
+    Default: None, as Kubernetes: Always for ``:latest``, else IfNotPresent.
     Local: ignored.
     """
 
     pod_template: PodTemplate | tuple[PodTemplate, ...] | None = field(default=None, metadata=_POD_TEMPLATE)
-    """All else that a Pod can have: a dict merged strategically (containers by name: ours are ``main`` and
-    ``courier``), an object of the Kubernetes client, or a function that takes the finished Pod template and returns it.
+    """Any other field of a Pod, such as volumes: a dict, an object of the Kubernetes client, or a function.
 
-    Templates of several layers apply one after another, those of :func:`kubefunc.configure` first; None wipes them.
+    A dict is merged into the Pod template, with lists merged by name as ``kubectl patch`` does it. The function runs
+    in the container ``main``; kubefunc's second container is ``courier``. A function takes the Pod template and
+    returns it.
+
+    Templates of several layers are merged in order, from :func:`kubefunc.configure` to ``.options``. None removes those
+    before it.
 
     Default: None.
     Local: ignored.
@@ -483,24 +494,25 @@ class Options:
     mesh: bool = field(default=False, metadata=_SWITCH)
     """Let Istio and Linkerd inject their proxies.
 
-    Default: False: a proxy that outlives ``main`` keeps the Pod, and an early request finds no network.
+    Default: False. Such a proxy can keep the Pod running after the function has ended, and can block the function's
+    first network requests.
     Local: ignored.
     """
 
     evictable: bool = field(default=False, metadata=_SWITCH)
     """Let the Cluster Autoscaler and Karpenter move the Pod to save a node.
 
-    Default: False: moving a call means starting it again.
+    Default: False, since moving a Pod runs its function again.
     Local: ignored.
     """
 
     # --- how its result comes back
 
     detach: bool = field(default=False, metadata=_SWITCH)
-    """Let the Job outlive this process; its result waits for :func:`kubefunc.attach`.
+    """Let the Job continue when this process ends. :func:`kubefunc.attach` gets its result later.
 
-    Default: False, the end of the process cancels what is unfinished.
-    Local: refused, nothing there outlives the client.
+    Default: False, the end of the process cancels calls that are not done.
+    Local: an error, since no call on this machine outlives the process.
     """
 
     verbose: bool = field(default=True, metadata=_SWITCH)
@@ -511,70 +523,73 @@ class Options:
     """
 
     progress: bool = field(default=True, metadata=_SWITCH)
-    """Show how far a map is, on ``sys.stderr``, while the program waits for it: a live line on a terminal or in a
-    notebook, elsewhere a line every 30 s.
+    """Show the progress of a map on ``sys.stderr`` while the program waits for it.
+
+    On a terminal and in a notebook it is one line that changes, elsewhere a new line every 30 s.
 
     Default: True.
     Local: obeyed.
     """
 
     logging: bool = field(default=True, metadata=_SWITCH)
-    """Let ``logging`` in the function be set up as it is here: level and format of the root logger, on ``sys.stderr``.
+    """Set up ``logging`` in the function as in your program: level and format of the root logger.
 
-    Default: True, where the root logger has a handler when the call is made.
+    Log messages appear on ``sys.stderr``.
+
+    Default: True, if the root logger has a handler when you make the call.
     Local: obeyed.
     """
 
     express: bool = field(default=True, metadata=_SWITCH)
-    """Fetch a result by exec the moment that it is there, instead of waiting for the Pod's status.
+    """Fetch the result by exec as soon as it exists, instead of waiting for the Pod's status.
 
-    Default: True, half a second earlier. False where security tools raise an alarm on exec.
+    Default: True, which saves half a second. Set False if security tools raise an alarm for each exec.
     Local: ignored.
     """
 
     inline: bool = field(default=True, metadata=_SWITCH)
-    """Let a small result travel in the Pod's status, readable by whoever may read Pods.
+    """Send a small result in the Pod's status. Users who may read Pods can read it.
 
-    Default: True, no further request is needed for it.
+    Default: True, since it needs no further request.
     Local: ignored.
     """
 
     results_in_log: bool = field(default=True, metadata=_SWITCH)
-    """Let a result that nobody fetched be written to the courier's log, where a log pipeline may collect it.
+    """Write a result that nobody fetched to the log of the courier, where a log pipeline may collect it.
 
-    Default: True, results to 4 MiB survive their Pod's end.
+    Default: True, so that results up to 4 MiB remain when their Pod ends.
     Local: ignored.
     """
 
     fetch_grace: float = field(default=60.0, metadata=_DURATION)
-    """How long a result waits in its Pod for the client before it goes to the log. Unit: seconds.
+    """How long a result waits in its Pod before it is written to the log. Unit: seconds.
 
-    Default: 60, a short absence of the client; the Pod keeps its CPU and GPU meanwhile.
+    Default: 60, for a client that is away for a short time. The Pod keeps its CPU and GPU for so long.
     Local: ignored.
     """
 
     result_ttl: float | None = field(default=None, metadata=_WAIT)
-    """How long a result that is too large for the log (above 4 MiB) keeps its Pod. Unit: seconds.
+    """How long a result that is too large for the log (above 4 MiB) waits in its Pod. Unit: seconds.
 
-    Default: None, ``ttl`` with ``detach=True``, else 600. The Pod keeps its CPU, memory and GPU meanwhile.
+    Default: None, which means ``ttl`` with ``detach=True``, else 600. The Pod keeps its CPU, memory and GPU.
     Local: ignored.
     """
 
     ttl: float = field(default=24 * 3600.0, metadata=_DURATION)
-    """How long a finished Job is kept at most, to be looked at or for ``attach``. Unit: seconds, rounded up.
+    """How long a finished Job stays, for kubectl or ``attach``. Unit: seconds, rounded up.
 
-    Default: 24 h. ``keep`` says which Jobs are kept so long; detached ones always are.
+    Default: 24 h. ``keep`` says which Jobs stay. Jobs of detached calls always do.
     Local: ignored.
     """
 
     keep: Keep = field(default="failed", metadata=_KEEP)
-    """Which finished Jobs are kept for ``ttl``, to be looked at with kubectl: ``failed``, ``always`` or ``never``.
+    """Which finished Jobs stay for ``ttl``, to be looked at with kubectl: ``failed``, ``always`` or ``never``.
 
-    A kept Job has ended: it uses no CPU and no memory, only objects of the namespace (a Job, its Pods, its Secrets with
-    the arguments) and the Pods' logs on their nodes. Jobs of cancelled calls, and Jobs whose function has not started,
-    are deleted in any case; those of detached calls are kept in any case.
+    Such a Job has ended and uses no CPU and no memory. It uses objects in the namespace (a Job, its Pods, its Secrets
+    with the arguments) and the Pods' logs on their nodes. Jobs of cancelled calls, and Jobs whose function has not
+    started, are always deleted. Jobs of detached calls always stay.
 
-    Default: ``failed``, the Job of a call that failed and a map's Job in which an item failed.
+    Default: ``failed``, the Jobs of calls that failed and of maps in which an item failed.
     Local: ignored.
     """
 
@@ -586,17 +601,17 @@ class Options:
             object.__setattr__(self, name, value)  # the dataclass is frozen; this is its normalisation
         if self.cpu and self.cpu_limit and values.quantity(self.cpu) > values.quantity(self.cpu_limit):
             raise ConfigurationError(
-                f"cpu={self.cpu!r} is more than cpu_limit={self.cpu_limit!r}: no more can be set aside than it may use"
+                f"cpu={self.cpu!r} is more than cpu_limit={self.cpu_limit!r}: raise cpu_limit, or lower cpu"
             )
         if self.timeout is not None and self.timeout > self.deadline:
             raise ConfigurationError(
-                f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, after which the "
-                f"whole Job is given up: raise deadline too"
+                f"timeout={self.timeout:g} s is longer than deadline={self.deadline:g} s, the limit for the whole "
+                f"Job: raise deadline too"
             )
 
     @property
     def result_wait(self) -> float:
-        """Seconds that a result too large for the log keeps its Pod."""
+        """How long a result that is too large for the log waits in its Pod, in seconds."""
         if self.result_ttl is not None:
             return self.result_ttl
         return self.ttl if self.detach else RESULT_TTL
@@ -608,7 +623,7 @@ class Options:
 
     @classmethod
     def from_layers(cls, *layers: Layer) -> Options:
-        """What applies, all layers taken together.
+        """Merge all layers into the options that apply.
 
         >>> weak = parse_changes("configure()", env={"A": "1"})
         >>> Options.from_layers(weak, parse_changes("@remote", env={"B": "2"})).env
@@ -618,7 +633,7 @@ class Options:
             layers: weakest first.
 
         Raises:
-            ConfigurationError: two options that are right by themselves contradict each other.
+            ConfigurationError: two options contradict each other.
         """
         merged: dict[str, object] = {}
         for layer in layers:
@@ -630,7 +645,7 @@ class Options:
 
     @property
     def resolved_image(self) -> str:
-        """The image, or the stock image of the caller's own Python."""
+        """The image, or the default image of the caller's Python."""
         return self.image or default_image()
 
     @property
@@ -640,26 +655,26 @@ class Options:
 
     @property
     def memory_ceiling(self) -> str | None:
-        """How far an OOM kill may raise ``memory``; None where it may not."""
+        """The most memory that a retry may get, or None if retries do not raise ``memory``."""
         return self.memory[1] if isinstance(self.memory, tuple) else None
 
 
 def default_image() -> str:
-    """The stock image of the interpreter that this runs under."""
+    """The image of the Python that runs this program."""
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     # Docker's library tags a Python that is not yet released as X.Y-rc.
     return f"python:{minor}-slim" if sys.version_info.releaselevel == "final" else f"python:{minor}-rc-slim"
 
 
 def _merge(below: object, above: object) -> object:
-    """Mappings key by key; a None above wipes what is below, so that the next layer starts anew."""
+    """Merge mappings key by key. None removes what earlier layers set."""
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         return {**below, **above}
     return above
 
 
 def _merge_templates(below: object, above: object) -> object:
-    """One after another; None wipes."""
+    """Append the templates. None removes the earlier ones."""
     if below is None or above is None:
         return above
     from kubefunc import pod_templates
@@ -676,14 +691,14 @@ _MERGED: Final[Mapping[str, Callable[[object, object], object]]] = {
 
 
 class Layer(Mapping[str, object]):
-    """The options that one source sets, valid and normalised; None stands for "explicitly none"."""
+    """The options that one source sets, checked and converted. None means "explicitly none"."""
 
     def __init__(self, values: Mapping[str, object], sources: Mapping[str, str]) -> None:
         self._values = dict(values)
         self._sources = dict(sources)
 
     def source(self, name: str) -> str:
-        """Where the option was set, for a person: ``@remote``, ``KUBEFUNC_CPU``."""
+        """Where the option was set, for messages: ``@remote``, ``KUBEFUNC_CPU``."""
         return self._sources[name]
 
     def __getitem__(self, name: str) -> object:
@@ -701,7 +716,7 @@ class Layer(Mapping[str, object]):
 
 
 def shows_options(function: F) -> F:
-    """Let the function's signature list the options that ``**changes`` stands for: notebooks complete them.
+    """List the options in the function's signature in place of ``**changes``, so that notebooks complete them.
 
     >>> import inspect
     >>> @shows_options
@@ -725,7 +740,7 @@ def shows_options(function: F) -> F:
 
 
 def parse_changes(where: str, /, **changes: object) -> Layer:
-    """Validate names and values at once, where they are written.
+    """Check the names and values of options where they are written.
 
     >>> parse_changes("@remote", memmory="4Gi")
     Traceback (most recent call last):
@@ -733,8 +748,8 @@ def parse_changes(where: str, /, **changes: object) -> Layer:
     kubefunc.errors.ConfigurationError: @remote: there is no option 'memmory' (='4Gi'). Did you mean 'memory'?
 
     Args:
-        where: what the person wrote, for messages and for :func:`origins`: ``@remote``, ``.options()``,
-        ``configure()``. changes: options as in :class:`OptionChanges`; those that are UNSET are left out.
+        where: what the user wrote, for messages and for :func:`origins`: ``@remote``, ``.options()``, ``configure()``.
+        changes: options as in :class:`OptionChanges`. Those that are UNSET are left out.
 
     Raises:
         ConfigurationError: there is no such option, or its value is not accepted.

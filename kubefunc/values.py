@@ -122,7 +122,7 @@ def seconds(value: object) -> float:
     if math.isnan(number) or number < 0:
         raise Refused("a duration cannot be negative")
     if number > _MOST_SECONDS:
-        raise Refused(f"Kubernetes counts to {_MOST_SECONDS} seconds at most")
+        raise Refused(f"Kubernetes accepts at most {_MOST_SECONDS} seconds")
     return number
 
 
@@ -170,10 +170,10 @@ def quantity(text: str) -> int:
     """
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no Kubernetes quantity")
+        raise ValueError(f"{text!r} is not a Kubernetes quantity")
     whole, fraction, exponent, suffix = match.groups(default="")
     if suffix not in _SCALES:
-        raise ValueError(f"{suffix!r} is no unit of a Kubernetes quantity")
+        raise ValueError(f"{suffix!r} is not a unit of a Kubernetes quantity")
     power = int(exponent or 0) - len(fraction)
     scaled = int(whole + fraction) * _SCALES[suffix]
     return scaled * int(10**power) if power >= 0 else scaled // int(10**-power)
@@ -188,7 +188,7 @@ def memory(value: object) -> str | tuple[str, str]:
     if not isinstance(value, (tuple, list)):
         return _bytes(value, at="")
     if len(value) != 2:
-        raise Refused("a pair has two values: where to start and how far a retry may grow")
+        raise Refused("a pair has two values: the memory of the first attempt, and the most that a retry may get")
     start, ceiling = _bytes(value[0], at="[0]"), _bytes(value[1], at="[1]")
     if quantity(start) > quantity(ceiling):
         raise Refused(f"the start {start!r} is above the ceiling {ceiling!r}")
@@ -208,7 +208,7 @@ def _bytes(value: object, *, at: str) -> str:
     except ValueError as error:
         raise Refused(f"{error}: write {_MEMORY_EXAMPLES}", at=at, shown=repr(value)) from None
     if size < _LEAST_MEMORY:
-        raise Refused(f"that is {size} bytes, too few for any Python; did you forget a unit?", at=at)
+        raise Refused(f"that is {size} bytes, too few to start Python. Did you forget a unit?", at=at)
     if size >= 2**63:
         raise Refused("that is more than Kubernetes can count", at=at, shown=repr(value))
     return text
@@ -255,7 +255,7 @@ def cpu(value: object) -> str:
     # Rounded up, as Kubernetes does; the small term keeps 0.1 + 0.2 from becoming 301m.
     thousandths = math.ceil(number * 1000 - 1e-6)
     if number < 0.001:
-        raise Refused("Kubernetes counts CPUs in thousandths: at least 0.001")
+        raise Refused("it must be at least 0.001 CPUs")
     return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
 
 
@@ -265,7 +265,7 @@ def _cpu_text(text: str) -> str:
         raise Refused("write a number of CPUs such as '0.5' or '2', or thousandths such as '500m'")
     billionths = quantity(text)
     if billionths == 0 or billionths % 10**6:
-        raise Refused("Kubernetes counts CPUs in thousandths: at least '1m' and no finer")
+        raise Refused("write CPUs in whole thousandths, at least '1m'")
     return text
 
 
@@ -289,14 +289,16 @@ def _devices(value: object, *, at: str) -> int:
     if number is None:
         raise Refused("GPUs are counted in whole numbers", at=at, shown=_brief(value))
     if number < (1 if at else 0):
-        raise Refused("the number must be at least 1; None means no GPU", at=at, shown=_brief(value))
+        raise Refused("the number must be at least 1 (None means no GPU)", at=at, shown=_brief(value))
     return number
 
 
 def _extended_resource(name: object) -> str:
     if isinstance(name, str) and "/" in name and _is_qualified_name(name):
         return name
-    raise Refused("a resource is named like 'nvidia.com/gpu' or 'amd.com/gpu'", at=f"[{name!r}]", shown="")
+    raise Refused(
+        "write the resource's full name, such as 'nvidia.com/gpu' or 'amd.com/gpu'", at=f"[{name!r}]", shown=""
+    )
 
 
 def read_gpu(text: str) -> object:
@@ -326,7 +328,7 @@ def image(value: object) -> str:
     """An image reference, as a registry knows it."""
     name = nonempty(value)
     if "://" in name:
-        raise Refused("an image is named without a scheme: 'registry.example/team/image:1.2'")
+        raise Refused("write the image without a scheme such as https://: 'registry.example/team/image:1.2'")
     if re.search(r"\s", name):
         raise Refused("an image's name has no spaces")
     return name
@@ -410,7 +412,7 @@ def label_map(value: object) -> dict[str, str]:
     pairs = _pairs(value)
     for key in pairs:
         if key.startswith((*_OURS, *_JOB_CONTROLLERS)):
-            raise Refused("this label is written by kubefunc or by Kubernetes", at=f"[{key!r}]", shown="")
+            raise Refused("kubefunc or Kubernetes sets this label itself", at=f"[{key!r}]", shown="")
     return {_qualified_name(key): _label_value(item, at=f"[{key!r}]") for key, item in pairs.items()}
 
 
@@ -423,10 +425,10 @@ def annotation_map(value: object) -> dict[str, str]:
     """Annotations: short names, any text."""
     pairs = _pairs(value)
     if sum(len(key.encode()) + len(str(item).encode()) for key, item in pairs.items()) > _MOST_ANNOTATIONS:
-        raise Refused("Kubernetes takes 256 KiB of annotations in all", shown="...")
+        raise Refused("Kubernetes accepts at most 256 KiB of annotations in total", shown="...")
     for key in pairs:
         if key.startswith(_OURS):
-            raise Refused("this annotation is written by kubefunc", at=f"[{key!r}]", shown="")
+            raise Refused("kubefunc sets this annotation itself", at=f"[{key!r}]", shown="")
     return {_qualified_name(key): _string(item, at=f"[{key!r}]") for key, item in pairs.items()}
 
 
@@ -456,7 +458,7 @@ def _label_value(value: object, *, at: str) -> str:
     if not label or _LABEL.fullmatch(label):
         return label
     raise Refused(
-        "a label's value has at most 63 letters, digits, '-', '_' and '.', the first and last no sign",
+        "a label's value has at most 63 letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
         at=at,
         shown=_brief(value),
     )
@@ -483,15 +485,17 @@ def variable(name: str, value: str) -> None:
     """Refuse what no process environment can hold. The value itself is never shown: it may be a secret."""
     at = f"[{name!r}]"
     if not _VARIABLE.fullmatch(name):
-        raise Refused("a variable's name has letters, digits, '_', '-' and '.', and no digit first", at=at, shown="")
+        raise Refused(
+            "a variable's name has letters, digits, '_', '-' and '.', and does not begin with a digit", at=at, shown=""
+        )
     if "\0" in value:
         raise Refused("a variable cannot hold a zero byte", at=at, shown="...")
     try:
         size = len(name) + len(value.encode()) + 2
     except UnicodeEncodeError:
-        raise Refused("a variable holds text that UTF-8 can write", at=at, shown="...") from None
+        raise Refused("a variable's text must be valid in UTF-8", at=at, shown="...") from None
     if size > _MOST_VARIABLE:
-        raise Refused("one variable holds at most 128 KiB: pass it as an argument instead", at=at, shown="...")
+        raise Refused("a variable holds at most 128 KiB: pass the text as an argument instead", at=at, shown="...")
 
 
 def environment(references: tuple[type, ...], allowed: frozenset[str]) -> Callable[[object], dict[str, object]]:
@@ -508,7 +512,7 @@ def environment(references: tuple[type, ...], allowed: frozenset[str]) -> Callab
         pairs = _pairs(value)
         for name, item in pairs.items():
             if name.startswith("KUBEFUNC_") and name not in allowed:
-                raise Refused("names with KUBEFUNC_ belong to kubefunc", at=f"[{name!r}]", shown="")
+                raise Refused("names that begin with KUBEFUNC_ are reserved for kubefunc", at=f"[{name!r}]", shown="")
             if isinstance(item, references):
                 variable(name, "")
                 continue
@@ -543,7 +547,7 @@ def read_json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise Refused(f"it is no JSON ({error})") from None
+        raise Refused(f"it is not valid JSON ({error})") from None
 
 
 # --- tolerations
@@ -585,7 +589,7 @@ def _check_toleration(value: Mapping[str, object], at: str) -> None:
     if value.get("operator", "Equal") not in ("Equal", "Exists"):
         raise Refused("the operator is 'Equal' or 'Exists'", at=at, shown=_brief(value))
     if value.get("operator") == "Exists" and value.get("value"):
-        raise Refused("'Exists' goes without a value", at=at, shown=_brief(value))
+        raise Refused("a toleration with the operator 'Exists' has no value", at=at, shown=_brief(value))
     if not value.get("key") and value.get("operator") != "Exists":
         raise Refused("a toleration without a key needs the operator 'Exists'", at=at, shown=_brief(value))
     if value.get("effect", "") not in ("", *_EFFECTS):
@@ -631,7 +635,7 @@ def _exception_class(value: object, *, at: str) -> type[BaseException]:
         return value
     if isinstance(value, BaseException):
         raise Refused(f"write the class {type(value).__name__}, not an instance", at=at, shown=_brief(value))
-    raise Refused("it is no exception class", at=at, shown=_brief(value))
+    raise Refused("it is not an exception class", at=at, shown=_brief(value))
 
 
 def read_exception_classes(text: str) -> NoReturn:

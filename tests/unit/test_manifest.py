@@ -795,7 +795,7 @@ def without(path: str) -> Callable[[Any], Any]:
         ({"containers": [{"name": "main", "command": ["sh"]}]}, "another interpreter in place of python3 is fine"),
         (
             {"containers": [{"name": "main", "resources": {"limits": {"cpu": "2x", "memory": "1Gi"}}}]},
-            "resources of 'main': 'x' is no unit",
+            "resources of 'main': 'x' is not a unit",
         ),
     ],
 )
