@@ -1,4 +1,4 @@
-"""Run a Python function as a Kubernetes Job; the result, the exception or a plain explanation comes back.
+"""Run a Python function as a Kubernetes Job and get its result, its exception or a plain explanation.
 
 ::
 
@@ -7,11 +7,10 @@
     @remote(cpu=2, memory="4Gi")
     def train(seed: int) -> float: ...
 
-    call = train.remote(1)     # a Job; on this machine where no cluster is configured
+    call = train.remote(1)     # a Job, or a process on this machine if no cluster is configured
     call.result()
 
-Names load when first used: this module is also imported inside Pods, which must start fast and hold no
-backend.
+Names load when you first use them: Pods import this module too. They must start fast and have no backend.
 """
 
 from __future__ import annotations

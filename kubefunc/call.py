@@ -1,4 +1,4 @@
-"""A call that was made: a real ``concurrent.futures.Future``, also awaitable."""
+"""The handle of one call: a ``concurrent.futures.Future`` that can also be awaited."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class CallStats:
-    """Times and measures of a call; None where not known yet.
+    """Times, memory and place of a call. Values that are not known yet are None.
 
     Attributes:
         queued: seconds since the epoch, this machine's clock: when ``.remote()`` was called.
@@ -62,13 +62,13 @@ class CallStats:
 
 
 # Stands in a Future whose function raised until somebody asks for the exception: the stdlib's tools see that it failed.
-_UNREAD_ERROR = KubefuncError("The exception of this call has not been read yet: exception() gives it.")
+_UNREAD_ERROR = KubefuncError("The exception of this call has not been read yet. Call exception() to get it.")
 
 
 class UnreadFuture(_Future[R]):
-    """A Future that may be given its outcome as the bytes that came.
+    """A Future whose outcome may be set as bytes, before it is unpickled.
 
-    They are unpickled by whoever asks for the value first: not by a thread that serves other calls too.
+    The thread that first asks for the value unpickles it, not a thread that also serves other calls.
     """
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class UnreadFuture(_Future[R]):
         self._unread: Unread | None = None
 
     def result(self, timeout: float | None = None) -> R:
-        """What the function returned; raises what it raised."""
+        """Return the function's value, or raise its exception."""
         self._read(timeout)
         return result_of(self, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What :meth:`result` would raise, or None."""
+        """Return the exception that :meth:`result` would raise, or None."""
         self._read(timeout)
         return super().exception(timeout)
 
@@ -91,7 +91,7 @@ class UnreadFuture(_Future[R]):
         return super()._get_snapshot()  # type: ignore[misc]
 
     def _read(self, timeout: float | None) -> None:
-        """Wait for the end, then put value or exception where the stdlib's Future has them."""
+        """Wait for the end, then store the value or exception where the standard library's Future keeps it."""
         concurrent.futures.Future.exception(self, timeout)
         unread = self._unread
         if unread is None:
@@ -126,10 +126,10 @@ class UnreadFuture(_Future[R]):
 
 
 class Call(UnreadFuture[R]):
-    """One invocation of a remote function. Made by ``f.remote(...)`` or :func:`attach`, never directly.
+    """One call of a remote function, from ``f.remote(...)`` or :func:`attach`.
 
-    All of the stdlib's Future works on it: ``result``, ``exception``, ``add_done_callback``,
-    ``concurrent.futures.wait`` and ``as_completed``, ``asyncio.wrap_future``; so does ``await call``.
+    It is a ``concurrent.futures.Future``: ``result``, ``exception``, ``add_done_callback``,
+    ``concurrent.futures.wait`` and ``as_completed`` and ``asyncio.wrap_future`` work on it. So does ``await call``.
     """
 
     __kubefunc_call__ = True  # the packer refuses a Call as an argument by this mark
@@ -152,12 +152,12 @@ class Call(UnreadFuture[R]):
 
     @property
     def id(self) -> str:
-        """Its name for people, for the Job on the cluster and for :func:`attach`."""
+        """The id of the call. It is also the name of its Job, and :func:`attach` takes it."""
         return self._id
 
     @property
     def stats(self) -> CallStats:
-        """What is known by now of times, memory and place."""
+        """Times, memory and place of the call, as far as they are known."""
         where, record = self._whereabouts(), self._outcomes.record(self._index)
         if record is None:
             return CallStats(queued=self._queued, pod=where.pod, node=where.node)
@@ -173,7 +173,7 @@ class Call(UnreadFuture[R]):
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """What went wrong, as data; while nothing has, where the call is."""
+        """What went wrong, as data. If nothing did, the state of the call."""
         error = self._known_error()
         if error is None:
             return self._diagnosis()
@@ -186,13 +186,15 @@ class Call(UnreadFuture[R]):
         )
 
     def result(self, timeout: float | None = None) -> R:
-        """The function's value; raises what it raised, or a :class:`kubefunc.errors.KubefuncError`.
+        """Wait for the function's value and return it, or raise what went wrong.
+
+        That is the function's own exception, or a :class:`kubefunc.errors.KubefuncError`.
 
         Args:
-            timeout: seconds to wait; the call goes on when they are over.
+            timeout: seconds to wait. The call continues after that.
 
         Raises:
-            TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
+            TimeoutError: no result within ``timeout`` (on Python 3.10 ``concurrent.futures.TimeoutError``).
             CancelledError: the call was cancelled.
         """
         __tracebackhide__ = True
@@ -200,18 +202,18 @@ class Call(UnreadFuture[R]):
             return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The exception that :meth:`result` would raise, or None."""
+        """Wait for the end and return the exception that :meth:`result` would raise, or None."""
         with self._waiting():
             return super().exception(timeout)
 
     def running(self) -> bool:
-        """Whether the function is being run."""
+        """Whether the function runs now."""
         return not self.done() and self._whereabouts().phase is Phase.RUNNING
 
     def cancel(self) -> bool:
-        """Stop the call, also while it runs: True at once unless it is done; the Job is deleted in the background.
+        """Stop the call, even if it runs. Return True at once, or False if it is already done.
 
-        This differs from the stdlib's Future, which refuses to cancel what runs.
+        The Job is deleted in the background. (The standard library's Future does not cancel a call that runs.)
         """
         with self._cancelling:
             if self.cancelled():
@@ -223,7 +225,7 @@ class Call(UnreadFuture[R]):
         return True
 
     def discard(self) -> None:
-        """Remove the finished call and its kept result. A detached call stays until this, or until its ttl."""
+        """Remove the finished call and its stored result. Otherwise a detached call stays for its ``ttl``."""
         self._known_work().discard()
 
     @overload
@@ -231,7 +233,7 @@ class Call(UnreadFuture[R]):
     @overload
     def logs(self, follow: Literal[True]) -> Iterator[str]: ...
     def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - the name is the contract's
-        """What the function printed: the text up to now, or with ``follow`` the lines as they come, to the end."""
+        """Return what the function has printed, or with ``follow=True`` iterate over its lines until it ends."""
         if follow:
             return _lines(self._followed())
         if self.done():
@@ -264,7 +266,7 @@ class Call(UnreadFuture[R]):
 
     async def _wait(self) -> R:
         """Not asyncio.wrap_future: a StopIteration must end as RuntimeError, and it would be stuck there."""
-        import asyncio  # whoever awaits has it; to all others it would cost 15 ms
+        import asyncio  # code that awaits has loaded it already; for others it costs 15 ms
 
         self._check_process()
         loop = asyncio.get_running_loop()
@@ -301,10 +303,10 @@ class Call(UnreadFuture[R]):
         self._check_process()
         if not self.done() and self._session.dispatcher.is_this_thread():
             raise RuntimeError(
-                f"result() of the unfinished call {self._id} inside a done-callback would wait for ever: "
-                "callbacks run in the thread that completes calls. Wait elsewhere."
+                f"result() of the unfinished call {self._id} inside a done-callback would never return: "
+                "callbacks run in the thread that completes calls. Wait in another thread."
             )
-        return Waiting(self._session, f"{self._id} goes on; call.result() waits again, call.cancel() stops it")
+        return Waiting(self._session, f"{self._id} continues; call.result() waits again, call.cancel() stops it")
 
     def _check_process(self) -> None:
         if not self.done():
@@ -402,20 +404,20 @@ def result_of(future: concurrent.futures.Future[R], timeout: float | None) -> R:
 
 
 def check_process(what: str, of: Session) -> None:
-    """A forked process inherits the handle, but not the threads that would complete it: waiting would not end.
+    """Refuse a handle that this process inherited by a fork: the threads that complete it are in the parent.
 
     Raises:
-        RuntimeError: this process is such a one.
+        RuntimeError: the handle was made before the fork.
     """
     if of.pid != os.getpid():
         raise RuntimeError(
             f"{what} was made by process {of.pid}, and this process was forked from it: "
-            "only that one can wait for the result. Wait there, or make the call here."
+            "only the first one can wait for the result. Wait there, or make the call here."
         )
 
 
 class Waiting:
-    """Around a wait: Ctrl-C cancels nothing; in a REPL or notebook a line says how to come back."""
+    """The context of a wait: Ctrl-C ends the wait but not the call, and a REPL shows how to wait again."""
 
     def __init__(self, of: Session, goes_on: str) -> None:
         self._session = of
@@ -430,7 +432,7 @@ class Waiting:
 
 
 def interactive() -> bool:
-    """Whether a person goes on after an exception: a REPL, IPython, a notebook."""
+    """Whether the program continues after an exception: a REPL, IPython, a notebook."""
     return hasattr(sys, "ps1") or sys.flags.interactive == 1 or "IPython" in sys.modules
 
 
@@ -461,13 +463,13 @@ def _described(known: Diagnosis) -> str:
 
 
 def attach(call: str) -> Call[Any]:
-    """The handle of a call that another process has made, by its id.
+    """Return the handle of a call that another process made.
 
     Args:
         call: ``id`` or ``namespace/id``.
 
     Raises:
-        ConfigurationError: it is no id, or there is no cluster: calls on this machine end with their process.
+        ConfigurationError: this is not an id, or there is no cluster. Calls on this machine end with their process.
     """
     name = parse_id("attach", call)
     here = session()
@@ -482,10 +484,10 @@ def attach(call: str) -> Call[Any]:
 
 
 def parse_id(function: str, call: str) -> str:
-    """The id in ``id`` or ``namespace/id``.
+    """Split ``id`` or ``namespace/id``.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: not a valid call id.
     """
     from kubefunc.payload import is_valid_id
 

@@ -1,4 +1,4 @@
-"""The command ``kubefunc``: what a person asks for from a terminal."""
+"""The command ``kubefunc``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of ``kubefunc config``: what applies, and where it comes from."""
+    """One line of ``kubefunc config``: a setting, its value and its source."""
 
     name: str
     value: str
@@ -29,14 +29,15 @@ class Setting:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kubefunc")
 def main() -> None:
-    """Python functions as Kubernetes Jobs."""
+    """Run Python functions as Kubernetes Jobs."""
 
 
 @main.command()
 def config() -> None:
-    """Show what calls made from here would use, and where each setting comes from.
+    """Show backend, image and options of calls from here.
 
-    What a program sets by configure(), @remote and .options() comes on top.
+    Each line also says where the value comes from. A program can override these values with configure(), @remote and
+    .options().
     """
     try:
         settings = list(read_settings(os.environ))

@@ -1,4 +1,4 @@
-"""The call that this code runs in: ``kubefunc.current``. Standard library only; cheap to ask."""
+"""Information about the call that this code runs in: ``kubefunc.current``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_INDEX, ENV_NESTED
 
 
 def call_id() -> str | None:
-    """The id of the call that runs here, or None outside of one.
+    """Return the id of the call that this code runs in, or None outside of a call.
 
     >>> call_id() is None
     True
@@ -17,7 +17,7 @@ def call_id() -> str | None:
 
 
 def attempt() -> int:
-    """Which attempt of the call this is, counted from 1; 0 outside of a call.
+    """Return the number of this attempt of the call, from 1, or 0 outside of a call.
 
     >>> attempt()
     0
@@ -26,7 +26,7 @@ def attempt() -> int:
 
 
 def index() -> int | None:
-    """Which item of a map this is, counted from 0; None outside of a map.
+    """Return the index of this item of a map, from 0, or None outside of a map.
 
     >>> index() is None
     True
@@ -36,5 +36,5 @@ def index() -> int | None:
 
 
 def may_call_on() -> bool:
-    """Whether remote calls may be made from here: always outside of a call, inside with a ``service_account`` only."""
+    """Whether this code may make remote calls: outside of a call, or in a call with a ``service_account``."""
     return call_id() is None or os.environ.get(ENV_NESTED) == "1"

@@ -1,7 +1,7 @@
-"""A scheduler for Dask's own graphs: ``dask.compute(..., scheduler=kubefunc.dask.get)``.
+"""A scheduler for Dask: ``dask.compute(..., scheduler=kubefunc.dask.get)``.
 
-Dask decides what runs when, in this process; tasks run on :class:`kubefunc.Executor`: on a cluster as Jobs, without one
-in processes of this machine. What a task gives comes back here, and goes along with the tasks that need it.
+Dask's scheduler runs in this process. Its tasks run on :class:`kubefunc.Executor`: as Jobs on a cluster, or in
+processes on this machine. Results come back to this process, which sends them on to the tasks that need them.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def get(
     optimize_graph: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Compute these keys of a graph; Dask calls it where it is given as ``scheduler=``.
+    """Compute keys of a graph. Dask calls this function if it is given as ``scheduler=``.
 
     Args:
         dsk: the graph.
-        keys: what is wanted of it.
-        num_workers: chunks of tasks at once. Default: 500 on a cluster, one for each CPU on this machine.
-        pool: the Executor that runs them, as is ``dask.config.set(pool=...)``. By default one is made, and shut down
-            at the end.
-        chunksize: tasks that run together, one after another, where so many are ready. Default: 1 on a cluster, 6 on
+        keys: the keys to compute.
+        num_workers: how many chunks of tasks run at once. Default: 500 on a cluster, one for each CPU on this machine.
+        pool: the Executor that runs the tasks, also from ``dask.config.set(pool=...)``. Default: a new one, which is
+            shut down at the end.
+        chunksize: how many tasks run together, one after another, if enough are ready. Default: 1 on a cluster, 6 on
             this machine.
-        optimize_graph: fuse chains of tasks, so that what passes between them stays in one process.
-        **kwargs: any option of :class:`kubefunc.Options`, for the Executor that is made. What else Dask hands on is
-            ignored, as by its own schedulers.
+        optimize_graph: join chains of tasks into one task, so that their intermediate results stay in one process.
+        **kwargs: any option of :class:`kubefunc.Options`, for a new Executor. Other keywords from Dask are ignored, as
+            by its own schedulers.
 
     Raises:
         ConfigurationError: the value of an option is not accepted.

@@ -1,4 +1,4 @@
-"""A failure as data: what the message of an error says, field by field."""
+"""The content of an error message, as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class Phase(enum.Enum):
-    """How far a call had come."""
+    """The state that a call had reached."""
 
     SUBMITTING = "submitting"
     PENDING = "pending"
@@ -19,13 +19,13 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of one call, in the cluster's own words and in ours.
+    """What is known about one call, with the cluster's own messages.
 
     Attributes:
         reason: a short CamelCase word, Kubernetes' own where it has one (``OOMKilled``, ``ErrImagePull``).
-        message: one sentence for a person who does not know Kubernetes.
+        message: what happened, for a reader who does not know Kubernetes.
         advice: what to do next, or an empty string.
-        phase: how far the call had come.
+        phase: the state that the call had reached.
         call: the call's id, which is also the Job's name.
         namespace: the Kubernetes namespace, or None on the local backend.
         pod: the Pod's name, once there was one.

@@ -1,35 +1,35 @@
-"""Every error that kubefunc raises of its own accord.
+"""All errors that kubefunc raises.
 
 ::
 
     KubefuncError
-      ConfigurationError             a bad option, no or a broken kubeconfig; raised before anything is sent
+      ConfigurationError             a wrong option, or a missing or broken kubeconfig; nothing was sent
         NestedCallError              .remote() inside a call
       SerializationError             a function, argument or return value cannot be pickled
-      ClusterError                   the cluster said no
-        AuthenticationError          your credentials are not accepted: log in again
-        PermissionDeniedError        403: a verb on a resource that the Role lacks
-        QuotaExceededError           more is asked for than the quota can ever give
-        AdmissionError               Pod Security, a webhook or validation refused the Pod
-        ClusterUnreachableError      the API server cannot be reached at all
-      PodStartError                  the function never ran
+      ClusterError                   the cluster refused the request
+        AuthenticationError          the cluster does not accept your credentials: log in again
+        PermissionDeniedError        your user lacks a permission
+        QuotaExceededError           the call asks for more than the namespace's quota can ever give
+        AdmissionError               a rule of the cluster refused the Pod (Pod Security, webhook, validation)
+        ClusterUnreachableError      the cluster's API server cannot be reached
+      PodStartError                  the function did not start
         ImagePullError
         UnschedulableError
-        PodConfigError               a Secret, ConfigMap or command that the Pod names is not there
-      PodFailedError                 it ran and died
+        PodConfigError               the Pod needs a Secret, ConfigMap or command that is missing
+      PodFailedError                 the function ran, and its process or Pod died
         OutOfMemoryError
         WorkerDiedError              exit code or signal
         EvictedError
-        PodLostError                 the node is gone, or the Pod with it
-        JobDeletedError              deleted by someone else
-      CallTimeoutError               a clock of the call ran out (result(timeout=) raises the builtin TimeoutError)
-      RemoteExitError                the function raised SystemExit, KeyboardInterrupt, GeneratorExit ...
-      ResultError                    it ran, but its result is not here
+        PodLostError                 the Pod or its node is gone
+        JobDeletedError              somebody deleted the Job
+      CallTimeoutError               timeout= or deadline= is over (result(timeout=) raises the builtin TimeoutError)
+      RemoteExitError                the function raised SystemExit, KeyboardInterrupt or GeneratorExit
+      ResultError                    the function ran, but its result did not arrive
         ResultLostError
-        ResultCorruptedError         length, sha256 or HMAC is wrong
-        PythonMismatchError          another minor version of Python in the image, or in the program that attaches
+        ResultCorruptedError         length, checksum or signature is wrong
+        PythonMismatchError          Python in the image, or in the program that attaches, has another minor version
 
-The function's own exceptions are raised as themselves, with a :class:`RemoteTraceback` at the end of their chain.
+The function's own exceptions are raised unchanged, with a :class:`RemoteTraceback` at the end of their chain.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class KubefuncError(Exception):
     """The base of all errors below.
 
     Attributes:
-        diagnosis: the same as the message, as data, where a call was under way.
+        diagnosis: the content of the message as data, if the error belongs to a call.
     """
 
     diagnosis: Diagnosis | None
@@ -55,15 +55,15 @@ class KubefuncError(Exception):
 
 
 class ConfigurationError(KubefuncError):
-    """A bad option, or a kubeconfig that is missing or broken. Nothing was sent."""
+    """An option is wrong, or the kubeconfig is missing or broken. Nothing was sent."""
 
 
 class NestedCallError(ConfigurationError):
-    """A remote call was made from inside a remote call whose Pod has no ``service_account``."""
+    """A call was made from inside a call whose Pod has no ``service_account``."""
 
 
 class SerializationError(KubefuncError):
-    """A function, an argument or a return value cannot be pickled; the message has the path to the culprit."""
+    """A function, argument or return value cannot be pickled. The message has the path to the object."""
 
 
 class ClusterError(KubefuncError):
@@ -71,19 +71,19 @@ class ClusterError(KubefuncError):
 
 
 class AuthenticationError(ClusterError):
-    """The cluster does not accept your credentials, or there are none: log in again."""
+    """The cluster does not accept your credentials, or you have none: log in again."""
 
 
 class PermissionDeniedError(ClusterError):
-    """The credentials lack a permission; the message names verb and resource."""
+    """Your user lacks a permission. The message names it."""
 
 
 class QuotaExceededError(ClusterError):
-    """The namespace's quota can never give what is asked for."""
+    """The call asks for more than the namespace's quota can ever give."""
 
 
 class AdmissionError(ClusterError):
-    """Pod Security, a webhook or validation refused the Job or its Pod."""
+    """A rule of the cluster (Pod Security, a webhook, validation) refused the Job or its Pod."""
 
 
 class ClusterUnreachableError(ClusterError):
@@ -91,7 +91,7 @@ class ClusterUnreachableError(ClusterError):
 
 
 class PodStartError(KubefuncError):
-    """The function never ran."""
+    """The function did not start."""
 
 
 class ImagePullError(PodStartError):
@@ -103,22 +103,22 @@ class UnschedulableError(PodStartError):
 
 
 class PodConfigError(PodStartError):
-    """Something that the Pod names is not there, or its container cannot be started."""
+    """The Pod needs something that is missing, or its container cannot be started."""
 
 
 class PodFailedError(KubefuncError):
-    """The function ran and its process or Pod died."""
+    """The function ran, and its process or Pod died."""
 
 
 class OutOfMemoryError(PodFailedError):
-    """The kernel killed the function for using more than its memory limit."""
+    """The function used more memory than its limit and was killed."""
 
 
 class WorkerDiedError(PodFailedError):
-    """The function's process ended by itself, with an exit code or by a signal.
+    """The function's process ended without a result.
 
     Attributes:
-        exit_code: the process's exit code, or None when a signal ended it.
+        exit_code: the process's exit code, or None if a signal killed it.
         signal: the signal's number, or None.
     """
 
@@ -136,26 +136,26 @@ class WorkerDiedError(PodFailedError):
 
 
 class EvictedError(PodFailedError):
-    """The kubelet evicted the Pod for what it used itself (an emptyDir or ephemeral-storage limit)."""
+    """The Pod was evicted because it used more disk than its limit (emptyDir or ephemeral-storage)."""
 
 
 class PodLostError(PodFailedError):
-    """The Pod or its node vanished, more often than ``max_disruptions`` allows."""
+    """The Pod or its node was lost, more often than ``max_disruptions`` allows."""
 
 
 class JobDeletedError(PodFailedError):
-    """Someone else deleted the Job."""
+    """Somebody deleted the Job."""
 
 
 class CallTimeoutError(KubefuncError):
-    """The function's ``timeout`` or the Job's ``deadline`` ran out; the message says which and shows the stacks."""
+    """The function's ``timeout`` or the Job's ``deadline`` is over. The message says which, and shows the stacks."""
 
 
 class RemoteExitError(KubefuncError):
     """The function raised an exception that would end the caller's process, such as SystemExit.
 
     Attributes:
-        exit_code: what was given to ``sys.exit``, where it was an integer (None means 0 to Python).
+        exit_code: the argument of ``sys.exit``, if it was an integer. (For Python, None means 0.)
     """
 
     def __init__(self, message: str, *, exit_code: int | None = None, diagnosis: Diagnosis | None = None) -> None:
@@ -168,19 +168,22 @@ class ResultError(KubefuncError):
 
 
 class ResultLostError(ResultError):
-    """The result is gone; the message says when and why."""
+    """The result is gone. The message says when and why."""
 
 
 class ResultCorruptedError(ResultError):
-    """The result's length, sha256 or HMAC is wrong. Nothing was unpickled."""
+    """The result's length, checksum or signature is wrong. Nothing was unpickled."""
 
 
 class PythonMismatchError(ResultError):
-    """The image, or the program that attaches, has another minor version of Python: pickled code cannot cross."""
+    """The image, or the program that attaches, has another minor version of Python.
+
+    Pickled code does not work across minor versions.
+    """
 
 
 class RemoteTraceback(Exception):
-    """The text of a traceback from the other side, hung below the exception that it belongs to."""
+    """The traceback from the Pod, as text. It is the last cause in the exception's chain."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

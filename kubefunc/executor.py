@@ -1,4 +1,4 @@
-"""``concurrent.futures.Executor`` over the same backends: for programs, and libraries, that already use one."""
+"""A ``concurrent.futures.Executor``, for programs and libraries that already use one."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ T = TypeVar("T")
 
 
 class Executor(concurrent.futures.Executor):
-    """Runs functions on the cluster, each ``submit`` as a Job and each ``map`` as an Indexed Job; on this machine, by
-    persistent worker processes.
+    """An executor whose tasks run on the cluster, or in worker processes if no cluster is configured.
 
-    Differs from the standard library's ProcessPoolExecutor: a task whose process dies fails alone, with a
-    :class:`kubefunc.errors.WorkerDiedError`, and functions need not be importable.
+    On a cluster each ``submit`` is a Job and each ``map`` an Indexed Job. Other than with ProcessPoolExecutor, a task
+    whose process dies fails alone, with :class:`kubefunc.errors.WorkerDiedError`, and any function can be submitted.
     """
 
     @shows_options
@@ -55,16 +54,17 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         **options: Unpack[OptionChanges],
     ) -> None:
-        """No process is started before it is needed.
+        """Create the executor. It starts no process before the first task.
 
         Args:
-            max_workers: tasks at once; of a ``map`` on a cluster, Pods. Default: on a cluster no limit of ours (a
-                ``map`` starts with few Pods and adds some while items are slow), on this machine one for each CPU.
-            initializer: called in each process before its first task: on a cluster a task of ``submit`` has one of its
-                own, those of a Pod of ``map`` share one. Where it raises, its process's tasks end with a
-                ``BrokenExecutor``; on this machine all tasks do.
-            initargs: its arguments.
-            **options: as for ``@remote``.
+            max_workers: how many tasks run at once, or for ``map`` on a cluster, how many Pods. Default: on a cluster
+                no limit (a ``map`` starts with few Pods and adds more if items are slow), on this machine one for each
+                CPU.
+            initializer: called in each process before its first task. On a cluster each task of ``submit`` has its own
+                process, and the tasks in one Pod of ``map`` share one. If it raises, the tasks of its process raise
+                ``BrokenExecutor``. On this machine all tasks do.
+            initargs: the arguments of ``initializer``.
+            **options: any option of ``@remote``.
 
         Raises:
             ValueError: ``max_workers`` is not positive.
@@ -88,7 +88,7 @@ class Executor(concurrent.futures.Executor):
         self._shut = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have the function called; returns at once.
+        """Start a task and return its Future at once.
 
         Raises:
             RuntimeError: after ``shutdown()``, or once the initializer has failed (``BrokenExecutor``).
@@ -108,17 +108,17 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
     ) -> Iterator[T]:
-        """As the builtin ``map``, all at once: the inputs are read now, the results come in order.
+        """Call the function for each item. Inputs are read at once, results come in order.
 
         Args:
             fn: called with one value of each iterable.
-            iterables: end with the shortest.
-            timeout: seconds from now; then ``next()`` raises TimeoutError, and what has not ended is cancelled.
-            chunksize: items for one Pod, one after another. Default: kubefunc decides. Local: ignored.
+            iterables: one for each argument. The shortest one sets the number of items.
+            timeout: seconds from now. After that ``next()`` raises TimeoutError, and unfinished items are cancelled.
+            chunksize: how many items one Pod runs, one after another. Default: kubefunc decides. Local: ignored.
 
         Raises:
             ValueError: ``chunksize`` is not positive.
-            TypeError: the function does not take so many arguments.
+            TypeError: the function does not take this number of arguments.
             SerializationError: the function or an item cannot be pickled.
         """
         __tracebackhide__ = True
@@ -130,11 +130,11 @@ class Executor(concurrent.futures.Executor):
             return self._open_tasks().map(fn, iterables, chunksize, until)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - stdlib's
-        """Take no more tasks.
+        """Accept no more tasks.
 
         Args:
-            wait: return only when all have ended, and the processes with them.
-            cancel_futures: cancel those that have not begun.
+            wait: return only when all tasks and their processes have ended.
+            cancel_futures: cancel the tasks that have not started.
         """
         with self._lock:
             self._shut = True
@@ -146,9 +146,10 @@ class Executor(concurrent.futures.Executor):
                 tasks.wait()
 
     def terminate_workers(self) -> None:
-        """End all tasks at once, also those that run, and take no more; the standard library has it from 3.14 on.
+        """Stop all tasks at once, including those that run, and accept no more.
 
-        Their Futures are cancelled; those of tasks that ran get a ``CancelledError`` as their exception.
+        The Futures are cancelled. Those of tasks that ran raise ``CancelledError``. (ProcessPoolExecutor has this
+        method since Python 3.14.)
         """
         with self._lock:
             self._shut = True
@@ -270,7 +271,9 @@ class _AsJobs:
         how = HowToMap(kwargs={}, chunksize=chunksize, max_parallelism=self._at_once, return_exceptions=False)
         items = without_misfits("Executor.map()", _plain(fn), map_items("Executor.map()", iterables), {})
         started = start_many(self._function(fn), items, how)
-        started._keeps = self  # an exit waits for this, so it lives as long as the map, whoever else lets go of it
+        started._keeps = (
+            self  # an exit waits for this, so it lives as long as the map, even if nothing else refers to it
+        )
         self._maps.add(started)
 
         def results() -> Iterator[Any]:

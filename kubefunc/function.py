@@ -1,4 +1,4 @@
-"""``@remote`` and what it makes of a function."""
+"""``@remote`` and the remote functions that it makes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KEY_SIZE = 32  # bytes, of os.urandom: what `secrets` gives too, but its import 
 
 
 class MapOptions(TypedDict, total=False):
-    """The keywords of ``map`` and ``starmap`` that do not change what they give."""
+    """The keywords of ``map`` and ``starmap`` that do not change the type of their result."""
 
     kwargs: dict[str, Any] | None
     chunksize: int | None
@@ -89,7 +89,7 @@ def _takes_what_the_function_takes(method: F) -> F:
 
 
 class RemoteFunction(Generic[P, R]):
-    """A function that can also run elsewhere. ``f(...)`` runs it here, ``f.remote(...)`` as a Job.
+    """A function that ``f(...)`` runs here and ``f.remote(...)`` runs as a Job.
 
     Attributes:
         function: the function itself.
@@ -104,22 +104,22 @@ class RemoteFunction(Generic[P, R]):
         functools.update_wrapper(cast("Callable[P, Any]", self), function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it here, as if it were not decorated: an ``async def`` gives its coroutine."""
+        """Run the function here, as without ``@remote``. An ``async def`` returns its coroutine."""
         __tracebackhide__ = True
         return cast("R", self.function(*args, **kwargs))
 
     @_takes_what_the_function_takes
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same as calling it, for those who like to see it written."""
+        """Run the function here: the same as a plain call."""
         __tracebackhide__ = True
         return self(*args, **kwargs)
 
     @_takes_what_the_function_takes
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Start a call on the cluster (or, with none configured, on this machine) and return at once.
+        """Start a call on the cluster, or on this machine if none is configured, and return at once.
 
         Returns:
-            a :class:`kubefunc.Call`: ``.result()`` waits. (Modal's ``.remote()`` waits by itself; this one does not.)
+            a :class:`kubefunc.Call`. Its ``.result()`` waits for the result. (In Modal, ``.remote()`` itself waits.)
 
         Raises:
             TypeError: the function does not take these arguments.
@@ -227,25 +227,25 @@ class RemoteFunction(Generic[P, R]):
         max_parallelism: int | None = None,
         return_exceptions: bool = False,
     ) -> MapCall[Any]:
-        """Call it once for each item, all together as one Job; returns at once.
+        """Call the function once for each item, all items in one Job, and return at once.
 
-        The inputs end with the shortest iterable, as with the builtin ``map``. Generators are consumed now.
+        The inputs end with the shortest iterable, as with the builtin ``map``. Generators are read to their end.
 
         Args:
             iterables: one for each positional argument.
-            kwargs: keyword arguments that all items share; sent once.
-            chunksize: how many items one Pod works through, one after another. Default: kubefunc decides, and moves
-                items to further Pods while they are slow. Local: ignored, processes take item by item.
-            max_parallelism: Pods at once, from the start. Default: few Pods, and more while items are slow, 500 at
-                most. Local: processes at once; default: one for each CPU.
-            return_exceptions: a failed item gives its exception instead of raising it.
+            kwargs: keyword arguments that all items share. They are sent once.
+            chunksize: how many items one Pod runs, one after another. Default: kubefunc decides, and moves items to
+                further Pods if they are slow. Local: ignored, each process takes one item at a time.
+            max_parallelism: how many Pods run at once, from the start. Default: few Pods, and more if items are slow,
+                at most 500. Local: how many processes run at once. Default: one for each CPU.
+            return_exceptions: return the exception of a failed item as its result, instead of raising it.
 
         Returns:
-            a :class:`kubefunc.MapCall`, which gives the results in order when iterated over.
+            a :class:`kubefunc.MapCall`. Iterating over it gives the results in order.
 
         Raises:
             TypeError: the function does not take these arguments.
-            SerializationError: the function or an item cannot be pickled; the message names ``items[17].session``.
+            SerializationError: the function or an item cannot be pickled. The message names it: ``items[17].session``.
             ConfigurationError: an option or keyword is wrong, or the kubeconfig is broken.
         """
         __tracebackhide__ = True
@@ -335,7 +335,7 @@ class RemoteFunction(Generic[P, R]):
         max_parallelism: int | None = None,
         return_exceptions: bool = False,
     ) -> MapCall[Any]:
-        """The same as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
+        """Do as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
         __tracebackhide__ = True
         where = f"{self._name}.starmap()"
         how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
@@ -349,10 +349,10 @@ class RemoteFunction(Generic[P, R]):
 
     @shows_options
     def options(self, **changes: Unpack[OptionChanges]) -> RemoteFunction[P, R]:
-        """The same function with other options; ``env``, labels and their kind are merged by key.
+        """Return the function with other options. ``env``, labels and other mappings are merged by key.
 
         Raises:
-            ConfigurationError: a name or value that no option has.
+            ConfigurationError: there is no such option, or its value is not accepted.
         """
         __tracebackhide__ = True
         return type(self)(self.function, _above(self._layer, parse_changes(".options()", **changes)), self._name)
@@ -398,7 +398,7 @@ def _imported(module: str, qualname: str) -> Any:
 
 
 class AsyncRemoteFunction(RemoteFunction[P, R]):
-    """What ``@remote`` makes of an ``async def``: called here it gives a coroutine; elsewhere the result, as ever."""
+    """A remote ``async def``: a plain call returns a coroutine, ``.remote()`` a Call as for other functions."""
 
     if TYPE_CHECKING:
 
@@ -432,7 +432,7 @@ class AsyncRemoteFunction(RemoteFunction[P, R]):
 
 
 class RemoteClassMethod(Generic[P, R]):
-    """``@remote`` above ``@classmethod``: each access binds the class, and gives a :class:`RemoteFunction`."""
+    """``@remote`` above ``@classmethod``: each access binds the class and returns a :class:`RemoteFunction`."""
 
     def __init__(self, method: classmethod[Any, P, Any], layer: Layer, name: str) -> None:
         self._method = method
@@ -447,7 +447,7 @@ class RemoteClassMethod(Generic[P, R]):
 
 
 class Decorator(Protocol):
-    """What ``@remote(...)`` gives: it takes a function, ``async def`` or not."""
+    """The decorator that ``@remote(...)`` returns. It takes a function or an ``async def``."""
 
     @overload
     def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
@@ -471,7 +471,7 @@ def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
 @shows_options
 def remote(function: Any = None, /, **changes: Any) -> Any:
-    """Let a function run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
+    """Make a function that can run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
 
     Works on functions, ``async def``, methods (put it above ``@classmethod`` and below ``@staticmethod``), lambdas,
     partials and callable objects. Options: see :class:`kubefunc.Options`.
@@ -483,7 +483,7 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
     8
 
     Raises:
-        ConfigurationError: an unknown or wrong option; a class, a generator function or something not callable.
+        ConfigurationError: an option is unknown or wrong, or this is a class, a generator function or not callable.
     """
     __tracebackhide__ = True
     layer = parse_changes("@remote", **changes)
@@ -495,27 +495,27 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
 def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | RemoteClassMethod[..., Any]:
     __tracebackhide__ = True
     if isinstance(function, staticmethod):
-        raise ConfigurationError("@remote on a staticmethod: put @staticmethod above @remote, not below it.")
+        raise ConfigurationError("@remote on a staticmethod: put @staticmethod above @remote.")
     if isinstance(function, classmethod):
         inner = _decorated(function.__func__, layer)  # refuses what it would refuse there
         return RemoteClassMethod(function, layer, inner._name)
     if isinstance(function, (property, functools.cached_property)):
-        raise ConfigurationError("@remote on a property: there is nothing to call. Make it a method.")
+        raise ConfigurationError("@remote on a property: it cannot be called. Make it a method.")
     if inspect.isclass(function):
         raise ConfigurationError(
-            f"@remote on the class {function.__name__}: decorate its methods, or a function that makes an instance."
+            f"@remote on the class {function.__name__}: decorate its methods, or a function that creates an instance."
         )
     if not callable(function):
         raise ConfigurationError(
-            f"@remote takes a function, not {function!r}. Options go by name: @remote(cpu=2, ...)."
+            f"@remote takes a function, not {function!r}. Give options by name: @remote(cpu=2, ...)."
         )
     if isinstance(function, RemoteFunction):
         return type(function)(function.function, _above(function._layer, layer), function._name)
     name = _name(function)
     if _gives_a_generator(function):
         raise ConfigurationError(
-            f"@remote on the generator function {name}: a Job gives one result. "
-            "Return a list, or make one call per item."
+            f"@remote on the generator function {name}: a Job returns one result. "
+            "Return a list, or make one call for each item."
         )
     return _kind(function)(function, layer, name)
 

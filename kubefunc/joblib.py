@@ -1,4 +1,4 @@
-"""A back end for joblib, and so for scikit-learn: ``joblib.Parallel`` on a cluster, or without one on this machine.
+"""A joblib backend: run ``joblib.Parallel`` and scikit-learn on a cluster, or on this machine without one.
 
 ::
 
@@ -8,8 +8,8 @@
     with joblib.parallel_config("kubefunc", n_jobs=20, cpu=2, memory="4Gi"):
         search.fit(X, y)
 
-joblib gathers tasks into batches and hands batch after batch to :class:`kubefunc.Executor`: on a cluster each is a Job.
-Parallel loops inside a task run there as threads, as with joblib's own processes.
+joblib puts tasks together into batches and gives the batches to :class:`kubefunc.Executor`. On a cluster each batch is
+a Job. Parallel loops inside a task run there as threads, as with joblib's own processes.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _OF_EXECUTOR = ("initializer", "initargs")
 
 
 def register() -> None:
-    """Let joblib know the back end: ``joblib.parallel_config("kubefunc", ...)``.
+    """Register the backend with joblib, for ``joblib.parallel_config("kubefunc", ...)``.
 
-    What else is given to ``parallel_config``, or to ``joblib.Parallel`` itself, are options of
-    :class:`kubefunc.Options`, and ``initializer`` and ``initargs`` of :class:`kubefunc.Executor`.
+    ``parallel_config`` and ``joblib.Parallel`` then also take the options of :class:`kubefunc.Options`, and
+    ``initializer`` and ``initargs`` of :class:`kubefunc.Executor`.
     """
     register_parallel_backend(NAME, KubefuncBackend)
 
 
 class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc, unused-ignore]
-    """What joblib makes where its back end is ``"kubefunc"``."""
+    """The backend that joblib creates for ``"kubefunc"``."""
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
@@ -68,7 +68,7 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """``params``: options, or what an Executor takes.
 
         Raises:
-            ConfigurationError: an option that there is not, or a wrong value.
+            ConfigurationError: there is no such option, or its value is not accepted.
         """
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._params = params

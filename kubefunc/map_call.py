@@ -1,8 +1,7 @@
-"""A map that was started: many calls as one Job, their outcomes in order, as they come, or as Futures.
+"""The handle of a map: many calls in one Job.
 
-An outcome stays as the bytes that came until somebody wants it; it is unpickled once, in the thread that asks. A
-:class:`kubefunc.call.Call` is made for an item only when ``calls`` is asked for it: 100,000 items are not as many
-Futures.
+An outcome stays bytes until somebody asks for it. It is unpickled once, in the thread that asks. A
+:class:`kubefunc.call.Call` is created for an item only when ``calls`` is used: 100,000 items need no 100,000 Futures.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ OUTPUT_WITHIN = 5.0  # seconds for what was printed to come behind the last outc
 
 
 class MapCall(Generic[R]):
-    """Many calls of one function. Made by ``f.map(...)``, ``f.starmap(...)`` or :func:`attach_map`, never directly.
+    """Many calls of one function, from ``f.map(...)``, ``f.starmap(...)`` or :func:`attach_map`.
 
-    Iterating gives the results in the order of the inputs, each as soon as it and those before it are there. Where an
-    item failed, its own exception is raised at its place; the same iterator goes on behind it, and another iterator
-    begins anew: results are kept.
+    Iterating gives the results in the order of the inputs, each as soon as it and all results before it are there. A
+    failed item raises its own exception at its place. You can continue with the same iterator. A new iterator starts
+    from the first item again, since results are kept.
     """
 
     __kubefunc_call__ = True  # the packer refuses it as an argument by this mark
@@ -70,7 +69,7 @@ class MapCall(Generic[R]):
 
     @property
     def id(self) -> str:
-        """Its name for people, for the Job on the cluster and for :func:`attach_map`."""
+        """The id of the map. It is also the name of its Job, and :func:`attach_map` takes it."""
         return self._id
 
     def __len__(self) -> int:
@@ -79,12 +78,12 @@ class MapCall(Generic[R]):
 
     @property
     def calls(self) -> Sequence[Call[R]]:
-        """A Future for each item, made when asked for: for ``concurrent.futures.wait``, ``as_completed``, callbacks."""
+        """A Future for each item, for ``concurrent.futures.wait``, ``as_completed`` and callbacks."""
         return _Calls(self)
 
     @property
     def progress(self) -> MapProgress:
-        """How many items are where, by now."""
+        """How many items wait, run, have succeeded, failed or were cancelled."""
         return self._outcomes.progress(self._output.waits_for)
 
     def done(self) -> bool:
@@ -95,7 +94,7 @@ class MapCall(Generic[R]):
         return InOrder(self)
 
     def as_completed(self) -> Iterator[tuple[int, R]]:
-        """Pairs of index and result, in the order in which items end. A failed item raises, as when iterating."""
+        """Iterate over pairs of index and result, in the order in which items end. A failed item raises."""
         return AsCompleted(self)
 
     def __aiter__(self) -> AsyncIterator[R]:
@@ -106,13 +105,13 @@ class MapCall(Generic[R]):
         return self._all().__await__()
 
     def result(self, timeout: float | None = None) -> list[R]:
-        """All results in order; raises what the first failed item raised.
+        """Wait for all results and return them in order, or raise the exception of the first failed item.
 
         Args:
-            timeout: seconds to wait; the map goes on when they are over.
+            timeout: seconds to wait. The map continues after that.
 
         Raises:
-            TimeoutError: not done within ``timeout`` (on Python 3.10 the ``concurrent.futures`` one).
+            TimeoutError: not done within ``timeout`` (on Python 3.10 ``concurrent.futures.TimeoutError``).
             CancelledError: an item was cancelled.
         """
         __tracebackhide__ = True
@@ -125,19 +124,21 @@ class MapCall(Generic[R]):
         return results
 
     def cancel(self) -> bool:
-        """Stop all that has no result yet: True at once, unless there is nothing to stop."""
+        """Stop all items that have no result yet. Return True at once, or False if all are done."""
         self._unwanted = True  # before its items are known: they are cancelled as soon as they are
         count = self._outcomes.count
         return count is None or self._cancel(range(count))
 
     def retry_failed(self) -> MapCall[R]:
-        """Run again what failed or was cancelled, under the same id: what has its value keeps it, what runs goes on.
+        """Run the items that failed or were cancelled again, under the same id.
+
+        Items that have their result keep it, and items that run continue.
 
         Returns:
-            this same map. A Call that was taken from ``calls`` before keeps its error: ``calls`` gives a new one.
+            this same map. A Call that you took from ``calls`` before keeps its error. ``calls`` has a new one.
 
         Raises:
-            ConfigurationError: the map was attached to, and its arguments are not to be had any more.
+            ConfigurationError: this is an attached map, and its arguments are no longer in the cluster.
         """
         outcomes = self._outcomes
         count = self._length(None)
@@ -159,12 +160,12 @@ class MapCall(Generic[R]):
         return self
 
     def discard(self) -> None:
-        """Remove the finished map and its kept results. A detached map stays until this, or until its ttl."""
+        """Remove the finished map and its stored results. Otherwise a detached map stays for its ``ttl``."""
         if self._work is not None:
             self._work.discard()
 
     def logs(self) -> str:
-        """What the items printed up to now, chunk by chunk. A Call of ``calls`` has what its own item printed."""
+        """Return what the items have printed, chunk by chunk. A Call in ``calls`` has the output of its own item."""
         self._hear_out()
         kept = self._output.text()
         if kept:
@@ -201,7 +202,7 @@ class MapCall(Generic[R]):
 
     def _waiting(self) -> Waiting:
         self._check_process()
-        return Waiting(self._session, f"{self._id} goes on; iterate again to wait, cancel() stops it")
+        return Waiting(self._session, f"{self._id} continues; iterate again to wait, cancel() stops it")
 
     def _length(self, until: float | None) -> int:
         outcomes = self._outcomes
@@ -411,16 +412,16 @@ class ItemCall(Call[R]):
         self._kept: Returned | Raised | None = None  # its outcome, where the item runs again
 
     def discard(self) -> None:
-        """Not for one item: the whole map is one Job.
+        """Raise an error: all items of a map are in one Job, so only the map can be discarded.
 
         Raises:
             ConfigurationError: always.
         """
-        raise ConfigurationError(f"{self._id} is an item of a map, which is one Job: discard() the map.")
+        raise ConfigurationError(f"{self._id} is one item of a map, and all items are in one Job: discard() the map.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise SerializationError(
-            f"{self._id} is an item of a map, which is one Job: pickle the map, and there take calls[{self._index}]."
+            f"{self._id} is one item of a map: pickle the map, and use its calls[{self._index}] in the other process."
         )
 
     @overload
@@ -428,7 +429,7 @@ class ItemCall(Call[R]):
     @overload
     def logs(self, follow: Literal[True]) -> Iterator[str]: ...
     def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - as Call.logs
-        """What was printed while it ran: by it, or where items run in chunks, by its chunk."""
+        """Return what was printed while the item ran, by the item or by its chunk."""
         if follow:
             self._map._wait(self._index, None)
         self._map._hear_out()
@@ -471,14 +472,14 @@ def start_map(of: Session, backend: Backend, submission: Submission, *, return_e
 
 
 def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
-    """The handle of a map that another process has made, by its id: results that exist, and those to come.
+    """Return the handle of a map that another process made.
 
     Args:
         call: ``id`` or ``namespace/id``.
-        return_exceptions: a failed item gives its exception as its result.
+        return_exceptions: return the exception of a failed item as its result, instead of raising it.
 
     Raises:
-        ConfigurationError: it is no id, or there is no cluster: maps on this machine end with their process.
+        ConfigurationError: this is not an id, or there is no cluster. Maps on this machine end with their process.
     """
     name = parse_id("attach_map", call)
     here = session()

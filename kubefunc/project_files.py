@@ -270,11 +270,11 @@ def check_size(files: Sequence[ProjectFile], limit: int) -> None:
         return
     raise SerializationError(
         f"the project code that the function needs has {_megabytes(total)}, "
-        f"and at most {_megabytes(limit)} travel with a call. "
+        f"and at most {_megabytes(limit)} can be sent with a call. "
         f"The largest of its {len(files)} files:{_largest(files)}\n"
         f"Move data out of the package, or name it in {IGNORE_FILE}, and pass it as an argument or mount it as a "
         "volume; or install the package (not as an editable install) both here and in the image: installed packages "
-        "do not travel."
+        "are not sent."
     )
 
 
@@ -287,9 +287,9 @@ def notes_on(units: Sequence[Unit], listing: Listing) -> tuple[Note, ...]:
         notes.append(
             Note(
                 f"size of {names}",
-                f"{_megabytes(total)} of project code travel with each call ({names}). The largest of its "
+                f"{_megabytes(total)} of project code are sent with each call ({names}). The largest of its "
                 f"{len(listing.files)} files:{_largest(listing.files)}\n"
-                f"What the function does not need can stay here: name it in {IGNORE_FILE}, as in .gitignore.",
+                f"Name what the function does not need in {IGNORE_FILE}, as in .gitignore, to leave it out.",
             )
         )
     return tuple(notes)
@@ -303,7 +303,7 @@ def _notes_on_keys(listing: Listing) -> Iterator[Note]:
     name = os.path.basename(keys[0].path)
     yield Note(
         f"keys {[each.path for each in keys]}",
-        f"files that look like keys or passwords by their names do not travel:{lines}\n"
+        f"files whose names look like keys or passwords are not sent:{lines}\n"
         f"To hand a secret to the function use env={{'NAME': SecretKey(...)}} or an argument. To send such a file all "
         f"the same, write !{name} into {os.path.join(keys[0].project, IGNORE_FILE)}.",
     )
@@ -317,15 +317,15 @@ def _notes_on_links(listing: Listing) -> Iterator[Note]:
     name = os.path.basename(links[0].path)
     yield Note(
         f"links {[each.path for each in links]}",
-        f"links to what is hidden, or outside of {links[0].project}, are not followed; these do not travel:{lines}\n"
-        f"To send one all the same, write !{name} into {os.path.join(links[0].project, IGNORE_FILE)}.",
+        f"links to hidden files, or to files outside of {links[0].project}, are not followed. Not sent:{lines}\n"
+        f"To send one anyway, write !{name} into {os.path.join(links[0].project, IGNORE_FILE)}.",
     )
 
 
 def _notes_on_unreadable(listing: Listing) -> Iterator[Note]:
     for each in listing.left_out:
         if each.reason is Reason.UNREADABLE:
-            yield Note(f"unreadable {each.path}", f"{each.path} does not travel: {each.detail}.")
+            yield Note(f"unreadable {each.path}", f"{each.path} is not sent: {each.detail}.")
 
 
 def _largest(files: Sequence[ProjectFile]) -> str:

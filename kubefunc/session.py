@@ -183,7 +183,7 @@ class Session:
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
             on_cluster = any(backend.traits.outlives_program for backend in waiting.values())
-            way_out = "; detach=True would keep them" if on_cluster else ""
+            way_out = "; with detach=True they would continue" if on_cluster else ""
             self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
         try:
             left: list[str] = []
@@ -273,10 +273,10 @@ def _if_installed() -> Generator[None]:
         if current.call_id() is None:
             raise
         raise NestedCallError(
-            f"A remote call from inside the call {current.call_id()}: what makes calls does not travel, and the image "
-            f"lacks it ({error}). Give the outer call an image in which kubefunc is installed (image=..., with the "
-            "same version of kubefunc as here) and service_account=...; or call the function directly, f(x), to run "
-            "it in place."
+            f"A remote call from inside the call {current.call_id()}: kubefunc's client is not sent to Pods, and the "
+            f"image does not have it ({error}). Give the outer call an image in which kubefunc is installed "
+            "(image=..., with the same version of kubefunc as here) and service_account=.... "
+            "Or call the function directly, f(x), to run it in place."
         ) from None
 
 
@@ -306,14 +306,14 @@ def session() -> Session:
 
 @shows_options
 def configure(backend: BackendName | None = None, **changes: Unpack[OptionChanges]) -> None:
-    """Defaults for all calls of this process. Environment variables, ``@remote`` and ``.options`` override them.
+    """Set defaults for all calls of this process. Environment variables, ``@remote`` and ``.options`` override them.
 
     Args:
-        backend: ``"kubernetes"`` or ``"local"``; by default the kubeconfig decides.
+        backend: ``"kubernetes"`` or ``"local"``. Default: Kubernetes if there is a kubeconfig, else local.
         **changes: any option of :class:`kubefunc.Options`.
 
     Raises:
-        ConfigurationError: a name or value that no option has.
+        ConfigurationError: there is no such option, or its value is not accepted.
     """
     __tracebackhide__ = True
     if backend not in (None, "kubernetes", "local"):

@@ -79,7 +79,7 @@ def test_ctrl_c_in_an_interactive_interpreter(clean_env: dict[str, str], tmp_pat
     program.stdin.write(b"\nprint('still', call.running(), call.cancel())\n")
     program.stdin.close()
     printed = program.end()
-    assert "goes on; call.result() waits again" in printed
+    assert "continues; call.result() waits again" in printed
     assert "still True True" in printed
     all_end(pids)
 

@@ -373,7 +373,7 @@ def test_unreadable_data_is_left_out_and_named(project: Project, tmp_path: Path)
     archive = ProjectCode().collect(["halfread_a"])
     assert names(archive) == ["halfread_a/__init__.py", "halfread_a/data.txt"]
     (note,) = archive.notes
-    assert "halfread_a/loop does not travel" in note.text
+    assert "halfread_a/loop is not sent" in note.text
 
 
 def test_files_that_come_and_go_while_code_is_packed(project: Project, tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_much_code_is_said_with_its_largest_files(project: Project) -> None:
     root = project({"heavy_a/__init__.py": "", "heavy_a/small.txt": "x"})
     (root / "heavy_a/model.bin").write_bytes(b"x" * 4_999_999)
     (note,) = ProjectCode().collect(["heavy_a"]).notes
-    assert "4.8 MiB of project code travel with each call (heavy_a)" in note.text
+    assert "4.8 MiB of project code are sent with each call (heavy_a)" in note.text
     assert note.text.index("heavy_a/model.bin") < note.text.index("heavy_a/small.txt")
     assert ".kubefuncignore" in note.text
     (root / "heavy_a/model.bin").write_bytes(b"x" * 4_000_000)
