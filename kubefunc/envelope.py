@@ -217,7 +217,7 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 
 
 def unread(envelope: Envelope, diagnosis: Diagnosis) -> Unread | Returned | Raised:
-    """The outcome for whoever asks for it; at once where nothing has to be unpickled for that."""
+    """The outcome, to be unpickled when somebody asks for it, or at once if it needs no unpickling."""
     header = envelope.header
     if (header["outcome"] == ERROR and not header.get("nodes")) or not _is_of_this_python(header):
         return outcome(envelope, diagnosis)

@@ -190,7 +190,7 @@ class Outcomes:
 
         Args:
             index: of the item.
-            load: gives the outcome to whoever asks for it first. Called as inside :meth:`unchanged`.
+            load: returns the outcome when somebody first asks for it. Called as inside :meth:`unchanged`.
 
         Returns:
             None where the item has not ended.
@@ -239,7 +239,7 @@ class Outcomes:
         """Wait for an item in an event loop."""
         if self.is_settled(index):
             return
-        import asyncio  # whoever awaits has it; to all others it would cost 15 ms
+        import asyncio  # code that awaits has loaded it already; for others it costs 15 ms
 
         loop = asyncio.get_running_loop()
         settled = asyncio.Event()

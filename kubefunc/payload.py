@@ -452,7 +452,7 @@ def _way_out(culprit: object, cause: Exception) -> str:
 def new_id(function_name: str, key: bytes) -> str:
     """The id of a call with this key, which is its Job's name: the function's name as a DNS label, and the key's hash.
 
-    So whoever has the id can tell whether a Job is the call: only its own has the key (:func:`commits_to`).
+    So a client with the id can check whether a Job is the call: only its own Job has the key (:func:`commits_to`).
 
     >>> new_id("Trainer.fit_all", b"a key")
     'trainer-fit-all-r6r2vmx2vg3z4cqd'

@@ -148,7 +148,7 @@ def _duration(seconds: float) -> str:
 
 
 class Watch:
-    """Shows the progress of one map to a person, from within the waits of whoever waits for it.
+    """Shows the progress of one map, in the threads that wait for it.
 
     A live line stands there only as long as a wait lasts: a program's own prints, between two results, find a clean
     line. Where a line cannot be redrawn (a log file), one is written every 30 s. Of a map that was shown, a last line

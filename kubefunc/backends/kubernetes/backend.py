@@ -254,7 +254,7 @@ class KubernetesBackend:
     # -- how attempts end
 
     def _done(self, attempt: Attempt, envelope: Envelope) -> None:
-        """Its envelope was delivered. Wanted first, let go then: close() waits for whoever is not let go."""
+        """Its envelope was delivered. Ask for the deletion first: close() waits only for attempts that are tracked."""
         if isinstance(attempt, ChunkAttempt):
             self._maps.chunk_ended(attempt, envelope)
             return
@@ -326,7 +326,7 @@ class KubernetesBackend:
 
 
 def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], None]) -> None:
-    """Whatever keeps from attaching, such as a Secret that somebody has edited: nobody must wait in vain."""
+    """Any error while attaching, such as an edited Secret: it must reach those who wait for the call."""
     try:
         attach()
     except errors.KubefuncError as error:

@@ -50,7 +50,7 @@ class LocalBackend:
 
     @property
     def packer(self) -> Packer:
-        """Whoever packs a call will submit it: its process starts meanwhile."""
+        """Start a process while the caller packs the call."""
         self._check_open()
         with contextlib.suppress(OSError):  # the call will tell
             self._processes.warm()

@@ -147,7 +147,7 @@ class LocalMap:
         close_all(self._pipe)
 
     def _nudge(self) -> None:
-        if not self._pipe:  # it has ended; in a forked child, where the lock may be held for ever, it never was there
+        if not self._pipe:  # it has ended; in a forked child, where the lock may never be released, it was never there
             return
         with self._lock:  # once the pipe is closed, its number may be another file's
             if self._pipe:

@@ -1,4 +1,4 @@
-"""What holds for every attempt of a call, whoever watches it: how long things may take, and how failures are told."""
+"""What all attempts of a call share: how long things may take, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Clock:
             self.patience = STACKS_LATE
 
     def waits_for(self, stacks: str) -> bool:
-        """Whether a timeout goes on for a tenth of a second, as this file has no stacks yet. Not for ever."""
+        """Whether a timeout goes on for a tenth of a second, as this file has no stacks yet."""
         if self.why != "timeout" or self.patience == 0 or _is_written(stacks):
             return False
         self.patience -= 1

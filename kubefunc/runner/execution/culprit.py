@@ -130,7 +130,7 @@ def _is_whole(obj: object, error: Exception) -> bool:
     """Whether no part of the object is to blame."""
     if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
         return True  # too deep as a whole
-    return getattr(error, "culprit", None) is obj  # the error says itself whom it means
+    return getattr(error, "culprit", None) is obj  # the error names its object
 
 
 def _parts(obj: Any, path: Path) -> Iterator[tuple[Path, object]]:

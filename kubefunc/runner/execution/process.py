@@ -125,7 +125,7 @@ def fork_child(run: Callable[[int], None], forget: Callable[[], None]) -> Child:
             print_fault()
         finally:
             os._exit(EXIT_BROKEN)
-    lead_group(pid)  # here and there: whoever comes first, from now on a signal to the group arrives
+    lead_group(pid)  # both processes do it: after the first one, a signal to the group arrives
     os.close(frames_end)
     os.close(output_end)
     return Child(pid, frames, output)

@@ -1,6 +1,6 @@
 """A worker: a process of this machine that takes item after item of a map from one queue.
 
-The queue is a socket from which all workers of the map receive whole messages: whoever is free takes the next item, so
+The queue is a socket from which all workers of the map receive whole messages: a free worker takes the next item, so
 a slow one holds no other back. What came of an item goes straight to the client, on the worker's own socket, in the
 frames of :mod:`kubefunc.runner.execution.items`. A message of the queue: the item's index (8 bytes, big endian), its
 attempt (4 bytes), then ``I`` and the pickle of its arguments, or where that is large, ``F`` and the path of a file
@@ -190,7 +190,7 @@ class MemoryBody(child.Body):
 
 
 def new_memory() -> int | None:
-    """A descriptor of memory that belongs to whoever holds one. Linux only."""
+    """A descriptor of memory that exists as long as a process holds it. Linux only."""
     return os.memfd_create("kubefunc") if hasattr(os, "memfd_create") else None
 
 

@@ -146,7 +146,7 @@ class Courier:
         return True
 
     def _let_readers_finish(self) -> None:
-        """Whoever acknowledged has all of it: where the Pod is to end, no other is waited for."""
+        """The client that acknowledged has the whole result: when the Pod ends, wait for no other reader."""
         while not self._no_reader() and not self.terminating:
             time.sleep(POLL)
 

@@ -92,7 +92,7 @@ def refusal(method: str, path: str, answer: Answer) -> ApiError:
     """The error that a status outside 2xx means.
 
     Raises UnreadableAnswer for redirects and pages: the API server sends neither. A 401 and a 5xx mean the same
-    whoever sends them.
+    from any sender.
     """
     if answer.status < 400 or (answer.is_html and answer.status < 500 and answer.status != 401):
         raise UnreadableAnswer(answer.described())

@@ -83,7 +83,7 @@ class ExecStream:
             raise StreamCut(str(exc)) from exc
 
     def close(self) -> None:
-        """End the stream at once, from any thread: whoever reads gets StreamClosed."""
+        """End the stream at once, from any thread. Its readers get StreamClosed."""
         self._socket.close()
 
     def release(self) -> None:

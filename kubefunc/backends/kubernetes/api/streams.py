@@ -62,7 +62,7 @@ class Link:
                 _shut(base)
 
     def close(self) -> None:
-        """End the stream. From any thread; whoever reads it is woken at once."""
+        """End the stream, from any thread. Its readers wake at once."""
         with self._cut_lock:
             self.closed = True
             if self._socket is not None:

@@ -1,12 +1,11 @@
 """A sound list-watch of one collection, that parses and enqueues and does nothing else.
 
-Three loops, one inside the other: for ever { list; for ever { one connection } }. A connection that ends is
-resumed at the last version seen; only a version that the server has forgotten (410) leads back to the list.
-What vanished
-unseen meanwhile is then reported as DELETED, what changed as MODIFIED: whoever listens need not know.
+Two nested loops: repeat { list; repeat { one connection } }. A connection that ends is resumed at the last version
+seen; only a version that the server has forgotten (410) leads back to the list. What vanished in between is then
+reported as DELETED, what changed as MODIFIED: listeners need not know.
 
 `kubernetes.watch` has neither: an ERROR event ends it with KeyError('raw_object'), and on a dead network it
-hangs for ever (client-python#1402). Here 90 s without a byte count as dead, for the server sends a bookmark
+hangs forever (client-python#1402). Here 90 s without a byte count as dead, for the server sends a bookmark
 each minute.
 """
 
@@ -162,7 +161,7 @@ class Watcher:
         try:
             self._watch()
         except Exception as exc:
-            # on_event raised, or we have a bug: whoever waits for events must hear that none will come.
+            # on_event raised, or we have a bug: those who wait for events must learn that none will come.
             self._say(WatchState.FAILED, f"{type(exc).__name__}: {exc}", exc)
             raise
         finally:
@@ -331,7 +330,7 @@ class Watcher:
         if not self._synced:
             return exc.is_unauthenticated or end_of_status(exc.status) in (End.FORBIDDEN, End.REFUSED)
         if exc.is_unauthenticated:
-            return False  # whoever logs in again follows on
+            return False  # after a new login the watch continues
         return next_step(end_of_status(exc.status), failures=failures) is Step.STOP
 
     def _say_why(self, exc: Exception | None) -> None:

@@ -148,7 +148,7 @@ class Attempt:
         return [self]
 
     def of_index(self, index: int | None) -> Attempt | None:
-        """Whom news of a Pod with this index concerns."""
+        """The attempt that an event of a Pod with this index affects."""
         return self
 
     def shown_by(self, finding: Finding) -> Attempt:
@@ -170,7 +170,7 @@ class Attempt:
 
     @property
     def is_gradual(self) -> bool:
-        """Whether outcomes come one after another. An only one comes with the Pod's end, and a stream costs CPU."""
+        """Whether outcomes come one after another. A single result is cheaper to read when the Pod ends."""
         return False
 
     def without_end(self) -> list[Attempt]:

@@ -250,7 +250,7 @@ class Maps:
     def _finish(self, call: str) -> None:
         """Let go of the map's Jobs that have ended: of all when the map has, or of one that may begin again.
 
-        Until then a Job that has ended stays: if this client is killed, whoever attaches finds its outcomes there.
+        Until then an ended Job stays: if this client is killed, a client that attaches finds the outcomes there.
         """
         for lead in self._tracker.of(call):
             if not isinstance(lead, MapAttempt) or not lead.has_ended:
@@ -264,7 +264,7 @@ class Maps:
     # -- what was lost
 
     def _lose(self, lead: MapAttempt, items: Sequence[int], error: KubefuncError, *, at_fault: bool = False) -> None:
-        """These items run again, in a Job of their own; not for ever, where nothing gets on."""
+        """Run these items again in a new Job. Give up after several attempts without progress."""
         sent = lead.sent
         if not at_fault:
             lead.lost.note_innocent()

@@ -140,7 +140,7 @@ class Tracker:
             self._clock.after(TICK, self._tick)
 
     def _of_job(self, job: str, uid: str) -> list[Attempt]:
-        """Whom news of a Job concerns. Its name is a random one of ours; its UID is known a moment later."""
+        """The attempts affected by an event of this Job. We know its random name before its UID."""
         with self._lock:
             attempts = list(self._attempts.get(job, ()))
         return [attempt for attempt in attempts if not attempt.over and attempt.objects.is_job(uid)]

@@ -60,7 +60,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Round:
-    """Whom to ask, and for what.
+    """Which chunks to ask for items, and for how many.
 
     Attributes:
         asked: positions of the chunks to ask, those with the most items first.

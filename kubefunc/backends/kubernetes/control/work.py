@@ -1,4 +1,4 @@
-"""One call or map on the cluster, whoever has started it: cancel, discard, logs."""
+"""One call or map on the cluster, started by this client or another: cancel, discard, logs."""
 
 from __future__ import annotations
 

@@ -419,7 +419,7 @@ _LEVEL = re.compile(r'violates PodSecurity "(?P<level>\w+)')
 _WEBHOOK_DENIED = re.compile(r'admission webhook "(?P<name>[^"]*)" denied the request')
 _WEBHOOK_SILENT = re.compile(r'failed calling webhook "(?P<name>[^"]*)"')
 _LIMITS = re.compile(
-    r"(?:maximum|minimum) (?P<what>[\w./-]+) usage per (?P<whom>\w+) is|"
+    r"(?:maximum|minimum) (?P<what>[\w./-]+) usage per (?P<scope>\w+) is|"
     r"(?P<ratio>[\w./-]+) max limit to request ratio per"
 )
 _PRIORITY_CLASS = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")

@@ -62,7 +62,7 @@ NOTHING: Final = Demands()
 _MUST_SPECIFY: Final = re.compile(r"failed quota: .*?must specify (?P<what>.*)")
 _RESOURCE: Final = re.compile(r"\b(?:(limits|requests)\.)?(cpu|memory)\b")
 _BOUND: Final = re.compile(
-    r"(?P<bound>minimum|maximum) (?P<name>cpu|memory) usage per (?P<whom>Container|Pod) is "
+    r"(?P<bound>minimum|maximum) (?P<name>cpu|memory) usage per (?P<scope>Container|Pod) is "
     r"(?P<amount>[0-9]+(?:m|[KMGTPE]i?|k)?)"
     r"(?P<unstated>\.\s+No (?:request|limit) is specified)?"
 )
@@ -83,7 +83,7 @@ def demanded(message: str) -> Demands:
         stated |= {f"{kind or 'requests'}.{name}" for kind, name in _RESOURCE.findall(must["what"])}
     bounds = list(_BOUND.finditer(message))
     stated |= {f"{_KINDS[each['bound']]}.{each['name']}" for each in bounds if each["unstated"]}
-    of_containers = [each for each in bounds if each["whom"] == "Container"]
+    of_containers = [each for each in bounds if each["scope"] == "Container"]
     return Demands(
         frozenset(stated),
         {each["name"]: each["amount"] for each in of_containers if each["bound"] == "minimum"},

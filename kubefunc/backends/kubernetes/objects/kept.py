@@ -1,6 +1,6 @@
 """What a call's Secret tells another process that attaches to the call: checked before any of it is believed.
 
-Whoever may write Secrets and Jobs in a namespace can put there what they like under any id. So an id commits to its
+A user who may write Secrets and Jobs in a namespace can store anything there under any id. So an id commits to its
 call's key, and what is unpickled is signed with that.
 """
 

@@ -1,6 +1,6 @@
 """Getting results out of Pods: express, termination message, exec, the courier's log, in this order.
 
-Every step is decided anew from what is known (:meth:`Collector.collect`), and whoever learns something asks for that:
+Every step is decided anew from what is known (:meth:`Collector.collect`), and each event asks for that:
 the watch of Pods, a stream that has ended, the clock. So no news can be lost between two of them.
 """
 
