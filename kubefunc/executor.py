@@ -39,10 +39,13 @@ T = TypeVar("T")
 
 
 class Executor(concurrent.futures.Executor):
-    """An executor whose tasks run on the cluster, or in worker processes if no cluster is configured.
+    """An executor whose tasks run on the cluster.
 
-    On a cluster each ``submit`` is a Job and each ``map`` an Indexed Job. Other than with ProcessPoolExecutor, a task
-    whose process dies fails alone, with :class:`kubefunc.errors.WorkerDiedError`, and any function can be submitted.
+    On a cluster each ``submit`` is a Job and each ``map`` an Indexed Job. If no cluster is configured, tasks run in
+    worker processes on this machine.
+
+    Other than with ProcessPoolExecutor, a task whose process dies fails alone, with
+    :class:`kubefunc.errors.WorkerDiedError`, and any function can be submitted.
     """
 
     @shows_options

@@ -471,7 +471,7 @@ def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
 @shows_options
 def remote(function: Any = None, /, **changes: Any) -> Any:
-    """Make a function that can run on a cluster: ``@remote``, or ``@remote(cpu=2, memory="4Gi", ...)``.
+    """Let a function run on a cluster: ``@remote`` or ``@remote(cpu=2, ...)``.
 
     Works on functions, ``async def``, methods (put it above ``@classmethod`` and below ``@staticmethod``), lambdas,
     partials and callable objects. Options: see :class:`kubefunc.Options`.

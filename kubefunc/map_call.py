@@ -37,7 +37,7 @@ OUTPUT_WITHIN = 5.0  # seconds for what was printed to come behind the last outc
 
 
 class MapCall(Generic[R]):
-    """Many calls of one function, from ``f.map(...)``, ``f.starmap(...)`` or :func:`attach_map`.
+    """Many calls of one function, from ``f.map(...)`` or :func:`attach_map`.
 
     Iterating gives the results in the order of the inputs, each as soon as it and all results before it are there. A
     failed item raises its own exception at its place. You can continue with the same iterator. A new iterator starts

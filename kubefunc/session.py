@@ -306,7 +306,9 @@ def session() -> Session:
 
 @shows_options
 def configure(backend: BackendName | None = None, **changes: Unpack[OptionChanges]) -> None:
-    """Set defaults for all calls of this process. Environment variables, ``@remote`` and ``.options`` override them.
+    """Set defaults for all calls of this process.
+
+    Environment variables, ``@remote`` and ``.options`` override them.
 
     Args:
         backend: ``"kubernetes"`` or ``"local"``. Default: Kubernetes if there is a kubeconfig, else local.
