@@ -65,7 +65,7 @@ def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
     """The map is: the error says what to do."""
     made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
     made._outcomes.open(3)
-    with pytest.raises(errors.SerializationError, match=r"f-abcdefghabcdefgh\[2\] .* there take calls\[2\]"):
+    with pytest.raises(errors.SerializationError, match=r"f-abcdefghabcdefgh\[2\] .* use its calls\[2\]"):
         pickle.dumps(made.calls[2])
 
 
