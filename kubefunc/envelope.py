@@ -277,8 +277,9 @@ def _is_of_this_python(header: Mapping[str, Any]) -> bool:
 
 def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     header = envelope.header
-    # A Pod that refused to unpickle the call says which image fits; nothing is pickled in that.
-    if not _is_of_this_python(header) and header.get("code") != CODE_PYTHON:
+    if header["outcome"] == ERROR and not header.get("nodes"):  # nothing to unpickle: any Python may read it
+        return Raised(_error(envelope, diagnosis))
+    if not _is_of_this_python(header):
         return Raised(python_mismatch(str(header["python"]), diagnosis))
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def test_the_backends_protocols_are_small(protocol: type) -> None:
     """A backend that somebody adds has at most ten members to write, and so has what it gives for a submission."""
     members = [name for name, _ in inspect.getmembers(protocol) if not name.startswith("_")]
     assert 0 < len(members) <= 10
+
+
+def test_the_map_of_the_modules_is_complete() -> None:
+    """CONTRIBUTING.md names every module, and none that is not there."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+\.py)`", text)}
+    there = {path.name for path in PACKAGE.rglob("*.py")}
+    assert there - named - {"__main__.py"} == set()
+    assert named - there - {"noxfile.py", "remote.py"} == set()  # there is no remote.py, and the map says why
 
 
 def test_the_checks_above_find_what_they_look_for() -> None:

@@ -76,3 +76,13 @@ def test_options_are_signed() -> None:
     assert verified(KEY, data) == b"options"
     for forged in (b"", b"options", data[:-1], b"x" + data, signed(b"another", b"options")):
         assert verified(KEY, forged) is None
+
+
+def test_an_error_of_another_python_is_told_as_what_it_is() -> None:
+    """Nothing has to be unpickled for it: the image's own Python is what was wrong, and the advice names an image."""
+    header = {"outcome": "error", "code": "python", "detail": {"here": OTHER, "there": "3.11"}, "call": CALL}
+    envelope = verify(wire.seal({**header, "printed": 0, "python": OTHER}, b"", KEY), KEY, CALL)
+    ended = outcome(envelope, Diagnosis("", "", call=CALL))
+    assert isinstance(ended, Raised)
+    assert isinstance(ended.error, errors.PythonMismatchError)
+    assert "python:3.11-slim" in str(ended.error)
