@@ -44,7 +44,8 @@ _LEFT_OUT = (
     "runner/execution/orphans.py",
 )
 _LEFT_OUT_TOP = frozenset(
-    f"{name}.py" for name in "archive cli code freshness growth ignored log_setup memmaps project_files retries".split()
+    f"{name}.py"
+    for name in "archive cli code freshness growth ignored leaving log_setup memmaps project_files retries".split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import shutil
@@ -65,6 +66,18 @@ class Console:
     def say(self, text: str) -> None:
         """One line of our own."""
         self._do(lambda: self._write(f"kubefunc: {text}\n"))
+
+    def say_last(self, text: str) -> None:
+        """One line of our own from a signal handler, which may have interrupted who writes here."""
+        if not self._writing.acquire(timeout=1.0):
+            with contextlib.suppress(OSError):
+                os.write(2, f"kubefunc: {text}\n".encode(errors="replace"))
+            return
+        try:
+            self._work_off()
+            self._write(f"kubefunc: {text}\n")
+        finally:
+            self._writing.release()
 
     def printer(self, call: str) -> Printer:
         """For the output of one call, which is named once another has run beside it."""

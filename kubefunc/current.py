@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_INDEX, ENV_NESTED
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED
 
 
 def call_id() -> str | None:
@@ -17,12 +17,31 @@ def call_id() -> str | None:
 
 
 def attempt() -> int:
-    """Return the number of this attempt of the call, from 1, or 0 outside of a call.
+    """Return the number of this attempt of the call or of this item, from 1, or 0 outside of a call.
+
+    It counts what counts against ``retries``: attempts after an exception, a timeout or the death of the process, and
+    those with more memory. A Pod that replaces another begins anew: see :func:`disruptions`.
 
     >>> attempt()
     0
     """
     return int(os.environ.get(ENV_ATTEMPT, "0"))
+
+
+def disruptions() -> int:
+    """How often a Pod of this call was replaced before this one, as far as that is known; 0 outside of a call.
+
+    On a cluster it counts for an item of a map the earlier Pods that had this item and ended before it was done:
+    drained, preempted, evicted, deleted or lost with their node. For a single call it counts only those that kubefunc
+    itself replaces by a new Job (killed without time to end, lost with their node): Kubernetes does not tell a Pod of
+    a Job of this kind of those before it. So 0 does not mean that nothing was done yet; ask your checkpoint for that.
+
+    On this machine it is always 0: nothing replaces a process there, except a retry.
+
+    >>> disruptions()
+    0
+    """
+    return int(os.environ.get(ENV_DISRUPTIONS, "0"))
 
 
 def index() -> int | None:

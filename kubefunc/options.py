@@ -82,6 +82,7 @@ EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
 PodTemplate: TypeAlias = Mapping[str, object] | Callable[[dict[str, object]], dict[str, object]]
 PullPolicy: TypeAlias = Literal["Always", "IfNotPresent", "Never"]
 Keep: TypeAlias = Literal["failed", "always", "never"]
+OnSigterm: TypeAlias = Literal["leave", "cancel"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -109,6 +110,7 @@ class OptionChanges(TypedDict, total=False):
     priority_class: str | Unset | None
     pod_template: PodTemplate | Sequence[PodTemplate] | Unset | None
     detach: bool | Unset
+    on_sigterm: OnSigterm | Unset
     verbose: bool | Unset
     progress: bool | Unset
     logging: bool | Unset
@@ -256,6 +258,7 @@ _POD_TEMPLATE: Final = {
     )
 }
 _KEEP: Final = {_KIND: Kind("'failed', 'always' or 'never'", values.one_of("failed", "always", "never"))}
+_SIGTERM: Final = {_KIND: Kind("'leave' or 'cancel'", values.one_of("leave", "cancel"))}
 _DISRUPTIONS: Final = {_KIND: Kind("an int from 0 to 1000", values.whole_number(0, 1000), values.read_whole_number)}
 
 
@@ -515,6 +518,15 @@ class Options:
     Local: an error, since no call on this machine outlives the process.
     """
 
+    on_sigterm: OnSigterm = field(default="leave", metadata=_SIGTERM)
+    """What becomes of an unfinished call when SIGTERM ends this program: ``leave`` or ``cancel``.
+
+    A handler of the program's own replaces both. ``cancel`` may take 5 s; a detached call goes on in any case.
+
+    Default: ``leave``, its Job goes on, and a line on ``sys.stderr`` says so.
+    Local: obeyed; with ``leave`` the function's process is ended, as nothing there outlives the client.
+    """
+
     verbose: bool = field(default=True, metadata=_SWITCH)
     """Show what the function prints, and what the call waits for, on ``sys.stderr``.
 
@@ -770,8 +782,9 @@ _PREFIX: Final = "KUBEFUNC_"
 _NOT_OPTIONS: Final = frozenset(
     {
         "KUBEFUNC_BACKEND",  # read by the session
-        "KUBEFUNC_CALL",  # these three are set by the runner for the function
+        "KUBEFUNC_CALL",  # these four are set by the runner for the function
         "KUBEFUNC_ATTEMPT",
+        "KUBEFUNC_DISRUPTIONS",
         "KUBEFUNC_NESTED",
     }
 )

@@ -505,6 +505,7 @@ def runner_spec(
     pull_allowance: float = 900.0,
     nested: bool = False,
     used: int = 0,
+    disruptions: int = 0,
     upload: bool = False,
     logging: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
@@ -523,6 +524,7 @@ def runner_spec(
         pull_allowance: seconds that it waits for the function's container to start.
         nested: the function may make remote calls itself.
         used: the attempts that were made before, and count against ``retries``.
+        disruptions: how often a Pod of the call was replaced by a new Job.
         upload: the payload arrives by the courier instead of a Secret.
         logging: level, format, datefmt and style for the root logger; None: it is left as it is.
     """
@@ -542,5 +544,6 @@ def runner_spec(
         "pull_allowance": pull_allowance,
         "nested": nested,
         "used": used,
+        "disruptions": disruptions,
         "upload": upload,
     }

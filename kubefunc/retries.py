@@ -81,6 +81,7 @@ class RetryingSink:
         if self._lost >= self._submission.options.max_disruptions:
             return False
         self._lost += 1
+        self._submission = dataclasses.replace(self._submission, disruptions=self._lost)
         return self._again(self._submission.options, "its Pod was lost, next attempt")
 
     def _again(self, options: Options, why: str) -> bool:

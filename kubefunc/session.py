@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import queue
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from kubefunc.backends.base import Backend, Sink, Submission, Work
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
+    from kubefunc.leaving import SigtermHandler
     from kubefunc.options import OptionChanges
     from kubefunc.payload import Payload
 
@@ -80,7 +82,7 @@ class Session:
         self._backends: dict[tuple[str, str | None], Backend] = {}
         self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
         self.kept: dict[str, Any] = {}  # what a plug-in keeps as long as this lasts, by its name
-        self._unfinished: dict[str, tuple[Backend, Sink]] = {}
+        self._unfinished: dict[str, _Unfinished] = {}
         self._said: set[str] = set()
 
     # -- options
@@ -127,15 +129,20 @@ class Session:
 
     def start(self, backend: Backend, submission: Submission, sink: Sink) -> Work:
         with self._remembered(backend, submission, sink):
-            return backend.submit(submission, sink)
+            work = backend.submit(submission, sink)
+        with self._lock:
+            if submission.call in self._unfinished:
+                self._unfinished[submission.call].work = work
+        return work
 
     @contextmanager
     def _remembered(self, backend: Backend, submission: Submission, sink: Sink) -> Generator[None]:
         """To be cancelled at exit; not what was refused when it was submitted."""
         self.say_notes(submission.payload)
         if not submission.options.detach:
+            _sigterm().install()
             with self._lock:
-                self._unfinished[submission.call] = (backend, sink)
+                self._unfinished[submission.call] = _Unfinished(backend, sink, submission.options)
         try:
             yield
         except BaseException:
@@ -177,18 +184,46 @@ class Session:
 
     def close(self) -> None:
         """Cancel what is unfinished and not detached, within 5 s; then let the backends go."""
-        with self._lock:
-            waiting = {call: backend for call, (backend, sink) in self._unfinished.items() if not sink.settled}
-            backends = list(self._backends.values())
+        waiting = self._still_unfinished()
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
-            on_cluster = any(backend.traits.outlives_program for backend in waiting.values())
+            on_cluster = any(each.backend.traits.outlives_program for each in waiting.values())
             way_out = "; with detach=True they would continue" if on_cluster else ""
             self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
+        self._close(waiting)
+
+    def before_death_by_sigterm(self) -> None:
+        """Say which calls go on, and cancel those whose options want that."""
+        from kubefunc import leaving
+
+        waiting = self._still_unfinished()
+        wanted = {call: each for call, each in waiting.items() if each.options.on_sigterm == "cancel"}
+        left = [(call, each) for call, each in waiting.items() if call not in wanted]
+        going_on = {call: each for call, each in left if each.work is not None and each.work.outlives_program()}
+        ending = [call for call, _ in left if call not in going_on]
+        if going_on:
+            addresses = [each.work.address() for each in going_on.values() if each.work is not None]
+            longest = max(each.options.deadline for each in going_on.values())
+            self.console.say_last(leaving.what_goes_on(addresses, longest))
+        if ending:
+            self.console.say_last(leaving.what_ends(ending))
+        if wanted:
+            what = "call" if len(wanted) == 1 else "calls"
+            self.console.say_last(f"SIGTERM cancels {len(wanted)} unfinished {what} ({_listed(list(wanted))})")
+            self._close(wanted)
+
+    def _still_unfinished(self) -> dict[str, _Unfinished]:
+        with self._lock:
+            return {call: each for call, each in self._unfinished.items() if not each.sink.settled}
+
+    def _close(self, waiting: Mapping[str, _Unfinished]) -> None:
+        """Cancel these, within 5 s, and let the backends go."""
+        with self._lock:
+            backends = list(self._backends.values())
         try:
             left: list[str] = []
             for backend in backends:
-                mine = [call for call, owner in waiting.items() if owner is backend]
+                mine = [call for call, each in waiting.items() if each.backend is backend]
                 left += backend.close(mine, EXIT_TIMEOUT)
         except KeyboardInterrupt:
             left = list(waiting)
@@ -199,6 +234,16 @@ class Session:
         if finished:
             self.console.say(f"finished, but their Jobs could not be deleted (ttl= removes them): {' '.join(finished)}")
         self.console.settle()
+
+
+@dataclass
+class _Unfinished:
+    """A call or a map of this process that has not ended. ``work``: None while it is being submitted."""
+
+    backend: Backend
+    sink: Sink
+    options: Options
+    work: Work | None = None
 
 
 def _listed(calls: list[str]) -> str:
@@ -285,6 +330,18 @@ def _if_installed() -> Generator[None]:
 _session: Session | None = None
 _session_lock = threading.RLock()
 _exiting = False
+
+
+def _before_death_by_sigterm() -> None:
+    if _session is not None and _session.pid == os.getpid():
+        _session.before_death_by_sigterm()
+
+
+@functools.lru_cache(maxsize=1)  # Python forgets no hook of forks that it has installed
+def _sigterm() -> SigtermHandler:
+    from kubefunc.leaving import SigtermHandler  # here, as it does not travel to Pods
+
+    return SigtermHandler(_before_death_by_sigterm)
 
 
 def exiting() -> bool:

@@ -33,6 +33,7 @@ class Submission:
         max_parallelism: Pods, or processes of this machine, at once.
         attempt: 1, and one more for each new Job that the client makes.
         used: the attempts before this one that count against ``retries``.
+        disruptions: how often the client has replaced a Pod of these items by a new Job before.
     """
 
     call: str
@@ -47,6 +48,7 @@ class Submission:
     max_parallelism: int | None = None
     attempt: int = 1
     used: int = 0
+    disruptions: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Work(Protocol):
         Raises:
             SerializationError: no other process can reach it.
         """
+        ...
+
+    def outlives_program(self) -> bool:
+        """Whether it goes on where it is if this program ends now, without a word."""
         ...
 
     def cancel(self) -> None:

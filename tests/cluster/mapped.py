@@ -51,6 +51,17 @@ def until_replaced(number: int, hangs_at: int) -> bool:
 
 
 @remote
+def hang_in_the_first_pod(ignores_sigterm: bool) -> tuple[int, int]:
+    """How often its Pod was replaced, and the attempt. In a Pod that replaces none it hangs."""
+    if ignores_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if current.disruptions() == 0:
+        print("hangs", flush=True)
+        time.sleep(600)
+    return current.disruptions(), current.attempt()
+
+
+@remote
 def variable(name: str) -> str | None:
     """Of the environment there."""
     return os.environ.get(name)
@@ -65,6 +76,13 @@ def size_of(data: bytes) -> int:
 def fill(mebibytes: int) -> tuple[int, int | None]:
     """The size, and the limit of this container's memory in bytes."""
     return len(bytearray(b"x") * (mebibytes << 20)) >> 20, memory_limit()
+
+
+@remote
+def attempt_that_could_fill(mebibytes: int) -> int:
+    """Which attempt had memory enough."""
+    len(bytearray(b"x") * (mebibytes << 20))
+    return current.attempt()
 
 
 @remote

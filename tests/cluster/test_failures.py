@@ -344,7 +344,7 @@ def test_images_that_do_not_fit(calling: Space, witness: Witness) -> None:
 def test_an_image_that_nobody_has_asked_for(calling: Space) -> None:
     """Where the nodes cannot pull the default image, the error says whose choice it was, and how to set another."""
     del calling
-    asking = failing.double.options(image_pull_policy="Always", schedule_timeout=8)
+    asking = failing.double.options(image_pull_policy="Always", schedule_timeout=40)
     for waiting in (asking.remote(1), asking.map([1])):
         with pytest.raises(errors.ImagePullError) as caught:
             waiting.result(60)

@@ -118,6 +118,42 @@ def test_ctrl_c_while_waiting_cancels_at_exit(kube: Space, start: type[Program])
     nothing_left(kube)
 
 
+def test_sigterm_leaves_jobs_and_says_which(kube: Space, start: type[Program], calling: Space) -> None:
+    """Of calls and of maps: one line with their ids, by which another program collects or cancels them."""
+    del calling
+    program = start(LONG + "mapped = work.map([60])\nwork.remote(8).result()\n")
+    program.until_it_says("started")
+    eventually(lambda: len(kube.admin.get("jobs")) == 2, what="both Jobs")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.end() == -signal.SIGTERM
+    line = program.until_it_says("SIGTERM ends this program. Its unfinished calls go on, for 7 days at most: ")
+    assert program.said.count("SIGTERM") == 1
+    mapped, call = line.partition("at most: ")[2].partition(". ")[0].split(", ")
+    collected = kubefunc.attach(call)
+    assert collected.result(60).value == 42
+    collected.discard()
+    attached = kubefunc.attach_map(mapped)
+    eventually(lambda: attached.progress.total == 1, what="the map's items")
+    attached.cancel()
+    nothing_left(kube)
+
+
+def test_sigterm_cancels_where_that_is_wanted(kube: Space, start: type[Program]) -> None:
+    """Detached calls go on all the same."""
+    program = start(
+        LONG + "kept = work.options(detach=True).remote(60)\n"
+        "print('kept', kept.id)\n"
+        'work.options(on_sigterm="cancel").remote(60).result()\n'
+    )
+    kept = program.until_it_says("kept ").removeprefix("kept ")
+    eventually(lambda: program.said.count("started") == 2, 40, "both functions")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.end() == -signal.SIGTERM
+    assert "SIGTERM cancels 1 unfinished call (work-" in program.said
+    eventually(lambda: [job["metadata"]["name"] for job in kube.admin.get("jobs")] == [kept], what="one Job alone")
+    kube.clear()
+
+
 def test_the_end_of_a_program_cancels_what_is_unfinished(kube: Space, start: type[Program]) -> None:
     """Also the calls whose Jobs are not there yet, and those nobody waited for."""
     program = start(LONG + "calls = [work.remote(60) for _ in range(8)]\n")

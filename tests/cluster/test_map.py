@@ -232,6 +232,13 @@ def test_items_that_need_more_memory_get_it(calling: Space) -> None:
     nothing_left(calling)
 
 
+@pytest.mark.usefixtures("calling")
+def test_attempts_with_more_memory_are_counted() -> None:
+    """``current.attempt()`` goes on counting in the Job that has more, as for calls."""
+    growing = mapped.attempt_that_could_fill.options(memory=("64Mi", "256Mi"), retries=2)
+    assert growing.map([1, 160], chunksize=1).result(WAIT) == [1, 3]
+
+
 def test_an_item_that_needs_more_than_the_ceiling_fails_alone(calling: Space) -> None:
     """With the error, and the memory of its last attempt in it; attempts with more memory are ``retries``."""
     options = mapped.fill.options(memory=("64Mi", "128Mi"), retries=1)
@@ -267,6 +274,19 @@ def test_a_lost_pod_loses_only_what_was_not_here(how: str, calling: Space) -> No
         _evict(calling, pod["metadata"]["name"])
     assert a_map.result(WAIT) == [False] * 5 + [True] * 3
     nothing_left(calling)
+
+
+def test_a_function_knows_how_often_its_pod_was_replaced(calling: Space) -> None:
+    """By the Job (it ends when asked) or by kubefunc (it is killed); of a single call only the latter is known."""
+    a_map, call = mapped.hang_in_the_first_pod.map([False]), mapped.hang_in_the_first_pod.remote(True)
+    for each in (a_map, call):
+        eventually(lambda each=each: "hangs" in each.logs(), WAIT, "the function's start")
+    (pod,) = pods_of(calling, a_map)
+    calling.admin.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
+    (pod,) = calling.admin.get("pods", "-l", f"kubefunc/call={call.id}")
+    calling.admin.run("delete", "pod", pod["metadata"]["name"], "--wait=false", "--grace-period=1")
+    assert a_map.result(WAIT) == [(1, 1)]
+    assert call.result(WAIT) == (1, 1)
 
 
 def _evict(space: Space, pod: str) -> None:

@@ -698,6 +698,13 @@ def test_it_runs_in_the_callers_surroundings(tmp_path: Path, monkeypatch: pytest
     assert call.result(WITHIN) == (str(tmp_path), "option", "from the caller", None, True)
 
 
+def test_nothing_is_replaced_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``current.disruptions()`` is 0, also where the caller itself is a Pod that replaces others."""
+    for name in ("KUBEFUNC_FAILURES", "KUBEFUNC_DISRUPTIONS"):
+        monkeypatch.setenv(name, "3")
+    assert remote(current.disruptions).remote().result(WITHIN) == 0
+
+
 def test_nothing_to_read_on_stdin() -> None:
     """input() ends at once instead of taking the caller's keys."""
     assert remote(lambda: sys.stdin.read()).remote().result(WITHIN) == ""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc import errors
+from kubefunc import current, errors
 from kubefunc.backends.kubernetes.attempts.receipt import FollowIntake
 from kubefunc.backends.kubernetes.results.collect import envelope_in_log
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
@@ -355,6 +355,32 @@ def test_a_replacement_skips_what_the_client_has(tmp_path: Path) -> None:
     header = chunk.read().header
     assert chunk.values() == {2: 2, 3: 3}
     assert header["complete"]
+
+
+def test_a_replacement_knows_of_the_pods_before_it(tmp_path: Path) -> None:
+    """Those of its own Job, of which Kubernetes tells it, and those of Jobs before, of which the client does."""
+
+    def tell(number: int) -> tuple[int, int, int]:
+        return number, current.disruptions(), current.attempt()
+
+    chunk = Chunk(tmp_path, tell, [(1,), (2,)], failures=2, skip_wait=0.0, disruptions=1)
+    assert chunk.run() == EXIT_VALUE
+    chunk.read()
+    assert chunk.values() == {0: (1, 3, 1), 1: (2, 3, 1)}
+
+
+def test_attempts_of_jobs_with_less_memory_count(tmp_path: Path) -> None:
+    """An item that ran out of memory goes on counting in the Job that gives it more, also against ``retries``."""
+
+    def fail_once() -> int:
+        if current.attempt() < 3:
+            raise ValueError(current.attempt())
+        return current.attempt()
+
+    chunk = Chunk(tmp_path, fail_once, [()], retries=2, used=1, retry_exceptions=[ValueError])
+    assert chunk.run() == EXIT_VALUE
+    chunk.read()
+    assert chunk.values() == {0: 3}
 
 
 def test_a_replacement_of_a_detached_map_waits_for_nobody(tmp_path: Path) -> None:

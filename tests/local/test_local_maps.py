@@ -249,6 +249,12 @@ def test_an_item_knows_its_place() -> None:
     assert kubefunc.current.index() is None
 
 
+def test_items_of_this_machine_are_never_those_of_a_replaced_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``current.disruptions()`` is 0, also where the caller itself is a Pod that replaces others."""
+    monkeypatch.setenv("KUBEFUNC_DISRUPTIONS", "3")
+    assert remote(lambda _: kubefunc.current.disruptions()).map([1, 2]).result(60) == [0, 0]
+
+
 def test_a_map_in_a_map_is_refused() -> None:
     """As a nested call is, with the ways out."""
 

@@ -76,6 +76,9 @@ class HandWork:
     def address(self) -> str:
         return f"somewhere/{self._call}"
 
+    def outlives_program(self) -> bool:
+        return False
+
     def cancel(self) -> None:
         self._backend.cancelled.append(self._call)
 

@@ -112,6 +112,7 @@ def test_the_defaults() -> None:
         "mesh": False,
         "evictable": False,
         "detach": False,
+        "on_sigterm": "leave",
         "verbose": True,
         "logging": True,
         "progress": True,

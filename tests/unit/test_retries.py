@@ -89,6 +89,16 @@ def test_a_lost_pod_is_replaced_as_often_as_allowed() -> None:
     assert isinstance(call.exception(timeout=5), errors.PodLostError)
 
 
+def test_a_new_job_is_told_how_many_pods_were_lost() -> None:
+    """Attempts with more memory are none of these."""
+    _, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=2))
+    sink.fail(errors.PodLostError("gone"))
+    sink.fail(errors.OutOfMemoryError("killed"))
+    sink.fail(errors.PodLostError("gone"))
+    assert [each.disruptions for each, _ in backend.submitted] == [1, 1, 2]
+    assert [each.used for each, _ in backend.submitted] == [0, 1, 1]
+
+
 def test_other_failures_are_told_at_once() -> None:
     """The client repeats nothing that it was not asked to."""
     call, sink, backend = flying(Options.of(memory=("1Gi", "8Gi"), retries=5))

@@ -300,6 +300,9 @@ class LocalWork:
             f"The map {self._call} is not known here: on this machine a map ends with its program."
         )
 
+    def outlives_program(self) -> bool:
+        return False
+
     def cancel(self) -> None:
         self._backend.cancel(self._call)
 

@@ -27,6 +27,7 @@ from kubefunc.runner import (
     CODE_UNPICKLABLE,
     ENV_ATTEMPT,
     ENV_CALL,
+    ENV_DISRUPTIONS,
     ENV_NESTED,
     ERROR,
     RAISED,
@@ -327,6 +328,7 @@ def prepare(spec: dict[str, Any], attempt: int) -> None:
     """Make this forked process one for the caller's code."""
     os.environ[ENV_CALL] = spec["call"]
     os.environ[ENV_ATTEMPT] = str(attempt)
+    os.environ[ENV_DISRUPTIONS] = str(spec.get("disruptions", 0))
     if spec.get("nested"):
         os.environ[ENV_NESTED] = "1"
         _open_to_installed_kubefunc()

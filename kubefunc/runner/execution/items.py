@@ -48,10 +48,10 @@ class Item:
 
     __slots__ = ("attempt", "data", "index", "not_before")
 
-    def __init__(self, index: int, data: bytes | mmap) -> None:
+    def __init__(self, index: int, data: bytes | mmap, attempt: int = 1) -> None:
         self.index = index
         self.data = data
-        self.attempt = 1
+        self.attempt = attempt
         self.not_before = 0.0
 
 

@@ -10,6 +10,7 @@ from kubefunc.runner import EXIT_TERMINATED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import NoReturn
 
@@ -22,40 +23,51 @@ def raise_in_function() -> None:
     """By default SIGTERM would end this process at once: no ``finally:`` block and no exit handler would run."""
     handler = _SigtermHandler()
     signal.signal(signal.SIGTERM, handler)
-    if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(
-            before=handler.before_fork,
-            after_in_parent=handler.after_fork,
-            after_in_child=handler.after_fork_in_child,
-        )
+    ForkGuard(handler).register()
 
 
 class _SigtermHandler:
-    """Raises :class:`Terminated` in the function, once: a second time it would interrupt ``finally:`` blocks.
-
-    In what the function forks (``multiprocessing``), SIGTERM does what it does in any program. It waits while a process
-    forks: Python drops a signal that comes before the child has settled.
-    """
+    """Raises :class:`Terminated` in the function, once: a second time it would interrupt ``finally:`` blocks."""
 
     def __init__(self) -> None:
         self.done = False
-        self._masks: dict[int, set[int]] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.done:
             self.done = True
             raise Terminated(EXIT_TERMINATED)
 
-    def before_fork(self) -> None:
+
+class ForkGuard:
+    """Keeps a handler of SIGTERM to this process: in what it forks (``multiprocessing``) the default holds.
+
+    SIGTERM waits while a process forks: Python drops a signal that comes before the child has settled.
+    """
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
+        self._masks: dict[int, set[int]] = {}
+        self._registered = False
+
+    def register(self) -> None:
+        """From now on; once and for all, as Python forgets no such hook."""
+        if self._registered or not hasattr(os, "register_at_fork"):  # not on Windows
+            return
+        self._registered = True
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
+        )
+
+    def _before_fork(self) -> None:
         self._masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(get_ident()))
 
-    def after_fork_in_child(self) -> None:
-        if signal.getsignal(signal.SIGTERM) is self:
+    def _after_fork_in_child(self) -> None:
+        if signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self.after_fork()
+        self._after_fork()
 
 
 def ignore() -> None:

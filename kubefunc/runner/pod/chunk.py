@@ -21,8 +21,6 @@ from kubefunc.runner import (
     CODE_OOM,
     CODE_PYTHON,
     CODE_UPLOAD,
-    ENV_FAILURES,
-    ENV_IGNORED_FAILURES,
     ENV_POD_INDEX,
     EXIT_RAISED,
     EXIT_TERMINATED,
@@ -156,7 +154,8 @@ class Chunk(Overseer):
                 return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}))
         skipped = self._skipped()
         arguments = records.split_items(self.port.arguments(self.number))
-        self.todo = {index: items.Item(index, data) for index, data in arguments if index not in skipped}
+        attempt = int(self.spec["used"]) + 1
+        self.todo = {index: items.Item(index, data, attempt) for index, data in arguments if index not in skipped}
         while self.todo and not self.ending and self.broken is None:
             self._run_those_due()
         return self._publish()
@@ -166,8 +165,7 @@ class Chunk(Overseer):
 
     def _skipped(self) -> set[int]:
         """What a replacement need not run again. No answer: nobody knows of any outcome, so all of it."""
-        replaces = any(os.environ.get(name, "0") not in ("", "0") for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))
-        if not replaces or not self.wait_for_file("skip", self.spec["skip_wait"]):
+        if not self.port.earlier_pods or not self.wait_for_file("skip", self.spec["skip_wait"]):
             return set()
         with open(self.port.path("skip"), "rb") as file:
             return set(records.unpack_indexes(file.read()))

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from kubefunc.runner import ENV_STOP_GRACE, STOP_GRACE
+from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES, ENV_STOP_GRACE, STOP_GRACE
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import FOREVER
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
@@ -19,7 +19,7 @@ STOP_MARGIN = 5.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
@@ -38,6 +38,15 @@ def end_grace(stop_grace: float) -> float:
     return max(stop_grace - STOP_MARGIN, stop_grace / 2)
 
 
+def earlier_pods(environ: Mapping[str, str]) -> int:
+    """How many Pods of a map's Job this one stands in for; 0 in a Pod of a single call, which is not told.
+
+    >>> earlier_pods({"KUBEFUNC_FAILURES": "1", "KUBEFUNC_IGNORED_FAILURES": "2"}), earlier_pods({})
+    (3, 0)
+    """
+    return sum(int(environ.get(name) or 0) for name in (ENV_FAILURES, ENV_IGNORED_FAILURES))
+
+
 class Place:
     """The port of a container: files in, files out, output to the container's log."""
 
@@ -51,7 +60,9 @@ class Place:
         self.end_grace = end_grace(float(os.environ.get(ENV_STOP_GRACE, STOP_GRACE)))
         self._touched = -FOREVER
         self.lock = self._take_lock()
+        self.earlier_pods = earlier_pods(os.environ)
         self.spec: dict[str, Any] = json.loads(self._read("spec.json"))
+        self.spec["disruptions"] = self.spec.get("disruptions", 0) + self.earlier_pods
         self.key = self._read("key")
 
     def path(self, name: str) -> str:

@@ -309,7 +309,8 @@ def pod_program(submission: Submission) -> dict[str, object]:
         result_ttl=options.result_wait,
         pull_allowance=options.pull_allowance,
         nested=options.service_account is not None,
-        used=submission.used if isinstance(submission, Submission) else 0,
+        used=submission.used,
+        disruptions=submission.disruptions,
         upload=submission.payload.size > manifest.SECRETS_LIMIT,
         logging=log_setup() if options.logging else None,
     )

@@ -109,7 +109,8 @@ class Maps:
         self, submission: Submission, sink: Sink, namespace: str, *, shares: bool = False, losses: int = 0
     ) -> None:
         number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
-        submission = dataclasses.replace(submission, attempt=number)
+        disruptions = max(losses, submission.disruptions)
+        submission = dataclasses.replace(submission, attempt=number, disruptions=disruptions)
         layout = layout_of(submission, adapts=shares and not self._permission.is_refused(namespace))
         attempt = self._attempt(submission, sink, namespace, layout, LostItems(losses=losses), shares=shares)
         manifest.job(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
@@ -129,7 +130,8 @@ class Maps:
             why = f"out of memory, next attempt with {options.memory_start}"
             sink.moved(items, Whereabouts(Phase.SUBMITTING, why))
             these = {index: submission.items[index] for index in items}
-            grown = dataclasses.replace(submission, options=options, items=these, chunksize=1)
+            used = submission.used + 1
+            grown = dataclasses.replace(submission, options=options, items=these, chunksize=1, used=used)
             self._submit(grown, self._growing(grown, sink, namespace, growths - 1), namespace)
 
         return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))

@@ -36,6 +36,9 @@ class ClusterWork:
     def address(self) -> str:
         return f"{self._namespace}/{self._call}"
 
+    def outlives_program(self) -> bool:
+        return any(attempt.objects.created for attempt in self._tracker.of(self._call))
+
     def read(self) -> Submission:
         return self._maps.read(self._call, self._namespace)
 
