@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import threading
 import time
@@ -101,7 +102,7 @@ def test_a_server_that_takes_no_calls_is_told_within_seconds(
     with Server(away) as server:
         write(kubeconfig, server.url, {"token": "good"})
         call = double.options(verbose=True).remote(1)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(concurrent.futures.TimeoutError):
             call.result(timeout=8)
         call.cancel()
     told = capsys.readouterr().err

@@ -80,10 +80,23 @@ def traceback_text(error: BaseException) -> str:
         return _last_line(error)
     for each in chain(error):
         set_field(each, "__traceback__", _without_runner(get_field(each, "__traceback__")))
+    if any(map(_hides_its_notes, chain(error))):  # from Python 3.13 on, traceback leaves them out and says so
+        return _plain_traceback(error)
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n")
     except BaseException:  # traceback asks the exception's class for more than its text
         return _plain_traceback(error)
+
+
+def _hides_its_notes(error: BaseException) -> bool:
+    """Whether its class raises something when it is asked for the notes."""
+    try:
+        error.__notes__  # type: ignore[attr-defined, unused-ignore]  # noqa: B018
+    except AttributeError:
+        return False
+    except BaseException:
+        return True
+    return False
 
 
 def rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
