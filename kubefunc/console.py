@@ -309,8 +309,16 @@ def _put(stream: TextIO, text: str) -> None:
     except UnicodeEncodeError:
         encoding = getattr(stream, "encoding", None) or "ascii"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except RuntimeError:  # "reentrant call": a signal handler speaks while the program itself is writing
+        _put_below(stream, text)
     except Exception:  # noqa: BLE001 - closed, its reader has left, or it is anyone's class: no call is lost
         return
+
+
+def _put_below(stream: TextIO, text: str) -> None:
+    """Write to the stream's file itself, past the buffer that is in use."""
+    with contextlib.suppress(Exception):
+        os.write(stream.fileno(), text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace"))
 
 
 def _is_notebook(stream: TextIO) -> bool:

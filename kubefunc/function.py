@@ -129,6 +129,7 @@ class RemoteFunction(Generic[P, R]):
         __tracebackhide__ = True
         from kubefunc.arguments import refuse_misfits
 
+        _refuse_unbound(self)  # its class would be missed as an argument first
         refuse_misfits(f"{self._name}.remote()", self.function, args, kwargs)
         return start(self, args, kwargs)
 
@@ -345,6 +346,7 @@ class RemoteFunction(Generic[P, R]):
         __tracebackhide__ = True
         from kubefunc.arguments import without_misfits  # not where the function only runs: in a Pod
 
+        _refuse_unbound(self)
         return start_many(self, without_misfits(where, self.function, items, how.kwargs), how)
 
     @shows_options

@@ -38,13 +38,18 @@ class Collection:
         """Answer a LIST or a WATCH; when all watches are used up, the last connection just stays open."""
         if dict(request.query).get("watch") != "true":
             self.lists.append(request)
-            body = {"kind": "PodList", "apiVersion": "v1", "items": self.items}
+            body = {"kind": "PodList", "apiVersion": "v1", "items": self.listed(request)}
             return peer.json(200, {**body, "metadata": {"resourceVersion": str(self.version)}})
         self.seen.append(request)
         if self.watches:
             return self.watches.pop(0)(request, peer)
         peer.start_chunks()
         return peer.wait_gone()
+
+    def listed(self, request: Request) -> list[dict[str, Any]]:
+        """The items that a LIST gives."""
+        del request
+        return self.items
 
     def versions(self) -> list[str]:
         """The resourceVersions at which watches began."""
@@ -363,15 +368,10 @@ def pod_of(call: str, version: int) -> dict[str, Any]:
 class Selecting(Collection):
     """Lists only what the selector names."""
 
-    def __call__(self, request: Request, peer: Peer) -> None:
+    def listed(self, request: Request) -> list[dict[str, Any]]:
         """As a server does."""
-        every = self.items
         selector = dict(request.query)["labelSelector"]
-        self.items = [each for each in every if each["metadata"]["labels"]["kubefunc/call"] in selector]
-        try:
-            super().__call__(request, peer)
-        finally:
-            self.items = every
+        return [each for each in self.items if each["metadata"]["labels"]["kubefunc/call"] in selector]
 
     def selectors(self) -> list[str]:
         """Of the lists."""
