@@ -85,5 +85,5 @@ def test_bounds_for_containers_are_met_by_those_beside_the_function(calling: Spa
         failing.double.options(cpu=0.5, memory="100Mi").remote(4).result(WAIT)
     assert raised.value.diagnosis is not None
     assert "minimum memory usage per Container is 128Mi" in str(raised.value)
-    assert "Set memory= to what the cluster's words allow." in raised.value.diagnosis.advice
+    assert "Set memory= to a value that the cluster's message allows." in raised.value.diagnosis.advice
     nothing_left(calling, 60)

@@ -304,7 +304,7 @@ def test_images_that_cannot_be_had(calling: Space, witness: Witness) -> None:
     final = {
         "nosuch/thing:1": "The image nosuch/thing:1 does not exist.",
         "private/thing:1": "The image private/thing:1 does not exist, or it is private.",
-        "denied/thing:1": "The registry refuses to give the image denied/thing:1.",
+        "denied/thing:1": "The registry refused access to the image denied/thing:1.",
     }
     calls = {image: failing.double.options(image=image).remote(1) for image in (*final, "unreachable.invalid/thing:1")}
     watches = {image: Stopwatch(call) for image, call in calls.items()}

@@ -41,7 +41,7 @@ def test_a_healthy_start_is_no_trouble(main: dict[str, object] | None) -> None:
         ),
         (f"{UNPULLED}unexpected status from HEAD request: 403 Forbidden", "refused access", 0.0),
         ("no match for platform in manifest: not found", "type of processor", 0.0),
-        (f"{UNPULLED}429 Too Many Requests - toomanyrequests", "limiting how many images may be pulled", None),
+        (f"{UNPULLED}429 Too Many Requests - toomanyrequests", "rate-limiting pulls", None),
         (f"{UNPULLED}502 Bad Gateway", "reports an error of its own", None),
         ("write /var/lib/x: no space left on device", "disk is too full", None),
         ("dial tcp: lookup registry on 10.0.0.10:53: no such host", "cannot get the image", 10.0),

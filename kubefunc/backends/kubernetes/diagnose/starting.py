@@ -93,7 +93,7 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
         )
     if _RATE.search(words):
         return (
-            f"The registry is limiting how many images may be pulled, {image} neither.",
+            f"The registry is rate-limiting pulls, including that of {image}.",
             "Call again later, log in to the registry for a higher limit (image_pull_secrets=[...]), or use a mirror.",
             None,
         )
