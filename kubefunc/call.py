@@ -34,10 +34,6 @@ else:
         pass
 
 
-LOG_TAIL_LINES = 20
-_TAIL_BYTES = 16 * 1024
-
-
 @dataclass(frozen=True)
 class CallStats:
     """Times, memory and place of a call. Values that are not known yet are None.

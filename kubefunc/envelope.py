@@ -196,15 +196,6 @@ def corrupted(call: str, what: str) -> errors.ResultCorruptedError:
     return errors.ResultCorruptedError(str(diagnosis), diagnosis=diagnosis)
 
 
-def unreadable(call: str, error: BaseException) -> errors.ResultCorruptedError:
-    """The error for a result that is this call's and was not read: what failed is its cause."""
-    failure = errors.ResultCorruptedError(
-        f"The result of {call} has arrived and could not be read: {type(error).__name__}: {text_of(error)}."
-    )
-    failure.__cause__ = error
-    return failure
-
-
 def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     """What the function returned or raised, whatever stands in the envelope: this itself raises nothing.
 
@@ -214,14 +205,6 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
         return _outcome(envelope, diagnosis)
     except BaseException as error:  # noqa: BLE001 - a header may say anything, and an exception's class do anything
         return Raised(_not_understood(envelope, diagnosis, error))
-
-
-def unread(envelope: Envelope, diagnosis: Diagnosis) -> Unread | Returned | Raised:
-    """The outcome, to be unpickled when somebody asks for it, or at once if it needs no unpickling."""
-    header = envelope.header
-    if (header["outcome"] == ERROR and not header.get("nodes")) or not _is_of_this_python(header):
-        return outcome(envelope, diagnosis)
-    return Unread(lambda: outcome(envelope, diagnosis), is_value=header["outcome"] == VALUE)
 
 
 def is_value(record: Record) -> bool:
@@ -693,8 +676,3 @@ _ERRORS = {
     CODE_UPLOAD: _upload,
     CODE_FAULT: _fault,
 }
-
-
-def verdict_code(envelope: Envelope) -> str | None:
-    """The code under which an error travelled, or None for a value or the function's own exception."""
-    return envelope.header.get("code")

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
 from kubefunc.call import Call, Waiting, check_process, parse_id
@@ -27,9 +27,6 @@ from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
-
-if TYPE_CHECKING:
-    pass
 
 R = TypeVar("R")
 

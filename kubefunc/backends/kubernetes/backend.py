@@ -176,7 +176,7 @@ class KubernetesBackend:
         return sorted({attempt.call for attempt in left})
 
     def _spent_maps(self, until: float) -> list[Attempt]:
-        """Jobs of maps to delete, of which every outcome is here.
+        """Jobs to delete of maps whose outcomes are all here.
 
         Outcomes come while Pods run: the last may be here before its Pod has ended. Mostly that takes a moment, and
         the Job is deleted then, or kept. Who does not end by itself, or in time, is ended, unless it is kept.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api
 
 UPLOAD_CHUNK = 64 * 1024
-_NOT_BODY = 128 * 1024  # bytes at a result's end that may be its header, of which the body's digest knows nothing
+_NOT_BODY = 128 * 1024  # bytes at a result's end that may be its header: the body's digest leaves it out
 
 
 class Outcome(enum.Enum):

@@ -118,7 +118,7 @@ class Attempt:
             return self.fetch.receipt_of(pod, self.new_receipt)
 
     def new_receipt(self) -> Receipt:
-        """For a result of which nothing has come yet."""
+        """For a result that has not begun to come."""
         return CallReceipt(self.key, self.call)
 
     def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:

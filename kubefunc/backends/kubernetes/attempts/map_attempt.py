@@ -290,7 +290,7 @@ class ChunkAttempt(Attempt):
             return False
 
     def close(self) -> Sequence[int]:
-        """The items of which it is decided now what becomes of them: none is given back any more."""
+        """The items whose fate is decided now: none is given back any more."""
         with self.of.lock:
             self.closed = True
             return self.items

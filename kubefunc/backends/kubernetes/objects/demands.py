@@ -16,7 +16,7 @@ from kubefunc.runner import COURIER, MAIN
 from kubefunc.values import quantity
 
 _NAMES: Final = ("cpu", "memory")
-# For a container of which nobody has said what it needs. With less CPU a reader in the courier is slow to start.
+# For a container without resources of its own. With less CPU a reader in the courier is slow to start.
 _USUAL: Final[Mapping[str, Mapping[str, str]]] = {
     MAIN: {"cpu": "1", "memory": "1Gi"},
     COURIER: {"cpu": "250m", "memory": "64Mi"},
