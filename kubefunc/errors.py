@@ -30,6 +30,7 @@
         PythonMismatchError          Python in the image, or in the program that attaches, has another minor version
 
 The function's own exceptions are raised unchanged, with a :class:`RemoteTraceback` at the end of their chain.
+A function raises one that derives from :class:`DoNotRetry` if a further attempt cannot help.
 """
 
 from __future__ import annotations
@@ -179,6 +180,14 @@ class PythonMismatchError(ResultError):
     """The image, or the program that attaches, has another minor version of Python.
 
     Pickled code does not work across minor versions.
+    """
+
+
+class DoNotRetry(Exception):
+    """A base for exceptions of your own that are never tried again, whatever ``retries`` and ``retry_exceptions`` say.
+
+    Raise it directly, derive your own exceptions from it, or raise any exception ``from`` one:
+    ``raise ValueError("no such station") from DoNotRetry()``.
     """
 
 

@@ -485,6 +485,47 @@ def test_only_these_exceptions_are_tried_again() -> None:
     assert error.args == (2,)
 
 
+class NoSuchStationError(errors.DoNotRetry):
+    """An exception of a user's own that is final."""
+
+
+def raise_final() -> None:
+    """The exception itself."""
+    raise NoSuchStationError(current.attempt())
+
+
+def raise_from_final() -> None:
+    """Another exception, with it as the cause."""
+    raise OSError(current.attempt()) from NoSuchStationError()
+
+
+def raise_after_final() -> None:
+    """A further exception in between."""
+    try:
+        raise_from_final()
+    except OSError as error:
+        raise ValueError(current.attempt()) from error
+
+
+@pytest.mark.parametrize("fail", [raise_final, raise_from_final, raise_after_final])
+def test_what_says_do_not_retry_is_final(fail: Callable[[], None]) -> None:
+    """An exception that derives from ``DoNotRetry``, or was raised ``from`` one, also through another."""
+    error = failed(fail, retries=5)
+    assert error.args == (1,)
+
+
+def test_do_not_retry_while_another_is_handled_is_no_cause() -> None:
+    """Only ``from`` counts: an exception that was handled, and has nothing to do with it, says nothing."""
+
+    def fail() -> None:
+        try:
+            raise NoSuchStationError
+        except NoSuchStationError:
+            raise OSError(current.attempt())  # noqa: B904 - the point of this test
+
+    assert failed(fail, retries=1).args == (2,)
+
+
 # -- cancelling
 
 

@@ -170,6 +170,16 @@ def test_only_the_exceptions_named_are_tried_again(tmp_path: Path) -> None:
     assert place.read_text() == "."
 
 
+def test_an_item_that_says_do_not_retry_is_final() -> None:
+    """It ends in its first attempt; another goes on to its last."""
+
+    def fails(final: bool) -> None:
+        raise errors.DoNotRetry(current.attempt()) if final else OSError(current.attempt())
+
+    got = mapped(fails, retries=1).map([True, False], return_exceptions=True).result(SECONDS)
+    assert [each.args for each in got] == [(1,), (2,)]
+
+
 def test_the_timeout_is_each_items_own() -> None:
     """An item that takes too long is stopped, with its stacks; the others have all their time."""
 

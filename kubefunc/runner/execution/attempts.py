@@ -21,6 +21,7 @@ STACKS_LIMIT = 20_000  # characters
 NESTED_GRACE = 6.0  # for a function that has timed out to cancel its own calls; an exit takes 5 s at most
 FOREVER = float("inf")
 SHORT = 200  # characters
+DO_NOT_RETRY = "kubefunc.errors.DoNotRetry"
 
 
 class Clock:
@@ -60,6 +61,27 @@ class Clock:
 
     def is_over(self) -> bool:
         return time.monotonic() >= self.at
+
+
+def may_retry(error: BaseException, kinds: Any) -> bool:
+    """Whether an attempt that ended so is followed by another: an exception of these kinds, and not a DoNotRetry."""
+    try:
+        return isinstance(error, kinds) and not _says_final(error)
+    except BaseException:  # by the class of the one or the other
+        return False
+
+
+def _says_final(error: BaseException) -> bool:
+    """Whether it is a DoNotRetry, or was raised ``from`` one, directly or through further exceptions."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        # By name: most functions never import kubefunc.errors, and who raises this has it loaded already.
+        if any(f"{cls.__module__}.{cls.__qualname__}" == DO_NOT_RETRY for cls in type(link).__mro__):
+            return True
+        seen.add(id(link))
+        link = link.__cause__
+    return False
 
 
 def back_off(spec: dict[str, Any], attempt: int) -> float:

@@ -298,20 +298,13 @@ def _invoke(
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
         header, body = _raised(error, new_body)
-        if _is_one_of(error, retry_exceptions):
+        if attempts.may_retry(error, retry_exceptions):
             said = f"{exceptions.type_name(type(error))}: {exceptions.text_of(error)}"
             header.update(retry=True, error=attempts.short(said))
         missing = causes.missing_here(error)
         if missing:
             header["missing"] = missing
     return header, body
-
-
-def _is_one_of(error: BaseException, kinds: Any) -> bool:
-    try:
-        return isinstance(error, kinds)
-    except BaseException:  # by the class of the one or the other
-        return False
 
 
 def _exit_detail(error: BaseException) -> dict[str, Any]:
