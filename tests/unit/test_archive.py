@@ -9,6 +9,7 @@ import os
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_compiled_files_are_never_compared_with_a_source() -> None:
     code = marshal.loads(data[16:])
     assert isinstance(code, types.CodeType)
     assert code.co_filename == "kubefunc.pyz/cloudpickle/__init__.py"
+
+
+def test_what_no_program_reads_stays_here() -> None:
+    """Docstrings, comments and the annotations of functions; a dataclass keeps its fields, and lines their numbers."""
+    source = b"import dataclasses\n@dataclasses.dataclass\nclass P:  # a point\n    x: int\ndef f(p: P) -> P: ..."
+    archive = zipfile.ZipFile(io.BytesIO(build_archive({**SOURCES, "kubefunc/runner/point.py": source})))
+    assert b"a point" not in archive.read("kubefunc/runner/point.py")
+    made: dict[str, Any] = {"__name__": __name__}
+    exec(marshal.loads(archive.read("kubefunc/runner/point.pyc")[16:]), made)
+    assert made["P"](x=2).x == 2
+    assert made["f"].__annotations__ == {}
+    assert made["f"].__code__.co_firstlineno == 5
 
 
 def test_the_same_sources_give_the_same_bytes() -> None:
