@@ -340,7 +340,7 @@ def test_an_attempt_that_comes_while_the_last_one_goes_is_looked_at() -> None:
     following = Following(lead_of(Items(1), Layout(1, 1, range(1))))
     tracker, looked_at = following.tracker, []
     looked = threading.Event()
-    tracker._look_at = lambda attempt, now: (looked_at.append(attempt), looked.set())  # type: ignore[method-assign]
+    tracker._checks._look = lambda attempt, now: (looked_at.append(attempt), looked.set())  # type: ignore[method-assign]
     tracker._attempts.clear()
     tracker._ticking = True
     later = lead_of(Items(1), Layout(1, 1, range(1)))
@@ -362,7 +362,7 @@ def test_a_look_that_fails_ends_one_attempt_and_no_other() -> None:
         if attempt is broken:
             raise RuntimeError("a fault")
 
-    following.tracker._look_at = look  # type: ignore[method-assign]
+    following.tracker._checks._look = look  # type: ignore[method-assign]
     following.tracker._tick()
     following.tracker._tick()
     assert looks == [broken, sound, sound]

@@ -5,29 +5,27 @@ A watch's thread only records and asks others to act: requests, streams and call
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
-from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
-from kubefunc.backends.kubernetes.api.errors import LOG_IN, NOTHING_STARTED, TROUBLE, login_problem, role_lacks
+from kubefunc.backends.kubernetes.api.errors import LOG_IN, NOTHING_STARTED, login_problem, role_lacks
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Attempt, guarded
 from kubefunc.backends.kubernetes.control.attached import AttachedWatches
+from kubefunc.backends.kubernetes.control.checks import Checks, pods_path
 from kubefunc.backends.kubernetes.control.jobs import jobs_path
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
-from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
+from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.uploads import Uploads
@@ -36,15 +34,6 @@ from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER
 
 TICK = 0.25
-SAY_FIRST = 5.0  # seconds of waiting before a line says for what
-SAY_AGAIN = 30.0
-LOOK_FIRST = 1.0  # seconds without a Pod, or with a Pod that does not start, before its Events are read
-LOOK_AGAIN = 2.0
-LOOK_SOON = 0.5  # and of one that an Event warns of: more Events may come with it
-FOLLOW_AFTER = 1.0
-LOST_AFTER = 30.0  # seconds past its grace that a Pod may stay Terminating
-COLLECT_AGAIN = 0.5  # seconds after main's end from which the clock asks whether there is a next step
-JOB_ENDED_GRACE = 2.0  # a Job's end and its Pod's last status come by different watches
 LOGIN_EXPIRED = "your credentials are not accepted any more: log in again, and the call is followed again"
 # Only the courier's start: the server filters, and the Event comes a second before the Pod's status.
 STARTED = f"reason=Started,involvedObject.fieldPath=spec.containers{{{COURIER}}}"
@@ -67,12 +56,12 @@ class Tracker:
     ) -> None:
         self._api = api
         self._session = session
-        self._requests = requests
         self._clock = clock
         self._collector = collector
         self._outputs = outputs
         self._uploads = uploads
         self._fail = fail
+        self._checks = Checks(api, requests, collector, outputs, uploads, self._pod_news, fail)
         self._lock = threading.RLock()
         self._attempts: dict[str, list[Attempt]] = defaultdict(list)
         self._watchers: dict[str, list[Watcher]] = {}
@@ -156,7 +145,7 @@ class Tracker:
             watchers: list[Watcher] = []
             watchers += [
                 Watcher(
-                    self._api, _pods_path(namespace), query, self._on_pod, self._on_state_in(namespace, watchers, 0)
+                    self._api, pods_path(namespace), query, self._on_pod, self._on_state_in(namespace, watchers, 0)
                 ),
                 Watcher(
                     self._api, jobs_path(namespace), query, self._on_job, self._on_state_in(namespace, watchers, 1)
@@ -171,7 +160,7 @@ class Tracker:
     def _attached_watchers(self, namespace: str) -> tuple[CallsWatcher, CallsWatcher]:
         watchers: list[Watcher] = []
         pair = (
-            CallsWatcher(self._api, _pods_path(namespace), self._on_pod, self._on_state_in(namespace, watchers, 0)),
+            CallsWatcher(self._api, pods_path(namespace), self._on_pod, self._on_state_in(namespace, watchers, 0)),
             CallsWatcher(self._api, jobs_path(namespace), self._on_job, self._on_state_in(namespace, watchers, 1)),
         )
         watchers += pair
@@ -236,7 +225,7 @@ class Tracker:
             return
         is_running = pod.where is Phase.RUNNING
         attempt.waiting.found(None if is_running else starting.start_trouble(pod, attempt.default_image))
-        self._judge(attempt)
+        self._checks.judge(attempt)
 
     def _main_ended(self, attempt: Attempt, pod: Pod) -> None:
         with attempt.lock:
@@ -330,27 +319,7 @@ class Tracker:
             is_attached = attempt in self._attached
         return (ending.deleted_meanwhile if is_attached else ending.deleted)(attempt.job)
 
-    def _look_last(self, attempt: Attempt) -> None:
-        """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
-        path, query = _pods_path(attempt.namespace), {"labelSelector": f"kubefunc/call={attempt.call}"}
-        try:
-            pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
-        except TROUBLE:
-            attempt.job_news.look_failed()
-            return
-        for view in _well_formed(pods):
-            part = attempt.of_index(view.index) if view.job_uid == attempt.objects.uid else None
-            if part is not None:
-                self._pod_news(part, view)
-        job = attempt.job_news.job
-        if job is None:
-            return
-        for part in attempt.without_end():
-            self._fail(part, _without_result(part, job))
-        if len(attempt.parts()) > 1:  # the results of some are still being fetched, and may be gone in the end
-            attempt.job_news.wait_again()
-
-    # -- time
+    # -- the clock
 
     def _tick(self) -> None:
         with self._lock:  # at once: an attempt that is added meanwhile starts the ticking again, or is seen here
@@ -358,118 +327,11 @@ class Tracker:
             self._ticking = bool(attempts)
         try:
             for attempt in attempts:
-                guarded(attempt, self._fail, functools.partial(self._look_at_parts, attempt))
+                guarded(attempt, self._fail, functools.partial(self._checks.look_at, attempt))
             self._collector.make_way()
         finally:  # one that fails is no reason to leave all others waiting
             if attempts:
                 self._clock.after(TICK, self._tick)
-
-    def _look_at_parts(self, attempt: Attempt) -> None:
-        for part in attempt.parts():
-            if not part.over:
-                guarded(part, self._fail, functools.partial(self._look_at, part, time.monotonic()))
-
-    def _look_at(self, attempt: Attempt, now: float) -> None:
-        if attempt.pods.ended is not None:
-            if now - attempt.pods.ended_since > COLLECT_AGAIN:
-                self._collector.collect(attempt)
-            return
-        if attempt.job_news.finished_since:
-            if now - attempt.job_news.finished_since > JOB_ENDED_GRACE and not attempt.job_news.looked_last:
-                attempt.job_news.look_last()
-                self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._look_last(attempt)))
-            return
-        if attempt.progress.phase is Phase.RUNNING:
-            self._look_at_running(attempt, now)
-            return
-        self._judge(attempt)
-        self._look_for_reasons(attempt, now)
-        self._say(attempt, now)
-        limit = attempt.options.schedule_timeout
-        if limit is not None and now - attempt.waiting.since > limit:
-            self._fail(attempt, starting.gave_up_waiting(_obstacle(attempt), limit))
-
-    def _look_at_running(self, attempt: Attempt, now: float) -> None:
-        pod = attempt.pods.current()
-        if pod is None:
-            return
-        if pod.courier.state == "running":
-            self._uploads.send(attempt, pod.name)
-        if attempt.pods.deleting_since and now - attempt.pods.deleting_since > pod.grace + LOST_AFTER:
-            self._fail(attempt, ending.lost(pod))
-        elif now - attempt.progress.running_since > FOLLOW_AFTER:
-            if attempt.options.verbose:
-                self._outputs.follow(attempt, pod)
-            if attempt.is_gradual:
-                self._collector.follow(attempt, pod.name)
-
-    def _judge(self, attempt: Attempt) -> None:
-        """End the call where what stands in its way has lasted long enough to be final."""
-        finding = attempt.waiting.finding
-        if finding is not None and attempt.waiting.is_final(finding):
-            self._fail(attempt, finding)
-
-    def _look_for_reasons(self, attempt: Attempt, now: float) -> None:
-        """Read Events where status is silent: no Pod yet, or a Pod whose volumes or sandbox fail."""
-        pod = attempt.pods.current()
-        if not attempt.objects.created or (pod is not None and starting.start_trouble(pod) is not None):
-            return
-        looks = attempt.waiting.looks
-        if not _is_due(
-            attempt, now - (attempt.pods.since or attempt.waiting.since), now - (looks.pods_at if pod else looks.job_at)
-        ):
-            return
-        attempt.waiting.read_events()
-        if pod is None:
-            looks.read_of_job(now)
-        else:
-            looks.read_of_pod(now)
-        about = pod.uid if pod is not None else attempt.objects.uid
-        self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._read_events(attempt, about)))
-
-    def _read_events(self, attempt: Attempt, about: str) -> None:
-        if attempt.over:
-            return
-        query = {"fieldSelector": f"involvedObject.uid={about}", "limit": "50"}
-        try:
-            path = f"/api/v1/namespaces/{attempt.namespace}/events"
-            events = self._api.request("GET", path, query=query, is_expected=is_list).body
-            finding = starting.event_trouble(sorted(items_of(events), key=_when))
-        except (*TROUBLE, fields.BadObject):
-            return  # without Events: blinder, never broken
-        if finding is not None and attempt.progress.phase in (Phase.PENDING, Phase.STARTING):
-            attempt.waiting.found(finding)
-            self._judge(attempt)
-
-    def _say(self, attempt: Attempt, now: float) -> None:
-        waiting = attempt.waiting
-        last_said = waiting.looks.said or waiting.since + SAY_FIRST - SAY_AGAIN
-        if waiting.quiet or now - last_said < SAY_AGAIN:
-            return
-        waiting.looks.say(now)
-        attempt.sink.moved(Whereabouts(attempt.progress.phase, waiting_for(attempt, now)))
-
-
-def _obstacle(attempt: Attempt) -> Finding | None:
-    """What keeps it from starting. A suspended Job makes no Pod: what was found before is no longer why."""
-    job = attempt.job_news.job
-    return starting.held_back(job.queue) if job is not None and job.suspended else attempt.waiting.finding
-
-
-def _is_due(attempt: Attempt, waited: float, since_last: float) -> bool:
-    """Whether its Events are to be read again: soon after one that warns, else less and less often."""
-    if attempt.waiting.warned:
-        return since_last >= LOOK_SOON
-    return waited >= LOOK_FIRST and since_last >= (LOOK_AGAIN if waited < 20 else 5 * LOOK_AGAIN)
-
-
-def _without_result(attempt: Attempt, job: Job) -> Finding:
-    """Why there is none, now that the Job is over."""
-    lost = ending.main_trouble(attempt.pods.vanished) if attempt.pods.vanished is not None else None
-    trouble = lost or ending.job_trouble(job, attempt.pods.last(), attempt.waiting.finding)
-    if trouble is not None:
-        return trouble
-    return ending.taken_too_often(job) if attempt.index_failed(job) else ending.result_gone(job)
 
 
 def _cannot_be_followed(error: Exception | None, words: str, created: bool) -> Finding:
@@ -489,28 +351,3 @@ def _cannot_be_followed(error: Exception | None, words: str, created: bool) -> F
 
 def _other(words: str, message: str) -> tuple[str, ...]:
     return (words,) if words != message else ()
-
-
-def _pods_path(namespace: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/pods"
-
-
-def _well_formed(pods: Iterable[JsonDict]) -> Iterator[Pod]:
-    """Those of these Pods that are what the API sends."""
-    for pod in pods:
-        with contextlib.suppress(fields.BadObject):
-            yield views.pod_view(pod)
-
-
-def _when(event: JsonDict) -> str:
-    series = fields.mapping(event, "series")
-    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
-
-
-def waiting_for(attempt: Attempt, now: float) -> str:
-    """A line for a person: for how long, and for what."""
-    waited = f"waiting for {now - attempt.waiting.since:.0f} s"
-    obstacle = _obstacle(attempt)
-    if obstacle is not None:
-        return " ".join((f"{waited}:", obstacle.message, *filter(None, (obstacle.outlook,)), *obstacle.words))
-    return f"{waited}: {'the Pod is being started' if attempt.progress.phase is Phase.STARTING else 'no Pod yet'}"
