@@ -24,12 +24,14 @@ from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
+from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.maps import blame
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.views import Pod, indexes
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
+from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -112,7 +114,9 @@ class Following:
         self.collector = kind(api, outputs, permission, self._done, self._fail)
         uploads = Uploads(api, self.collector.streams, permission, self._fail)
         clock, requests = Clock("test-clock"), Workers("test-requests", 1)
-        self.tracker = Tracker(api, "s", requests, clock, self.collector, outputs, uploads, self._fail)
+        self.tracker = Tracker(
+            Cluster(api, "s", requests, clock, permission), Traffic(self.collector, outputs, uploads), self._fail
+        )
         self.tracker._attempts[lead.job].append(lead)  # tracked, without watches
 
     def _done(self, attempt: Attempt, envelope: Envelope) -> None:
@@ -265,8 +269,8 @@ def test_a_small_map_is_followed_from_its_start(chunks: int, express: object, fo
     following = Following(lead_of(Items(chunks), Layout(chunks, 1, range(chunks)), express=express), Followed)
     asked = cast("Followed", following.collector)
     asked.chunks = []
-    following.tracker._on_started("ADDED", {"involvedObject": {"name": f"{CALL}-2-abcde"}})
-    following.tracker._on_started("ADDED", {"involvedObject": {"name": "another-call-2-abcde"}})
+    following.tracker._events.started("ADDED", {"involvedObject": {"name": f"{CALL}-2-abcde"}})
+    following.tracker._events.started("ADDED", {"involvedObject": {"name": "another-call-2-abcde"}})
     assert asked.chunks == followed
 
 

@@ -162,7 +162,7 @@ def test_hostile_objects_reach_no_thread(data: st.DataObject, value: object, kin
     other = changed(good, ("metadata", "uid"), "other")
     other["metadata"]["name"] = "other"
     job = {"metadata": {"name": CALL, "uid": "another"}, "status": {"failedIndexes": "0"}}
-    for listener, obj in ((tracker._on_pod, other), (tracker._on_job, job), (tracker._on_started, event)):
+    for listener, obj in ((tracker._on_pod, other), (tracker._on_job, job), (tracker._events.started, event)):
         path = data.draw(st.sampled_from([path for path in places(obj) if path]))
         listener(kind, changed(obj, path, value))
     following.tell([("MODIFIED", pod(0, "terminated", inline(0, [0])))])

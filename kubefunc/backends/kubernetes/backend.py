@@ -24,6 +24,7 @@ from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
+from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, pod_program, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
@@ -35,6 +36,7 @@ from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
+from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -69,24 +71,12 @@ class KubernetesBackend:
         self._collector = Collector(self.api, self._outputs, permission, self._done, self._fail)
         uploads = Uploads(self.api, self._collector.streams, permission, self._fail)
         self._jobs = Jobs(self.api, self._requests, clock, permission, self._refused)
-        self._tracker = Tracker(
-            self.api, session, self._requests, clock, self._collector, self._outputs, uploads, self._fail
-        )
+        cluster = Cluster(self.api, session, self._requests, clock, permission)
+        self._tracker = Tracker(cluster, Traffic(self._collector, self._outputs, uploads), self._fail)
         self._demands: dict[str, Demands] = {}  # by namespace
-        self._maps = Maps(
-            self.api,
-            session,
-            self._requests,
-            clock,
-            self._jobs,
-            self._tracker,
-            permission,
-            self._collector,
-            self._fail_told,
-            self._demands,
-        )
+        self._maps = Maps(cluster, self._jobs, self._tracker, self._collector, self._fail_told, self._demands)
         self._sweep = Sweep(self.api, self._jobs)
-        self._clock = clock
+        self._cluster = cluster
         self._swept: set[str] = set()
         self._numbers: dict[str, int] = {}  # the newest attempt of each call that was sent again from here
 
@@ -249,7 +239,7 @@ class KubernetesBackend:
         """Once a namespace, when the first calls are out of the way."""
         if namespace not in self._swept:
             self._swept.add(namespace)
-            self._clock.after(SWEEP_AFTER, lambda: self._requests.do(lambda: self._sweep.run(namespace)))
+            self._cluster.later(SWEEP_AFTER, lambda: self._sweep.run(namespace))
 
     # -- how attempts end
 

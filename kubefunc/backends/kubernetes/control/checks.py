@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
-from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
+from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
-from kubefunc.backends.kubernetes.results.collect import Collector
-from kubefunc.backends.kubernetes.results.output import Outputs
-from kubefunc.backends.kubernetes.results.uploads import Uploads
-from kubefunc.backends.kubernetes.threads import Workers
+from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase
 
 SAY_FIRST = 5.0  # seconds of waiting before a line says for what
@@ -39,19 +36,13 @@ class Checks:
 
     def __init__(
         self,
-        api: Api,
-        requests: Workers,
-        collector: Collector,
-        outputs: Outputs,
-        uploads: Uploads,
+        cluster: Cluster,
+        traffic: Traffic,
         learn: Callable[[Attempt, Pod], None],
         fail: Callable[[Attempt, Finding], None],
     ) -> None:
-        self._api = api
-        self._requests = requests
-        self._collector = collector
-        self._outputs = outputs
-        self._uploads = uploads
+        self._cluster = cluster
+        self._traffic = traffic
         self._learn = learn
         self._fail = fail
 
@@ -64,12 +55,12 @@ class Checks:
     def _look(self, attempt: Attempt, now: float) -> None:
         if attempt.pods.ended is not None:
             if now - attempt.pods.ended_since > COLLECT_AGAIN:
-                self._collector.collect(attempt)
+                self._traffic.collector.collect(attempt)
             return
         if attempt.job_news.finished_since:
             if now - attempt.job_news.finished_since > JOB_ENDED_GRACE and not attempt.job_news.looked_last:
                 attempt.job_news.look_last()
-                self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._look_last(attempt)))
+                self._cluster.soon(lambda: guarded(attempt, self._fail, lambda: self._look_last(attempt)))
             return
         if attempt.progress.phase is Phase.RUNNING:
             self._look_at_running(attempt, now)
@@ -86,14 +77,14 @@ class Checks:
         if pod is None:
             return
         if pod.courier.state == "running":
-            self._uploads.send(attempt, pod.name)
+            self._traffic.uploads.send(attempt, pod.name)
         if attempt.pods.deleting_since and now - attempt.pods.deleting_since > pod.grace + LOST_AFTER:
             self._fail(attempt, ending.lost(pod))
         elif now - attempt.progress.running_since > FOLLOW_AFTER:
             if attempt.options.verbose:
-                self._outputs.follow(attempt, pod)
+                self._traffic.outputs.follow(attempt, pod)
             if attempt.is_gradual:
-                self._collector.follow(attempt, pod.name)
+                self._traffic.collector.follow(attempt, pod.name)
 
     def judge(self, attempt: Attempt) -> None:
         """End the call where what stands in its way has lasted long enough to be final."""
@@ -117,7 +108,7 @@ class Checks:
         else:
             looks.read_of_pod(now)
         about = pod.uid if pod is not None else attempt.objects.uid
-        self._requests.do(lambda: guarded(attempt, self._fail, lambda: self._read_events(attempt, about)))
+        self._cluster.soon(lambda: guarded(attempt, self._fail, lambda: self._read_events(attempt, about)))
 
     def _read_events(self, attempt: Attempt, about: str) -> None:
         if attempt.over:
@@ -125,7 +116,7 @@ class Checks:
         query = {"fieldSelector": f"involvedObject.uid={about}", "limit": "50"}
         try:
             path = f"/api/v1/namespaces/{attempt.namespace}/events"
-            events = self._api.request("GET", path, query=query, is_expected=is_list).body
+            events = self._cluster.api.request("GET", path, query=query, is_expected=is_list).body
             finding = starting.event_trouble(sorted(items_of(events), key=_when))
         except (*TROUBLE, fields.BadObject):
             return  # without Events: blinder, never broken
@@ -145,7 +136,7 @@ class Checks:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
         path, query = pods_path(attempt.namespace), {"labelSelector": f"kubefunc/call={attempt.call}"}
         try:
-            pods = items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
+            pods = items_of(self._cluster.api.request("GET", path, query=query, is_expected=is_list).body)
         except TROUBLE:
             attempt.job_news.look_failed()
             return

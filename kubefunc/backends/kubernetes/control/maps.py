@@ -10,8 +10,7 @@ from kubefunc import errors
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
-from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
+from kubefunc.backends.kubernetes.api.requests import ApiError, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
@@ -19,6 +18,7 @@ from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.lost_and_held import LostItems
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.pods import Progress
+from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
 from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.control.map_objects import (
@@ -40,7 +40,6 @@ from kubefunc.backends.kubernetes.objects import kept, manifest, shards
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
-from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
@@ -66,28 +65,20 @@ class Maps:
 
     def __init__(
         self,
-        api: Api,
-        session: str,
-        requests: Workers,
-        clock: Clock,
+        cluster: Cluster,
         jobs: Jobs,
         tracker: Tracker,
-        permission: ExecPermission,
         collector: Collector,
         fail_told: Callable[[Attempt, Finding, KubefuncError], None],
         demands: Mapping[str, Demands],
     ) -> None:
-        self._api = api
-        self._session = session
-        self._requests = requests
-        self._clock = clock
+        self._cluster = cluster
         self._jobs = jobs
         self._tracker = tracker
-        self._permission = permission
         self._collector = collector
         self._fail_told = fail_told
         self._demands = demands
-        self._widening = Widening(api, collector.streams, requests, clock, permission, tracker, self._run_given)
+        self._widening = Widening(cluster, collector.streams, tracker, self._run_given)
         self._numbers: dict[str, int] = {}
         self._server: ServerVersion | None = None
 
@@ -111,7 +102,7 @@ class Maps:
         number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
         disruptions = max(losses, submission.disruptions)
         submission = dataclasses.replace(submission, attempt=number, disruptions=disruptions)
-        layout = layout_of(submission, adapts=shares and not self._permission.is_refused(namespace))
+        layout = layout_of(submission, adapts=shares and not self._cluster.permission.is_refused(namespace))
         attempt = self._attempt(submission, sink, namespace, layout, LostItems(losses=losses), shares=shares)
         manifest.job(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
         self._numbers[submission.call] = number
@@ -134,7 +125,7 @@ class Maps:
             grown = dataclasses.replace(submission, options=options, items=these, chunksize=1, used=used)
             self._submit(grown, self._growing(grown, sink, namespace, growths - 1), namespace)
 
-        return GrowingSink(sink, again, lambda work: self._clock.after(GATHER, lambda: self._requests.do(work)))
+        return GrowingSink(sink, again, lambda work: self._cluster.later(GATHER, work))
 
     def _attempt(
         self, submission: Submission, sink: Sink, namespace: str, layout: Layout, lost: LostItems, *, shares: bool
@@ -164,8 +155,8 @@ class Maps:
         server = self._ask_server(attempt)
         if needs_places_again(attempt, submission):
             attempt.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
-        self._permission.ask(attempt.namespace)
-        if attempt.shares and self._permission.is_refused(attempt.namespace):
+        self._cluster.permission.ask(attempt.namespace)
+        if attempt.shares and self._cluster.permission.is_refused(attempt.namespace):
             layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
             attempt.lay_out(layout)
         return self._job_spec(attempt, submission, layout, server, files_of(attempt, submission, layout))
@@ -175,7 +166,7 @@ class Maps:
         if self._server is not None:
             return self._server
         try:
-            server = ServerVersion.of(self._api.request("GET", "/version").body)
+            server = ServerVersion.of(self._cluster.api.request("GET", "/version").body)
         except TROUBLE:
             return NEWEST
         self._server = server
@@ -194,7 +185,7 @@ class Maps:
         parallelism = submission.max_parallelism or MAX_PARALLELISM
         return manifest.JobSpec(
             call=submission.call,
-            session=self._session,
+            session=self._cluster.session,
             function=submission.function,
             namespace=attempt.namespace,
             options=submission.options,
@@ -276,7 +267,7 @@ class Maps:
         with lead.lock:
             is_first = lead.lost.add(items, at_fault=at_fault)
         if is_first:
-            self._clock.after(GATHER, lambda: self._requests.do(lambda: self._run_lost(lead, sent)))
+            self._cluster.later(GATHER, lambda: self._run_lost(lead, sent))
 
     def _run_lost(self, lead: MapAttempt, sent: Submission) -> None:
         with lead.lock:
@@ -308,7 +299,7 @@ class Maps:
         if lead.has_ended:  # the map may have been settled by a Job that could not be made
             self._finish(lead.call)
         if not lead.over:
-            self._clock.after(LOOK_AT_HELD, lambda: self._look_at_held(lead))
+            self._cluster.clock.after(LOOK_AT_HELD, lambda: self._look_at_held(lead))
 
     def _waits(self, call: str) -> bool:
         return any(isinstance(each, MapAttempt) and each.has_waiting_pods() for each in self._tracker.of(call))
@@ -385,7 +376,7 @@ class Maps:
         if left and looks > 1:
             rest = sorted(left)
             again = lambda: self._look_for_later_job(lead, rest, error, looks - 1)  # noqa: E731
-            self._clock.after(LATER_JOB_PAUSE, lambda: self._requests.do(again))
+            self._cluster.later(LATER_JOB_PAUSE, again)
         elif left:
             lead.whole.fail(sorted(left), error)
 
@@ -442,7 +433,7 @@ class Maps:
         files: dict[str, bytes] = {}
         for name in secrets_of(job)[:most]:
             path = f"{secrets_path(namespace)}/{name}"
-            secret = self._api.request("GET", path, is_expected=is_named(name)).body
+            secret = self._cluster.api.request("GET", path, is_expected=is_named(name)).body
             files = kept.files_of(secret) | files  # the first one holds the key: none may put another in its place
         return files
 

@@ -14,11 +14,13 @@ from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.calls_watcher import CallsWatcher
 from kubefunc.backends.kubernetes.api.errors import LOG_IN, NOTHING_STARTED, login_problem, role_lacks
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError
+from kubefunc.backends.kubernetes.api.requests import ApiError
 from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Attempt, guarded
 from kubefunc.backends.kubernetes.control.attached import AttachedWatches
 from kubefunc.backends.kubernetes.control.checks import Checks, pods_path
+from kubefunc.backends.kubernetes.control.cluster import Cluster
+from kubefunc.backends.kubernetes.control.event_news import EventNews
 from kubefunc.backends.kubernetes.control.jobs import jobs_path
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
@@ -26,10 +28,7 @@ from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import Pod
-from kubefunc.backends.kubernetes.results.collect import Collector
-from kubefunc.backends.kubernetes.results.output import Outputs
-from kubefunc.backends.kubernetes.results.uploads import Uploads
-from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER
 
@@ -43,30 +42,20 @@ WARNINGS = "type=Warning"  # of the whole namespace: an Event has no labels to s
 class Tracker:
     """All attempts of a session, and the watches that bring their news."""
 
-    def __init__(
-        self,
-        api: Api,
-        session: str,
-        requests: Workers,
-        clock: Clock,
-        collector: Collector,
-        outputs: Outputs,
-        uploads: Uploads,
-        fail: Callable[[Attempt, Finding], None],
-    ) -> None:
-        self._api = api
-        self._session = session
-        self._clock = clock
-        self._collector = collector
-        self._outputs = outputs
-        self._uploads = uploads
+    def __init__(self, cluster: Cluster, traffic: Traffic, fail: Callable[[Attempt, Finding], None]) -> None:
+        self._cluster = cluster
+        self._api = cluster.api
+        self._traffic = traffic
+        self._collector = traffic.collector
+        self._uploads = traffic.uploads
+        self._events = EventNews(self._of_name, traffic, fail)
         self._fail = fail
-        self._checks = Checks(api, requests, collector, outputs, uploads, self._pod_news, fail)
+        self._checks = Checks(cluster, traffic, self._pod_news, fail)
         self._lock = threading.RLock()
         self._attempts: dict[str, list[Attempt]] = defaultdict(list)
         self._watchers: dict[str, list[Watcher]] = {}
         self._attached: set[Attempt] = set()
-        self._attached_watches = AttachedWatches(self._attached_watchers, clock)
+        self._attached_watches = AttachedWatches(self._attached_watchers, cluster.clock)
         self._ticking = False
 
     # -- the attempts
@@ -88,8 +77,7 @@ class Tracker:
     def let_go(self, attempt: Attempt) -> None:
         """No more news for this attempt: its streams end, and the watches that nobody else needs."""
         for part in attempt.parts():
-            self._collector.release(part)
-            self._outputs.release(part)
+            self._traffic.release(part)
         with self._lock:
             mine = self._attempts.get(attempt.job, [])
             if attempt in mine:
@@ -126,13 +114,15 @@ class Tracker:
             start = not self._ticking
             self._ticking = True
         if start:
-            self._clock.after(TICK, self._tick)
+            self._cluster.clock.after(TICK, self._tick)
+
+    def _of_name(self, job: str) -> list[Attempt]:
+        with self._lock:
+            return list(self._attempts.get(job, ()))
 
     def _of_job(self, job: str, uid: str) -> list[Attempt]:
         """The attempts affected by an event of this Job. We know its random name before its UID."""
-        with self._lock:
-            attempts = list(self._attempts.get(job, ()))
-        return [attempt for attempt in attempts if not attempt.over and attempt.objects.is_job(uid)]
+        return [attempt for attempt in self._of_name(job) if not attempt.over and attempt.objects.is_job(uid)]
 
     # -- the watches
 
@@ -140,7 +130,7 @@ class Tracker:
         with self._lock:
             if namespace in self._watchers:
                 return
-            query = {"labelSelector": f"kubefunc/session={self._session}"}
+            query = {"labelSelector": f"kubefunc/session={self._cluster.session}"}
             events = f"/api/v1/namespaces/{namespace}/events"
             watchers: list[Watcher] = []
             watchers += [
@@ -150,8 +140,8 @@ class Tracker:
                 Watcher(
                     self._api, jobs_path(namespace), query, self._on_job, self._on_state_in(namespace, watchers, 1)
                 ),
-                TailWatcher(self._api, events, {"fieldSelector": STARTED}, self._on_started),
-                TailWatcher(self._api, events, {"fieldSelector": WARNINGS}, self._on_warning),
+                TailWatcher(self._api, events, {"fieldSelector": STARTED}, self._events.started),
+                TailWatcher(self._api, events, {"fieldSelector": WARNINGS}, self._events.warned),
             ]
             self._watchers[namespace] = watchers
             for watcher in watchers:
@@ -241,66 +231,6 @@ class Tracker:
             if attempt.pods.lost(pod) and not attempt.pods.known:
                 attempt.wait_for_another_pod(REPLACED)
 
-    def _on_started(self, kind: str, event: JsonDict) -> None:
-        """A courier has started: its Pod's name tells the Job."""
-        if kind == "DELETED":
-            return
-        try:
-            pod = fields.text(fields.mapping(event, "involvedObject"), "name")
-        except fields.BadObject:
-            return
-        job, _, _ = pod.rpartition("-")
-        with self._lock:
-            attempts = list(self._attempts.get(job, ()))
-        if not attempts:
-            self._chunk_started(pod)
-        for attempt in attempts:
-            guarded(attempt, self._fail, functools.partial(self._courier_started, attempt, pod))
-
-    def _courier_started(self, attempt: Attempt, pod: str) -> None:
-        self._uploads.send(attempt, pod)
-        if self._collector.is_express(attempt):
-            self._collector.express(attempt, pod)
-
-    def _chunk_started(self, pod: str) -> None:
-        """The Pods of an Indexed Job have their index in their names."""
-        job, _, index = pod.rpartition("-")[0].rpartition("-")
-        with self._lock:
-            attempts = list(self._attempts.get(job, ()))
-        for attempt in attempts:
-            part = attempt.of_index(fields.whole_number(index))
-            if part is not None:
-                guarded(part, self._fail, functools.partial(self._chunks_courier_started, part, pod))
-
-    def _chunks_courier_started(self, part: Attempt, pod: str) -> None:
-        self._uploads.send(part, pod)
-        if part.is_hurried:
-            self._collector.follow(part, pod)
-
-    def _on_warning(self, kind: str, event: JsonDict) -> None:
-        """Something is wrong with a Pod or a Job: if it is one of ours, its Events are read soon."""
-        about = event["involvedObject"]
-        name = about.get("name", "")
-        if kind == "DELETED" or about.get("kind") not in ("Pod", "Job"):
-            return
-        job = name if about["kind"] == "Job" else name.rpartition("-")[0]
-        with self._lock:
-            attempts = list(self._attempts.get(job, ()))
-        for attempt in attempts:
-            attempt.waiting.event_came()
-        if not attempts:
-            self._chunk_warned(job)
-
-    def _chunk_warned(self, pod: str) -> None:
-        """The same for a Pod of a map: its name without the random end is that of the Job and its index."""
-        job, _, index = pod.rpartition("-")
-        with self._lock:
-            attempts = list(self._attempts.get(job, ()))
-        for attempt in attempts:
-            chunk = attempt.living_part(int(index)) if index.isdigit() else None
-            if chunk is not None:
-                chunk.waiting.event_came()
-
     # -- news of Jobs
 
     def _on_job(self, kind: str, job: JsonDict) -> None:
@@ -331,7 +261,7 @@ class Tracker:
             self._collector.make_way()
         finally:  # one that fails is no reason to leave all others waiting
             if attempts:
-                self._clock.after(TICK, self._tick)
+                self._cluster.clock.after(TICK, self._tick)
 
 
 def _cannot_be_followed(error: Exception | None, words: str, created: bool) -> Finding:

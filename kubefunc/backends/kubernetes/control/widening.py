@@ -19,12 +19,11 @@ from dataclasses import dataclass
 
 from kubefunc.backends.kubernetes.api.exec import run
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
-from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
+from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.tracker import Tracker
-from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.backends.kubernetes.threads import Workers
 
 FIRST_ROUND = 1.0  # seconds after which most maps of small items are over
 SHORTEST_PAUSE = 1.0  # between two rounds
@@ -132,19 +131,13 @@ class Widening:
 
     def __init__(
         self,
-        api: Api,
+        cluster: Cluster,
         streams: Workers,
-        requests: Workers,
-        clock: Clock,
-        permission: ExecPermission,
         tracker: Tracker,
         start: Callable[[MapAttempt, Mapping[int, bytes], int], None],
     ) -> None:
-        self._api = api
+        self._cluster = cluster
         self._streams = streams
-        self._requests = requests
-        self._clock = clock
-        self._permission = permission
         self._tracker = tracker
         self._start = start
         self._lock = threading.RLock()
@@ -161,7 +154,7 @@ class Widening:
         self._later(lead.call, time.monotonic(), FIRST_ROUND)
 
     def _later(self, call: str, began: float, pause: float) -> None:
-        self._clock.after(pause, lambda: self._requests.do(lambda: self._round(call, began)))
+        self._cluster.later(pause, lambda: self._round(call, began))
 
     def _round(self, call: str, began: float) -> None:
         leads = self._leads(call)
@@ -178,7 +171,7 @@ class Widening:
         room = max(lead.most_pods for lead in leads) - len(running)
         room = min(room, max(FEW_MORE, GROWTH * len(running)))
         # A Pod that waits means that the cluster has no room for those that there are.
-        if self._permission.is_refused(leads[0].namespace) or any(lead.has_waiting_pods() for lead in leads):
+        if self._cluster.permission.is_refused(leads[0].namespace) or any(lead.has_waiting_pods() for lead in leads):
             room = 0
         now = time.monotonic()
         wanted = plan([_seen(chunk, now) for chunk in running], room)
@@ -207,7 +200,7 @@ class Widening:
                     given.append((chunk, said))
             finally:
                 if next(left) == 0:
-                    self._requests.do(finish)
+                    self._cluster.soon(finish)
 
         def finish() -> None:
             try:
@@ -239,10 +232,10 @@ class Widening:
             return None
         command = (*PROGRAM, "sharer", f"{keep:.3f}")
         try:
-            text = run(self._api, chunk.namespace, pod.name, command, silence=ANSWER_SILENCE)
+            text = run(self._cluster.api, chunk.namespace, pod.name, command, silence=ANSWER_SILENCE)
             said = json.loads(text)
         except ExecRefused:
-            self._permission.refused(chunk.namespace)
+            self._cluster.permission.refused(chunk.namespace)
             return None
         except (TransportError, ValueError):
             return None
