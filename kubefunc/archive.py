@@ -9,8 +9,8 @@ small and quick to start are the two aims.
 - The runner's sources are there as well: an image with another Python ignores a ``.pyc`` with a foreign magic
   number and falls back to them, and so can say what is wrong with the image.
 - The rest is there as source alone, which is half as large as compiled and is hardly ever loaded.
-- Docstrings, comments and the annotations of functions stay here: they are a fifth of it, and no program reads
-  them there. Lines keep their numbers, for tracebacks.
+- Docstrings, comments, the annotations of functions and the columns of compiled lines stay here: they are two
+  fifths of it, and no program reads them there. Lines keep their numbers, for tracebacks.
 - Entries are deflated: stored ones start no faster and would triple the size.
 
 The same sources and the same Python give the same bytes. As compiling takes about 100 ms, the file is kept in
@@ -49,7 +49,14 @@ _LEFT_OUT_TOP = frozenset(
     for name in "archive cli code freshness growth ignored leaving log_setup memmaps project_files retries".split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
-_COMPILED_TOP = frozenset("__init__ current errors function inputs options values volumes".split())
+_COMPILED_TOP = frozenset("__init__ current errors function inputs volumes".split())
+_COMPILED_ROOMS = ("options/",)
+# Loaded only when something is wrong, or by hardly any program.
+_NOT_COMPILED = (
+    "kubefunc/options/pod_templates.py",
+    "kubefunc/options/suggestions.py",
+    "kubefunc/runner/execution/culprit.py",
+)
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _UNCHECKED_PYC = (0b01).to_bytes(4, "little")  # PEP 552: hash-based, and the hash is not to be checked
@@ -128,45 +135,43 @@ def _must_run_anywhere(name: str) -> bool:
 
 
 def _is_compiled(name: str) -> bool:
-    if name == "kubefunc/runner/execution/culprit.py":  # large, and loaded only after a result could not be pickled
+    if name in _NOT_COMPILED:
         return False
     if _must_run_anywhere(name) or name.startswith("cloudpickle/"):
         return True
-    return name.removeprefix("kubefunc/").removesuffix(".py") in _COMPILED_TOP
+    inside = name.removeprefix("kubefunc/")
+    return inside.startswith(_COMPILED_ROOMS) or inside.removesuffix(".py") in _COMPILED_TOP
 
 
 def _compiled(name: str, source: bytes) -> bytes:
     """A ``.pyc`` without docstrings. Its code names its place in the archive, and no directory of this machine."""
     import marshal
 
-    tree = _WithoutAnnotations().visit(ast.parse(source))
-    code: CodeType = compile(tree, f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=2)
+    code: CodeType = compile(_lean(source), f"{ARCHIVE}/{name}", "exec", dont_inherit=True, optimize=1)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_PYC + importlib.util.source_hash(source) + marshal.dumps(code)
 
 
-class _WithoutAnnotations(ast.NodeTransformer):
-    """Takes the annotations off functions. Those of variables stay: they make the fields of a dataclass."""
+def _lean(source: bytes) -> ast.Module:
+    """The source without functions' annotations and without columns, which are a fifth of a ``.pyc``.
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        self.generic_visit(node)
-        node.returns = None
-        return node
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
-        self.generic_visit(node)
-        node.returns = None
-        return node
-
-    def visit_arg(self, node: ast.arg) -> ast.arg:
-        node.annotation = None
-        return node
+    Lines stay, for tracebacks. The fields of dataclasses keep their annotations.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, (ast.expr, ast.stmt)) and sys.version_info >= (3, 11):  # older ones keep no columns
+            node.end_lineno, node.col_offset, node.end_col_offset = node.lineno, -1, -1
+    return tree
 
 
 def _without_comments(source: bytes) -> bytes:
     """The source with comments gone, and what stood before them on their lines as it was.
 
-    >>> _without_comments(b"# why\nx = '#'  # how\n")
-    b"\nx = '#'\n"
+    >>> _without_comments(b"# why\\nx = '#'  # how\\n")
+    b"\\nx = '#'\\n"
     """
     import tokenize
 

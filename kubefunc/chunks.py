@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kubefunc.options import Options
-from kubefunc.values import quantity
+from kubefunc.options.parsers.quantities import quantity
 
 MAX_PARALLELISM = 500
 LONGEST_CHUNK = 500  # items

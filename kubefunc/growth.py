@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kubefunc.options import Options
-from kubefunc.values import quantity
+from kubefunc.options.parsers.quantities import quantity
 
 
 def more_memory(options: Options) -> Options | None:

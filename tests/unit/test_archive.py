@@ -25,7 +25,7 @@ SOURCES = {
     "kubefunc/__init__.py": b"",
     "kubefunc/runner/__init__.py": b"X = 1",
     "kubefunc/call.py": b"Y = 1",
-    "kubefunc/options.py": b"Z = 1",
+    "kubefunc/options/fields.py": b"Z = 1",
     "cloudpickle/__init__.py": b"def dumps(): raise ValueError",
 }
 
@@ -58,8 +58,8 @@ def test_the_runner_is_compiled_and_there_as_source() -> None:
 def test_the_rest_is_there_once() -> None:
     """Compiled what each Pod or each decorated module loads, as source what hardly any does."""
     found = names(build_archive(SOURCES))
-    assert {"cloudpickle/__init__.pyc", "kubefunc/options.pyc", "kubefunc/call.py"} <= found
-    assert found.isdisjoint({"cloudpickle/__init__.py", "kubefunc/options.py", "kubefunc/call.pyc"})
+    assert {"cloudpickle/__init__.pyc", "kubefunc/options/fields.pyc", "kubefunc/call.py"} <= found
+    assert found.isdisjoint({"cloudpickle/__init__.py", "kubefunc/options/fields.py", "kubefunc/call.pyc"})
 
 
 def test_what_only_the_client_needs_is_left_out() -> None:

@@ -30,7 +30,8 @@ from kubefunc.options import (
     origins,
     parse_changes,
 )
-from kubefunc.values import quantity
+from kubefunc.options.option import Group
+from kubefunc.options.parsers.quantities import quantity
 
 FIELDS = [entry.name for entry in dataclasses.fields(Options)]
 
@@ -65,10 +66,16 @@ def test_every_typed_keyword_takes_none_exactly_where_none_is_accepted() -> None
             assert "None means nothing here" in refusal(name, None), name
 
 
+def body_of(group: type[Group]) -> list[ast.stmt]:
+    """The statements in the body of the class that has a group of options."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    return definition.body
+
+
 def test_every_option_is_told_with_its_default_and_its_local_meaning() -> None:
     """Each field has a docstring of its own that names its default and what the local backend makes of it."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(Options)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
+    body = [statement for group in Group.__subclasses__() for statement in body_of(group)]
     told: dict[str, str] = {}
     for statement, following in itertools.pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -427,7 +434,7 @@ def test_other_tools_names_are_understood(written: str, advice: str) -> None:
 
 def test_every_suggestion_is_an_option() -> None:
     """No table of words outlives the option that it leads to."""
-    from kubefunc.option_names import _ELSEWHERE, _SYNONYMS
+    from kubefunc.options.suggestions import _ELSEWHERE, _SYNONYMS
 
     known = {entry.name for entry in dataclasses.fields(Options)}
     assert _SYNONYMS.keys() <= known

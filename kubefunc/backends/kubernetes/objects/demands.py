@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from kubefunc.backends.kubernetes.objects.template import Json, deep_copy, items
+from kubefunc.options.parsers.quantities import quantity
 from kubefunc.runner import COURIER, MAIN
-from kubefunc.values import quantity
 
 _NAMES: Final = ("cpu", "memory")
 # For a container without resources of its own. With less CPU a reader in the courier is slow to start.

@@ -23,6 +23,7 @@ from kubefunc.backends.kubernetes.objects.template import Json, customised, deep
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
+from kubefunc.options.parsers.quantities import quantity
 from kubefunc.runner import (
     ARCHIVE,
     COURIER,
@@ -38,7 +39,6 @@ from kubefunc.runner import (
     OUT_DIR,
     STOP_GRACE,
 )
-from kubefunc.values import quantity
 
 CONTAINER_ORDER: Final = (MAIN, COURIER)
 """Who stands first is started first. Courier first gains an express result 50 ms and costs one that comes by

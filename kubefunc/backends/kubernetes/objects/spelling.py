@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Final
 
-from kubefunc.pod_templates import POD_SPEC_FIELDS
+from kubefunc.options.pod_templates import POD_SPEC_FIELDS
 
 _CONTAINER_FIELDS: Final = frozenset(
     """

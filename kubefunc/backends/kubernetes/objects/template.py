@@ -11,8 +11,8 @@ from typing import Final, TypeAlias, cast
 
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import PodTemplate
-from kubefunc.pod_templates import checked_fields, in_order
-from kubefunc.values import Refused
+from kubefunc.options.kind import Refused
+from kubefunc.options.pod_templates import checked_fields, in_order
 
 Json: TypeAlias = dict[str, object]
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
-from kubefunc.options import PodTemplate
-from kubefunc.values import Refused
+from kubefunc.options.kind import Refused
+from kubefunc.options.option import PodTemplate
 
 # As of Kubernetes 1.37. Only a bare spec is held against this list, to catch slips; under 'spec' everything passes, so
 # that a newer cluster's fields need no newer kubefunc.

@@ -1,0 +1,142 @@
+"""How a result comes back, what is shown meanwhile, and what stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+
+from kubefunc.options.kind import Kind, none
+from kubefunc.options.option import DURATION, SWITCH, Group, Unset, option
+from kubefunc.options.parsers import names, numbers
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+Keep: TypeAlias = Literal["failed", "always", "never"]
+OnSigterm: TypeAlias = Literal["leave", "cancel"]
+RESULT_TTL: Final = 600.0  # seconds, for a client that was there a moment ago
+
+
+class ResultsChanges(TypedDict, total=False):
+    """What these options accept."""
+
+    detach: bool | Unset
+    on_sigterm: OnSigterm | Unset
+    verbose: bool | Unset
+    progress: bool | Unset
+    logging: bool | Unset
+    express: bool | Unset
+    inline: bool | Unset
+    results_in_log: bool | Unset
+    fetch_grace: float | timedelta | Unset
+    result_ttl: float | timedelta | Unset | None
+    ttl: float | timedelta | Unset
+    keep: Keep | Unset
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class Results(Group):
+    """How a result comes back, what is shown meanwhile, and what stays."""
+
+    detach: bool = option(False, SWITCH)
+    """Let the Job continue when this process ends. :func:`kubefunc.attach` gets its result later.
+
+    Default: False, the end of the process cancels calls that are not done.
+    Local: an error, since no call on this machine outlives the process.
+    """
+
+    on_sigterm: OnSigterm = option("leave", Kind("'leave' or 'cancel'", names.one_of("leave", "cancel")))
+    """What becomes of an unfinished call when SIGTERM ends this program: ``leave`` or ``cancel``.
+
+    A handler of the program's own replaces both. ``cancel`` may take 5 s; a detached call goes on in any case.
+
+    Default: ``leave``, its Job goes on, and a line on ``sys.stderr`` says so.
+    Local: obeyed; with ``leave`` the function's process is ended, as nothing there outlives the client.
+    """
+
+    verbose: bool = option(True, SWITCH)
+    """Show what the function prints, and what the call waits for, on ``sys.stderr``.
+
+    Default: True.
+    Local: obeyed.
+    """
+
+    progress: bool = option(True, SWITCH)
+    """Show the progress of a map on ``sys.stderr`` while the program waits for it.
+
+    On a terminal and in a notebook it is one line that changes, elsewhere a new line every 30 s.
+
+    Default: True.
+    Local: obeyed.
+    """
+
+    logging: bool = option(True, SWITCH)
+    """Set up ``logging`` in the function as in your program: level and format of the root logger.
+
+    Log messages appear on ``sys.stderr``.
+
+    Default: True, if the root logger has a handler when you make the call.
+    Local: obeyed.
+    """
+
+    express: bool = option(True, SWITCH)
+    """Fetch the result by exec as soon as it exists, instead of waiting for the Pod's status.
+
+    Default: True, which saves half a second. Set False if security tools raise an alarm for each exec.
+    Local: ignored.
+    """
+
+    inline: bool = option(True, SWITCH)
+    """Send a small result in the Pod's status. Users who may read Pods can read it.
+
+    Default: True, since it needs no further request.
+    Local: ignored.
+    """
+
+    results_in_log: bool = option(True, SWITCH)
+    """Write a result that nobody fetched to the log of the courier, where a log pipeline may collect it.
+
+    Default: True, so that results up to 4 MiB remain when their Pod ends.
+    Local: ignored.
+    """
+
+    fetch_grace: float = option(60.0, DURATION)
+    """How long a result waits in its Pod before it is written to the log. Unit: seconds.
+
+    Default: 60, for a client that is away for a short time. The Pod keeps its CPU and GPU for so long.
+    Local: ignored.
+    """
+
+    result_ttl: float | None = option(
+        None, Kind("seconds or a timedelta, 0 or more, or None", numbers.seconds, numbers.read_seconds, none)
+    )
+    """How long a result that is too large for the log (above 4 MiB) waits in its Pod. Unit: seconds.
+
+    Default: None, which means ``ttl`` with ``detach=True``, else 600. The Pod keeps its CPU, memory and GPU.
+    Local: ignored.
+    """
+
+    ttl: float = option(24 * 3600.0, DURATION)
+    """How long a finished Job stays, for kubectl or ``attach``. Unit: seconds, rounded up.
+
+    Default: 24 h. ``keep`` says which Jobs stay. Jobs of detached calls always do.
+    Local: ignored.
+    """
+
+    keep: Keep = option("failed", Kind("'failed', 'always' or 'never'", names.one_of("failed", "always", "never")))
+    """Which finished Jobs stay for ``ttl``, to be looked at with kubectl: ``failed``, ``always`` or ``never``.
+
+    Such a Job has ended and uses no CPU and no memory. It uses objects in the namespace (a Job, its Pods, its Secrets
+    with the arguments) and the Pods' logs on their nodes. Jobs of cancelled calls, and Jobs whose function has not
+    started, are always deleted. Jobs of detached calls always stay.
+
+    Default: ``failed``, the Jobs of calls that failed and of maps in which an item failed.
+    Local: ignored.
+    """
+
+    @property
+    def result_wait(self) -> float:
+        """How long a result that is too large for the log waits in its Pod, in seconds."""
+        if self.result_ttl is not None:
+            return self.result_ttl
+        return self.ttl if self.detach else RESULT_TTL
