@@ -62,6 +62,7 @@ class Console:
         self._live: _Live | None = None
         self._bar_drawn = -BAR_HOLDS
         self._notebook = NotebookOutput(clock)
+        self._ended = False
 
     def say(self, text: str) -> None:
         """One line of our own."""
@@ -121,7 +122,7 @@ class Console:
         Only where far more is printed than can be written, each piece waits a while.
         """
         self._work.append(work)
-        while self._work:
+        while self._work and not self._ended:
             wait = BACKLOG_WAIT if len(self._work) > BACKLOG else 0
             if not self._writing.acquire(timeout=wait):
                 return
@@ -138,8 +139,18 @@ class Console:
             finally:
                 self._writing.release()
 
+    def end(self) -> None:
+        """Write what waits, and nothing after that.
+
+        A daemon thread that writes while the interpreter ends holds the lock of ``sys.stderr`` for good, and Python
+        aborts where it needs that lock ("Fatal Python error: _enter_buffered_busy").
+        """
+        self.settle()
+        self._ended = True
+        self.settle()
+
     def _work_off(self) -> None:
-        while True:
+        while not self._ended:
             try:
                 work = self._work.popleft()
             except IndexError:

@@ -11,7 +11,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -37,7 +37,7 @@ class Dispatcher:
     """The thread that completes futures: callbacks run here, one after another."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kubefunc-dispatcher", daemon=True)
         self._thread.start()
 
@@ -47,9 +47,20 @@ class Dispatcher:
     def is_this_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
+    def end(self, seconds: float) -> None:
+        """At exit: run the callbacks that wait, within so many seconds, and none after that.
+
+        One that prints while the interpreter ends could abort the process (:meth:`kubefunc.console.Console.end`).
+        """
+        self._queue.put(None)
+        if not self.is_this_thread():
+            self._thread.join(seconds)
+
     def _run(self) -> None:
         while True:
             work = self._queue.get()
+            if work is None:
+                return
             try:
                 work()
             except BaseException:  # noqa: BLE001 - a done-callback may even call sys.exit(); other calls must end too
@@ -191,6 +202,9 @@ class Session:
             way_out = "; with detach=True they would continue" if on_cluster else ""
             self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
         self._close(waiting)
+        with suppress(KeyboardInterrupt):
+            self.dispatcher.end(EXIT_TIMEOUT)
+        self.console.end()
 
     def before_death_by_sigterm(self) -> None:
         """Say which calls go on, and cancel those whose options want that."""

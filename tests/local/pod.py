@@ -82,6 +82,25 @@ class Pod:
         return False
 
 
+_ENDED_WHILE_LOADED = """
+import os, signal, sys
+def look(event, details):
+    if event == "import" and details[0] in ("kubefunc.runner.pod.supervisor", "kubefunc.runner.pod.courier"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif event == "os.fork":
+        open({forked!r}, "w").close()
+sys.addaudithook(look)
+"""
+
+
+def ended_while_loaded(directory: Path) -> dict[str, str]:
+    """Environment for a program that gets SIGTERM while it is imported; it leaves the file ``forked`` if it forks."""
+    site = directory / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_ENDED_WHILE_LOADED.format(forked=str(directory / "forked")))
+    return {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+
+
 def written(path: Path) -> Callable[[], bool]:
     """Whether a file has text: its name is there a moment before."""
     return lambda: path.exists() and path.stat().st_size > 0

@@ -22,6 +22,7 @@ from kubefunc.backends.kubernetes.results.collect import envelope_in_log
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from kubefunc.runner.protocol import records
 from tests.local.chunks import CALL, KEY, TIMEOUT, Chunk
+from tests.local.pod import ended_while_loaded
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the runner forks")
 
@@ -299,6 +300,15 @@ def test_sigterm_before_anything_has_ended(tmp_path: Path) -> None:
         assert main.wait(TIMEOUT) == EXIT_TERMINATED
     assert not (chunk.out_dir / "result").exists()
     assert not (chunk.out_dir / "alive").exists()
+
+
+def test_sigterm_while_the_program_is_loaded(tmp_path: Path) -> None:
+    """No item is begun: the Pod that replaces this one runs them all."""
+    chunk = Chunk(tmp_path, time.sleep, [(60,)])
+    chunk.environ.update(ended_while_loaded(tmp_path))
+    assert chunk.run() == EXIT_TERMINATED
+    assert not (tmp_path / "forked").exists()
+    assert not (chunk.out_dir / "result").exists()
 
 
 def test_an_item_may_finish_after_sigterm(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from kubefunc.runner import (
     TERMINATION_UNFETCHED,
 )
 from kubefunc.runner.protocol import pipes, wire
-from tests.local.pod import CALL, KEY, WITHIN, Pod, until, written
+from tests.local.pod import CALL, KEY, WITHIN, Pod, ended_while_loaded, until, written
 from tests.local.programs import alive
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Pods are Linux")
@@ -200,22 +200,13 @@ def test_shards_of_a_payload_are_joined(made: Made) -> None:
 # -- SIGTERM, in each phase of main
 
 
-ENDED_WHILE_LOADED = """
-import os, signal, sys
-def look(event, details):
-    if event == "import" and details[0] in ("kubefunc.runner.pod.supervisor", "kubefunc.runner.pod.courier"):
-        os.kill(os.getpid(), signal.SIGTERM)
-sys.addaudithook(look)
-"""
-
-
 @pytest.mark.parametrize(("program", "code"), [("main", EXIT_TERMINATED), ("courier", 0)])
 def test_sigterm_while_the_program_is_loaded(made: Made, tmp_path: Path, program: str, code: int) -> None:
-    """It waits for the handler: dropped, it would leave the Pod to its grace period."""
-    (tmp_path / "sitecustomize.py").write_text(ENDED_WHILE_LOADED)
+    """It waits for the handler: dropped, it would leave the Pod to its grace period. No function is begun then."""
     pod = made(waiting_for(tmp_path), pull_allowance=600.0)
-    pod.environ["PYTHONPATH"] += f":{tmp_path}"
+    pod.environ.update(ended_while_loaded(tmp_path))
     assert ends(pod.start(program)) == code
+    assert not (tmp_path / "forked").exists()
     assert not (tmp_path / "running").exists()
     assert not pod.has("result")
 

@@ -108,6 +108,23 @@ sys.stdin.read()
     assert "2\n" in program.end()
 
 
+def test_exit_waits_for_callbacks(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """Those that have begun, or that wait for one that has, run to their end, as in the standard library."""
+    text = f"""{WORK}
+def tell(call):
+    time.sleep(0.3)
+    print('told:', call.result(), flush=True)
+calls = [double.remote(n) for n in range(2)]
+for call in calls:
+    call.add_done_callback(tell)
+for call in calls:
+    call.result(30)
+"""
+    printed = Program(clean_env, tmp_path, "-c", text).end()
+    assert "told: 0\n" in printed
+    assert "told: 2\n" in printed
+
+
 def test_a_function_that_ignores_sigterm_is_killed(clean_env: dict[str, str], tmp_path: Path) -> None:
     """After a grace; the program does not wait longer than five seconds at its end."""
     text = f"""{WORK}

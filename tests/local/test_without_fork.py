@@ -80,6 +80,33 @@ while not unfinished.running(): time.sleep(0.01)
     assert program.left_files() == []
 
 
+def test_a_program_may_end_while_a_process_starts(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """No thread can be started then any more (from Python 3.12 on): the call is cancelled all the same, without a word
+    more, and nothing is left.
+    """
+    text = f"""{WORK}
+import threading
+starting = threading.Event()
+class Slow(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            starting.set()
+            time.sleep(0.5)
+        super().__init__(*args, **kwargs)
+print(double.remote(1).result(50), flush=True)
+subprocess.Popen = Slow
+calls = [double.remote(n) for n in range(2)]
+starting.wait()
+"""
+    program = bare(clean_env, tmp_path, text)
+    printed = program.end()
+    assert program.process.returncode == 0, printed
+    two, where, cancels = sorted(printed.splitlines())
+    assert (two, where) == ("2", "kubefunc: calls run on this machine")
+    assert cancels.startswith("kubefunc: exit cancels")
+    assert program.left_files() == []
+
+
 def test_a_killed_client_leaves_nothing(clean_env: dict[str, str], tmp_path: Path) -> None:
     """Its processes hear of it by the end of their stdin; the last ones take its files along."""
     text = f"""{WORK}

@@ -136,3 +136,13 @@ def test_a_signal_handler_that_prints_waits_for_nobody() -> None:
     console = Console(lambda: stream)
     console.say("from the program")
     assert stream.getvalue() == "kubefunc: from the program\nkubefunc: from the handler\n"
+
+
+def test_nothing_is_written_once_it_has_ended() -> None:
+    """By no thread: one that prints while the interpreter ends would abort the process."""
+    file = io.StringIO()
+    console = Console(lambda: file)
+    console.say("before")
+    console.end()
+    console.say("after")
+    assert file.getvalue() == "kubefunc: before\n"

@@ -48,6 +48,7 @@ from kubefunc.runner import ARCHIVE
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
+THREADS_END_WITHIN = 0.5  # seconds; on a dead network some do not
 
 SINGLE = (0,)  # the items of a call
 
@@ -161,7 +162,9 @@ class KubernetesBackend:
         for attempt in unsent:
             if not attempt.objects.created:
                 attempt.sink.moved(Whereabouts(attempt.progress.phase, NOT_SENT))
-        self._tracker.stop()
+        # Threads that are at work while the interpreter ends could print, or log, and so abort the process.
+        self._tracker.stop(THREADS_END_WITHIN)
+        self._clock.stop(THREADS_END_WITHIN)
         left = self._jobs.owed().union(attempt for attempt in cancelled if not attempt.objects.deleted)
         return sorted({attempt.call for attempt in left})
 

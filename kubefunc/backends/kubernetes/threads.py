@@ -102,6 +102,7 @@ class Clock:
         self._now = now
         self._order = itertools.count()
         self._due: list[tuple[float, int, Work]] = []
+        self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -111,13 +112,26 @@ class Clock:
             heapq.heappush(self._due, (self._now() + seconds, next(self._order), work))
             self._changed.notify()
 
+    def stop(self, seconds: float) -> None:
+        """Begin nothing more, and wait so long for what is being done."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join(seconds)
+
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._due or self._due[0][0] > self._now():
-                    self._changed.wait(self._due[0][0] - self._now() if self._due else None)
-                work = heapq.heappop(self._due)[2]
+        while (work := self._next()) is not None:
             try:
                 work()
             except Exception:
                 traceback.print_exc()
+
+    def _next(self) -> Work | None:
+        """What is due, once something is; None when it was stopped."""
+        with self._changed:
+            while not self._stopped:
+                left = self._due[0][0] - self._now() if self._due else None
+                if left is not None and left <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(left)
+        return None

@@ -5,13 +5,15 @@ It imports little: the server starts before the rest of this backend is loaded, 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 import kubefunc
 from kubefunc.errors import ConfigurationError
@@ -72,6 +74,20 @@ def socket_pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.s
     for each in pair:
         each.settimeout(None)
     return pair
+
+
+def start_thread(name: str, run: Callable[[], None]) -> threading.Thread:
+    """A thread that ends with the program.
+
+    Raises:
+        OSError: none can be started: the system gives no more, or (from Python 3.12 on) this program is ending.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+    return thread
 
 
 class ServerProcess:

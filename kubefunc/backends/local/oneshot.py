@@ -8,6 +8,7 @@ its clean-up, and what the function itself has started is not ended with it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import queue
 import socket
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from kubefunc.backends.local.launch import command, start_directory
+from kubefunc.backends.local.launch import command, start_directory, start_thread
 from kubefunc.backends.local.run import Ended, Run, not_started
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
 from kubefunc.runner.execution import attempts, child
@@ -49,21 +50,17 @@ class _Process:
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self.frames = child.FrameReader(_pipe(self.popen.stdout).fileno())
-        self._threads: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []  # that were started
 
     def hand_over(self, attempt: int, request: bytes, events: queue.SimpleQueue[_Event]) -> None:
         """Give it its attempt and report what comes of that.
 
         Raises:
-            OSError: it has died.
+            OSError: it has died, or no thread can be started.
         """
+        for read in (self._read_frames, self._read_output):
+            self._threads.append(start_thread("kubefunc-local", functools.partial(read, events)))
         _pipe(self.popen.stdin).write(HEAD.pack(attempt, len(request)) + request)
-        self._threads = [
-            threading.Thread(target=target, args=(events,), name="kubefunc-local", daemon=True)
-            for target in (self._read_frames, self._read_output)
-        ]
-        for thread in self._threads:
-            thread.start()
 
     def _read_frames(self, events: queue.SimpleQueue[_Event]) -> None:
         while self.frames.read():
@@ -239,6 +236,7 @@ class OneShots:
         self._lock = threading.RLock()
         self._spare: _Process | None = None
         self._watchers: dict[str, _Watcher] = {}
+        self._threads: list[threading.Thread] = []  # of the watchers
         self._closed = False
 
     def warm(self) -> None:
@@ -251,7 +249,15 @@ class OneShots:
         run.request = b""
         with self._lock:
             self._watchers[run.call] = watcher
-        threading.Thread(target=watcher.watch, name=f"kubefunc-{run.call}", daemon=True).start()
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        try:
+            thread = start_thread(f"kubefunc-{run.call}", watcher.watch)
+        except OSError:
+            with self._lock:
+                del self._watchers[run.call]
+            raise
+        with self._lock:
+            self._threads.append(thread)
 
     def end(self, run: Run) -> None:
         with self._lock:
@@ -267,10 +273,13 @@ class OneShots:
             self._closed = True
             spare, self._spare = self._spare, None
             processes = [watcher.process for watcher in self._watchers.values() if watcher.process is not None]
+            threads = list(self._threads)
         for process in processes:
             process.popen.kill()
         if spare is not None:
             spare.end()
+        for thread in threads:  # or one may print while the interpreter ends
+            thread.join(max(0.0, until - time.monotonic()))
 
     def forget(self) -> None:
         """Without fork there is no forked child."""
@@ -295,7 +304,11 @@ class OneShots:
                 process = None
         if process is None:
             process = _Process(self._directory, self.environ)
-            process.hand_over(attempt, request, events)
+            try:
+                process.hand_over(attempt, request, events)
+            except OSError:
+                process.end()
+                raise
         with contextlib.suppress(OSError):  # this one runs; the next will see
             self.warm()
         return process

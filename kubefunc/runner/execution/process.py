@@ -178,6 +178,11 @@ class Overseer:
         self.port.tick()
         return ready
 
+    def is_ending(self) -> bool:
+        """Whether it was asked to end by now: nothing is begun then that would have to be stopped at once."""
+        self.asked_to_end(self.wait([], 0.0))
+        return self.ending
+
     def asked_to_end(self, ready: list[int]) -> bool:
         asked = self.signals.pipe in ready and self.signals.drain()
         if any(each in ready for each in self.port.wakeups):

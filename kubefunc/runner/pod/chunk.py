@@ -156,7 +156,7 @@ class Chunk(Overseer):
         arguments = records.split_items(self.port.arguments(self.number))
         attempt = int(self.spec["used"]) + 1
         self.todo = {index: items.Item(index, data, attempt) for index, data in arguments if index not in skipped}
-        while self.todo and not self.ending and self.broken is None:
+        while self.todo and self.broken is None and not self.is_ending():
             self._run_those_due()
         return self._publish()
 

@@ -56,6 +56,8 @@ class Supervisor(Overseer):
             return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}), 0)
         attempt = int(self.spec["used"])
         while True:
+            if self.is_ending():
+                return self._give_up()
             attempt += 1
             ending = self._attempt(attempt)
             if self.ending and not self._is_final(ending):

@@ -152,8 +152,9 @@ class Watcher:
             stream.close()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread's end."""
-        self._thread.join(timeout)
+        """Wait for the thread's end, where it was started."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     # -- the three loops
 

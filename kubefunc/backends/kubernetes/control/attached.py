@@ -61,12 +61,9 @@ class AttachedWatches:
         if pair is not None:
             _stop(pair)
 
-    def stop(self) -> None:
-        """End all of them."""
+    def all(self) -> list[CallsWatcher]:
         with self._lock:
-            pairs = list(self._pairs.values())
-        for pair in pairs:
-            _stop(pair)
+            return [watcher for pair in self._pairs.values() for watcher in pair]
 
     def _relist(self, namespace: str) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -100,13 +101,16 @@ class Tracker:
         """The lock is held."""
         return [attempt for attempts in list(self._attempts.values()) for attempt in attempts]
 
-    def stop(self) -> None:
-        """End all watches."""
+    def stop(self, seconds: float) -> None:
+        """End all watches, and wait so long for their threads."""
         with self._lock:
             watchers = [each for group in self._watchers.values() for each in group]
+        watchers += self._attached_watches.all()
         for watcher in watchers:
             watcher.stop()
-        self._attached_watches.stop()
+        until = time.monotonic() + seconds
+        for watcher in watchers:
+            watcher.join(max(0.0, until - time.monotonic()))
 
     def _register(self, attempt: Attempt) -> None:
         with self._lock:
