@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import needs, node_config, sandbox
-from tests.cluster.binary import node_binary
+from tests.cluster.binary import dns_binary, node_binary
 from tests.cluster.cache import cache_root
 from tests.cluster.certificates import make_certificates
 from tests.cluster.images import pause_image, python_image, python_image_name
@@ -122,6 +122,15 @@ class Cluster:
         status = '{.status.conditions[?(@.type=="Ready")].status}'
         return self._says("True", "get", "node", NODE, "-o", f"jsonpath={status}")
 
+    def services_work(self) -> bool:
+        """Whether CoreDNS answers and kube-proxy has written its rules."""
+        try:
+            self.run("bash", "-c", f": </dev/tcp/{node_config.DNS_ADDRESS}/53")
+            self.run("iptables", "--table=nat", "--list-rules", "KUBE-SERVICES")
+        except RuntimeError:
+            return False
+        return True
+
     def _says(self, expected: str, *arguments: str) -> bool:
         try:
             return self.admin.run(*arguments) == expected
@@ -143,7 +152,7 @@ def up(name: str, owner: int | None = None) -> Cluster:
         raise ValueError(f"bad cluster name {name!r}: lower-case letters, digits and hyphens, at most 40")
     needs.require_node()
     # Made before anything is started: on a new machine this takes minutes.
-    binary, images = node_binary(), [pause_image(), python_image("3.11")]
+    binary, dns, images = node_binary(), dns_binary(), [pause_image(), python_image("3.11")]
     sweep()
     running = find(name)
     if running is not None:
@@ -151,7 +160,7 @@ def up(name: str, owner: int | None = None) -> Cluster:
     directory = _directories() / name
     directory.mkdir(parents=True)  # refuses to start the same name twice at once
     try:
-        cluster = _start(directory, binary, owner)
+        cluster = _start(directory, binary, dns, owner)
     except BaseException:
         shutil.rmtree(directory)
         raise
@@ -205,12 +214,12 @@ def _directories() -> Path:
     return cache_root() / "clusters"
 
 
-def _start(directory: Path, binary: Path, owner: int | None) -> Cluster:
+def _start(directory: Path, binary: Path, dns: Path, owner: int | None) -> Cluster:
     for name in ("run", "var", "log"):
         (directory / name).mkdir()
     cable = sandbox.lay_cable()
     try:
-        _write_files(directory, cable, binary)
+        _write_files(directory, cable, binary, dns)
         command = [sys.executable, "-I", "-S", str(directory / "inside.py"), str(directory / "plan.json")]
         with open(os.devnull) as nothing:
             stdin = nothing.fileno() if owner is None else owner
@@ -224,7 +233,7 @@ def _start(directory: Path, binary: Path, owner: int | None) -> Cluster:
     return cluster
 
 
-def _write_files(directory: Path, cable: Cable, binary: Path) -> None:
+def _write_files(directory: Path, cable: Cable, binary: Path, dns: Path) -> None:
     for source in ("inside.py", "registry.py"):
         shutil.copy(_SOURCE / source, directory)
     address = cable.node_address
@@ -235,10 +244,10 @@ def _write_files(directory: Path, cable: Cable, binary: Path) -> None:
     server = Server(f"https://{address}:{node_config.API_PORT}", (directory / "ca.crt").read_bytes())
     for user in node_config.users(NODE):
         write_kubeconfig(directory / f"{user.name}.kubeconfig", server, user.token)
-    (directory / "plan.json").write_text(json.dumps(_plan(directory, cable, binary), indent=1))
+    (directory / "plan.json").write_text(json.dumps(_plan(directory, cable, binary, dns), indent=1))
 
 
-def _plan(directory: Path, cable: Cable, binary: Path) -> Plan:
+def _plan(directory: Path, cable: Cable, binary: Path, dns: Path) -> Plan:
     # No proxy of this machine's environment: it must not be asked for what is inside.
     own = {"HOME": "/run/tmp", "TMPDIR": "/run/tmp", "LANG": "C.UTF-8", "PATH": needs.search_path()}
     return {
@@ -246,10 +255,10 @@ def _plan(directory: Path, cable: Cable, binary: Path) -> Plan:
         "interface": cable.node_end,
         "address": cable.node_address,
         "prefix": sandbox.PREFIX,
-        "also": [node_config.SERVICE_ADDRESS],
+        "also": [node_config.SERVICE_ADDRESS, node_config.DNS_ADDRESS],
         "certificate_authority": str(directory / "ca.crt"),
         "environment": own,
-        "components": node_config.components(binary, NODE, cable.node_address),
+        "components": node_config.components(binary, dns, NODE, cable.node_address),
     }
 
 
@@ -259,6 +268,7 @@ def _wait_until_usable(cluster: Cluster, images: Sequence[Path]) -> None:
         cluster.import_image(image)
     _wait_for(cluster.ready, "the API server", cluster)
     _wait_for(cluster.node_ready, "the node", cluster)
+    _wait_for(cluster.services_work, "DNS and Services", cluster)
     # Without it a Pod in the namespace `default` is refused.
     cluster.admin.run("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
 

@@ -16,6 +16,7 @@ _DEBIAN = {
     "runc": "runc",
     str(CNI_PLUGINS / "bridge"): "containernetworking-plugins",
     "ip": "iproute2",
+    "iptables": "iptables",
     "nsenter": "util-linux",
     "unshare": "util-linux",
     "openssl": "openssl",

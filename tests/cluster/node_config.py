@@ -16,8 +16,10 @@ API_PORT = 443
 # The Service address of the API server is an address of the node itself: Pods reach it without kube-proxy.
 SERVICE_ADDRESS = "10.96.0.1"
 _SERVICE_RANGE = "10.96.0.0/24"
-_DNS_ADDRESS = "10.96.0.10"
+# CoreDNS, too, listens on an address of the node.
+DNS_ADDRESS = "10.96.0.10"
 POD_RANGE = "203.0.113.0/24"  # TEST-NET-3; a second node would take 192.0.2.0/24
+PROXY_HEALTH_PORT = 10256
 ETCD = "127.0.0.1:2379"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 # The node's directory as it is seen inside.
@@ -46,10 +48,12 @@ def users(node: str) -> list[User]:
         # Not with a ServiceAccount for each controller: making those takes 4 s of every start.
         User("kube-controller-manager", "system:kube-controller-manager", ["system:masters"]),
         User("kube-scheduler", "system:kube-scheduler", []),
+        User("kube-proxy", "system:kube-proxy", ["system:masters"]),
+        User("coredns", "system:serviceaccount:kube-system:coredns", ["system:masters"]),
     ]
 
 
-def components(binary: Path, node: str, address: str) -> list[Component]:
+def components(binary: Path, dns: Path, node: str, address: str) -> list[Component]:
     """The components in the order of their needs."""
     api = f"https://127.0.0.1:{API_PORT}/readyz"
     etcd_host, etcd_port = ETCD.split(":")
@@ -85,6 +89,12 @@ def components(binary: Path, node: str, address: str) -> list[Component]:
                 f"--node-ip={address}",
             ],
         },
+        {
+            "name": "kube-proxy",
+            "after": [api],
+            "command": [str(binary), "kube-proxy", f"--config={HERE}/kube-proxy.json", f"--hostname-override={node}"],
+        },
+        {"name": "coredns", "after": [api], "command": [str(dns), "-conf", f"{HERE}/Corefile"]},
     ]
 
 
@@ -103,7 +113,6 @@ def _api_server_flags(address: str) -> list[str]:
         f"--service-account-signing-key-file={HERE}/accounts.key",
         f"--service-cluster-ip-range={_SERVICE_RANGE}",
         "--kubelet-preferred-address-types=InternalIP",
-        "--endpoint-reconciler-type=none",
         "--allow-privileged=true",
         f"--audit-policy-file={HERE}/audit-policy.json",
         f"--audit-log-path={HERE}/audit.log",
@@ -132,6 +141,8 @@ def files(node: str, address: str, cgroup: str) -> Mapping[str, str]:
         # For images whose registry cannot be reached at all: nothing listens there.
         "images.d/unreachable.invalid/hosts.toml": _image_host("http://127.0.0.1:9"),
         "kubelet.json": json.dumps(_kubelet_config(address, cgroup), indent=1),
+        "kube-proxy.json": json.dumps(_kube_proxy_config(), indent=1),
+        "Corefile": _CORE_FILE,
         "audit-policy.json": json.dumps(_audit_policy(), indent=1),
     }
 
@@ -192,11 +203,43 @@ def _kubelet_config(address: str, cgroup: str) -> Mapping[str, object]:
         "maxPods": 200,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
-        "clusterDNS": [_DNS_ADDRESS],  # nobody answers there; without it every Pod gets a warning event
+        "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "healthzPort": 0,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
     }
+
+
+def _kube_proxy_config() -> Mapping[str, object]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{HERE}/kube-proxy.kubeconfig"},
+        "mode": "iptables",
+        "clusterCIDR": POD_RANGE,
+        # Answers between two Pods of one bridge go past iptables where br_netfilter is not loaded: let all answers come
+        # by way of the node.
+        "iptables": {"masqueradeAll": True, "minSyncPeriod": "0s"},
+        # Zeros leave the kernel's own values, which belong to the whole machine.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "metricsBindAddress": "127.0.0.1:10249",
+        "healthzBindAddress": f"127.0.0.1:{PROXY_HEALTH_PORT}",
+    }
+
+
+# Names outside the cluster do not exist, and that is said at once.
+_CORE_FILE = f""". {{
+  bind {DNS_ADDRESS}
+  errors
+  kubernetes cluster.local in-addr.arpa {{
+    kubeconfig {HERE}/coredns.kubeconfig
+    ttl 1
+  }}
+  template ANY ANY . {{
+    rcode NXDOMAIN
+  }}
+}}
+"""
 
 
 def _audit_policy() -> Mapping[str, object]:

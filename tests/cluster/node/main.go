@@ -1,4 +1,4 @@
-// One binary for the whole control plane, the kubelet and etcd: the first
+// One binary for the whole control plane, the kubelet, kube-proxy and etcd: the first
 // argument names the component, the rest are that component's own flags.
 package main
 
@@ -15,6 +15,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -41,6 +42,7 @@ func run(component string, arguments []string) int {
 	commands := map[string]func() *cobra.Command{
 		"kube-apiserver":          apiserver.NewAPIServerCommand,
 		"kube-controller-manager": controllermanager.NewControllerManagerCommand,
+		"kube-proxy":              proxy.NewProxyCommand,
 		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 	}
@@ -50,7 +52,7 @@ func run(component string, arguments []string) int {
 	}
 	newCommand, known := commands[component]
 	if !known {
-		fmt.Fprintln(os.Stderr, "usage: node etcd DIR PORT PEER_PORT | kube-apiserver | kube-controller-manager | kube-scheduler | kubelet [FLAGS]")
+		fmt.Fprintln(os.Stderr, "usage: node etcd DIR PORT PEER_PORT | kube-apiserver | kube-controller-manager | kube-scheduler | kube-proxy | kubelet [FLAGS]")
 		return 2
 	}
 	command := newCommand()
