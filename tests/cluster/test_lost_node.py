@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from kubefunc.backends.kubernetes.objects.manifest import job_name
+from kubefunc.backends.kubernetes.objects.job_spec import job_name
 from tests.cluster import mapped
 from tests.cluster.cluster import Cluster
 from tests.cluster.spaces import Space

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, demanded, grown, meeting
-from kubefunc.backends.kubernetes.objects.manifest import job
+from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
 from tests.unit.test_manifest import spec
@@ -26,7 +26,7 @@ EVERYTHING = frozenset({"limits.cpu", "limits.memory", "requests.cpu", "requests
 
 def resources(demands: Demands, **options: Any) -> dict[str, Any]:
     """Those of each container of a Pod that meets the demands, by its name."""
-    pod = job(spec(demands=demands, **options))["spec"]["template"]["spec"]  # type: ignore[index]
+    pod = build_job(spec(demands=demands, **options))["spec"]["template"]["spec"]  # type: ignore[index]
     return {each["name"]: each["resources"] for each in [*pod["containers"], *pod.get("initContainers", [])]}
 
 

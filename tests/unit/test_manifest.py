@@ -11,14 +11,10 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.objects import manifest
-from kubefunc.backends.kubernetes.objects.manifest import (
-    CONTAINER_ORDER,
-    JobSpec,
-    job,
-    owner_patch,
-    secrets,
-)
+from kubefunc.backends.kubernetes.objects.containers import CONTAINER_ORDER
+from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
@@ -50,13 +46,13 @@ def pod(**changes: Any) -> Any:
 
 def template(**changes: Any) -> Any:
     """The Pod template in the Job of such a call."""
-    made: Any = job(spec(**changes))
+    made: Any = build_job(spec(**changes))
     return made["spec"]["template"]
 
 
 def secret_names(of: JobSpec) -> list[str]:
     """The names of a call's Secrets."""
-    made: Any = secrets(of)
+    made: Any = build_secrets(of)
     return [item["metadata"]["name"] for item in made]
 
 
@@ -69,7 +65,7 @@ def env(**changes: Any) -> dict[str, Any]:
     """The variables of main by name, as the kubelet reads them; each must stand there once."""
     items = container("main", **changes)["env"]
     assert len({item["name"] for item in items}) == len(items)
-    made: Any = secrets(spec(**changes))
+    made: Any = build_secrets(spec(**changes))
     held = {item["metadata"]["name"]: item["data"] for item in made}
     return {item["name"]: item.get("value", from_secret(item.get("valueFrom"), held)) for item in items}
 
@@ -87,7 +83,7 @@ def from_secret(source: Any, held: Mapping[str, Mapping[str, str]]) -> Any:
 
 def test_a_small_call_is_one_immutable_secret() -> None:
     """The Secret has the Job's name, our labels and the files as base64."""
-    (secret,) = secrets(spec())
+    (secret,) = build_secrets(spec())
     assert secret == {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -132,13 +128,13 @@ _ROOM = SHARD_BYTES - _SMALL
         (_ROOM + 1, 2),
         (_ROOM + SHARD_BYTES, 2),
         (_ROOM + SHARD_BYTES + 1, 3),
-        (manifest.SECRETS_LIMIT, 9),
+        (SECRETS_LIMIT, 9),
     ],
 )
 def test_a_large_payload_is_spread_over_secrets(size: int, count: int) -> None:
     """Each Secret stays below 1 MiB of data, and the parts joined in the order of their numbers are the payload."""
     payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    made: Any = secrets(spec(files={**FILES, "payload": payload}))
+    made: Any = build_secrets(spec(files={**FILES, "payload": payload}))
     data, parts = joined(made)
     assert data == payload
     assert parts == (["payload"] if count == 1 else [f"payload.{number}" for number in range(count)])
@@ -150,25 +146,25 @@ def test_a_large_payload_is_spread_over_secrets(size: int, count: int) -> None:
 def test_all_secrets_are_joined_in_one_read_only_volume() -> None:
     """However many Secrets there are, the Pod sees one directory, readable by any user id."""
     of_many = spec(files={**FILES, "payload": b"x" * (3 * SHARD_BYTES)})
-    made: Any = job(of_many)
+    made: Any = build_job(of_many)
     volumes = {item["name"]: item for item in made["spec"]["template"]["spec"]["volumes"]}
     assert volumes["kubefunc-in"]["projected"] == {
         "defaultMode": 0o444,
         "sources": [{"secret": {"name": name}} for name in secret_names(of_many)],
     }
-    assert len(secrets(of_many)) == 4
+    assert len(build_secrets(of_many)) == 4
 
 
 def test_a_payload_may_come_later() -> None:
     """Without ``payload`` there is one Secret with the rest: the courier takes the payload in."""
-    made: Any = secrets(spec(files={"kubefunc.pyz": b"z", "spec.json": b"{}", "key": b"k"}))
+    made: Any = build_secrets(spec(files={"kubefunc.pyz": b"z", "spec.json": b"{}", "key": b"k"}))
     assert [list(secret["data"]) for secret in made] == [["kubefunc.pyz", "spec.json", "key"]]
 
 
 def test_files_that_no_secret_can_hold_are_refused() -> None:
     """The runner is never cut into pieces: it could not put itself together."""
     with pytest.raises(ValueError, match="more than one Secret holds"):
-        secrets(spec(files={"kubefunc.pyz": b"z" * SHARD_BYTES}))
+        build_secrets(spec(files={"kubefunc.pyz": b"z" * SHARD_BYTES}))
 
 
 def test_the_owner_patch_makes_the_job_own_a_secret() -> None:
@@ -181,7 +177,7 @@ def test_the_owner_patch_makes_the_job_own_a_secret() -> None:
 def test_a_replacing_job_has_a_name_of_its_own() -> None:
     """A new attempt by the client is a new Job with new Secrets, found by the same label."""
     again = spec(attempt=2, files={**FILES, "payload": b"x" * SHARD_BYTES})
-    made: Any = job(again)
+    made: Any = build_job(again)
     assert made["metadata"]["name"] == f"{CALL}-r2"
     assert made["metadata"]["labels"]["kubefunc/call"] == CALL
     assert made["metadata"]["annotations"]["kubefunc/attempt"] == "2"
@@ -193,7 +189,7 @@ def test_a_replacing_job_has_a_name_of_its_own() -> None:
 
 def test_the_job_by_default() -> None:
     """The Job's own fields: nothing stays for ever, and disruptions alone are retried by Kubernetes."""
-    made: Any = job(spec())
+    made: Any = build_job(spec())
     assert (made["apiVersion"], made["kind"]) == ("batch/v1", "Job")
     assert made["metadata"]["name"] == CALL
     assert made["metadata"]["namespace"] == "team-a"
@@ -274,34 +270,34 @@ def test_a_courier_that_is_told_its_python_keeps_it() -> None:
 
 def test_without_disruptions_nothing_runs_twice() -> None:
     """max_disruptions=0: Ignore would make a new Pod without a cap, so each Ignore becomes FailJob."""
-    made: Any = job(spec(max_disruptions=0))
+    made: Any = build_job(spec(max_disruptions=0))
     assert made["spec"]["backoffLimit"] == 0
     assert [rule["action"] for rule in made["spec"]["podFailurePolicy"]["rules"]] == ["FailJob"] * 4
 
 
 def test_durations_are_rounded_up() -> None:
     """Kubernetes takes whole seconds; an early end would be the worse error."""
-    made: Any = job(spec(ttl=0.1, deadline=59.5))
+    made: Any = build_job(spec(ttl=0.1, deadline=59.5))
     assert (made["spec"]["ttlSecondsAfterFinished"], made["spec"]["activeDeadlineSeconds"]) == (1, 60)
 
 
 def test_labels_and_annotations_of_the_user() -> None:
     """They stand on Job and Pod, labels on the Secrets too, and never instead of ours."""
     of = spec(labels={"team": "a"}, annotations={"note": "b"})
-    made: Any = job(of)
+    made: Any = build_job(of)
     for metadata in (made["metadata"], made["spec"]["template"]["metadata"]):
         assert metadata["labels"]["team"] == "a"
         assert metadata["labels"]["kubefunc/call"] == CALL
         assert metadata["annotations"]["note"] == "b"
-    first: Any = secrets(of)[0]
+    first: Any = build_secrets(of)[0]
     assert first["metadata"]["labels"]["team"] == "a"
 
 
 def test_the_job_is_stable_json() -> None:
     """The same spec makes the same text, which JSON and YAML can write."""
     of = spec(cpu=1, memory="1Gi", gpu=1, timeout=60, tolerations=["a:NoSchedule"], env={"A": "1"})
-    assert json.dumps(job(of)) == json.dumps(job(of))
-    assert json.loads(json.dumps(job(of))) == job(of)
+    assert json.dumps(build_job(of)) == json.dumps(build_job(of))
+    assert json.loads(json.dumps(build_job(of))) == build_job(of)
 
 
 # --- the Pod
@@ -507,8 +503,8 @@ def test_values_arrive_as_they_were_written(value: str) -> None:
 def test_no_value_stands_in_the_job() -> None:
     """Whoever may read Jobs and Pods, but no Secrets, sees names alone; the values are no files in the Pod either."""
     of = spec(env={"TOKEN": "hunter2", "HOME": "/hunter2", "B": SecretKey("db", "pw")})
-    assert "hunter2" not in json.dumps(job(of))
-    made: Any = secrets(of)
+    assert "hunter2" not in json.dumps(build_job(of))
+    made: Any = build_secrets(of)
     assert base64.b64decode(made[0]["data"]["env.TOKEN"]) == b"hunter2"
     volumes = {item["name"]: item for item in pod(env={"TOKEN": "hunter2"})["volumes"]}
     (source,) = volumes["kubefunc-in"]["projected"]["sources"]
@@ -527,7 +523,7 @@ def test_values_too_many_for_one_secret_fill_others() -> None:
     """Each Secret keeps below its limit, each value stays whole, and all of payload and values arrive."""
     values = {f"V{number}": chr(97 + number) * 130_000 for number in range(16)}
     files = {**FILES, "payload": b"x" * SHARD_BYTES}
-    made: Any = secrets(spec(files=files, env=values))
+    made: Any = build_secrets(spec(files=files, env=values))
     for item in made:
         assert sum(len(base64.b64decode(text)) for text in item["data"].values()) <= SHARD_BYTES
     found = env(files=files, env=values)
@@ -542,7 +538,7 @@ def test_values_too_many_for_one_secret_fill_others() -> None:
 @pytest.mark.parametrize("name", ["a.b-c_D", "x" * 249, "x" * 250, "x" * 1000])
 def test_any_name_of_a_variable_has_a_key(name: str) -> None:
     """A Secret's key has at most 253 characters, the name of a variable any number."""
-    made: Any = secrets(spec(env={name: "1", name + "y": "2"}))
+    made: Any = build_secrets(spec(env={name: "1", name + "y": "2"}))
     assert all(len(key) <= 253 for key in made[0]["data"])
     found = env(env={name: "1", name + "y": "2"})
     assert (found[name], found[name + "y"]) == ("1", "2")
@@ -596,7 +592,7 @@ def test_root_may_be_asked_for() -> None:
 def test_no_secret_stands_in_the_job() -> None:
     """Payload and key live in Secrets alone; whoever may read Jobs and Pods reads neither."""
     key = b"0123456789abcdef0123456789abcdef"
-    text = json.dumps(job(spec(files={**FILES, "key": key, "payload": b"PAYLOAD-BYTES"})))
+    text = json.dumps(build_job(spec(files={**FILES, "key": key, "payload": b"PAYLOAD-BYTES"})))
     assert "PAYLOAD-BYTES" not in text
     assert base64.b64encode(key).decode() not in text
     assert key.decode() not in text
@@ -752,10 +748,10 @@ def test_a_function_gets_the_template_and_returns_it() -> None:
         return given
 
     of = spec(pod_template=custom)
-    made: Any = job(of)
+    made: Any = build_job(of)
     assert made["spec"]["template"]["spec"]["hostUsers"] is False
     assert [item["image"] for item in made["spec"]["template"]["spec"]["containers"]] == ["b:2", "b:2"]
-    assert job(of) == made, "the function is given a fresh copy each time"
+    assert build_job(of) == made, "the function is given a fresh copy each time"
 
 
 def without(path: str) -> Callable[[Any], Any]:
@@ -802,7 +798,7 @@ def without(path: str) -> Callable[[Any], Any]:
 def test_a_template_that_breaks_the_call_is_refused(custom: Any, says: str) -> None:
     """What the result's way back needs must stay; the message says what is missing."""
     with pytest.raises(ConfigurationError) as caught:
-        job(spec(pod_template=custom))
+        build_job(spec(pod_template=custom))
     assert says in str(caught.value)
     assert str(caught.value).startswith("pod_template")
 
@@ -814,7 +810,7 @@ def test_a_functions_own_error_is_its_own() -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        job(spec(pod_template=custom))
+        build_job(spec(pod_template=custom))
 
 
 def test_another_interpreter_is_fine() -> None:
@@ -830,7 +826,7 @@ def test_making_a_job_changes_nothing_of_what_it_is_made_of() -> None:
     options = Options.of(cpu=1, memory="1Gi", pod_template=custom)
     of = replace(spec(), options=options)
     before = json.dumps(options.pod_template)
-    first = json.dumps(job(of))
-    assert json.dumps(job(of)) == first
+    first = json.dumps(build_job(of))
+    assert json.dumps(build_job(of)) == first
     assert json.dumps(options.pod_template) == before
     assert container("courier")["resources"] == {"requests": {"cpu": "10m", "memory": "64Mi"}}

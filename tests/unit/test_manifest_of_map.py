@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.objects.manifest import Indexed, JobSpec, job, pod_deadline, secrets
+from kubefunc.backends.kubernetes.objects.job import build_job
+from kubefunc.backends.kubernetes.objects.job_spec import Indexed, JobSpec
+from kubefunc.backends.kubernetes.objects.pod import pod_deadline
+from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
@@ -38,13 +41,13 @@ def spec(
 
 def fields(**changes: Any) -> Any:
     """The Job's own fields."""
-    made: Any = job(spec(**changes))
+    made: Any = build_job(spec(**changes))
     return {name: value for name, value in made["spec"].items() if name != "template"}
 
 
 def main_env(**changes: Any) -> dict[str, Any]:
     """The variables of main."""
-    made: Any = job(spec(**changes))
+    made: Any = build_job(spec(**changes))
     (main,) = [item for item in made["spec"]["template"]["spec"]["containers"] if item["name"] == "main"]
     return {item["name"]: item.get("value", item.get("valueFrom")) for item in main["env"]}
 
@@ -78,7 +81,7 @@ def test_the_job_of_a_map() -> None:
 
 def test_a_person_sees_how_many_items_there_are() -> None:
     """On the Job alone: its Pods have a part of them each."""
-    made: Any = job(spec())
+    made: Any = build_job(spec())
     assert made["metadata"]["annotations"]["kubefunc/items"] == "1000"
     assert "kubefunc/items" not in made["spec"]["template"]["metadata"]["annotations"]
 
@@ -160,7 +163,7 @@ def test_the_pods_deadline_has_room_for_the_whole_chunk() -> None:
 def test_items_and_payload_share_secrets(payload: int, items: int) -> None:
     """Each Secret is filled before the next is begun; joined by number they are what they were."""
     files = {"key": b"k", "payload": b"p" * payload, "items": b"i" * items}
-    made: Any = secrets(spec(files=files))
+    made: Any = build_secrets(spec(files=files))
     found: dict[str, bytes] = {}
     for secret in made:
         sizes = [len(base64.b64decode(text)) for text in secret["data"].values()]

@@ -32,8 +32,10 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.work import ClusterWork
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
-from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects import kept, shards
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
+from kubefunc.backends.kubernetes.objects.job import validate
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
@@ -101,7 +103,7 @@ class KubernetesBackend:
         number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
         submission = dataclasses.replace(submission, attempt=number)
         spec = self._job_spec(submission, options.namespace or self._config.namespace)
-        manifest.job(spec)  # a pod_template that cannot work is refused here, in the caller's thread
+        validate(spec)  # a pod_template that cannot work is refused here, in the caller's thread
         attempt = Attempt(
             call=submission.call,
             job=spec.name,
@@ -164,7 +166,7 @@ class KubernetesBackend:
                 attempt.sink.moved(Whereabouts(attempt.progress.phase, NOT_SENT))
         # Threads that are at work while the interpreter ends could print, or log, and so abort the process.
         self._tracker.stop(THREADS_END_WITHIN)
-        self._clock.stop(THREADS_END_WITHIN)
+        self._cluster.clock.stop(THREADS_END_WITHIN)
         left = self._jobs.owed().union(attempt for attempt in cancelled if not attempt.objects.deleted)
         return sorted({attempt.call for attempt in left})
 
@@ -183,15 +185,15 @@ class KubernetesBackend:
 
     # -- parts of these
 
-    def _job_spec(self, submission: Submission, namespace: str) -> manifest.JobSpec:
+    def _job_spec(self, submission: Submission, namespace: str) -> JobSpec:
         payload, options = submission.payload.data, submission.options
-        uploads = len(payload) > manifest.SECRETS_LIMIT
+        uploads = len(payload) > SECRETS_LIMIT
         spec = pod_program(submission)
         spec["express"] = options.express and not options.detach
         files = {ARCHIVE: archive_bytes(), SPEC: json.dumps(spec).encode(), "key": submission.key}
         if not uploads:
             files[shards.PAYLOAD] = payload
-        return manifest.JobSpec(
+        return JobSpec(
             call=submission.call,
             session=self._session,
             function=submission.function,

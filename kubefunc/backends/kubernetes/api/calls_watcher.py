@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
 from kubefunc.backends.kubernetes.api.watch_events import uid_of
 from kubefunc.backends.kubernetes.api.watcher import OnEvent, OnState, Watcher
-from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 
 SELECTOR_LIMIT = 4000  # characters: many proxies take no request line of more than 8 KiB, and each comma becomes three
 

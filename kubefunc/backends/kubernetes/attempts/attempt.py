@@ -44,7 +44,7 @@ from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
-from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope

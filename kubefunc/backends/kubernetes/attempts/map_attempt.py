@@ -18,7 +18,7 @@ from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
-from kubefunc.backends.kubernetes.objects.manifest import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Diagnosis, Phase

@@ -18,7 +18,9 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import manifest
+from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.secrets import build_secrets, encoded
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
@@ -64,11 +66,11 @@ class Jobs:
 
     # -- creating
 
-    def create(self, attempt: Attempt, make: Callable[[], manifest.JobSpec]) -> None:
+    def create(self, attempt: Attempt, make: Callable[[], JobSpec]) -> None:
         """Begin, in the background: also with what is to be created."""
         self._requests.do(lambda: self._create(attempt, make))
 
-    def _create(self, attempt: Attempt, make: Callable[[], manifest.JobSpec]) -> None:
+    def _create(self, attempt: Attempt, make: Callable[[], JobSpec]) -> None:
         """Secret first, then the Job: a Pod that misses its Secret backs off for minutes (k8s#95778)."""
         made: list[str] = []
         stored = False
@@ -76,7 +78,7 @@ class Jobs:
             spec = make()
             self._permission.ask(attempt.namespace)
             spec = self._with_exec_as_it_is(spec)
-            for secret in cast("list[JsonDict]", manifest.secrets(spec)):
+            for secret in cast("list[JsonDict]", build_secrets(spec)):
                 if _unwanted(attempt):
                     self._take_back(attempt, made)
                     return
@@ -86,7 +88,7 @@ class Jobs:
             if _unwanted(attempt):
                 self._take_back(attempt, made)
                 return
-            job, warnings = self._post(attempt, jobs_path(attempt.namespace), manifest.job(spec), _STRICT)
+            job, warnings = self._post(attempt, jobs_path(attempt.namespace), build_job(spec), _STRICT)
         except TROUBLE as error:
             # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
             self._not_created(attempt, make, made if stored or _maybe_carried_out(error) else [], error)
@@ -108,7 +110,7 @@ class Jobs:
                 attempt.sink.moved(Whereabouts(Phase.PENDING, namespace=attempt.namespace))
         self._requests.do(lambda: self._own(attempt))
 
-    def _with_exec_as_it_is(self, spec: manifest.JobSpec) -> manifest.JobSpec:
+    def _with_exec_as_it_is(self, spec: JobSpec) -> JobSpec:
         """Tell the courier not to wait for a client that may not exec."""
         if not self._permission.is_refused(spec.namespace):
             return spec
@@ -131,7 +133,7 @@ class Jobs:
         """
         name = body["metadata"]["name"]
         try:
-            data = manifest.encoded(body) if body["kind"] == "Secret" else body
+            data = encoded(body) if body["kind"] == "Secret" else body
             reply = self._api.request(
                 "POST",
                 path,
@@ -150,9 +152,7 @@ class Jobs:
                 raise
             return there, ()
 
-    def _not_created(
-        self, attempt: Attempt, make: Callable[[], manifest.JobSpec], made: list[str], error: Trouble
-    ) -> None:
+    def _not_created(self, attempt: Attempt, make: Callable[[], JobSpec], made: list[str], error: Trouble) -> None:
         if isinstance(error, ApiError) and error.transient and not _unwanted(attempt):
             attempt.waiting.found(_not_taken(error))
             self._clock.after(RETRY_DELAY, lambda: self.create(attempt, make))
@@ -171,7 +171,7 @@ class Jobs:
 
     def _own(self, attempt: Attempt) -> None:
         """Give the Secrets to the Job. Off the critical path: metadata of an immutable Secret may still change."""
-        patch = manifest.owner_patch(attempt.job, attempt.objects.uid)
+        patch = owner_patch(attempt.job, attempt.objects.uid)
         owned = True
         for name in attempt.objects.secrets:
             try:
@@ -311,7 +311,7 @@ def pod_program(submission: Submission) -> dict[str, object]:
         nested=options.service_account is not None,
         used=submission.used,
         disruptions=submission.disruptions,
-        upload=submission.payload.size > manifest.SECRETS_LIMIT,
+        upload=submission.payload.size > SECRETS_LIMIT,
         logging=log_setup() if options.logging else None,
     )
 

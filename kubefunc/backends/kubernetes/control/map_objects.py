@@ -12,8 +12,11 @@ from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
-from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects import kept, shards
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.objects.labels import ATTEMPT_ANNOTATION
 from kubefunc.backends.kubernetes.objects.version import ServerVersion
+from kubefunc.backends.kubernetes.objects.volumes import IN_VOLUME
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import RESULT_TTL, Options
@@ -39,7 +42,7 @@ def layout_of(submission: Submission, *, adapts: bool) -> Layout:
 def files_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> dict[str, bytes]:
     """Beside ``spec.json``."""
     files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
-    if submission.payload.size <= manifest.SECRETS_LIMIT:
+    if submission.payload.size <= SECRETS_LIMIT:
         files[shards.PAYLOAD] = submission.payload.data
     if not attempt.uploads_items:
         items = submission.items
@@ -77,13 +80,13 @@ def needs_places_again(attempt: MapAttempt, submission: Submission) -> bool:
 def secrets_of(job: JsonDict) -> list[str]:
     """The names of the Secrets that a Job mounts."""
     volumes: list[JsonDict] = job["spec"]["template"]["spec"]["volumes"]
-    (mine,) = (volume for volume in volumes if volume["name"] == manifest.IN_VOLUME)
+    (mine,) = (volume for volume in volumes if volume["name"] == IN_VOLUME)
     return [source["secret"]["name"] for source in mine["projected"]["sources"] if "secret" in source]
 
 
 def attempt_of(job: JsonDict) -> int:
     """Which Job of its map this is."""
-    return int(job["metadata"]["annotations"][manifest.ATTEMPT_ANNOTATION])
+    return int(job["metadata"]["annotations"][ATTEMPT_ANNOTATION])
 
 
 def joined(files: Mapping[str, bytes], name: str) -> bytes:

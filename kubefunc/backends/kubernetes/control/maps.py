@@ -36,8 +36,10 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import kept, manifest, shards
+from kubefunc.backends.kubernetes.objects import kept, shards
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
+from kubefunc.backends.kubernetes.objects.job import validate
+from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, Indexed, JobSpec, job_name
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.chunks import MAX_PARALLELISM
@@ -104,7 +106,7 @@ class Maps:
         submission = dataclasses.replace(submission, attempt=number, disruptions=disruptions)
         layout = layout_of(submission, adapts=shares and not self._cluster.permission.is_refused(namespace))
         attempt = self._attempt(submission, sink, namespace, layout, LostItems(losses=losses), shares=shares)
-        manifest.job(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
+        validate(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
         self._numbers[submission.call] = number
         self._tracker.add(attempt)
         self._jobs.create(attempt, lambda: self._made(attempt, submission, layout))
@@ -134,7 +136,7 @@ class Maps:
         size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
         return MapAttempt(
             call=submission.call,
-            job=manifest.job_name(submission.call, submission.attempt),
+            job=job_name(submission.call, submission.attempt),
             function=submission.function,
             namespace=namespace,
             key=submission.key,
@@ -146,12 +148,12 @@ class Maps:
             sent=submission,
             demands=self._demands.get(namespace, NOTHING),
             will_run_again=sink.holds if isinstance(sink, GrowingSink) else lambda _: False,
-            uploads_items=size > manifest.ITEMS_LIMIT,
+            uploads_items=size > ITEMS_LIMIT,
             lost=lost,
             shares=shares,
         )
 
-    def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> manifest.JobSpec:
+    def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> JobSpec:
         server = self._ask_server(attempt)
         if needs_places_again(attempt, submission):
             attempt.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
@@ -181,9 +183,9 @@ class Maps:
         layout: Layout,
         server: ServerVersion,
         files: Mapping[str, bytes],
-    ) -> manifest.JobSpec:
+    ) -> JobSpec:
         parallelism = submission.max_parallelism or MAX_PARALLELISM
-        return manifest.JobSpec(
+        return JobSpec(
             call=submission.call,
             session=self._cluster.session,
             function=submission.function,
@@ -192,7 +194,7 @@ class Maps:
             files={**files, SPEC: json.dumps(runner_spec_of(attempt, submission, layout, server)).encode()},
             attempt=submission.attempt,
             demands=attempt.demands,
-            indexed=manifest.Indexed(
+            indexed=Indexed(
                 items=len(layout.indexes),
                 chunks=len(attempt.chunks),
                 longest=layout.size,

@@ -27,7 +27,7 @@ from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
-from kubefunc.backends.kubernetes.objects.manifest import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase

@@ -116,6 +116,11 @@ def _taint(toleration: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(toleration.get(name) or "" for name in ("key", "value", "effect"))
 
 
+def without_none(fields: Json) -> Json:
+    """The fields that are set."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def deep_copy(value: Mapping[str, object]) -> Json:
     """A dict that shares nothing with the original."""
     return copy.deepcopy(dict(value))

@@ -9,7 +9,7 @@ from typing import Any
 
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import BadObject, JsonDict
-from kubefunc.backends.kubernetes.objects.manifest import (
+from kubefunc.backends.kubernetes.objects.labels import (
     CALL_LABEL,
     COMPLETION_INDEX,
     INDEX_FAILURES,

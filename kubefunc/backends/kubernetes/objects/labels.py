@@ -1,0 +1,70 @@
+"""Labels and annotations: those that kubefunc sets, and those of Kubernetes that it reads."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kubefunc import __version__
+from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.options import Options
+from kubefunc.runner import MAIN
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "kubefunc"
+SESSION_LABEL: Final = "kubefunc/session"
+CALL_LABEL: Final = "kubefunc/call"
+FUNCTION_ANNOTATION: Final = "kubefunc/function"
+ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
+VERSION_ANNOTATION: Final = "kubefunc/version"
+ITEMS_ANNOTATION: Final = "kubefunc/items"
+
+# Set by the Job controller.
+COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+INDEX_FAILURES: Final = "batch.kubernetes.io/job-index-failure-count"
+INDEX_IGNORED_FAILURES: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
+
+
+def labels(spec: JobSpec) -> dict[str, str]:
+    """Of Job, Pod and Secret."""
+    return {**spec.options.labels, **own_labels(spec)}
+
+
+def own_labels(spec: JobSpec) -> dict[str, str]:
+    """Those by which a Job, its Pods and its Secrets are found."""
+    return {MANAGED_BY_LABEL: MANAGED_BY, SESSION_LABEL: spec.session, CALL_LABEL: spec.call}
+
+
+def pod_labels(spec: JobSpec) -> dict[str, str]:
+    """Istio looks at its label first; the annotation below is for its older releases."""
+    return {**({} if spec.options.mesh else {"sidecar.istio.io/inject": "false"}), **labels(spec)}
+
+
+def job_annotations(spec: JobSpec) -> dict[str, str]:
+    """Of the Job: what it runs, for people and for those who attach."""
+    size = {} if spec.indexed is None else {ITEMS_ANNOTATION: str(spec.indexed.items)}
+    return {**_notes(spec), **size, **spec.options.annotations}
+
+
+def pod_annotations(spec: JobSpec) -> dict[str, str]:
+    """Of the Pod: the same, and what other programs in the cluster are to leave alone."""
+    return {**_notes(spec), **_notes_to_others(spec.options), **spec.options.annotations}
+
+
+def _notes(spec: JobSpec) -> dict[str, str]:
+    return {
+        FUNCTION_ANNOTATION: spec.function,
+        ATTEMPT_ANNOTATION: str(spec.attempt),
+        VERSION_ANNOTATION: __version__,
+    }
+
+
+def _notes_to_others(options: Options) -> dict[str, str]:
+    notes = {"kubectl.kubernetes.io/default-container": MAIN}
+    if not options.mesh:
+        notes |= {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+    if not options.evictable:
+        notes |= {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        }
+    return notes

@@ -1,0 +1,35 @@
+"""The volumes of the Pod, and where its two containers mount them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.backends.kubernetes.objects.secrets import shards_of
+from kubefunc.backends.kubernetes.objects.template import Json
+from kubefunc.runner import IN_DIR, MAIN, OUT_DIR
+
+IN_VOLUME: Final = "kubefunc-in"
+OUT_VOLUME: Final = "kubefunc-out"
+TMP_VOLUME: Final = "kubefunc-tmp"
+
+_READABLE_BY_ALL: Final = 0o444  # any run_as_user must be able to read; in JSON it stands in decimal, as 292
+
+
+def volumes(spec: JobSpec) -> list[Json]:
+    """What goes in (Secrets), what comes out, and a directory to write to."""
+    return [
+        {"name": IN_VOLUME, "projected": {"defaultMode": _READABLE_BY_ALL, "sources": shards_of(spec).sources()}},
+        {"name": OUT_VOLUME, "emptyDir": {}},
+        {"name": TMP_VOLUME, "emptyDir": {}},
+    ]
+
+
+def mounts(container: str) -> list[Json]:
+    """Where a container has them."""
+    shared: list[Json] = [
+        {"name": IN_VOLUME, "mountPath": IN_DIR, "readOnly": True},
+        {"name": OUT_VOLUME, "mountPath": OUT_DIR},
+    ]
+    # The courier writes nothing there.
+    return [*shared, {"name": TMP_VOLUME, "mountPath": "/tmp"}] if container == MAIN else shared
