@@ -739,6 +739,26 @@ def test_it_runs_in_the_callers_surroundings(tmp_path: Path, monkeypatch: pytest
     assert call.result(WITHIN) == (str(tmp_path), "option", "from the caller", None, True)
 
 
+def test_a_clean_environment_is_a_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``KUBEFUNC_LOCAL_CLEAN_ENV=1``: a function that needs a variable of the caller fails here as it does in a Pod."""
+
+    def look() -> tuple[str | None, ...]:
+        return tuple(os.environ.get(name) for name in ("MINE", "OURS", "PYTHONPATH", "LANG"))
+
+    monkeypatch.setenv("OURS", "from the caller")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("KUBEFUNC_LOCAL_CLEAN_ENV", "1")
+    call = remote(look).options(env={"MINE": "option"}).remote()
+    assert call.result(WITHIN) == ("option", None, None, "C.UTF-8")
+
+
+def test_a_clean_environment_is_wanted_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another value is refused before anything starts."""
+    monkeypatch.setenv("KUBEFUNC_LOCAL_CLEAN_ENV", "maybe")
+    with pytest.raises(errors.ConfigurationError, match="KUBEFUNC_LOCAL_CLEAN_ENV='maybe' is neither yes nor no"):
+        remote(len).remote([])
+
+
 def test_nothing_is_replaced_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """``current.disruptions()`` is 0, also where the caller itself is a Pod that replaces others."""
     for name in ("KUBEFUNC_FAILURES", "KUBEFUNC_DISRUPTIONS"):

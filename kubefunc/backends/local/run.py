@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from kubefunc.backends.base import Sink, Submission
+from kubefunc.backends.local.environment import function_environment
 from kubefunc.backends.local.launch import working_directory
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
@@ -179,7 +180,7 @@ class Processes(Protocol):
 def request_header(submission: Submission, directory: Path, environ: Mapping[str, str]) -> dict[str, object]:
     """What a process is told: how to run, and the caller's surroundings at this moment."""
     options = submission.options
-    wanted = {**os.environ, **{name: str(value) for name, value in options.env.items()}}
+    wanted = function_environment(os.environ, {name: str(value) for name, value in options.env.items()})
     return {
         "spec": runner_spec(
             call=submission.call,
