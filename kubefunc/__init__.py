@@ -33,10 +33,11 @@ __all__ = [
     "current",
     "errors",
     "remote",
+    "testing",
 ]
 
 if TYPE_CHECKING:
-    from kubefunc import current, errors
+    from kubefunc import current, errors, testing
     from kubefunc.call import Call, attach
     from kubefunc.executor import Executor
     from kubefunc.function import RemoteFunction, remote
@@ -58,7 +59,7 @@ else:
         "SecretKey": "kubefunc.options",
         "configure": "kubefunc.session",
     }
-    _MODULES = ("current", "errors")
+    _MODULES = ("current", "errors", "testing")
 
     def __getattr__(name):
         """Import a public name's module at the name's first use (PEP 562)."""

@@ -40,6 +40,9 @@ from kubefunc.runner import ARCHIVE
 _LEFT_OUT = (
     "backends/kubernetes/",
     "backends/local/",
+    "backends/inline.py",
+    "backends/failing.py",
+    "testing/",
     "backends/queue.py",
     "runner/local/",
     "runner/execution/orphans.py",

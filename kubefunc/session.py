@@ -33,6 +33,10 @@ BackendName = Literal["kubernetes", "local"]
 EXIT_TIMEOUT = 5.0
 
 
+Choose = Callable[["Options"], "Backend"]
+Replacement = Callable[[Choose, "Options"], "Backend"]
+
+
 class Dispatcher:
     """The thread that completes futures: callbacks run here, one after another."""
 
@@ -91,6 +95,7 @@ class Session:
         self._defaults = parse_changes("configure()")
         self._wanted: BackendName | None = None
         self._backends: dict[tuple[str, str | None], Backend] = {}
+        self._replacements: list[Replacement] = []
         self._waited: weakref.WeakSet[Waitable] = weakref.WeakSet()
         self.kept: dict[str, Any] = {}  # what a plug-in keeps as long as this lasts, by its name
         self._unfinished: dict[str, _Unfinished] = {}
@@ -105,6 +110,16 @@ class Session:
                 {**self._defaults, **changes},
                 dict.fromkeys({**self._defaults, **changes}, "configure()"),
             )
+
+    @contextmanager
+    def with_defaults(self, changes: Layer) -> Generator[None]:
+        """Inside, these are defaults as well, as if ``configure()`` had set them."""
+        before = self._defaults
+        self.configure(None, changes)
+        try:
+            yield
+        finally:
+            self._defaults = before
 
     def layers(self) -> tuple[Layer, Layer]:
         """``configure()`` and the environment, weakest first."""
@@ -121,6 +136,21 @@ class Session:
         Raises:
             ConfigurationError: the kubeconfig is broken, or KUBEFUNC_BACKEND names no backend.
         """
+        choose = self._configured_backend
+        for replace in self._replacements:
+            choose = functools.partial(replace, choose)
+        return choose(options)
+
+    @contextmanager
+    def replacing(self, replacement: Replacement) -> Generator[None]:
+        """Inside, calls go to the backend that this gives, asked with what would have chosen one otherwise."""
+        self._replacements.append(replacement)
+        try:
+            yield
+        finally:
+            self._replacements.remove(replacement)
+
+    def _configured_backend(self, options: Options) -> Backend:
         context = options.context
         with self._lock:
             for key in (("kubernetes", context), ("local", None)):
