@@ -17,6 +17,7 @@ _BY_VARIABLE: Final = {variable_of(name): name for name in KINDS}
 _NOT_OPTIONS: Final = frozenset(
     {
         BACKEND_VARIABLE,  # read by the session
+        "KUBEFUNC_LOCAL_CLEAN_ENV",  # read by the local backend
         "KUBEFUNC_CALL",  # these four are set by the runner for the function
         "KUBEFUNC_ATTEMPT",
         "KUBEFUNC_DISRUPTIONS",
