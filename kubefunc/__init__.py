@@ -34,10 +34,11 @@ __all__ = [
     "errors",
     "remote",
     "testing",
+    "volumes",
 ]
 
 if TYPE_CHECKING:
-    from kubefunc import current, errors, testing
+    from kubefunc import current, errors, testing, volumes
     from kubefunc.call import Call, attach
     from kubefunc.executor import Executor
     from kubefunc.function import RemoteFunction, remote
@@ -59,7 +60,7 @@ else:
         "SecretKey": "kubefunc.options",
         "configure": "kubefunc.session",
     }
-    _MODULES = ("current", "errors", "testing")
+    _MODULES = ("current", "errors", "testing", "volumes")
 
     def __getattr__(name):
         """Import a public name's module at the name's first use (PEP 562)."""

@@ -1,9 +1,9 @@
 """The options that say where and how a function runs, and the layers that set them.
 
 A later layer wins: the built-in defaults, :func:`kubefunc.configure`, ``KUBEFUNC_*`` in the environment,
-``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations`` and ``node_selector`` are merged key by
-key. Each ``pod_template`` is merged into the one before it. All other options replace the earlier value. ``None``
-removes what earlier layers set. ``UNSET``, or leaving the option out, keeps it.
+``@remote(...)``, ``.options(...)``. ``env``, ``labels``, ``annotations``, ``node_selector`` and ``volumes`` are
+merged key by key. Each ``pod_template`` is merged into the one before it. All other options replace the earlier
+value. ``None`` removes what earlier layers set. ``UNSET``, or leaving the option out, keeps it.
 
 The fields of :class:`Options` are the only list of options; :mod:`kubefunc.options.option` says how to add one.
 A test checks that :class:`OptionChanges`, which types the keywords of ``@remote``, ``.options`` and ``configure``,
@@ -16,7 +16,8 @@ from kubefunc.options.fields import OptionChanges, Options, parse_changes
 from kubefunc.options.layers import environment_layer, origins, shows_options
 from kubefunc.options.option import UNSET, Layer, PodTemplate, Unset
 from kubefunc.options.placement import PullPolicy
-from kubefunc.options.pod import ConfigMapKey, EnvValue, SecretKey
+from kubefunc.options.pod import EnvValue
+from kubefunc.options.references import ConfigMapKey, SecretKey
 from kubefunc.options.results import RESULT_TTL, Keep, OnSigterm
 from kubefunc.options.running import default_image
 

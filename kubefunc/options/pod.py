@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypedDict, cast
 
-from kubefunc.options.kind import Kind, accepted, none
+from kubefunc.options.kind import Kind, Refused, none
 from kubefunc.options.option import (
     BACKEND_VARIABLE,
     OBJECT_NAME,
@@ -17,32 +17,11 @@ from kubefunc.options.option import (
     option_names,
     variable_of,
 )
-from kubefunc.options.parsers import mappings, names, numbers
+from kubefunc.options.parsers import mappings, numbers
+from kubefunc.options.references import ConfigMapKey, SecretKey
 
-
-@dataclass(frozen=True)
-class _Reference:
-    """One key of an object in the Pod's namespace."""
-
-    name: str
-    key: str
-
-    def __post_init__(self) -> None:
-        where = type(self).__name__
-        accepted(f"{where}: name", Kind("the name of an object in the Pod's namespace", names.object_name), self.name)
-        accepted(f"{where}: key", Kind("the name of one of its keys", names.data_key), self.key)
-
-
-class SecretKey(_Reference):
-    """The value of one key of a Secret that already exists in the Pod's namespace.
-
-    >>> SecretKey("database", "password")
-    SecretKey(name='database', key='password')
-    """
-
-
-class ConfigMapKey(_Reference):
-    """The value of one key of a ConfigMap that already exists in the Pod's namespace."""
+if TYPE_CHECKING:
+    from kubefunc.volumes import Volume
 
 
 EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
@@ -51,7 +30,29 @@ EnvValue: TypeAlias = str | SecretKey | ConfigMapKey
 def _environment(value: object) -> object:
     """The names of options may be set, so that a nested call in the Pod can be configured."""
     allowed = frozenset({BACKEND_VARIABLE, *map(variable_of, option_names())})
-    return mappings.environment((SecretKey, ConfigMapKey), allowed)(value)
+    variables = mappings.environment((SecretKey, ConfigMapKey), allowed)(value)
+    for name, item in variables.items():
+        if isinstance(item, (SecretKey, ConfigMapKey)) and item.owned:
+            raise Refused("owned= is for publish=, which writes the key", at=f"[{name!r}]", shown="")
+    return variables
+
+
+def _volumes(value: object) -> object:
+    from kubefunc import volumes  # here, as a program that mounts nothing needs none of it
+
+    return volumes.parse(value)
+
+
+def _no_text(text: str) -> NoReturn:
+    raise Refused("volumes can be set in Python only, with @remote or configure()")
+
+
+def _by_mount_path(below: object, above: object) -> object:
+    """Merge by mount path. None removes what earlier layers set, at one path or at all."""
+    if above is None:
+        return None
+    both = {**cast("Mapping[str, object]", below or {}), **cast("Mapping[str, object]", above)}
+    return {path: volume for path, volume in both.items() if volume is not None}
 
 
 class InPodChanges(TypedDict, total=False):
@@ -60,6 +61,7 @@ class InPodChanges(TypedDict, total=False):
     env: Mapping[str, EnvValue] | Unset | None
     service_account: str | Unset | None
     run_as_user: int | Unset | None
+    volumes: Mapping[str, Volume | None] | Unset | None
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -107,4 +109,24 @@ class InPod(Group):
 
     Default: None, the user of the image (root in the default image). OpenShift chooses the user and accepts no other.
     Local: ignored.
+    """
+
+    volumes: Mapping[str, Volume] = option(
+        {},
+        Kind(
+            "a dict of mount paths to PersistentVolumeClaim, ConfigMap, Secret, EmptyDir, ImageVolume or HostPath "
+            "(kubefunc.volumes), or None",
+            _volumes,
+            _no_text,
+            dict,
+        ),
+        merge=_by_mount_path,
+    )
+    """What is mounted where: ``{"/data": PersistentVolumeClaim("corpus")}``. See :mod:`kubefunc.volumes`.
+
+    Merged by mount path; ``{"/data": None}`` removes one. The function sees the volumes, and so do init containers
+    from ``pod_template``. It cannot be set from the environment.
+
+    Default: none.
+    Local: ignored, a line says so for the paths that this machine does not have.
     """

@@ -40,6 +40,7 @@ _SYNONYMS: Final = {
     "verbose": "quiet silent stream_logs log_output get_logs show_logs output",
     "progress": "progress_bar show_progress tqdm",
     "ttl": "ttl_seconds_after_finished ttl_seconds keep_finished",
+    "volumes": "volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk disks",
     "pod_template": "pod_spec pod_override full_pod_spec pod_template_file template job_template",
 }
 # What no option of ours does under a name like it, and what does it instead.
@@ -49,14 +50,15 @@ _ELSEWHERE: Final = {
     ),
     "secrets secret secret_name secret_keys": (
         "For a variable from a Secret use env={'NAME': SecretKey('secret', 'key')}. To mount a Secret, use "
-        "pod_template."
+        "volumes={'/path': Secret('secret')} (kubefunc.volumes)."
     ),
     "config_map config_maps configmap": (
-        "For a variable from a ConfigMap use env={'NAME': ConfigMapKey('name', 'key')}. To mount one, use pod_template."
+        "For a variable from a ConfigMap use env={'NAME': ConfigMapKey('name', 'key')}. To mount one, use "
+        "volumes={'/path': ConfigMap('name')} (kubefunc.volumes)."
     ),
     "env_from": "Name each variable: env={'NAME': SecretKey('secret', 'key')}. For all of its keys, use pod_template.",
-    "volumes volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk shm_size": (
-        "Set volumes with pod_template={'volumes': [...], 'containers': [{'name': 'main', 'volumeMounts': [...]}]}."
+    "shm_size shared_memory": (
+        "Mount memory there: volumes={'/dev/shm': EmptyDir('1Gi', memory=True)} (kubefunc.volumes)."
     ),
     "packages package pip pip_packages pip_install requirements dependencies deps conda runtime_env": (
         "Packages must be in the image: image='registry.example/team/base:1'. Your own modules are sent automatically."

@@ -69,7 +69,7 @@ def test_remote_is_the_decorator_whatever_was_imported_before(first: str, clean_
             first,
             "import kubefunc, types",
             "modules = {n for n in kubefunc.__all__ if isinstance(getattr(kubefunc, n), types.ModuleType)}",
-            "assert modules == {'current', 'errors', 'testing'}, modules",
+            "assert modules == {'current', 'errors', 'testing', 'volumes'}, modules",
         ]
     )
     _modules_after(check, clean_env)

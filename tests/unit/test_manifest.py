@@ -18,6 +18,7 @@ from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
+from kubefunc.volumes import PersistentVolumeClaim
 
 FILES = {"kubefunc.pyz": b"z" * 1000, "spec.json": b"{}", "key": b"k" * 32, "payload": b"KFP1..."}
 CALL = "train-x7k2p9qa"
@@ -830,3 +831,18 @@ def test_making_a_job_changes_nothing_of_what_it_is_made_of() -> None:
     assert json.dumps(build_job(of)) == first
     assert json.dumps(options.pod_template) == before
     assert container("courier")["resources"] == {"requests": {"cpu": "10m", "memory": "64Mi"}}
+
+
+# --- volumes
+
+
+def test_volumes_are_mounted_where_the_function_and_init_containers_run() -> None:
+    """Not in the courier, which only hands out the result."""
+    prepares = {"initContainers": [{"name": "prepare", "image": "busybox"}]}
+    made = pod(volumes={"/data": PersistentVolumeClaim("corpus", read_only=True)}, pod_template=prepares)
+    mount = {"name": "volume-data", "mountPath": "/data", "readOnly": True}
+    containers = [*made["containers"], *made["initContainers"]]
+    seen = {each["name"]: mount in each.get("volumeMounts", []) for each in containers}
+    assert seen == {"main": True, "courier": False, "prepare": True}
+    claim = {"claimName": "corpus", "readOnly": True}
+    assert {"name": "volume-data", "persistentVolumeClaim": claim} in made["volumes"]

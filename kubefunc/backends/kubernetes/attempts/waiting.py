@@ -66,6 +66,12 @@ class Waiting:
         """Whether this finding has lasted so long that it will not pass by itself."""
         return finding.fatal_after is not None and time.monotonic() - self.finding_since >= finding.fatal_after
 
+    @property
+    def has_urgent_news(self) -> bool:
+        """Whether something was found that those who wait are to know at once, and do not know yet."""
+        finding = self.finding
+        return finding is not None and finding.at_once and self.finding_since > self.looks.said
+
     def forget(self, reason: str) -> None:
         """What had this reason is over."""
         if self.finding is not None and self.finding.reason == reason:

@@ -117,7 +117,9 @@ class Checks:
         try:
             path = f"/api/v1/namespaces/{attempt.namespace}/events"
             events = self._cluster.api.request("GET", path, query=query, is_expected=is_list).body
-            finding = starting.event_trouble(sorted(items_of(events), key=_when))
+            pod = attempt.pods.current()
+            volumes = pod.volumes if pod is not None else ()
+            finding = starting.event_trouble(sorted(items_of(events), key=_when), volumes)
         except (*TROUBLE, fields.BadObject):
             return  # without Events: blinder, never broken
         if finding is not None and attempt.progress.phase in (Phase.PENDING, Phase.STARTING):
@@ -127,7 +129,7 @@ class Checks:
     def _say(self, attempt: Attempt, now: float) -> None:
         waiting = attempt.waiting
         last_said = waiting.looks.said or waiting.since + SAY_FIRST - SAY_AGAIN
-        if waiting.quiet or now - last_said < SAY_AGAIN:
+        if waiting.quiet or (now - last_said < SAY_AGAIN and not waiting.has_urgent_news):
             return
         waiting.looks.say(now)
         attempt.sink.moved(Whereabouts(attempt.progress.phase, waiting_for(attempt, now)))

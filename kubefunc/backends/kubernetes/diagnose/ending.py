@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
+from kubefunc.backends.kubernetes.diagnose.mounting import about_volumes
 from kubefunc.backends.kubernetes.objects.views import Container, Job, Pod
 from kubefunc.envelope import signal_name
 from kubefunc.runner import (
@@ -29,6 +30,10 @@ from kubefunc.runner import (
 
 def main_trouble(pod: Pod) -> Finding | None:
     """Why ``main`` ended without a result of its own; None where another Pod takes its place."""
+    return about_volumes(_main_trouble(pod), pod.volumes)
+
+
+def _main_trouble(pod: Pod) -> Finding | None:
     whole = pod_end_trouble(pod)
     if whole is not None:
         return whole
@@ -190,6 +195,10 @@ def _died(pod: Pod) -> Finding:
 
 def pod_end_trouble(pod: Pod) -> Finding | None:
     """A Pod that the kubelet ended as a whole. It does so by SIGTERM: to the Job that is an end from outside."""
+    return about_volumes(_pod_end_trouble(pod), pod.volumes)
+
+
+def _pod_end_trouble(pod: Pod) -> Finding | None:
     if pod.reason == "Evicted" and not pod.disruption:
         return _evicted(pod)
     if pod.reason == "DeadlineExceeded":

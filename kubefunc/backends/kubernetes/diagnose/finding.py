@@ -27,6 +27,7 @@ class Finding:
         container: the one whose last output belongs to it.
         vague: the cluster only says that it tries again; what was found before says more.
         outlook: what comes next by itself; for those who wait, and never in an error.
+        at_once: those who wait are told as soon as it is found, not only after some seconds.
         job_goes_on: the Job would run the function once more, after its caller was told of the failure.
     """
 
@@ -42,6 +43,7 @@ class Finding:
     vague: bool = False
     job_goes_on: bool = False
     outlook: str = ""
+    at_once: bool = False
 
     def as_error(self, known: Diagnosis) -> errors.KubefuncError:
         """The error, with all that is known of the call."""

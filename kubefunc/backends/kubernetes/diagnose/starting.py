@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.api.errors import quota_is_hopeless
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
+from kubefunc.backends.kubernetes.diagnose.mounting import MOUNT_EVENTS, about_volumes
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.demands import COURIER_LIMITS
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.user_volumes import Mounted
 from kubefunc.backends.kubernetes.objects.views import Container, Pod
 
 NETWORK_PATIENCE = 10.0  # seconds: a hiccup of DNS or the network passes sooner
@@ -137,6 +139,10 @@ def _is_back_off_alone(words: str) -> bool:
 
 def start_trouble(pod: Pod, default_image: str | None = None) -> Finding | None:
     """Why a Pod has not started, as far as its status tells. ``default_image``: one that nobody has asked for."""
+    return about_volumes(_status_trouble(pod, default_image), pod.volumes)
+
+
+def _status_trouble(pod: Pod, default_image: str | None) -> Finding | None:
     if pod.unscheduled:
         return scheduling_trouble(pod.unscheduled, pod.unscheduled_message)
     failed = next((each for each in pod.initial if each.state == "terminated" and each.exit_code), None)
@@ -367,15 +373,19 @@ _BOUNDED_BY = {"cpu": "cpu= and cpu_limit=", "memory": "memory="}
 _PROGRESS = ("SuccessfulCreate", "Scheduled", "Pulling", "Pulled", "Created", "Started")
 
 
-def event_trouble(events: Iterable[JsonDict]) -> Finding | None:
-    """What the Events of a Pod or Job that does not get on say, oldest first. The newest words decide."""
+def event_trouble(events: Iterable[JsonDict], volumes: Sequence[Mounted] = ()) -> Finding | None:
+    """What the Events of a Pod or Job that does not get on say, oldest first. The newest words decide.
+
+    ``volumes``: those of the Pod that the option ``volumes`` has put there.
+    """
     finding = None
     for event in events:
         reason = fields.text(event, "reason")
         if reason in _PROGRESS:
             finding = None
             continue
-        finding = sharper(finding, _of_event(reason, fields.text(event, "message").strip()) or finding)
+        found = about_volumes(_of_event(reason, fields.text(event, "message").strip()), volumes)
+        finding = sharper(finding, found or finding)
     return finding
 
 
@@ -394,7 +404,7 @@ def _of_event(reason: str, words: str) -> Finding | None:
             None,
             outlook=TRIED_AGAIN,
         )
-    if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+    if reason in (*MOUNT_EVENTS, "FailedCreatePodSandBox"):
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,
             reason,
@@ -405,6 +415,7 @@ def _of_event(reason: str, words: str) -> Finding | None:
             (_line(reason, words),),
             None,
             outlook=TRIED_AGAIN,
+            at_once=reason in MOUNT_EVENTS,
         )
     return None
 

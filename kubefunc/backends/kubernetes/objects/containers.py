@@ -49,7 +49,7 @@ def container(spec: JobSpec, name: str) -> Json:
             "env": _environment(spec) + _index_history(spec) if name == MAIN else None,
             "resources": _main_resources(options) if name == MAIN else deep_copy(_COURIER_RESOURCES),
             "securityContext": deep_copy(CONTAINER_SECURITY),
-            "volumeMounts": mounts(name),
+            "volumeMounts": mounts(name, options),
         }
     )
 

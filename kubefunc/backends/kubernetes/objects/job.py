@@ -18,6 +18,7 @@ from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import job_annotations, labels
 from kubefunc.backends.kubernetes.objects.pod import MOST_SECONDS, pod_template
 from kubefunc.backends.kubernetes.objects.template import Json, customised
+from kubefunc.backends.kubernetes.objects.user_volumes import mount_in_init_containers
 from kubefunc.options import Options
 from kubefunc.runner import COURIER, COURIER_ENDS, EXIT_COURIER_TERMINATED, EXIT_TERMINATED, EXIT_VALUE, MAIN
 
@@ -126,6 +127,7 @@ def _exit_codes(container: str, operator: str, *codes: int) -> Json:
 
 def _final_template(spec: JobSpec) -> Json:
     template, containers = _customised(spec)
+    mount_in_init_containers(template, spec.options.volumes)
     share_python(containers[MAIN], containers[COURIER], ARCHIVE_PATH)
     keep_guaranteed(containers)
     return meeting(template, spec.demands)

@@ -15,6 +15,7 @@ from kubefunc.backends.kubernetes.objects.labels import (
     INDEX_FAILURES,
     INDEX_IGNORED_FAILURES,
 )
+from kubefunc.backends.kubernetes.objects.user_volumes import Mounted, mounted
 from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER, MAIN, TERMINATION_AT, TERMINATION_ENVELOPE, TERMINATION_SIZE
 
@@ -49,6 +50,7 @@ class Pod:
         grace: seconds that it has to end, once it is told to.
         index: which chunk of a map it runs, or None for a call.
         replaces: there were other Pods of this index before it.
+        volumes: those that the option ``volumes`` has put there.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Pod:
     grace: float = 30.0
     index: int | None = None
     replaces: bool = False
+    volumes: tuple[Mounted, ...] = ()
 
     @property
     def has_result(self) -> bool:
@@ -177,6 +180,7 @@ def pod_view(pod: JsonDict) -> Pod:
         grace=float(fields.number(metadata, "deletionGracePeriodSeconds") or 30),
         index=index,
         replaces=any(_number(notes.get(name)) for name in (INDEX_FAILURES, INDEX_IGNORED_FAILURES)),
+        volumes=mounted(spec),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Final
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.secrets import shards_of
 from kubefunc.backends.kubernetes.objects.template import Json
+from kubefunc.backends.kubernetes.objects.user_volumes import pod_volumes, user_mounts
+from kubefunc.options import Options
 from kubefunc.runner import IN_DIR, MAIN, OUT_DIR
 
 IN_VOLUME: Final = "kubefunc-in"
@@ -17,19 +19,21 @@ _READABLE_BY_ALL: Final = 0o444  # any run_as_user must be able to read; in JSON
 
 
 def volumes(spec: JobSpec) -> list[Json]:
-    """What goes in (Secrets), what comes out, and a directory to write to."""
+    """What goes in (Secrets), what comes out, a directory to write to, and those of the option ``volumes``."""
     return [
         {"name": IN_VOLUME, "projected": {"defaultMode": _READABLE_BY_ALL, "sources": shards_of(spec).sources()}},
         {"name": OUT_VOLUME, "emptyDir": {}},
         {"name": TMP_VOLUME, "emptyDir": {}},
+        *pod_volumes(spec.options.volumes),
     ]
 
 
-def mounts(container: str) -> list[Json]:
+def mounts(container: str, options: Options) -> list[Json]:
     """Where a container has them."""
     shared: list[Json] = [
         {"name": IN_VOLUME, "mountPath": IN_DIR, "readOnly": True},
         {"name": OUT_VOLUME, "mountPath": OUT_DIR},
     ]
-    # The courier writes nothing there.
-    return [*shared, {"name": TMP_VOLUME, "mountPath": "/tmp"}] if container == MAIN else shared
+    if container != MAIN:  # the courier writes nothing else, and needs none of the user's volumes
+        return shared
+    return [*shared, {"name": TMP_VOLUME, "mountPath": "/tmp"}, *user_mounts(options.volumes)]
