@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import click
 
 from kubefunc import __version__
+from kubefunc.choice import choose_backend
 from kubefunc.errors import KubefuncError
 from kubefunc.options import Layer, Options, environment_layer, origins
-from kubefunc.session import choose_backend
 
 BUILT_IN = "built-in"
 

@@ -13,23 +13,21 @@ import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kubefunc import current
+from kubefunc.choice import BackendName, choose_backend, create_backend
 from kubefunc.console import Console
-from kubefunc.errors import ConfigurationError, NestedCallError
+from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kubefunc.backends.base import Backend, Sink, Submission, Work
-    from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.leaving import SigtermHandler
     from kubefunc.options import OptionChanges
     from kubefunc.payload import Payload
 
-BackendName = Literal["kubernetes", "local"]
 EXIT_TIMEOUT = 5.0
 
 
@@ -292,81 +290,6 @@ class _Unfinished:
 
 def _listed(calls: list[str]) -> str:
     return ", ".join(calls[:3]) + (f" and {len(calls) - 3} more" if len(calls) > 3 else "")
-
-
-@dataclass(frozen=True)
-class BackendChoice:
-    """Which backend calls would use.
-
-    Attributes:
-        name: the backend's.
-        why: why it is this machine, where nobody chose it; else empty.
-        cluster: how to reach it; None for this machine.
-    """
-
-    name: BackendName
-    why: str = ""
-    cluster: ClusterConfig | None = None
-
-
-def choose_backend(wanted: str | None, context: str | None, environ: Mapping[str, str]) -> BackendChoice:
-    """Kubernetes where a kubeconfig or a Pod's own credentials exist, else this machine. Starts nothing.
-
-    Raises:
-        ConfigurationError: Kubernetes is wanted and there is no configuration, or it is broken.
-    """
-    wanted = wanted or environ.get("KUBEFUNC_BACKEND") or None
-    if wanted not in (None, "kubernetes", "local"):
-        raise ConfigurationError(
-            f"KUBEFUNC_BACKEND={wanted!r} is not a backend: use 'kubernetes' or 'local', or unset it."
-        )
-    if wanted == "local":
-        return BackendChoice("local")
-    with _if_installed():
-        from kubefunc.backends.kubernetes import configured
-
-    cluster = configured(context, environ)
-    if cluster is not None:
-        return BackendChoice("kubernetes", cluster=cluster)
-    if wanted == "kubernetes" or context is not None:
-        raise ConfigurationError(
-            "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config) and not inside a Pod. "
-            "Ask your cluster's administrator for a kubeconfig, or set KUBEFUNC_BACKEND=local."
-        )
-    return BackendChoice("local", why="no cluster configured: ")
-
-
-def create_backend(choice: BackendChoice, session: str) -> Backend:
-    """The chosen backend. That of this machine starts its fork server now, while the caller packs its first call.
-
-    Raises:
-        ConfigurationError: nobody knows where Python is.
-    """
-    if choice.cluster is None:
-        with _if_installed():
-            from kubefunc.backends.local import local_backend
-
-        return local_backend()
-    with _if_installed():
-        from kubefunc.backends.kubernetes.backend import KubernetesBackend
-
-    return KubernetesBackend(choice.cluster, session)
-
-
-@contextmanager
-def _if_installed() -> Generator[None]:
-    """Around the import of a backend: none travels to a Pod, which has one only where its image has kubefunc."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if current.call_id() is None:
-            raise
-        raise NestedCallError(
-            f"A remote call from inside the call {current.call_id()}: kubefunc's client is not sent to Pods, and the "
-            f"image does not have it ({error}). Give the outer call an image in which kubefunc is installed "
-            "(image=..., with the same version of kubefunc as here) and service_account=.... "
-            "Or call the function directly, f(x), to run it in place."
-        ) from None
 
 
 # The module-level state that there is: the session belongs to a process, and a process has one.

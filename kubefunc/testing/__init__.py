@@ -18,9 +18,10 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from kubefunc.choice import BackendChoice, create_backend
 from kubefunc.errors import ConfigurationError
 from kubefunc.function import RemoteFunction
-from kubefunc.session import EXIT_TIMEOUT, BackendChoice, create_backend, session
+from kubefunc.session import EXIT_TIMEOUT, session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

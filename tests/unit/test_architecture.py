@@ -61,14 +61,14 @@ def test_nobody_above_the_backends_asks_which_kind_of_sink_or_backend_it_has() -
 
 
 def test_nobody_but_the_session_compares_a_backends_name() -> None:
-    """The session chooses; everybody else asks for traits."""
+    """The session and its choice.py know them; everybody else asks for traits."""
     found = [name for name, tree in sources(True) if compared_names(tree)]
-    assert found == ["session.py"]
+    assert found == ["choice.py", "session.py"]
 
 
 def test_nobody_above_the_backends_knows_a_concrete_one() -> None:
-    """Only the session imports them, when it makes one; the command line and the archive read what they need of a
-    kubeconfig and of a path."""
+    """Only choice.py imports them, when the session makes one; the command line and the archive read what they need of
+    a kubeconfig and of a path."""
     found = {
         name: node.module
         for name, tree in sources(True)
@@ -76,7 +76,7 @@ def test_nobody_above_the_backends_knows_a_concrete_one() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kubefunc.backends.")
         if (node.module or "").split(".")[2] in ("local", "kubernetes")
     }
-    assert set(found) <= {"session.py", "memmaps.py"}
+    assert set(found) <= {"choice.py", "memmaps.py"}
 
 
 @pytest.mark.parametrize("protocol", [Backend, Work])

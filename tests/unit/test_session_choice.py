@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubefunc.session import choose_backend
+from kubefunc.choice import choose_backend
 
 
 def test_who_asks_for_this_machine_is_not_told_of_a_cluster(tmp_path: Path) -> None:
