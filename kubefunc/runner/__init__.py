@@ -33,6 +33,12 @@ Files in ``/kubefunc/out``
     ``shared``     the answer (JSON: ``request``; ``given``, all indexes given back so far; items ``begun``,
                    and the ``mean`` seconds of each)
 
+Packages
+    ``packages`` in the spec is what :mod:`kubefunc.runner.pod.installer` installs before the function is loaded:
+    ``requirements`` and ``constraints`` (lines of files), ``hashes`` (each requirement must have one), ``index`` (a URL
+    or nothing), ``title`` (for people), ``seconds`` (the most that it may take) and ``cache`` (the volume stays).
+    They go to ``/kubefunc/packages``, a volume of *main* alone: an emptyDir, or a claim of the user's.
+
 Payload
     ``KFP1``, header length (4 bytes, big endian), header (JSON: size, sha256 and compression of each section), then the
     sections ``code`` (the caller's modules, zlib: a length of 4 bytes, a JSON list of path, executable
@@ -81,6 +87,7 @@ Exit codes of courier: 0; 65 SIGTERM came while a result still waited (it stands
 PROTOCOL = 1
 IN_DIR = "/kubefunc/in"
 OUT_DIR = "/kubefunc/out"
+PACKAGES_DIR = "/kubefunc/packages"
 TERMINATION_LOG = "/dev/termination-log"
 ARCHIVE = "kubefunc.pyz"
 
@@ -131,6 +138,7 @@ CODE_DIED = "died"  # detail: exit_code or signal
 CODE_OOM = "oom"  # detail: limit
 CODE_UPLOAD = "upload"  # the payload never arrived
 CODE_FAULT = "fault"  # this program itself failed in the function's process; detail: error, traceback
+CODE_PACKAGES = "packages"  # not installed; detail: kind, seconds, output, installer, exit_code (see pod/installer.py)
 CODE_STORAGE = "storage"  # the result cannot be written; detail: path, message, kind (full, removed, limited or "")
 
 CHUNK = "chunk"  # the envelope of a chunk: its body is blocks of records

@@ -325,6 +325,11 @@ def prepare(spec: dict[str, Any], attempt: int) -> None:
     if spec.get("nested"):
         os.environ[ENV_NESTED] = "1"
         _open_to_installed_kubefunc()
+    place = spec.get("packages", {}).get("place")
+    if place:
+        from kubefunc.runner.execution import packages
+
+        packages.activate(place)
     sys.argv = [spec["function"]]
     # What the caller defined in its __main__ arrives by value; this program's own __main__ is not theirs.
     sys.modules["__main__"] = ModuleType("__main__")

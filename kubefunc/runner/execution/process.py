@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         def path(self, name: str) -> str: ...
         def asked_to_end(self) -> bool: ...
         def tick(self) -> None: ...
+        def prepare(self, overseer: Overseer) -> dict[str, Any] | None: ...  # None, or the header of an error
         def start(self, attempt: int) -> Child: ...
         def output(self, data: bytes) -> None: ...
         def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None: ...
@@ -203,15 +204,16 @@ class Overseer:
     def pump(self, output: int) -> bool:
         """Pass on what the function printed. It goes through here to be counted: the client sees what it missed."""
         data = os.read(output, OUTPUT_CHUNK)
-        self._pass_on(data)
+        self.pass_on(data)
         return bool(data)
 
     def say(self, text: str) -> None:
         """Add a line of our own to what the function printed."""
         line_end = "" if not self.tail or self.tail.endswith(b"\n") else "\n"
-        self._pass_on(f"{line_end}kubefunc: {text}\n".encode())
+        self.pass_on(f"{line_end}kubefunc: {text}\n".encode())
 
-    def _pass_on(self, data: bytes) -> None:
+    def pass_on(self, data: bytes) -> None:
+        """Show it, and count it."""
         self.printed += len(data)
         self.tail = (self.tail + data)[-OUTPUT_TAIL:]
         if data:

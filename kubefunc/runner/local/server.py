@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from kubefunc.runner.execution.process import Overseer
+
 NEW_SLOT = b"n"
 NEW_POOL = b"p"
 
@@ -84,6 +86,9 @@ class Slot:
         self.request: Request | None = None
         self.spare: Spare | None = None
         self.answer = b""
+
+    def prepare(self, overseer: Overseer) -> None:
+        """Nothing is installed on a user's machine: the client has checked that all is there."""
 
     def serve(self) -> None:
         """Run calls until the client or the server is gone."""

@@ -147,6 +147,11 @@ class Chunk(Overseer):
         here = "{}.{}".format(*sys.version_info)
         if self.spec["python"] != here:
             return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}))
+        failed = self.port.prepare(self)
+        if self.ending:
+            return self._give_up()
+        if failed is not None:
+            return self._publish_error(failed)
         for name in self._brought_by_client():
             if not self.wait_for_file(name, self.spec["pull_allowance"]):
                 if self.ending:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES, ENV_STOP_GRACE, STOP_GRACE
+from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES, ENV_STOP_GRACE, PACKAGES_DIR, STOP_GRACE
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import FOREVER
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
+    from kubefunc.runner.execution.process import Overseer
     from kubefunc.runner.pod.sharing import Tickets
 
 
@@ -78,6 +79,15 @@ class Place:
             self._touched = now
             with open(self.path("alive"), "wb"):
                 pass
+
+    def prepare(self, overseer: Overseer) -> dict[str, Any] | None:
+        """Install what the spec asks for."""
+        if "packages" not in self.spec:
+            return None
+        from kubefunc.runner.pod import installer  # most calls do not need it
+
+        volume = os.environ.get("KUBEFUNC_PACKAGES_DIR", PACKAGES_DIR)
+        return installer.install(overseer, lambda run: fork_child(run, self._forget), volume)
 
     def start(self, attempt: int) -> Child:
         return fork_child(lambda frames: child.run(self._job(attempt), frames), self._forget)

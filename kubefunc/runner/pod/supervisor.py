@@ -50,6 +50,11 @@ class Supervisor(Overseer):
         here = "{}.{}".format(*sys.version_info)
         if self.spec["python"] != here:
             return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}), 0)
+        failed = self.port.prepare(self)
+        if self.ending:
+            return self._give_up()
+        if failed is not None:
+            return self._publish_error(failed, 0)
         if self.spec.get("upload") and not self.wait_for_file("payload", self.spec["pull_allowance"]):
             if self.ending:
                 return EXIT_TERMINATED
