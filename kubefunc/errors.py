@@ -6,6 +6,7 @@
       ConfigurationError             a wrong option, or a missing or broken kubeconfig; nothing was sent
         NestedCallError              .remote() inside a call
       SerializationError             a function, argument or return value cannot be pickled
+        MissingModuleError           the Pod lacks a module that the function imports (an ImportError, too)
       ClusterError                   the cluster refused the request
         AuthenticationError          the cluster does not accept your credentials: log in again
         PermissionDeniedError        your user lacks a permission
@@ -16,6 +17,7 @@
         ImagePullError
         UnschedulableError
         PodConfigError               the Pod needs a Secret, ConfigMap or command that is missing
+        PackageInstallError          ``packages=`` could not be installed
       PodFailedError                 the function ran, and its process or Pod died
         OutOfMemoryError
         WorkerDiedError              exit code or signal
@@ -67,6 +69,20 @@ class SerializationError(KubefuncError):
     """A function, argument or return value cannot be pickled. The message has the path to the object."""
 
 
+class MissingModuleError(SerializationError, ImportError):
+    """The function imports a module that the place where it should run does not have.
+
+    Attributes:
+        name: the module.
+    """
+
+    name: str
+
+    def __init__(self, message: str, *, name: str = "", diagnosis: Diagnosis | None = None) -> None:
+        super().__init__(message, diagnosis=diagnosis)
+        self.name = name
+
+
 class ClusterError(KubefuncError):
     """The cluster refused the request."""
 
@@ -105,6 +121,10 @@ class UnschedulableError(PodStartError):
 
 class PodConfigError(PodStartError):
     """The Pod needs something that is missing, or its container cannot be started."""
+
+
+class PackageInstallError(PodStartError):
+    """The packages of ``packages=`` could not be installed. The message has the installer's last lines."""
 
 
 class PodFailedError(KubefuncError):

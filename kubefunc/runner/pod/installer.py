@@ -177,6 +177,7 @@ def without_credentials(text: bytes) -> bytes:
 
 
 def _report(frames: int, wanted: dict[str, Any], volume: str) -> None:
+    found: dict[str, Any]
     try:
         found = {"place": _place(wanted, volume)}
     except CannotInstall as error:
