@@ -44,6 +44,7 @@ _LEFT_OUT = (
     "backends/failing.py",
     "testing/",
     "backends/queue.py",
+    "packages/",
     "runner/local/",
     "runner/execution/orphans.py",
 )
@@ -56,6 +57,8 @@ _COMPILED_TOP = frozenset("__init__ current errors function inputs volumes".spli
 _COMPILED_ROOMS = ("options/",)
 # Loaded only when something is wrong, or by hardly any program.
 _NOT_COMPILED = (
+    "kubefunc/options/parsers/requirements.py",
+    "kubefunc/options/parsers/versions.py",
     "kubefunc/options/pod_templates.py",
     "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",

@@ -28,6 +28,7 @@ from kubefunc.runner import (
     CODE_FAULT,
     CODE_LOAD,
     CODE_OOM,
+    CODE_PACKAGES,
     CODE_PYTHON,
     CODE_STORAGE,
     CODE_TIMEOUT,
@@ -664,7 +665,16 @@ def _room_for(path: str, kind: str) -> str:
     return "Set TMPDIR to a directory that works and that you may write to before you start the program."
 
 
+def _packages(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    from kubefunc.packages.failures import failure  # only when it is needed
+
+    found = failure(detail, "{}.{}".format(*sys.version_info))
+    told = _diagnosis(known, found.reason, found.message, found.advice)
+    return errors.PackageInstallError(str(told) + (f"\n\n{found.output}" if found.output else ""), diagnosis=told)
+
+
 _ERRORS = {
+    CODE_PACKAGES: _packages,
     CODE_STORAGE: _storage,
     CODE_PYTHON: _python,
     CODE_LOAD: _load,

@@ -508,6 +508,7 @@ def runner_spec(
     disruptions: int = 0,
     upload: bool = False,
     logging: Mapping[str, object] | None = None,
+    packages: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What the runner must know about a call: the content of ``spec.json``.
 
@@ -527,9 +528,11 @@ def runner_spec(
         disruptions: how often a Pod of the call was replaced by a new Job.
         upload: the payload arrives by the courier instead of a Secret.
         logging: level, format, datefmt and style for the root logger; None: it is left as it is.
+        packages: what is installed before the function is loaded.
     """
     return {
         **({} if logging is None else {"logging": dict(logging)}),
+        **({} if packages is None else {"packages": dict(packages)}),
         "protocol": PROTOCOL,
         "call": call,
         "function": function,

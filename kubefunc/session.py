@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import os
 import queue
@@ -124,7 +125,15 @@ class Session:
         return self._defaults, environment_layer(os.environ)
 
     def options(self, *layers: Layer) -> Options:
-        return Options.from_layers(*self.layers(), *layers)
+        """The options that apply to a call. A requirements file is read now.
+
+        Raises:
+            ConfigurationError: options contradict each other, or the file cannot be read.
+        """
+        options = Options.from_layers(*self.layers(), *layers)
+        if options.packages is None:
+            return options
+        return dataclasses.replace(options, packages=options.requirements())
 
     # -- backends
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from kubefunc.errors import ConfigurationError
 from kubefunc.options.kind import accepted, brief
 from kubefunc.options.option import UNSET, Layer, kinds, merges
+from kubefunc.options.packages import Packages, PackagesChanges
 from kubefunc.options.placement import Placement, PlacementChanges
 from kubefunc.options.pod import InPod, InPodChanges
 from kubefunc.options.results import Results, ResultsChanges
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class OptionChanges(RunningChanges, InPodChanges, PlacementChanges, ResultsChanges, total=False):
+class OptionChanges(RunningChanges, InPodChanges, PackagesChanges, PlacementChanges, ResultsChanges, total=False):
     """The types that each option accepts. The fields of :class:`Options` explain them."""
 
 
 # A dataclass has the fields of its last base first.
 @dataclass(frozen=True, kw_only=True)
-class Options(Results, Placement, InPod, Running):
+class Options(Results, Placement, Packages, InPod, Running):
     """Where and how a function runs.
 
     The constructor checks all values and converts them: durations to seconds as float, ``cpu`` and ``memory`` to

@@ -38,6 +38,8 @@ _SYNONYMS: Final = {
     "priority_class": "priority priority_class_name",
     "detach": "detached fire_and_forget keep_alive background",
     "verbose": "quiet silent stream_logs log_output get_logs show_logs output",
+    "packages": "package pip pip_packages pip_install requirements dependencies deps runtime_env modules imports",
+    "package_index": "index_url index extra_index_url pip_index_url pypi",
     "progress": "progress_bar show_progress tqdm",
     "ttl": "ttl_seconds_after_finished ttl_seconds keep_finished",
     "volumes": "volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk disks",
@@ -60,8 +62,8 @@ _ELSEWHERE: Final = {
     "shm_size shared_memory": (
         "Mount memory there: volumes={'/dev/shm': EmptyDir('1Gi', memory=True)} (kubefunc.volumes)."
     ),
-    "packages package pip pip_packages pip_install requirements dependencies deps conda runtime_env": (
-        "Packages must be in the image: image='registry.example/team/base:1'. Your own modules are sent automatically."
+    "conda conda_env conda_packages environment_yml": (
+        "packages=[...] installs with uv or pip. For conda, use an image: image='registry.example/team/base:1'."
     ),
     "n_jobs max_workers workers num_workers n_workers concurrency max_containers parallelism max_parallelism "
     "concurrency_limit array_parallelism": (

@@ -22,9 +22,11 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 _REFUSED = re.compile(r"\b(401|403)\b|Unauthorized|Forbidden")
-_NOT_BUILT = re.compile(r"Failed building wheel|Failed to build|error: subprocess-exited-with-error|gcc|Microsoft Visual")
+_NOT_BUILT = re.compile(r"Failed building wheel|Failed to build|error: subprocess-exited-with-error")
 _HASHES = re.compile(r"THESE PACKAGES DO NOT MATCH THE HASHES|Hash mismatch|--require-hashes mode")
-_CONFLICT = re.compile(r"ResolutionImpossible|conflicting dependencies|No solution found when resolving|are incompatible")
+_CONFLICT = re.compile(
+    r"ResolutionImpossible|conflicting dependencies|No solution found when resolving|are incompatible"
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ def _not_on_index(ended: str, name: str, text: str, output: str) -> Failure:
     )
 
 
+_OTHER_INDEX = (
+    "Pods of this cluster may have no way to the internet. Name an index that they can reach with package_index=..., "
+    "set a proxy with env={'HTTPS_PROXY': ...}, or use an image that has the packages."
+)
 # In this order: what is most certain comes first.
 _CAUSES = (
     (_FULL, "DiskFull", "the disk is full", _MORE_DISK),
@@ -159,8 +165,7 @@ _CAUSES = (
         _UNREACHABLE,
         "IndexUnreachable",
         "the package index does not answer",
-        "Pods of this cluster may have no way to the internet. Name an index that they can reach with "
-        "package_index=..., set a proxy with env={'HTTPS_PROXY': ...}, or use an image that has the packages.",
+        _OTHER_INDEX,
     ),
     (
         _NOT_BUILT,

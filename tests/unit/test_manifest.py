@@ -452,6 +452,25 @@ def test_windows_nodes_can_be_excluded_by_the_user_alone() -> None:
     assert pod(node_selector={"kubernetes.io/os": "other"})["nodeSelector"] == {"kubernetes.io/os": "other"}
 
 
+# --- packages
+
+
+def test_packages_go_to_a_volume_of_main_alone() -> None:
+    """An emptyDir: the root file system may be read-only. The courier does not see it."""
+    found = pod(packages=["numpy"])
+    assert {"name": "kubefunc-packages", "emptyDir": {}} in found["volumes"]
+    mount = {"name": "kubefunc-packages", "mountPath": "/kubefunc/packages"}
+    assert mount in container("main", packages=["numpy"])["volumeMounts"]
+    assert mount not in container("courier", packages=["numpy"])["volumeMounts"]
+    assert not [each for each in pod()["volumes"] if each["name"] == "kubefunc-packages"]
+
+
+def test_installing_does_not_count_for_the_timeout() -> None:
+    """The Pod's deadline, which does, has the time of ``pull_allowance`` for it once more."""
+    without, installing = (pod(timeout=100, packages=given)["activeDeadlineSeconds"] for given in (None, ["numpy"]))
+    assert installing == without + 900
+
+
 # --- the Pod's deadline
 
 

@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.packages import requirements, versions
-from kubefunc.values import Refused
+from kubefunc.options.kind import Refused
+from kubefunc.options.parsers import requirements, versions
 
 VERSIONS = (
     "1.0 1.0.0 1.0.dev1 1.0a1 1.0a1.dev3 1.0b2 1.0rc1 1.0.post1 1.0.post1.dev2 1.1 2!0.1 1.10 1.9 v1.2 1.0-1 2.0"

@@ -322,6 +322,11 @@ def _check(options: Options) -> None:
             "detach=True needs a cluster: on this machine a call ends with the program that made it. "
             "Leave detach out, or configure a kubeconfig."
         )
+    wanted = options.requirements()
+    if wanted is not None:
+        from kubefunc.packages.installed import check_here  # only for those who use it
+
+        check_here(wanted)
     for name, value in options.env.items():
         if not isinstance(value, str):
             raise ConfigurationError(

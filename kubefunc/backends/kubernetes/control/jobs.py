@@ -25,6 +25,8 @@ from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.log_setup import log_setup
+from kubefunc.options import Options
+from kubefunc.options.parsers.requirements import Requirements
 from kubefunc.payload import runner_spec
 
 log = logging.getLogger("kubefunc.kubernetes.jobs")
@@ -298,6 +300,8 @@ def _absent_is_fine() -> Generator[None]:
 def pod_program(submission: Submission) -> dict[str, object]:
     """What the runner must know of a call or a map: the part of ``spec.json`` that both have."""
     options = submission.options
+    wanted = options.requirements()
+    packages = None if wanted is None else packages_spec(wanted, options)
     return runner_spec(
         call=submission.call,
         function=submission.function,
@@ -313,7 +317,21 @@ def pod_program(submission: Submission) -> dict[str, object]:
         disruptions=submission.disruptions,
         upload=submission.payload.size > SECRETS_LIMIT,
         logging=log_setup() if options.logging else None,
+        packages=packages,
     )
+
+
+def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
+    """What the runner's installer must know. It stands in a Secret, as URLs may hold passwords."""
+    return {
+        "requirements": wanted.lines,
+        "constraints": wanted.constraints,
+        "hashes": wanted.has_hashes,
+        "index": options.package_index or "",
+        "title": wanted.title,
+        "seconds": options.pull_allowance,
+        "cache": False,
+    }
 
 
 def jobs_path(namespace: str) -> str:

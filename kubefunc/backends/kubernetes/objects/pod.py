@@ -60,7 +60,9 @@ def pod_deadline(spec: JobSpec) -> int | None:
     if options.timeout is None:
         return None
     initial, factor, most = spec.backoff
-    starting = options.pull_allowance * (1 if _all_in_secrets(spec) else 2)  # an upload may take as long again
+    # An upload may take as long again, and so may the packages.
+    waits = 1 + (not _all_in_secrets(spec)) + (options.packages is not None)
+    starting = options.pull_allowance * waits
     one_after_another = 1 if spec.indexed is None else spec.indexed.longest
     attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE) * one_after_another
     backoffs = sum(min(most, initial * factor**number) for number in range(options.retries)) * one_after_another

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.packages.versions import NotAVersion, applies, clauses, environment
-from kubefunc.values import Refused
+from kubefunc.options.kind import Refused
+from kubefunc.options.parsers.versions import NotAVersion, applies, clauses, environment
 
 T = TypeVar("T")
 
@@ -137,9 +137,9 @@ def _refuse_local(text: str) -> None:
         raise Refused("write the name before the URL: 'name @ https://...'")
     if text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text:
         raise Refused(_HERE_ONLY)
-    if text.endswith(".txt"):
+    if text.endswith((".txt", ".in")):
         raise Refused(f"it looks like a file: write packages={text!r}, without a list")
-    if text.endswith((".toml", ".in", ".lock")):
+    if text.endswith((".toml", ".lock", ".yml", ".yaml")):
         raise Refused("only files in pip's format can be read: packages='requirements.txt'")
 
 

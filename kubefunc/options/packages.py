@@ -1,0 +1,115 @@
+"""Which packages are installed in the Pod, where from, and where they are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict, cast
+
+from kubefunc.options.kind import Kind, Refused, none
+from kubefunc.options.option import Group, Unset, option
+from kubefunc.options.parsers import mappings
+
+if TYPE_CHECKING:
+    from kubefunc.options.parsers.requirements import Requirements
+
+
+def _packages(value: object) -> object:
+    """A list of requirements as a tuple, checked; a file's path, which is read when a call is made."""
+    from kubefunc.options.parsers import requirements  # only for those who use it
+
+    if isinstance(value, requirements.Requirements):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(cast("os.PathLike[str]", value))
+    if isinstance(value, str):
+        return _file(value)
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise Refused("write a list of texts such as ['numpy>=2'], or the path of a requirements file")
+    listed = [*cast("Sequence[object]", value)]
+    for number, each in enumerate(listed):
+        if not isinstance(each, str):
+            raise Refused("each one is a text", at=f"[{number}]", shown=repr(each))
+        try:
+            requirements.parse(each)
+        except Refused as refused:
+            raise Refused(refused.why, at=f"[{number}]", shown=repr(each)) from None
+    return tuple(cast("list[str]", listed)) or None
+
+
+def _file(path: str) -> str:
+    if path.endswith((".txt", ".in")) or os.path.isfile(path):
+        return path
+    raise Refused(f"a text is the path of a requirements file, which ends in .txt. For packages write [{path!r}]")
+
+
+def _read_packages(text: str) -> object:
+    """A file's path, a JSON list, or requirements with spaces between: versions have commas in them."""
+    if text.lstrip().startswith("["):
+        return mappings.read_json(text)
+    words = text.split()
+    return words[0] if len(words) == 1 and words[0].endswith((".txt", ".in")) else words
+
+
+def _index(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")) or any(map(str.isspace, value)):
+        raise Refused("write the URL of the index: 'https://pypi.example/simple'", shown="..." if value else None)
+    return value
+
+
+class PackagesChanges(TypedDict, total=False):
+    """What these options accept."""
+
+    packages: str | os.PathLike[str] | Sequence[str] | Unset | None
+    package_index: str | Unset | None
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class Packages(Group):
+    """What is installed in the Pod before the function is loaded."""
+
+    packages: str | tuple[str, ...] | Requirements | None = option(
+        None,
+        Kind(
+            "a list of requirements such as ['numpy>=2', 'pandas'], the path of a requirements file, or None",
+            _packages,
+            _read_packages,
+            none,
+        ),
+    )
+    """Packages that are installed in the Pod before the function is loaded: a list such as ``["numpy>=2"]``, or a file.
+
+    ``packages="requirements.txt"`` reads a file in pip's format when the call is made, from the current directory. The
+    Pod installs with uv, if its image has it, else with pip; images without both raise PackageInstallError. Each Pod
+    installs once, also for a map. Installing does not count for ``timeout``; it may take as long as
+    ``pull_allowance``.
+
+    Default: None, nothing is installed.
+    Local: nothing is installed. The call is refused if your Python does not have them.
+    """
+
+    package_index: str | None = option(None, Kind("the URL of a package index, or None", _index, nothing=none))
+    """The URL of the package index: ``https://pypi.example/simple``, with ``user:password@`` if it needs them.
+
+    The URL is stored in the call's own Secret.
+
+    Default: None, what the image is configured to use, else PyPI.
+    Local: ignored.
+    """
+
+    def requirements(self) -> Requirements | None:
+        """What is to be installed. A file is read now.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or has a wrong line.
+        """
+        if self.packages is None:
+            return None
+        from kubefunc.options.parsers import requirements
+
+        if isinstance(self.packages, str):
+            return requirements.from_file(self.packages)
+        if isinstance(self.packages, tuple):
+            return requirements.from_list(self.packages)
+        return self.packages
