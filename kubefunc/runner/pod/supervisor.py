@@ -47,18 +47,11 @@ class Supervisor(Overseer):
 
     def run(self) -> int:
         """Attempts until one counts; publishes what it left and returns the exit code."""
-        here = "{}.{}".format(*sys.version_info)
-        if self.spec["python"] != here:
-            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}), 0)
-        failed = self.port.prepare(self)
+        refused = self._not_ready()
         if self.ending:
             return self._give_up()
-        if failed is not None:
-            return self._publish_error(failed, 0)
-        if self.spec.get("upload") and not self.wait_for_file("payload", self.spec["pull_allowance"]):
-            if self.ending:
-                return EXIT_TERMINATED
-            return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}), 0)
+        if refused is not None:
+            return self._publish_error(refused, 0)
         attempt = int(self.spec["used"])
         while True:
             if self.is_ending():
@@ -73,6 +66,18 @@ class Supervisor(Overseer):
             self.say(announcement(self.spec, attempt, ending.header or self.verdict(ending.status, ending.timed_out)))
             if not self._pause(attempt):
                 return self._give_up()
+
+    def _not_ready(self) -> dict[str, Any] | None:
+        """The header of an error that keeps the function from being loaded here. Waits for what is on its way."""
+        here = "{}.{}".format(*sys.version_info)
+        if self.spec["python"] != here:
+            return error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here})
+        failed = self.port.prepare(self)
+        if failed is not None or self.ending:
+            return failed
+        if self.spec.get("upload") and not self.wait_for_file("payload", self.spec["pull_allowance"]):
+            return error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]})
+        return None
 
     # -- one attempt
 
