@@ -43,14 +43,18 @@ _LEFT_OUT = (
     "backends/inline.py",
     "backends/failing.py",
     "testing/",
+    "backends/operations.py",
     "backends/queue.py",
     "packages/",
+    "cli/",
     "runner/local/",
     "runner/execution/orphans.py",
 )
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
-    for name in "archive cli code freshness growth ignored leaving log_setup memmaps project_files retries".split()
+    for name in (
+        "__main__ archive code freshness growth ignored leaving log_setup memmaps project_files retries role"
+    ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function inputs volumes".split())

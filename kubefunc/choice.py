@@ -13,6 +13,7 @@ from kubefunc.errors import ConfigurationError, NestedCallError
 if TYPE_CHECKING:
     from kubefunc.backends.base import Backend
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
+    from kubefunc.backends.operations import Operations
 
 BackendName = Literal["kubernetes", "local"]
 
@@ -74,6 +75,23 @@ def create_backend(choice: BackendChoice, session: str) -> Backend:
         from kubefunc.backends.kubernetes.backend import KubernetesBackend
 
     return KubernetesBackend(choice.cluster, session)
+
+
+def operations(choice: BackendChoice) -> Operations:
+    """The calls of the chosen cluster, whichever program made them: for the command line.
+
+    Raises:
+        ConfigurationError: calls would run on this machine, where they end with their program.
+    """
+    if choice.cluster is None:
+        why = choice.why.rstrip(": ") or "KUBEFUNC_BACKEND=local"
+        raise ConfigurationError(
+            f"There are no calls to look at ({why}): calls on this machine end with their program. "
+            "For those of a cluster, set KUBECONFIG to its kubeconfig."
+        )
+    from kubefunc.backends.kubernetes.operating.operations import ClusterOperations
+
+    return ClusterOperations(choice.cluster)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubefunc.choice import BackendName, choose_backend, create_backend
+from kubefunc.choice import BackendChoice, BackendName, choose_backend, create_backend
 from kubefunc.console import Console
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
@@ -172,6 +172,11 @@ class Session:
             return kept
         self.console.say(f"{choice.why}{backend.introduce(options)}")
         return backend
+
+    def use(self, choice: BackendChoice, context: str | None) -> None:
+        """Choose this backend, without a word: for a command that names the cluster itself."""
+        with self._lock:
+            self._backends[choice.name, context] = create_backend(choice, self.id)
 
     # -- calls
 

@@ -1,7 +1,8 @@
-"""The command ``kubefunc``."""
+"""``kubefunc config``: what calls from here would use."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 
 import click
 
-from kubefunc import __version__
 from kubefunc.choice import choose_backend
-from kubefunc.errors import KubefuncError
+from kubefunc.cli.place import json_option
+from kubefunc.cli.shown import print_json
 from kubefunc.options import Layer, Options, environment_layer, origins
 
 BUILT_IN = "built-in"
@@ -26,23 +27,18 @@ class Setting:
     source: str
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="kubefunc")
-def main() -> None:
-    """Run Python functions as Kubernetes Jobs."""
-
-
-@main.command()
-def config() -> None:
+@click.command()
+@json_option
+def config(*, json_wanted: bool) -> None:
     """Show backend, image and options of calls from here.
 
     Each line also says where the value comes from. A program can override these values with configure(), @remote and
     .options().
     """
-    try:
-        settings = list(read_settings(os.environ))
-    except KubefuncError as error:
-        raise click.ClickException(str(error)) from error
+    settings = list(read_settings(os.environ))
+    if json_wanted:
+        print_json([dataclasses.asdict(setting) for setting in settings])
+        return
     names = max(len(setting.name) for setting in settings)
     values = max(len(setting.value) for setting in settings)
     for setting in settings:

@@ -1,0 +1,1 @@
+"""What the command line does with a cluster: stateless, on the Jobs of any client."""
