@@ -47,6 +47,7 @@ _LEFT_OUT = (
     "backends/queue.py",
     "packages/",
     "cli/",
+    "backends/runner_specs.py",
     "runner/local/",
     "runner/execution/orphans.py",
 )

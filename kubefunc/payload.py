@@ -32,7 +32,6 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from kubefunc.errors import SerializationError
 from kubefunc.modules import has_source, imports_in_code, is_hidden
-from kubefunc.runner import PROTOCOL
 from kubefunc.runner.execution.pickling import (
     NamedHereOnly,
     Pickler,
@@ -489,64 +488,3 @@ def is_valid_id(text: str) -> bool:
     True
     """
     return _ID.fullmatch(text) is not None
-
-
-def runner_spec(
-    *,
-    call: str,
-    function: str,
-    timeout: float | None = None,
-    retries: int = 0,
-    backoff: tuple[float, float, float] = (1.0, 2.0, 60.0),
-    inline: bool = True,
-    results_in_log: bool = True,
-    fetch_grace: float = 60.0,
-    result_ttl: float = 600.0,
-    pull_allowance: float = 900.0,
-    nested: bool = False,
-    used: int = 0,
-    disruptions: int = 0,
-    upload: bool = False,
-    logging: Mapping[str, object] | None = None,
-    packages: Mapping[str, object] | None = None,
-) -> dict[str, object]:
-    """What the runner must know about a call: the content of ``spec.json``.
-
-    Args:
-        call: the call's id.
-        function: the function's name, for messages.
-        timeout: seconds for each attempt, or None.
-        retries: how many more attempts the supervisor makes.
-        backoff: seconds before the first new attempt, the factor for each further one, and the most seconds.
-        inline: small results may stand in the Pod's status.
-        results_in_log: a result that nobody fetched may stand in the courier's log.
-        fetch_grace: seconds that the courier waits for a client.
-        result_ttl: seconds that it waits with a result that no log takes.
-        pull_allowance: seconds that it waits for the function's container to start.
-        nested: the function may make remote calls itself.
-        used: the attempts that were made before, and count against ``retries``.
-        disruptions: how often a Pod of the call was replaced by a new Job.
-        upload: the payload arrives by the courier instead of a Secret.
-        logging: level, format, datefmt and style for the root logger; None: it is left as it is.
-        packages: what is installed before the function is loaded.
-    """
-    return {
-        **({} if logging is None else {"logging": dict(logging)}),
-        **({} if packages is None else {"packages": dict(packages)}),
-        "protocol": PROTOCOL,
-        "call": call,
-        "function": function,
-        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "timeout": timeout,
-        "retries": retries,
-        "backoff": list(backoff),
-        "inline": inline,
-        "results_in_log": results_in_log,
-        "fetch_grace": fetch_grace,
-        "result_ttl": result_ttl,
-        "pull_allowance": pull_allowance,
-        "nested": nested,
-        "used": used,
-        "disruptions": disruptions,
-        "upload": upload,
-    }

@@ -18,11 +18,10 @@ from kubefunc.options.option import UNSET, Layer, PodTemplate, Unset
 from kubefunc.options.placement import PullPolicy
 from kubefunc.options.pod import EnvValue
 from kubefunc.options.references import ConfigMapKey, SecretKey
-from kubefunc.options.results import RESULT_TTL, Keep, OnSigterm
+from kubefunc.options.results import Keep, OnSigterm
 from kubefunc.options.running import default_image
 
 __all__ = [
-    "RESULT_TTL",
     "UNSET",
     "ConfigMapKey",
     "EnvValue",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from kubefunc.options.kind import Kind, none
 from kubefunc.options.option import DURATION, SWITCH, Group, Unset, option
 from kubefunc.options.parsers import names, numbers
+from kubefunc.runner import FETCH_GRACE, RESULT_TTL
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
 Keep: TypeAlias = Literal["failed", "always", "never"]
 OnSigterm: TypeAlias = Literal["leave", "cancel"]
-RESULT_TTL: Final = 600.0  # seconds, for a client that was there a moment ago
 
 
 class ResultsChanges(TypedDict, total=False):
@@ -100,7 +100,7 @@ class Results(Group):
     Local: ignored.
     """
 
-    fetch_grace: float = option(60.0, DURATION)
+    fetch_grace: float = option(FETCH_GRACE, DURATION)
     """How long a result waits in its Pod before it is written to the log. Unit: seconds.
 
     Default: 60, for a client that is away for a short time. The Pod keeps its CPU and GPU for so long.

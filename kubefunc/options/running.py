@@ -11,6 +11,7 @@ from kubefunc.errors import ConfigurationError
 from kubefunc.options.kind import Kind, none
 from kubefunc.options.option import LIMIT, SPAN, Group, Unset, option
 from kubefunc.options.parsers import exceptions, names, numbers, quantities
+from kubefunc.runner import PULL_ALLOWANCE
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -165,7 +166,7 @@ class Running(Group):
     Local: ignored.
     """
 
-    pull_allowance: float = option(900.0, SPAN)
+    pull_allowance: float = option(PULL_ALLOWANCE, SPAN)
     """Time for pulling the image, which is added to the Pod's time limit. Unit: seconds.
 
     Default: 900, enough for a large CUDA image on a slow connection.

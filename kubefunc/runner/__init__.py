@@ -3,11 +3,12 @@
 This docstring is the protocol; every constant of it stands below, once, and the client imports it from here.
 
 What it is given
-    ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: :func:`kubefunc.payload.runner_spec`), ``key``
-    (32 random bytes of this call), ``payload`` (or ``payload.0``, ``payload.1`` ... joined), ``kubefunc.pyz`` (this
-    program), of a map also ``items`` (:mod:`kubefunc.runner.protocol.records`). ``/kubefunc/out`` (an emptyDir) is
-    shared by both containers. A payload too large for Secrets arrives as ``/kubefunc/out/payload`` instead
-    (``"upload": true`` in the spec), and so do the items of a chunk (``"upload_items": true``).
+    ``/kubefunc/in`` (a Secret, read-only): ``spec.json`` (how to run: ``RunnerSpec`` in
+    :mod:`kubefunc.runner.protocol.spec`), ``key`` (32 random bytes of this call), ``payload`` (or ``payload.0``,
+    ``payload.1`` ... joined), ``kubefunc.pyz`` (this program), of a map also ``items``
+    (:mod:`kubefunc.runner.protocol.records`). ``/kubefunc/out`` (an emptyDir) is shared by both containers. A payload
+    too large for Secrets arrives as ``/kubefunc/out/payload`` instead (``"upload": true`` in the spec), and so do the
+    items of a chunk (``"upload_items": true``).
 
 Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3 -c``, for a quicker start
     ``main``       the supervisor, in the container *main*: forks one child per attempt, writes the result
@@ -90,12 +91,22 @@ OUT_DIR = "/kubefunc/out"
 PACKAGES_DIR = "/kubefunc/packages"
 TERMINATION_LOG = "/dev/termination-log"
 ARCHIVE = "kubefunc.pyz"
+SPEC_FILE = "spec.json"
+KEY_FILE = "key"
+PAYLOAD = "payload"
+ITEMS = "items"
 
 MAIN = "main"
 COURIER = "courier"
 
 PAYLOAD_MAGIC = b"KFP1"
 ENVELOPE_MAGIC = b"KFE1"
+
+# What applies where no option says otherwise; all in seconds.
+BACKOFF = (1.0, 2.0, 60.0)  # before the first new attempt; the factor for each further one; the most
+FETCH_GRACE = 60.0
+RESULT_TTL = 600.0  # for a client that was there a moment ago
+PULL_ALLOWANCE = 900.0
 
 STOP_GRACE = 30  # seconds that the kubelet gives a Pod between SIGTERM and SIGKILL
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import subprocess
@@ -13,10 +12,11 @@ from typing import Any
 
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.envelope import Envelope
-from kubefunc.payload import Packer, runner_spec
+from kubefunc.payload import Packer
 from kubefunc.runner import ENV_FAILURES, ENV_POD_INDEX
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.records import Record
+from kubefunc.runner.protocol.spec import RunnerSpec
 from tests.conftest import ROOT
 
 CALL = "f-abcdefgh"
@@ -60,11 +60,11 @@ class Chunk:
         payload = Packer.for_local().pack(function, (), kwargs or {}, retry_exceptions)
         items = records.join_items([(index, pickle.dumps(args)) for index, args in enumerate(arguments)])
         known = {"map": {}, "skip_wait": 10.0, "fail_index": True, "upload_items": False}
-        self.spec = {**runner_spec(call=CALL, function="f"), "backoff": [0.01, 2.0, 1.0], **known, **spec}
-        self._write("spec.json", json.dumps(self.spec).encode())
+        self.spec = RunnerSpec(call=CALL, function="f", backoff=(0.01, 2.0, 1.0)).replace(**{**known, **spec})
+        self._write("spec.json", self.spec.encoded())
         self._write("key", KEY)
         self._write("payload", payload.data)
-        if not self.spec["upload_items"]:
+        if not self.spec.upload_items:
             self._write("items", records.join_chunks([b""] * number + [items]))
         self.items = items
 

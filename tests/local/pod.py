@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc.envelope import Envelope, verify
-from kubefunc.payload import Packer, runner_spec
+from kubefunc.payload import Packer
+from kubefunc.runner.protocol.spec import RunnerSpec
 from tests.conftest import ROOT
 
 CALL = "f-abcdefgh"
@@ -31,7 +31,7 @@ class Pod:
         for each in (self.in_dir, self.out_dir):
             each.mkdir()
         self.payload = Packer.for_local().pack(function, retry_exceptions=(Exception,)).data
-        self.write("spec.json", json.dumps({**runner_spec(call=CALL, function="f"), **spec}).encode())
+        self.write("spec.json", RunnerSpec(call=CALL, function="f").replace(**spec).encoded())
         self.write("key", KEY)
         self.environ = {
             **os.environ,

@@ -22,7 +22,8 @@ import os, subprocess, sys, tempfile, json
 from kubefunc.archive import build_archive, find_sources
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, verify
-from kubefunc.payload import Packer, new_id, runner_spec
+from kubefunc.payload import Packer, new_id
+from kubefunc.runner.protocol.spec import RunnerSpec
 
 PACKER = Packer.for_cluster()
 PYZ = build_archive({name: path.read_bytes() for name, path in find_sources().items()})
@@ -36,7 +37,7 @@ def run(function, *args):
             os.mkdir(os.path.join(place, name))
         files = {
             "kubefunc.pyz": PYZ,
-            "spec.json": json.dumps(runner_spec(call=call, function="f")).encode(),
+            "spec.json": RunnerSpec(call=call, function="f").encoded(),
             "key": b"k" * 32,
             "payload": payload.data,
         }

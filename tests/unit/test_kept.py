@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import pickle
 import sys
 from typing import Any
@@ -14,8 +13,9 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.objects.kept import checked_spec, files_of, signed, verified
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, verify
-from kubefunc.payload import new_id, runner_spec
+from kubefunc.payload import new_id
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.spec import RunnerSpec
 from tests.unit.test_envelope import Noticed, unpickled
 
 KEY = b"k" * 32
@@ -25,14 +25,14 @@ OTHER = "3.9"
 
 def files(key: bytes = KEY, **changes: Any) -> dict[str, bytes]:
     """A Secret's files."""
-    spec = {**runner_spec(call=CALL, function="train"), **changes}
-    return {"key": key, "spec.json": json.dumps(spec).encode()}
+    spec = RunnerSpec(call=CALL, function="train").replace(**changes)
+    return {"key": key, "spec.json": spec.encoded()}
 
 
 def test_the_calls_own_secret_is_read() -> None:
     """Key, protocol and Python are right."""
     secret = {"data": {name: base64.b64encode(data).decode() for name, data in files().items()}}
-    assert checked_spec(CALL, files_of(secret))["function"] == "train"
+    assert checked_spec(CALL, files_of(secret)).function == "train"
 
 
 @pytest.mark.parametrize("key", [b"", b"another key", b"k" * 31])

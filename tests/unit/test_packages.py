@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.backends.kubernetes.control.jobs import packages_spec
+from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.errors import ConfigurationError, PackageInstallError
 from kubefunc.options import Options, environment_layer, parse_changes
 from kubefunc.options.parsers.requirements import from_list

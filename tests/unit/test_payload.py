@@ -35,10 +35,10 @@ from kubefunc.payload import (
     is_call,
     is_valid_id,
     new_id,
-    runner_spec,
     uncompressed,
 )
 from kubefunc.runner import PAYLOAD_MAGIC
+from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.protocol.wire import split_files, split_payload
 
 VALUES = st.recursive(
@@ -438,7 +438,7 @@ def test_what_is_no_id_is_told(text: str) -> None:
 
 def test_the_spec_is_plain_json() -> None:
     """All that the runner must know, with the Python that the payload needs."""
-    spec = runner_spec(call="f-x7k2p5qa", function="f", timeout=1.5, retries=2)
-    assert json.loads(json.dumps(spec)) == spec
-    assert spec["python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert (spec["timeout"], spec["retries"], spec["protocol"]) == (1.5, 2, 1)
+    spec = RunnerSpec(call="f-x7k2p5qa", function="f", timeout=1.5, retries=2)
+    assert RunnerSpec.read(spec.encoded()).as_json() == json.loads(json.dumps(spec.as_json()))
+    assert spec.python == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert (spec.timeout, spec.retries, spec.protocol) == (1.5, 2, 1)

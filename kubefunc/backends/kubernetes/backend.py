@@ -7,7 +7,6 @@ watches, a clock.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,14 +24,14 @@ from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.control.cluster import Cluster
-from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, pod_program, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.work import ClusterWork
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
-from kubefunc.backends.kubernetes.objects import kept, shards
+from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.objects.job import validate
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
@@ -41,11 +40,12 @@ from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
+from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner import ARCHIVE
+from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
@@ -188,11 +188,10 @@ class KubernetesBackend:
     def _job_spec(self, submission: Submission, namespace: str) -> JobSpec:
         payload, options = submission.payload.data, submission.options
         uploads = len(payload) > SECRETS_LIMIT
-        spec = pod_program(submission)
-        spec["express"] = options.express and not options.detach
-        files = {ARCHIVE: archive_bytes(), SPEC: json.dumps(spec).encode(), "key": submission.key}
+        spec = pod_spec(submission, upload=uploads).replace(express=options.express and not options.detach)
+        files = {ARCHIVE: archive_bytes(), SPEC_FILE: spec.encoded(), KEY_FILE: submission.key}
         if not uploads:
-            files[shards.PAYLOAD] = payload
+            files[PAYLOAD] = payload
         return JobSpec(
             call=submission.call,
             session=self._session,
@@ -226,7 +225,7 @@ class KubernetesBackend:
             job=name,
             function=call.rpartition("-")[0],
             namespace=namespace,
-            key=files.get(kept.KEY, b""),
+            key=files.get(KEY_FILE, b""),
             options=Options(),
             sink=sink,
             stays=True,

@@ -22,7 +22,7 @@ from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.backends.queue import LEAST_AHEAD, MOST_AHEAD, WorkQueue, items_ahead
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import WorkerDiedError
-from kubefunc.runner import CODE_DIED, CODE_OOM
+from kubefunc.runner import BACKOFF, CODE_DIED, CODE_OOM
 from kubefunc.runner.execution import attempts, items
 from kubefunc.runner.local import worker
 from kubefunc.runner.local.pool import DIED, MESSAGES
@@ -372,8 +372,7 @@ class LocalMap:
                 return
 
     def _try_again(self, index: int) -> None:
-        spec = {"backoff": (1.0, 2.0, 60.0)}
-        self._queue.retry(index, time.monotonic() + attempts.back_off(spec, self._queue.attempt(index)))
+        self._queue.retry(index, time.monotonic() + attempts.back_off(BACKOFF, self._queue.attempt(index)))
 
     def _broken(self, content: bytes) -> None:
         """The function does not load: no item can run."""
@@ -461,8 +460,7 @@ class LocalMap:
         self._remove_arguments(index)
         attempt = self._queue.attempt(index)
         if attempt <= self.submission.options.retries and header["code"] != CODE_OOM:
-            spec = {"call": self.submission.call, "retries": self.submission.options.retries}
-            line = attempts.announcement(spec, attempt, header, index)
+            line = attempts.announcement(self.submission.call, self.submission.options.retries, attempt, header, index)
             self._sink.output((index,), f"kubefunc: {line}\n".encode())
             self._try_again(index)
             return

@@ -124,16 +124,16 @@ class _Watcher:
             self._owner.watched(self, lost)
 
     def _attempts(self) -> None:
-        attempt = int(self._request.spec["used"])
+        attempt = int(self._request.spec.used)
         while True:
             attempt += 1
             header = self._attempt(attempt)
             if header is None:
                 return
-            more = attempt <= self._request.spec["retries"] and header.get("retry", False) and not self._ending
+            more = attempt <= self._request.spec.retries and header.get("retry", False) and not self._ending
             if more:
-                self._say(attempts.announcement(self._request.spec, attempt, header))
-            if not more or not self._wait(attempts.back_off(self._request.spec, attempt)):
+                self._say(attempts.announcement(self._request.spec.call, self._request.spec.retries, attempt, header))
+            if not more or not self._wait(attempts.back_off(self._request.spec.backoff, attempt)):
                 self._publish(header, attempt)
                 return
 
@@ -163,7 +163,7 @@ class _Watcher:
 
     def _mind_the_time(self, frames: child.FrameReader, clock: attempts.Clock, started: float | None) -> float | None:
         """Set the clock for what comes next; when the function started."""
-        timeout = self._request.spec["timeout"]
+        timeout = self._request.spec.timeout
         if frames.header is not None and clock.why != "exit":
             clock.set("exit", attempts.EXIT_GRACE)
         elif frames.started and started is None:
@@ -208,7 +208,7 @@ class _Watcher:
         """It left no word of its own."""
         if timed_out:
             stacks = attempts.read_stacks(self._request.path("stacks"))
-            detail: dict[str, Any] = {"timeout": self._request.spec["timeout"], "stacks": stacks}
+            detail: dict[str, Any] = {"timeout": self._request.spec.timeout, "stacks": stacks}
             header = attempts.error_header(CODE_TIMEOUT, detail)
         else:
             detail = {"signal": -code} if code < 0 else {"exit_code": code}

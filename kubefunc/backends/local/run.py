@@ -15,12 +15,11 @@ from typing import BinaryIO, Protocol
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.local.environment import function_environment
 from kubefunc.backends.local.launch import working_directory
+from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
-from kubefunc.log_setup import log_setup
 from kubefunc.modules import search_path
-from kubefunc.payload import runner_spec
 from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
 _NOT_STARTED = "no process could be started for it"
@@ -182,15 +181,7 @@ def request_header(submission: Submission, directory: Path, environ: Mapping[str
     options = submission.options
     wanted = function_environment(os.environ, {name: str(value) for name, value in options.env.items()})
     return {
-        "spec": runner_spec(
-            call=submission.call,
-            function=submission.function,
-            timeout=options.timeout,
-            retries=options.retries,
-            nested=options.service_account is not None,
-            used=submission.used if isinstance(submission, Submission) else 0,
-            logging=log_setup() if options.logging else None,
-        ),
+        "spec": runner_spec(submission).as_json(),
         "key": submission.key.hex(),
         "directory": str(directory),
         "cwd": working_directory(),

@@ -11,7 +11,7 @@ from kubefunc.runner import CODE_TIMEOUT, ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
@@ -45,9 +45,9 @@ class Clock:
         self.at = time.monotonic() + 0.1
         return True
 
-    def next_signal(self, spec: dict[str, Any]) -> int:
+    def next_signal(self, *, nested: bool) -> int:
         """The signal for a process whose time is over. SIGKILL; but one that has made calls may cancel these first."""
-        if self.why == "timeout" and spec["nested"]:
+        if self.why == "timeout" and nested:
             self.set("stop", NESTED_GRACE)
             return signal.SIGTERM
         self.stop()
@@ -84,23 +84,22 @@ def _says_final(error: BaseException) -> bool:
     return False
 
 
-def back_off(spec: dict[str, Any], attempt: int) -> float:
+def back_off(backoff: Sequence[float], attempt: int) -> float:
     """Seconds to wait after this attempt: more each time, and not the same for all calls that failed together."""
     import random  # the first attempt does not wait for it
 
-    initial, factor, maximum = spec["backoff"]
+    initial, factor, maximum = backoff
     return float(min(maximum, initial * factor ** min(attempt - 1, 100)) * random.uniform(0.5, 1.0))
 
 
-def announcement(spec: dict[str, Any], attempt: int, header: dict[str, Any], index: int | None = None) -> str:
+def announcement(call: str, retries: int, attempt: int, header: dict[str, Any], index: int | None = None) -> str:
     """The line that says why a call, or an item of a map, is tried again after this attempt.
 
-    >>> spec = {"call": "train-x7k2p9qa", "retries": 2}
-    >>> announcement(spec, 1, {"error": "ValueError: no such station"})
+    >>> announcement("train-x7k2p9qa", 2, 1, {"error": "ValueError: no such station"})
     'train-x7k2p9qa: attempt 2 of 3 after ValueError: no such station'
     """
-    what = spec["call"] if index is None else f"{spec['call']}[{index}]"
-    return f"{what}: attempt {attempt + 1} of {spec['retries'] + 1} after {_reason(header)}"
+    what = call if index is None else f"{call}[{index}]"
+    return f"{what}: attempt {attempt + 1} of {retries + 1} after {_reason(header)}"
 
 
 def _reason(header: dict[str, Any]) -> str:

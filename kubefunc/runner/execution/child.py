@@ -44,12 +44,16 @@ except ImportError:  # Windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from dataclasses import dataclass
     from io import FileIO
     from typing import Any, NoReturn
 
     NewBody = Callable[[], "Body"]
     Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
+    from kubefunc.runner.protocol.spec import RunnerSpec
+else:
+    from kubefunc.runner.protocol.record import dataclass
 
 FRAME_START = b"S"
 FRAME_BODY = b"B"
@@ -58,11 +62,12 @@ FRAME_EXIT = b"E"
 BODY_IN_MEMORY = 64 * 1024  # bytes: a larger body goes to its file
 
 
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What a child is to do, and where it may put what.
 
     Attributes:
-        spec: as in ``spec.json``.
+        spec: how to run.
         attempt: counted from 1.
         payload: the bytes, or the path of a file that holds them.
         body: the path for a large body.
@@ -70,17 +75,12 @@ class Job:
         code: the directory for the caller's modules.
     """
 
-    __slots__ = ("attempt", "body", "code", "payload", "spec", "stacks")
-
-    def __init__(
-        self, *, spec: dict[str, Any], attempt: int, payload: bytes | str, body: str, stacks: str, code: str
-    ) -> None:
-        self.spec = spec
-        self.attempt = attempt
-        self.payload = payload
-        self.body = body
-        self.stacks = stacks
-        self.code = code
+    spec: RunnerSpec
+    attempt: int
+    payload: bytes | str
+    body: str
+    stacks: str
+    code: str
 
 
 class FrameReader:
@@ -214,7 +214,7 @@ def run(job: Job, frames: int) -> None:
     except Terminated:
         die_of_sigterm()
     sigterm.ignore()
-    cancel_stacks(job.spec["timeout"])
+    cancel_stacks(job.spec.timeout)
     _finish(frames, header, body)
     run_exit_handlers()
     wire.write_all(frames, wire.frame(FRAME_EXIT))
@@ -247,7 +247,7 @@ def _call(job: Job, frames: int) -> Outcome:
         return cannot_load(error, new_body)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))
-    arm_stacks(job.spec["timeout"], job.stacks)
+    arm_stacks(job.spec.timeout, job.stacks)
     header, body = invoke(function, args, kwargs, retry_exceptions, new_body)
     return {**header, "started": started}, body
 
@@ -317,31 +317,31 @@ def _exit_detail(error: BaseException) -> dict[str, Any]:
     return detail
 
 
-def prepare(spec: dict[str, Any], attempt: int) -> None:
+def prepare(spec: RunnerSpec, attempt: int) -> None:
     """Make this forked process one for the caller's code."""
-    os.environ[ENV_CALL] = spec["call"]
+    os.environ[ENV_CALL] = spec.call
     os.environ[ENV_ATTEMPT] = str(attempt)
-    os.environ[ENV_DISRUPTIONS] = str(spec.get("disruptions", 0))
-    if spec.get("nested"):
+    os.environ[ENV_DISRUPTIONS] = str(spec.disruptions)
+    if spec.nested:
         os.environ[ENV_NESTED] = "1"
         _open_to_installed_kubefunc()
-    place = spec.get("packages", {}).get("place")
+    place = None if spec.packages is None else spec.packages.get("place")
     if place:
         from kubefunc.runner.execution import packages
 
         packages.activate(place)
-    sys.argv = [spec["function"]]
+    sys.argv = [spec.function]
     # What the caller defined in its __main__ arrives by value; this program's own __main__ is not theirs.
     sys.modules["__main__"] = ModuleType("__main__")
     # A crash in C code shows where; a function that replaces sys.stderr does not matter to it.
     faulthandler.enable(2)
     sigterm.raise_in_function()
     _flush_at_sudden_exit()
-    if spec.get("logging"):
-        _set_up_logging(spec["logging"])
+    if spec.logging is not None:
+        _set_up_logging(spec.logging)
 
 
-def _set_up_logging(wanted: dict[str, Any]) -> None:
+def _set_up_logging(wanted: Mapping[str, Any]) -> None:
     """As it was set up for the caller; ``sys.stderr`` is looked up at each record, for a function may replace it."""
     import logging  # most calls need not wait for it
 

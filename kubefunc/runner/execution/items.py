@@ -22,10 +22,14 @@ from kubefunc.runner.protocol import records, wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import dataclass
     from mmap import mmap
     from typing import Any
 
     from kubefunc.runner.pod.sharing import Tickets
+    from kubefunc.runner.protocol.spec import RunnerSpec
+else:
+    from kubefunc.runner.protocol.record import dataclass
 
 ITEM = b"I"
 RECORD = b"R"
@@ -55,11 +59,12 @@ class Item:
         self.not_before = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What a child is to do, and where it may put what.
 
     Attributes:
-        spec: as in ``spec.json``.
+        spec: how to run.
         payload: the function's, or the path of a file that holds it.
         items: to be run in this order.
         code: the directory for the caller's modules.
@@ -68,26 +73,13 @@ class Work:
         tickets: the right to begin each of the items; the supervisor may take some back. None: all may begin.
     """
 
-    __slots__ = ("code", "items", "note", "path", "payload", "spec", "tickets")
-
-    def __init__(
-        self,
-        *,
-        spec: dict[str, Any],
-        payload: bytes | str,
-        items: Sequence[Item],
-        code: str,
-        path: Callable[[str], str],
-        note: int | None,
-        tickets: Tickets | None = None,
-    ) -> None:
-        self.spec = spec
-        self.payload = payload
-        self.items = items
-        self.code = code
-        self.path = path
-        self.note = note
-        self.tickets = tickets
+    spec: RunnerSpec
+    payload: bytes | str
+    items: Sequence[Item]
+    code: str
+    path: Callable[[str], str]
+    note: int | None
+    tickets: Tickets | None = None
 
 
 def run(work: Work, frames: int) -> None:
@@ -135,7 +127,7 @@ class Runner:
         self._args = args
         self._kwargs = kwargs
         self._retry_exceptions = retry_exceptions
-        self._timeout: float | None = work.spec["timeout"]
+        self._timeout: float | None = work.spec.timeout
         if self._timeout is not None:
             self._stacks = os.open(work.path("stacks"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
@@ -150,9 +142,10 @@ class Runner:
         if self._timeout is not None:
             faulthandler.cancel_dump_traceback_later()
         error = header.pop("error", "")
-        again = header.pop("retry", False) and item.attempt <= self._work.spec["retries"]
+        again = header.pop("retry", False) and item.attempt <= self._work.spec.retries
         if again:
-            self._announce(attempts.announcement(self._work.spec, item.attempt, {"error": error}, item.index))
+            spec = self._work.spec
+            self._announce(attempts.announcement(spec.call, spec.retries, item.attempt, {"error": error}, item.index))
         self.flush()
         if again:
             wire.write_all(self._frames, wire.frame(AGAIN, records.INDEX.pack(item.index)))

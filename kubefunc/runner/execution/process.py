@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
+    from kubefunc.runner.protocol.spec import RunnerSpec
+
     class Port(Protocol):
         """What a supervisor needs of its surroundings."""
 
         @property
-        def spec(self) -> dict[str, Any]: ...
+        def spec(self) -> RunnerSpec: ...
         @property
         def end_grace(self) -> float: ...  # seconds between SIGTERM and SIGKILL; infinite where someone else kills
         @property
@@ -226,7 +228,7 @@ class Overseer:
 
     def back_off(self, attempt: int) -> float:
         """Seconds before the attempt after this one."""
-        return attempts.back_off(self.spec, attempt)
+        return attempts.back_off(self.spec.backoff, attempt)
 
     def wait_for_file(self, name: str, seconds: float) -> bool:
         """Whether the client has brought this file, waiting so long for it."""
@@ -247,7 +249,7 @@ class Overseer:
         """What the header says of a child that left no result: the clock, the kernel, or how it ended."""
         if timed_out:
             stacks = attempts.read_stacks(self.port.path("stacks"))
-            code, detail = CODE_TIMEOUT, {"timeout": self.spec["timeout"], "stacks": stacks}
+            code, detail = CODE_TIMEOUT, {"timeout": self.spec.timeout, "stacks": stacks}
         elif self.out_of_memory(status):
             code, detail = CODE_OOM, {"limit": memory.memory_limit()}
         elif os.WIFSIGNALED(status):

@@ -80,7 +80,7 @@ class Pool:
             if self.client.fileno() in ready and not self._hear():
                 self._terminate()
                 break
-            timeout = None if self.request is None else self.request.spec["timeout"]
+            timeout = None if self.request is None else self.request.spec.timeout
             if timeout is not None:
                 self._kill_overdue(timeout + attempts.STACKS_GRACE)
             pause = _LOOK_EVERY if self.workers and timeout is not None else None
@@ -173,7 +173,7 @@ class Pool:
         if seat in self.timed_out and self.request is not None:
             self.timed_out.remove(seat)
             stacks = attempts.read_stacks(self.request.path(f"stacks.{seat}"))
-            code, detail = CODE_TIMEOUT, {"timeout": self.request.spec["timeout"], "stacks": stacks}
+            code, detail = CODE_TIMEOUT, {"timeout": self.request.spec.timeout, "stacks": stacks}
         elif not os.WIFSIGNALED(status):
             detail = {"exit_code": os.WEXITSTATUS(status)}
         elif os.WTERMSIG(status) == signal.SIGKILL and self.oom_kills > before:

@@ -13,6 +13,7 @@ import sys
 
 from kubefunc.runner.execution import child
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.spec import RunnerSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,18 +46,15 @@ class Request:
         (size,) = wire.LENGTH.unpack_from(data)
         start = wire.LENGTH.size
         self.header: dict[str, Any] = json.loads(data[start : start + size])
+        self.spec = RunnerSpec.from_json(self.header["spec"])
         self.payload: bytes | str = self.header["payload"] or data[start + size :]
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return self.header["spec"]  # type: ignore[no-any-return]
 
     @property
     def key(self) -> bytes:
         return bytes.fromhex(self.header["key"])
 
     def path(self, name: str) -> str:
-        return os.path.join(self.header["directory"], f"{self.spec['call']}.{name}")
+        return os.path.join(self.header["directory"], f"{self.spec.call}.{name}")
 
     def job(self, attempt: int) -> child.Job:
         return child.Job(

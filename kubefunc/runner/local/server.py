@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from kubefunc.runner.execution.process import Overseer
+    from kubefunc.runner.protocol.spec import RunnerSpec
 
 NEW_SLOT = b"n"
 NEW_POOL = b"p"
@@ -157,7 +158,7 @@ class Slot:
         return self.request
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> RunnerSpec:
         return self._call.spec
 
     def path(self, name: str) -> str:

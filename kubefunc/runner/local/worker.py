@@ -31,8 +31,12 @@ from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dataclasses import dataclass
     from io import FileIO
     from typing import Any
+
+else:
+    from kubefunc.runner.protocol.record import dataclass
 
 MESSAGE = struct.Struct(">QIc")
 INLINE = b"I"
@@ -51,26 +55,29 @@ ENDED = float("inf")  # as the time of an item: its function has ended, and its 
 OUTPUT_TAKEN_WITHIN = 5.0
 
 
+@dataclass(frozen=True, kw_only=True)
 class Work(items.Work):
     """What a worker is to do, and how it is reached."""
 
-    __slots__ = ("answers", "notes", "queue", "seat")
+    seat: int
+    queue: socket.socket
+    answers: socket.socket
+    notes: mmap.mmap
 
-    def __init__(
-        self, request: Request, seat: int, queue: socket.socket, answers: socket.socket, notes: mmap.mmap
-    ) -> None:
-        super().__init__(
-            spec=request.spec,
-            payload=request.payload,
-            items=(),
-            code=request.path(f"code.{seat}"),
-            path=lambda name: request.path(f"stacks.{seat}" if name == "stacks" else name),
-            note=None,
-        )
-        self.seat = seat
-        self.queue = queue
-        self.answers = answers
-        self.notes = notes
+
+def _work(request: Request, seat: int, queue: socket.socket, answers: socket.socket, notes: mmap.mmap) -> Work:
+    return Work(
+        spec=request.spec,
+        payload=request.payload,
+        items=(),
+        code=request.path(f"code.{seat}"),
+        path=lambda name: request.path(f"stacks.{seat}" if name == "stacks" else name),
+        note=None,
+        seat=seat,
+        queue=queue,
+        answers=answers,
+        notes=notes,
+    )
 
 
 def serve(seat: int, queue: socket.socket, answers: socket.socket, notes: mmap.mmap) -> None:
@@ -79,7 +86,7 @@ def serve(seat: int, queue: socket.socket, answers: socket.socket, notes: mmap.m
     if path:
         request = read_request(path)
         request.surround()
-        run(Work(request, seat, queue, answers, notes))
+        run(_work(request, seat, queue, answers, notes))
 
 
 def _receive_start(answers: socket.socket) -> str:

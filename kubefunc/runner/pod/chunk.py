@@ -25,6 +25,8 @@ from kubefunc.runner import (
     EXIT_RAISED,
     EXIT_TERMINATED,
     EXIT_VALUE,
+    ITEMS,
+    PAYLOAD,
 )
 from kubefunc.runner.execution import items, memory
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
@@ -134,7 +136,7 @@ class Chunk(Overseer):
     def __init__(self, port: Place, signals: Signals) -> None:
         super().__init__(port, signals)
         self.number = int(os.environ.get(ENV_POD_INDEX, "0"))
-        self.blocks = BlockWriter(port.path("body"), port.key, self.spec["call"], self.number)
+        self.blocks = BlockWriter(port.path("body"), port.key, self.spec.call, self.number)
         self.todo: dict[int, Item] = {}
         self.broken: tuple[dict[str, Any], bytes] | None = None
         self.done = 0
@@ -145,32 +147,33 @@ class Chunk(Overseer):
     def run(self) -> int:
         """All items, each until it has an outcome; publishes the chunk and returns the exit code."""
         here = "{}.{}".format(*sys.version_info)
-        if self.spec["python"] != here:
-            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here}))
+        if self.spec.python != here:
+            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec.python, "here": here}))
         failed = self.port.prepare(self)
         if self.ending:
             return self._give_up()
         if failed is not None:
             return self._publish_error(failed)
         for name in self._brought_by_client():
-            if not self.wait_for_file(name, self.spec["pull_allowance"]):
+            if not self.wait_for_file(name, self.spec.pull_allowance):
                 if self.ending:
                     return self._give_up()
-                return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]}))
+                return self._publish_error(error_header(CODE_UPLOAD, {"waited": self.spec.pull_allowance}))
         skipped = self._skipped()
         arguments = records.split_items(self.port.arguments(self.number))
-        attempt = int(self.spec["used"]) + 1
+        attempt = int(self.spec.used) + 1
         self.todo = {index: items.Item(index, data, attempt) for index, data in arguments if index not in skipped}
         while self.todo and self.broken is None and not self.is_ending():
             self._run_those_due()
         return self._publish()
 
     def _brought_by_client(self) -> list[str]:
-        return [name for name, flag in (("payload", "upload"), ("items", "upload_items")) if self.spec.get(flag)]
+        flags = ((PAYLOAD, self.spec.upload), (ITEMS, self.spec.upload_items))
+        return [name for name, is_uploaded in flags if is_uploaded]
 
     def _skipped(self) -> set[int]:
         """What a replacement need not run again. No answer: nobody knows of any outcome, so all of it."""
-        if not self.port.earlier_pods or not self.wait_for_file("skip", self.spec["skip_wait"]):
+        if not self.port.earlier_pods or not self.wait_for_file("skip", self.spec.skip_wait):
             return set()
         with open(self.port.path("skip"), "rb") as file:
             return set(records.unpack_indexes(file.read()))
@@ -248,7 +251,7 @@ class Chunk(Overseer):
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
         if run.clock.is_over() and not self._has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
             run.timed_out = run.timed_out or run.clock.why == "timeout"
-            number = run.clock.next_signal(self.spec)
+            number = run.clock.next_signal(nested=self.spec.nested)
             run.stopping = number == signal.SIGKILL
             kill_group(run.process.pid, number)
         if run.stopping or (self.ending and run.at is None):
@@ -269,8 +272,8 @@ class Chunk(Overseer):
             (run.at,) = records.INDEX.unpack(content)
             run.started = time.time()
             run.pace.item(time.monotonic())
-            if self.spec["timeout"] is not None:
-                run.clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
+            if self.spec.timeout is not None:
+                run.clock.set("timeout", self.spec.timeout + STACKS_GRACE)
         elif letter == items.EXIT:
             run.ended = True
             (self.peak_memory,) = records.INDEX.unpack(content)
@@ -324,8 +327,8 @@ class Chunk(Overseer):
         if self.ending:
             return  # not the item's fault: the Pod that replaces this one runs it
         item, header = self.todo[run.at], self.verdict(status, run.timed_out)
-        if item.attempt <= self.spec["retries"] and header["code"] != CODE_OOM:
-            self.say(announcement(self.spec, item.attempt, header, item.index))
+        if item.attempt <= self.spec.retries and header["code"] != CODE_OOM:
+            self.say(announcement(self.spec.call, self.spec.retries, item.attempt, header, item.index))
             self._later(item)
             return
         encoded = json.dumps(header).encode()
@@ -343,7 +346,7 @@ class Chunk(Overseer):
             return self._give_up()
         header = {
             "outcome": CHUNK,
-            "call": self.spec["call"],
+            "call": self.spec.call,
             "chunk": self.number,
             "blocks": self.blocks.count,
             "items": self.done,
@@ -376,7 +379,7 @@ class Chunk(Overseer):
             started=None,
             finished=time.time(),
             peak_memory=self.largest,
-            call=self.spec["call"],
+            call=self.spec.call,
             chunk=self.number,
             attempts=0,
             printed=self.printed,
@@ -386,7 +389,7 @@ class Chunk(Overseer):
 
     def _exit_code(self, failed: int) -> int:
         """An old server would take a failed item for the Job's failure, or run the chunk again."""
-        return EXIT_RAISED if failed and self.spec["fail_index"] else EXIT_VALUE
+        return EXIT_RAISED if failed and self.spec.fail_index else EXIT_VALUE
 
     def _give_up(self) -> int:
         self.port.give_up()

@@ -24,6 +24,7 @@ from kubefunc.runner import (
     READER_HEARTBEAT,
     READER_NOTHING,
     READER_RESULT,
+    SPEC_FILE,
     TERMINATION_UNFETCHED,
     UPLOAD_DONE,
 )
@@ -32,7 +33,8 @@ from kubefunc.runner.protocol import pipes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Any
+
+    from kubefunc.runner.protocol.spec import RunnerSpec
 else:
     import _signal as signal  # what ``signal`` adds to it are names for numbers, for which it loads 4 ms of ``enum``
 
@@ -82,21 +84,21 @@ class Courier:
     def __init__(self, out: Out, in_dir: str, termination_log: str) -> None:
         self.out = out
         self.termination_log = termination_log
-        self._spec: dict[str, Any] = {}
-        self._spec_file = os.path.join(in_dir, "spec.json")
+        self._spec: RunnerSpec | None = None
+        self._spec_file = os.path.join(in_dir, SPEC_FILE)
         self.terminating = False
         self.readers = out.open("readers")
         signal.signal(signal.SIGTERM, self._terminate)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # it may have come while this was loaded
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> RunnerSpec:
         """Read when it is needed: while ``main`` starts, its caller waits, and the node has enough to do."""
-        if not self._spec:
-            import json
+        if self._spec is None:
+            from kubefunc.runner.protocol.spec import RunnerSpec
 
             with open(self._spec_file, "rb") as file:
-                self._spec.update(json.loads(file.read()))
+                self._spec = RunnerSpec.read(file.read())
         return self._spec
 
     def _terminate(self, *_: object) -> None:
@@ -117,15 +119,15 @@ class Courier:
         began = time.monotonic()
         while not self.out.has("lock"):
             waited = time.monotonic() - began
-            if self.terminating or (waited > SOON and waited > self.spec["pull_allowance"]):
+            if self.terminating or (waited > SOON and waited > self.spec.pull_allowance):
                 return False
             time.sleep(POLL)
         return True
 
     def _grace(self) -> float:
         if self.out.has("inline"):
-            return EXPRESS_LINGER if self.spec.get("express") else 0.0
-        return float(self.spec["fetch_grace"])
+            return EXPRESS_LINGER if self.spec.express else 0.0
+        return float(self.spec.fetch_grace)
 
     def _fetched_within(self, seconds: float) -> bool:
         """Wait for an ACK. When the time is up, or SIGTERM came, a reader at work may still finish."""
@@ -152,12 +154,12 @@ class Courier:
 
     def _keep_a_copy(self) -> int:
         """A client that has this chunk may be killed before it has the map: ``attach_map`` reads the log then."""
-        if self.spec.get("map") is not None and self._fits_into_log():
+        if self.spec.map is not None and self._fits_into_log():
             self._log()
         return 0
 
     def _fits_into_log(self) -> bool:
-        return self.spec["results_in_log"] and os.stat(self.out.path("result")).st_size <= LOG_LIMIT
+        return self.spec.results_in_log and os.stat(self.out.path("result")).st_size <= LOG_LIMIT
 
     def _leave_in_log(self) -> int:
         """Nobody came: to the log with it, so that the Pod can end; or wait on, where it may not go there."""
@@ -165,7 +167,7 @@ class Courier:
             self._log()
             return EXIT_COURIER_TERMINATED if self.terminating else 0
         fcntl.flock(self.readers, fcntl.LOCK_UN)
-        if not self.terminating and self._fetched_within(self.spec["result_ttl"]):
+        if not self.terminating and self._fetched_within(self.spec.result_ttl):
             return 0
         if not self.terminating:
             self._note(TERMINATION_UNFETCHED)

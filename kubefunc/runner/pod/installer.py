@@ -31,7 +31,7 @@ from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from kubefunc.runner.execution.process import Child, Overseer
@@ -73,18 +73,21 @@ class CannotInstall(Exception):
 # --- in the supervisor
 
 
-def install(overseer: Overseer, fork: Callable[[Callable[[int], None]], Child], volume: str) -> dict[str, Any] | None:
-    """Install what the spec asks for, and note in it where that is.
+def install(
+    overseer: Overseer, wanted: Mapping[str, Any], fork: Callable[[Callable[[int], None]], Child], volume: str
+) -> tuple[str, dict[str, Any] | None]:
+    """Install what a spec asks for.
 
     Args:
         overseer: passes the installer's output on, unless this is a further Pod of a map.
+        wanted: what is to be installed.
         fork: forks a child of this process that runs a function, given the descriptor for its frames.
         volume: the directory for the environment.
 
     Returns:
-        the header of the error; None if the packages are there, or SIGTERM has come (``overseer.ending``).
+        where the packages are, and the header of the error; None if they are there, or SIGTERM has come
+        (``overseer.ending``).
     """
-    wanted = overseer.spec["packages"]
     run = _Run(overseer, fork(lambda frames: _report(frames, wanted, volume)), wanted["seconds"])
     try:
         status = run.watch()
@@ -92,9 +95,8 @@ def install(overseer: Overseer, fork: Callable[[Callable[[int], None]], Child], 
         kill_group(run.process.pid, signal.SIGKILL)
         run.process.close()
     if run.report is not None and "place" in run.report:
-        wanted["place"] = run.report["place"]
-        return None
-    return None if overseer.ending else attempts.error_header(CODE_PACKAGES, run.failure(status))
+        return str(run.report["place"]), None
+    return "", None if overseer.ending else attempts.error_header(CODE_PACKAGES, run.failure(status))
 
 
 class _Run:
@@ -176,7 +178,7 @@ def without_credentials(text: bytes) -> bytes:
 # --- in its child
 
 
-def _report(frames: int, wanted: dict[str, Any], volume: str) -> None:
+def _report(frames: int, wanted: Mapping[str, Any], volume: str) -> None:
     found: dict[str, Any]
     try:
         found = {"place": _place(wanted, volume)}
@@ -191,7 +193,7 @@ def _report(frames: int, wanted: dict[str, Any], volume: str) -> None:
     wire.write_all(frames, wire.frame(REPORT, json.dumps(found).encode()))
 
 
-def _place(wanted: dict[str, Any], volume: str) -> str:
+def _place(wanted: Mapping[str, Any], volume: str) -> str:
     """The environment with the packages: the one of the cache, or one that is made now."""
     if not wanted.get("cache"):
         return _made(wanted, os.path.join(volume, "environment"))
@@ -209,7 +211,7 @@ def _place(wanted: dict[str, Any], volume: str) -> str:
         return place
 
 
-def cache_key(wanted: dict[str, Any]) -> str:
+def cache_key(wanted: Mapping[str, Any]) -> str:
     """The name of an environment: what was asked for, where from, and what it was made on.
 
     It sees the packages of the image, and may rely on them: another image has another environment.
@@ -246,7 +248,7 @@ def _lock(file: int) -> bool:
     return True
 
 
-def _made(wanted: dict[str, Any], place: str) -> str:
+def _made(wanted: Mapping[str, Any], place: str) -> str:
     started = time.monotonic()
     name, command = installer(place)
     print(f"kubefunc: installing packages with {name}: {wanted['title']}", flush=True)
@@ -288,7 +290,7 @@ def _make_environment(place: str) -> None:
             file.writelines(f"{directory}\n" for directory in site.getsitepackages())
 
 
-def _run(name: str, command: Sequence[str], wanted: dict[str, Any], place: str) -> None:
+def _run(name: str, command: Sequence[str], wanted: Mapping[str, Any], place: str) -> None:
     scratch = f"{place}/tmp"  # on the same volume: what is unpacked there need not be copied
     os.mkdir(scratch)
     files = [*_file(scratch, "-r", wanted["requirements"]), *_file(scratch, "-c", wanted["constraints"])]

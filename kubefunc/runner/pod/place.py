@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import binascii
 import fcntl
-import json
 import os
 import sys
 import time
 
-from kubefunc.runner import ENV_FAILURES, ENV_IGNORED_FAILURES, ENV_STOP_GRACE, PACKAGES_DIR, STOP_GRACE
+from kubefunc.runner import (
+    ENV_FAILURES,
+    ENV_IGNORED_FAILURES,
+    ENV_STOP_GRACE,
+    ITEMS,
+    KEY_FILE,
+    PACKAGES_DIR,
+    PAYLOAD,
+    SPEC_FILE,
+    STOP_GRACE,
+)
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import FOREVER
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.spec import RunnerSpec
 
 STOP_MARGIN = 5.0
 
@@ -62,9 +72,9 @@ class Place:
         self._touched = -FOREVER
         self.lock = self._take_lock()
         self.earlier_pods = earlier_pods(os.environ)
-        self.spec: dict[str, Any] = json.loads(self._read("spec.json"))
-        self.spec["disruptions"] = self.spec.get("disruptions", 0) + self.earlier_pods
-        self.key = self._read("key")
+        spec = RunnerSpec.read(self._read(SPEC_FILE))
+        self.spec = spec.replace(disruptions=spec.disruptions + self.earlier_pods)
+        self.key = self._read(KEY_FILE)
 
     def path(self, name: str) -> str:
         return os.path.join(self.out_dir, name)
@@ -82,12 +92,15 @@ class Place:
 
     def prepare(self, overseer: Overseer) -> dict[str, Any] | None:
         """Install what the spec asks for."""
-        if "packages" not in self.spec:
+        wanted = self.spec.packages
+        if wanted is None:
             return None
         from kubefunc.runner.pod import installer  # most calls do not need it
 
         volume = os.environ.get("KUBEFUNC_PACKAGES_DIR", PACKAGES_DIR)
-        return installer.install(overseer, lambda run: fork_child(run, self._forget), volume)
+        place, failed = installer.install(overseer, wanted, lambda run: fork_child(run, self._forget), volume)
+        self.spec = self.spec.replace(packages={**wanted, "place": place})
+        return failed
 
     def start(self, attempt: int) -> Child:
         return fork_child(lambda frames: child.run(self._job(attempt), frames), self._forget)
@@ -99,7 +112,7 @@ class Place:
         note = self._note()
         work = items.Work(
             spec=self.spec,
-            payload=self._blob("payload", "upload"),
+            payload=self._blob(PAYLOAD, is_uploaded=self.spec.upload),
             items=due,
             code=self._code(),
             path=self.path,
@@ -116,8 +129,8 @@ class Place:
         """The arguments of a chunk: uploaded alone, or out of those of all."""
         from kubefunc.runner.protocol import records
 
-        data = self._blob("items", "upload_items")
-        return data if self.spec.get("upload_items") else records.chunk_of(data, chunk)
+        data = self._blob(ITEMS, is_uploaded=self.spec.upload_items)
+        return data if self.spec.upload_items else records.chunk_of(data, chunk)
 
     def _note(self) -> int | None:
         if self.termination_log is None:
@@ -162,7 +175,7 @@ class Place:
         if self.termination_log is None:
             return
         text = None
-        if self.spec["inline"] and header["size"] < 64 * 1024:
+        if self.spec.inline and header["size"] < 64 * 1024:
             with open(self.path("body"), "rb") as file:
                 text = wire.termination_text(file.read() + wire.tail(header, self.key))
         try:
@@ -191,18 +204,18 @@ class Place:
         return child.Job(
             spec=self.spec,
             attempt=attempt,
-            payload=self._blob("payload", "upload"),
+            payload=self._blob(PAYLOAD, is_uploaded=self.spec.upload),
             body=self.path("body"),
             stacks=self.path("stacks"),
             code=self._code(),
         )
 
     def _code(self) -> str:
-        return os.path.join(os.environ.get("TMPDIR", "/tmp"), f"kubefunc-{self.spec['call']}")
+        return os.path.join(os.environ.get("TMPDIR", "/tmp"), f"kubefunc-{self.spec.call}")
 
-    def _blob(self, name: str, uploaded: str) -> bytes:
+    def _blob(self, name: str, *, is_uploaded: bool) -> bytes:
         """Uploaded, whole, or joined from the shards of several Secrets."""
-        if self.spec.get(uploaded):
+        if is_uploaded:
             with open(self.path(name), "rb") as file:
                 return file.read()
         if os.path.exists(os.path.join(self.in_dir, name)):

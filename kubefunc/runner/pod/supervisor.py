@@ -12,7 +12,16 @@ import signal
 import sys
 import time
 
-from kubefunc.runner import CODE_PYTHON, CODE_UNPICKLABLE, CODE_UPLOAD, EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE, VALUE
+from kubefunc.runner import (
+    CODE_PYTHON,
+    CODE_UNPICKLABLE,
+    CODE_UPLOAD,
+    EXIT_RAISED,
+    EXIT_TERMINATED,
+    EXIT_VALUE,
+    PAYLOAD,
+    VALUE,
+)
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import (
@@ -52,7 +61,7 @@ class Supervisor(Overseer):
             return self._give_up()
         if refused is not None:
             return self._publish_error(refused, 0)
-        attempt = int(self.spec["used"])
+        attempt = int(self.spec.used)
         while True:
             if self.is_ending():
                 return self._give_up()
@@ -60,23 +69,24 @@ class Supervisor(Overseer):
             ending = self._attempt(attempt)
             if self.ending and not self._is_final(ending):
                 return self._give_up()
-            more = attempt <= self.spec["retries"] and not self.ending and self._counts_as_retryable(ending)
+            more = attempt <= self.spec.retries and not self.ending and self._counts_as_retryable(ending)
             if not more:
                 return self._publish(ending, attempt)
-            self.say(announcement(self.spec, attempt, ending.header or self.verdict(ending.status, ending.timed_out)))
+            header = ending.header or self.verdict(ending.status, ending.timed_out)
+            self.say(announcement(self.spec.call, self.spec.retries, attempt, header))
             if not self._pause(attempt):
                 return self._give_up()
 
     def _not_ready(self) -> dict[str, Any] | None:
         """The header of an error that keeps the function from being loaded here. Waits for what is on its way."""
         here = "{}.{}".format(*sys.version_info)
-        if self.spec["python"] != here:
-            return error_header(CODE_PYTHON, {"there": self.spec["python"], "here": here})
+        if self.spec.python != here:
+            return error_header(CODE_PYTHON, {"there": self.spec.python, "here": here})
         failed = self.port.prepare(self)
         if failed is not None or self.ending:
             return failed
-        if self.spec.get("upload") and not self.wait_for_file("payload", self.spec["pull_allowance"]):
-            return error_header(CODE_UPLOAD, {"waited": self.spec["pull_allowance"]})
+        if self.spec.upload and not self.wait_for_file(PAYLOAD, self.spec.pull_allowance):
+            return error_header(CODE_UPLOAD, {"waited": self.spec.pull_allowance})
         return None
 
     # -- one attempt
@@ -101,15 +111,15 @@ class Supervisor(Overseer):
         while status is None:
             if clock.is_over() and not clock.waits_for(self.port.path("stacks")):
                 timed_out = timed_out or clock.why == "timeout"
-                kill_group(process.pid, clock.next_signal(self.spec))
+                kill_group(process.pid, clock.next_signal(nested=self.spec.nested))
             ready = self.wait(pipes, clock.left())
             for pipe in pipes[:]:
                 if pipe in ready and not (frames.read() if pipe == process.frames else self.pump(pipe)):
                     pipes.remove(pipe)
             if frames.started and started is None:
                 started = time.time()
-                if self.spec["timeout"] is not None:
-                    clock.set("timeout", self.spec["timeout"] + STACKS_GRACE)
+                if self.spec.timeout is not None:
+                    clock.set("timeout", self.spec.timeout + STACKS_GRACE)
             if frames.header is not None and clock.why != "exit":
                 clock.set("exit", EXIT_GRACE)
             if self.asked_to_end(ready):
@@ -118,7 +128,7 @@ class Supervisor(Overseer):
             status = 0 if frames.ended else self.reap(process.pid)
         kill_group(process.pid, signal.SIGKILL)  # what the function left running
         self._read_rest(process, frames, pipes)
-        if timed_out and self.spec["nested"]:
+        if timed_out and self.spec.nested:
             frames.header = None  # from a function that was told to end, and returned
         return Ending(frames, status, started, timed_out)
 
@@ -170,7 +180,7 @@ class Supervisor(Overseer):
         """Let the port complete the envelope: the body came along, or the child has written it to its file."""
         header.pop("error", None)
         header.update(
-            call=self.spec["call"], attempts=attempt, printed=self.printed, python="{}.{}".format(*sys.version_info)
+            call=self.spec.call, attempts=attempt, printed=self.printed, python="{}.{}".format(*sys.version_info)
         )
         self.port.publish(header, body, bytes(self.tail))
         return EXIT_VALUE if header["outcome"] == VALUE else EXIT_RAISED
@@ -180,7 +190,7 @@ def supervise(in_dir: str, out_dir: str, termination_log: str | None) -> int:
     """The program ``main``. The handlers come first: a first process without them would miss an early SIGTERM."""
     signals = Signals()
     place = Place(in_dir, out_dir, termination_log, signals)
-    if "map" in place.spec:
+    if place.spec.map is not None:
         from kubefunc.runner.pod.chunk import Chunk
 
         chunk = Chunk(place, signals)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 from kubefunc import errors
-from kubefunc.backends.base import Submission, Whereabouts
+from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
@@ -19,20 +18,17 @@ from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionF
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
-from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets, encoded
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
-from kubefunc.log_setup import log_setup
-from kubefunc.options import Options
-from kubefunc.options.parsers.requirements import Requirements
-from kubefunc.payload import runner_spec
+from kubefunc.runner import SPEC_FILE
+from kubefunc.runner.protocol.spec import RunnerSpec
 
 log = logging.getLogger("kubefunc.kubernetes.jobs")
 
 JsonDict = dict[str, Any]
-SPEC = "spec.json"
 RETRY_DELAY = 5.0
 RETRY_DELAY_AT_EXIT = 0.5
 DELETE_TRIES = 24
@@ -116,8 +112,8 @@ class Jobs:
         """Tell the courier not to wait for a client that may not exec."""
         if not self._permission.is_refused(spec.namespace):
             return spec
-        told = {**json.loads(spec.files[SPEC]), "fetch_grace": 0.0, "express": False, "skip_wait": 0.0}
-        return dataclasses.replace(spec, files={**spec.files, SPEC: json.dumps(told).encode()})
+        told = RunnerSpec.read(spec.files[SPEC_FILE]).replace(fetch_grace=0.0, express=False, skip_wait=0.0)
+        return dataclasses.replace(spec, files={**spec.files, SPEC_FILE: told.encoded()})
 
     def _tell_warnings(self, attempt: Attempt, warnings: Sequence[str]) -> None:
         """What the server warns of, said once in a session: hundreds of calls may all get the same words."""
@@ -295,43 +291,6 @@ def _absent_is_fine() -> Generator[None]:
     except ApiError as error:
         if not error.not_found:
             raise
-
-
-def pod_program(submission: Submission) -> dict[str, object]:
-    """What the runner must know of a call or a map: the part of ``spec.json`` that both have."""
-    options = submission.options
-    wanted = options.requirements()
-    packages = None if wanted is None else packages_spec(wanted, options)
-    return runner_spec(
-        call=submission.call,
-        function=submission.function,
-        timeout=options.timeout,
-        retries=options.retries,
-        inline=options.inline,
-        results_in_log=options.results_in_log,
-        fetch_grace=0.0 if options.detach else options.fetch_grace,
-        result_ttl=options.result_wait,
-        pull_allowance=options.pull_allowance,
-        nested=options.service_account is not None,
-        used=submission.used,
-        disruptions=submission.disruptions,
-        upload=submission.payload.size > SECRETS_LIMIT,
-        logging=log_setup() if options.logging else None,
-        packages=packages,
-    )
-
-
-def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
-    """What the runner's installer must know. It stands in a Secret, as URLs may hold passwords."""
-    return {
-        "requirements": wanted.lines,
-        "constraints": wanted.constraints,
-        "hashes": wanted.has_hashes,
-        "index": options.package_index or "",
-        "title": wanted.title,
-        "seconds": options.pull_allowance,
-        "cache": False,
-    }
 
 
 def jobs_path(namespace: str) -> str:

@@ -11,17 +11,19 @@ from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import MapAttempt
-from kubefunc.backends.kubernetes.control.jobs import JsonDict, pod_program
-from kubefunc.backends.kubernetes.objects import kept, shards
+from kubefunc.backends.kubernetes.control.jobs import JsonDict
+from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.labels import ATTEMPT_ANNOTATION
 from kubefunc.backends.kubernetes.objects.version import ServerVersion
 from kubefunc.backends.kubernetes.objects.volumes import IN_VOLUME
+from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.errors import ConfigurationError
-from kubefunc.options import RESULT_TTL, Options
-from kubefunc.runner import ARCHIVE, SKIP_WAIT
+from kubefunc.options import Options
+from kubefunc.runner import ARCHIVE, ITEMS, KEY_FILE, PAYLOAD, RESULT_TTL, SKIP_WAIT
 from kubefunc.runner.protocol import records
+from kubefunc.runner.protocol.spec import RunnerSpec
 
 OPTIONS = "options"
 PLACES_NEEDED = (
@@ -41,34 +43,37 @@ def layout_of(submission: Submission, *, adapts: bool) -> Layout:
 
 def files_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> dict[str, bytes]:
     """Beside ``spec.json``."""
-    files = {ARCHIVE: archive_bytes(), "key": submission.key, OPTIONS: _written_options(submission)}
+    files = {ARCHIVE: archive_bytes(), KEY_FILE: submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= SECRETS_LIMIT:
-        files[shards.PAYLOAD] = submission.payload.data
+        files[PAYLOAD] = submission.payload.data
     if not attempt.uploads_items:
         items = submission.items
         joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
-        files[shards.ITEMS] = records.join_chunks(list(joined))
+        files[ITEMS] = records.join_chunks(list(joined))
     return files
 
 
-def runner_spec_of(
-    attempt: MapAttempt, submission: Submission, layout: Layout, server: ServerVersion
-) -> dict[str, object]:
-    """What the runner must know: the content of ``spec.json``."""
+def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout, server: ServerVersion) -> RunnerSpec:
+    """What the runner must know of each chunk."""
     described = {
         **layout.as_json(),
         "max_parallelism": submission.max_parallelism,
-        "uploads": attempt.uploads_items,
     }
     wait = RESULT_TTL if needs_places_again(attempt, submission) else submission.options.result_wait
-    return {
-        **pod_program(submission),
-        "result_ttl": wait,
-        "map": described,
-        "upload_items": attempt.uploads_items,
-        "fail_index": server.counts_per_index,
-        "skip_wait": 0.0 if submission.options.detach else SKIP_WAIT,
-    }
+    return pod_spec(submission, upload=submission.payload.size > SECRETS_LIMIT).replace(
+        result_ttl=wait,
+        map=described,
+        upload_items=attempt.uploads_items,
+        fail_index=server.counts_per_index,
+        skip_wait=0.0 if submission.options.detach else SKIP_WAIT,
+    )
+
+
+def map_of(spec: RunnerSpec) -> Mapping[str, Any]:
+    """What a spec says of its map."""
+    if spec.map is None:
+        raise ValueError(f"{spec.call} is no map")
+    return spec.map
 
 
 def needs_places_again(attempt: MapAttempt, submission: Submission) -> bool:
@@ -111,7 +116,7 @@ def read_options(files: Mapping[str, bytes]) -> Options:
     Raises:
         ConfigurationError: they could not be kept.
     """
-    written = kept.verified(files[kept.KEY], files.get(OPTIONS, b""))
+    written = kept.verified(files[KEY_FILE], files.get(OPTIONS, b""))
     options: Any = cloudpickle.loads(written) if written else None
     if not isinstance(options, Options):
         raise ConfigurationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from kubefunc import errors
@@ -20,13 +19,14 @@ from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapA
 from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.growing import GrowingSink
-from kubefunc.backends.kubernetes.control.jobs import SPEC, Jobs, JsonDict, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import Jobs, JsonDict, secrets_path
 from kubefunc.backends.kubernetes.control.map_objects import (
     PLACES_NEEDED,
     attempt_of,
     files_of,
     joined,
     layout_of,
+    map_of,
     needs_places_again,
     read_options,
     runner_spec_of,
@@ -36,7 +36,7 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
 from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects import kept, shards
+from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import validate
 from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, Indexed, JobSpec, job_name
@@ -49,7 +49,7 @@ from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.growth import more_memory
 from kubefunc.options import Options
 from kubefunc.payload import Payload
-from kubefunc.runner import CHUNK
+from kubefunc.runner import CHUNK, ITEMS, PAYLOAD, SPEC_FILE
 from kubefunc.runner.protocol import records
 
 LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
@@ -191,7 +191,7 @@ class Maps:
             function=submission.function,
             namespace=attempt.namespace,
             options=submission.options,
-            files={**files, SPEC: json.dumps(runner_spec_of(attempt, submission, layout, server)).encode()},
+            files={**files, SPEC_FILE: runner_spec_of(attempt, submission, layout, server).encoded()},
             attempt=submission.attempt,
             demands=attempt.demands,
             indexed=Indexed(
@@ -339,16 +339,16 @@ class Maps:
             sink.fail(None, _no_such_map(call, namespace) if lost else as_error(error))
             return
         maps = [(job, files, kept.checked_spec(call, files)) for job, files in found]
-        if not maps or any("map" not in spec for _, _, spec in maps):
+        if not maps or any(spec.map is None for _, _, spec in maps):
             sink.fail(None, _no_such_map(call, namespace))
             return
         self._numbers[call] = max(attempt_of(job) for job, _, _ in maps)
-        function = str(maps[0][2]["function"])
-        sink.opened(maps[0][2]["map"]["count"], function)
+        function = str(maps[0][2].function)
+        sink.opened(map_of(maps[0][2])["count"], function)
         cancelled = sink.settled  # while we looked for it: nothing else can have settled it
-        left = set(range(maps[0][2]["map"]["count"]))
+        left = set(range(map_of(maps[0][2])["count"]))
         for job, files, spec in reversed(maps):
-            layout = Layout.from_json(spec["map"])
+            layout = Layout.from_json(map_of(spec))
             mine = left.intersection(layout.indexes)
             left -= mine
             whole = sink if len(maps) == 1 else SomeItems(sink, mine)
@@ -384,7 +384,7 @@ class Maps:
 
     def _follow(self, lead: MapAttempt, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
         """Follow this Job for those of the items that it runs; which these are."""
-        layout = Layout.from_json(kept.checked_spec(lead.call, files)["map"])
+        layout = Layout.from_json(map_of(kept.checked_spec(lead.call, files)))
         mine = items.intersection(layout.indexes)
         if mine:
             whole = SomeItems(lead.whole, mine)
@@ -408,17 +408,17 @@ class Maps:
         except TROUBLE as error:
             raise as_error(error) from error
         spec = kept.checked_spec(call, files)
-        if spec["upload"] or spec["map"]["uploads"]:
+        if spec.upload or spec.upload_items:
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
-        layout = Layout.from_json(spec["map"])
-        items = joined(files, shards.ITEMS)
+        layout = Layout.from_json(map_of(spec))
+        items = joined(files, ITEMS)
         numbers = range(len(layout.chunks))
         return Submission(
             shape="map",
             call=call,
-            function=spec["function"],
+            function=spec.function,
             options=read_options(files),
-            payload=Payload(joined(files, shards.PAYLOAD), (), 0, 0),
+            payload=Payload(joined(files, PAYLOAD), (), 0, 0),
             items={
                 index: bytes(data)
                 for number in numbers
@@ -426,7 +426,7 @@ class Maps:
             },
             count=layout.count,
             chunksize=layout.size,
-            max_parallelism=spec["map"]["max_parallelism"],
+            max_parallelism=map_of(spec)["max_parallelism"],
             key=files["key"],
         )
 

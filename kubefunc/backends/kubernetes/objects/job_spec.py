@@ -9,6 +9,7 @@ from typing import Final
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
+from kubefunc.runner import BACKOFF
 
 SECRETS_LIMIT: Final = 8 * 1024**2  # a larger payload is uploaded through the courier: etcd is no file store
 
@@ -59,7 +60,7 @@ class JobSpec:
     options: Options
     files: Mapping[str, bytes] = field(repr=False)
     attempt: int = 1
-    backoff: tuple[float, float, float] = (1.0, 2.0, 60.0)
+    backoff: tuple[float, float, float] = BACKOFF
     indexed: Indexed | None = None
     demands: Demands = NOTHING
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import json
 import sys
 from collections.abc import Mapping
 
@@ -18,10 +17,9 @@ from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import python_mismatch
 from kubefunc.payload import commits_to
-from kubefunc.runner import PROTOCOL
+from kubefunc.runner import KEY_FILE, PROTOCOL, SPEC_FILE
+from kubefunc.runner.protocol.spec import RunnerSpec
 
-SPEC = "spec.json"
-KEY = "key"
 _SIGNED = b"kubefunc options\n"  # what else is signed with the key begins otherwise
 _MAC_SIZE = 32
 
@@ -36,25 +34,25 @@ def files_of(secret: JsonDict) -> dict[str, bytes]:
     return {name: base64.b64decode(fields.text(data, name)) for name in data}
 
 
-def checked_spec(call: str, files: Mapping[str, bytes]) -> JsonDict:
-    """``spec.json`` of a call that may be attached to from here.
+def checked_spec(call: str, files: Mapping[str, bytes]) -> RunnerSpec:
+    """How to run, of a call that may be attached to from here.
 
     Raises:
         ResultCorruptedError: the key is not the one that the call was started with.
         PythonMismatchError: the call belongs to another minor version of Python.
         ResultError: it belongs to another version of kubefunc.
     """
-    if not commits_to(call, files.get(KEY, b"")):
+    if not commits_to(call, files.get(KEY_FILE, b"")):
         raise _foreign(call)
-    spec = json.loads(files[SPEC])
-    if spec["protocol"] != PROTOCOL:
+    spec = RunnerSpec.read(files[SPEC_FILE])
+    if spec.protocol != PROTOCOL:
         raise errors.ResultError(
-            f"{call} was started by a version of kubefunc that speaks protocol {spec['protocol']}; this one speaks "
+            f"{call} was started by a version of kubefunc that speaks protocol {spec.protocol}; this one speaks "
             f"{PROTOCOL}. Attach to it with the version that started it."
         )
-    if spec["python"] != "{}.{}".format(*sys.version_info):
-        raise python_mismatch(str(spec["python"]), Diagnosis("", "", call=call))
-    return dict(spec)
+    if spec.python != "{}.{}".format(*sys.version_info):
+        raise python_mismatch(spec.python, Diagnosis("", "", call=call))
+    return spec
 
 
 def signed(key: bytes, data: bytes) -> bytes:

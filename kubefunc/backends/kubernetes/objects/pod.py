@@ -9,11 +9,10 @@ from kubefunc.backends.kubernetes.objects.containers import CONTAINER_ORDER, con
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import pod_annotations, pod_labels
 from kubefunc.backends.kubernetes.objects.security import pod_security
-from kubefunc.backends.kubernetes.objects.shards import ITEMS, PAYLOAD
 from kubefunc.backends.kubernetes.objects.template import Json, join_tolerations, without_none
 from kubefunc.backends.kubernetes.objects.volumes import volumes
 from kubefunc.options import Options
-from kubefunc.runner import STOP_GRACE
+from kubefunc.runner import ITEMS, PAYLOAD, STOP_GRACE
 
 _LOST_NODE_GRACE: Final = 30  # Kubernetes' default of 300 s is a long time to wait for a dead node
 _ATTEMPT_GRACE: Final = 11.0  # seconds that the supervisor gives a child to write its stacks and to exit

@@ -9,9 +9,8 @@ from typing import Final, TypeAlias
 
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.options import EnvValue
+from kubefunc.runner import ITEMS, PAYLOAD
 
-PAYLOAD: Final = "payload"
-ITEMS: Final = "items"
 SHARD_BYTES: Final = 950 * 1024  # a Secret holds 1 MiB of data; the rest is room for names and for what grows
 
 _SPREAD: Final = (PAYLOAD, ITEMS)  # files that several Secrets may share

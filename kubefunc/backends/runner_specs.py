@@ -1,0 +1,57 @@
+"""What the runner is told of a submission: the one place where a spec for it is made."""
+
+from __future__ import annotations
+
+from kubefunc.backends.base import Submission
+from kubefunc.log_setup import log_setup
+from kubefunc.options import Options
+from kubefunc.options.parsers.requirements import Requirements
+from kubefunc.runner.protocol.spec import RunnerSpec
+
+
+def runner_spec(submission: Submission) -> RunnerSpec:
+    """What a process on this machine and one in a Pod must know alike."""
+    options = submission.options
+    return RunnerSpec(
+        call=submission.call,
+        function=submission.function,
+        timeout=options.timeout,
+        retries=options.retries,
+        nested=options.service_account is not None,
+        used=submission.used,
+        logging=log_setup() if options.logging else None,
+    )
+
+
+def pod_spec(submission: Submission, *, upload: bool) -> RunnerSpec:
+    """What a Pod must know: of a call all, of a map what all of its chunks have in common.
+
+    Args:
+        submission: the call or map.
+        upload: the payload is too large for Secrets, and arrives by the courier.
+    """
+    options = submission.options
+    wanted = options.requirements()
+    return runner_spec(submission).replace(
+        inline=options.inline,
+        results_in_log=options.results_in_log,
+        fetch_grace=0.0 if options.detach else options.fetch_grace,
+        result_ttl=options.result_wait,
+        pull_allowance=options.pull_allowance,
+        disruptions=submission.disruptions,
+        upload=upload,
+        packages=None if wanted is None else packages_spec(wanted, options),
+    )
+
+
+def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
+    """What the runner's installer must know. It stands in a Secret, as URLs may hold passwords."""
+    return {
+        "requirements": wanted.lines,
+        "constraints": wanted.constraints,
+        "hashes": wanted.has_hashes,
+        "index": options.package_index or "",
+        "title": wanted.title,
+        "seconds": options.pull_allowance,
+        "cache": False,
+    }
