@@ -14,12 +14,13 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
+from kubefunc.attempts import View
 from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
 from kubefunc.errors import ConfigurationError, KubefuncError
-from kubefunc.outcomes import CANCELLED, Outcomes, View
+from kubefunc.outcomes import CANCELLED, Outcomes
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -475,7 +476,7 @@ def attach(call: str) -> Call[Any]:
     handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next
     if options.verbose:
         handle._output.show()
-    handle._work = backend.attach(call, "single", View(handle._outcomes, handle))
+    handle._work = backend.attach(call, "single", View(handle._outcomes))
     return handle
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kubefunc.arguments import refuse_misfits, without_misfits
-from kubefunc.backends.base import Backend, OpenWork, Submission, Whereabouts
+from kubefunc.backends.base import Backend, Lost, OpenWork, Sink, Submission, Whereabouts
 from kubefunc.call import Call, UnreadFuture
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Returned, Unread, outcome
@@ -534,6 +534,18 @@ class _OnThisMachine:
         if indexes is None:
             self._broken = error
         self.session.dispatcher.do(lambda: _fail_all(futures, error))
+
+    def has_failures(self, indexes: Iterable[int]) -> bool:
+        """Nobody asks."""
+        return False
+
+    def lost(self, indexes: Sequence[int], how: Lost) -> None:
+        """None runs elsewhere."""
+        self.fail(indexes, how.error)
+
+    def later(self, indexes: Iterable[int]) -> Sink:
+        """There is none."""
+        return self
 
     def _complete(self, outcomes: Sequence[Record]) -> None:
         """In the dispatcher's thread."""

@@ -576,11 +576,10 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     options = here.options(function._layer)
     backend = here.backend(options)
     # What is needed only now loads while the first backend of this process gets under way.
+    from kubefunc.attempts import Attempts
     from kubefunc.backends.base import Submission
     from kubefunc.call import Call
-    from kubefunc.outcomes import View
     from kubefunc.payload import new_id
-    from kubefunc.retries import RetryingSink
 
     payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
@@ -597,7 +596,7 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
         if options.verbose:
             call._output.show()
         try:
-            call._work = here.start(backend, submission, RetryingSink(submission, View(call._outcomes, call), backend))
+            call._work = here.start(backend, submission, Attempts(call._outcomes, backend).view(submission))
         except BaseException:
             call._output.end()
             raise

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from kubefunc.attempts import Attempts, View
 from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
 from kubefunc.call import Call, Waiting, check_process, parse_id
 from kubefunc.diagnosis import Diagnosis
@@ -22,7 +23,7 @@ from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.map_output import MapOutput
 from kubefunc.options import Options
-from kubefunc.outcomes import Outcomes, View
+from kubefunc.outcomes import Outcomes
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -57,6 +58,7 @@ class MapCall(Generic[R]):
         self._submission: Submission | None = None
         self._heard_out = 0  # the attempt of which all output is here
         self._outcomes = Outcomes(self)
+        self._attempts = Attempts(self._outcomes, backend)
         self._unwanted = False
         self._made: dict[int, ItemCall[R]] = {}
         self._making = threading.RLock()
@@ -153,7 +155,7 @@ class MapCall(Generic[R]):
         self._submission = known
         items = {index: known.items[index] for index in again}
         sent = dataclasses.replace(known, items=items, attempt=attempt)
-        self._work = self._session.start(self._backend, sent, View(self._outcomes, self, attempt))
+        self._work = self._session.start(self._backend, sent, self._attempts.view(sent))
         return self
 
     def discard(self) -> None:
@@ -464,7 +466,7 @@ def start_map(of: Session, backend: Backend, submission: Submission, *, return_e
     handle._watch = _watch(handle, options)
     handle._outcomes.open(submission.count)
     if submission.count:
-        handle._work = of.start(backend, submission, View(handle._outcomes, handle))
+        handle._work = of.start(backend, submission, handle._attempts.view(submission))
     return handle
 
 
@@ -491,7 +493,7 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
         verbose=options.verbose,
     )
     handle._watch = _watch(handle, options)
-    handle._work = backend.attach(call, "map", View(handle._outcomes, handle))
+    handle._work = backend.attach(call, "map", View(handle._outcomes))
     return handle
 
 

@@ -108,6 +108,11 @@ class Outcomes:
     # -- what is known
 
     @property
+    def owner(self) -> Owner:
+        """Whose outcomes these are."""
+        return self._owner
+
+    @property
     def count(self) -> int | None:
         """How many items there are; None while that is not known."""
         return self._count
@@ -275,12 +280,11 @@ class Outcomes:
             self._news.notify_all()
         self._owner.over(stop=False)
 
-    def move(self, indexes: Iterable[int], where: Whereabouts) -> None:
-        """These items are there now, unless they have ended."""
+    def move(self, indexes: Iterable[int], where: Whereabouts, attempt: int = FIRST_ATTEMPT) -> None:
+        """An attempt's items are there now, unless they have ended or belong to a later one."""
         with self._news:
-            for index in indexes:
-                if not self.is_settled(index):
-                    self._move(index, where)
+            for index in self.missing(indexes, attempt):
+                self._move(index, where)
         self._owner.moved(where)
 
     def _move(self, index: int, where: Whereabouts) -> None:
@@ -342,6 +346,25 @@ class Outcomes:
         """Those of the items that this attempt still has to end."""
         return [i for i in indexes if not self.is_settled(i) and self._attempt_of(i) == attempt]
 
+    def has_failures(self, indexes: Iterable[int], attempt: int) -> bool:
+        """Whether one of this attempt's items has failed, and was not just cancelled."""
+        return any(
+            self.has_failed(i) and self._ended[i] is not CANCELLED and self._attempt_of(i) == attempt for i in indexes
+        )
+
+    def next_attempt(self) -> int:
+        """The number of a new attempt, to which nothing belongs yet."""
+        with self._news:
+            self._attempt += 1
+            return self._attempt
+
+    def pass_on(self, indexes: Iterable[int], to: int, attempt: int | None = None) -> list[int]:
+        """Those of the items that have no outcome, of this attempt (None: of any): they belong to another one now."""
+        with self._news:
+            mine = [i for i in indexes if not self.is_settled(i) and attempt in (None, self._attempt_of(i))]
+            self._attempts.update(dict.fromkeys(mine, to))
+            return mine
+
     def begin_again(self, indexes: Sequence[int]) -> int:
         """Forget the outcomes of these items: a new attempt runs them. Its number."""
         with self._reading, self._news:
@@ -362,49 +385,6 @@ class Outcomes:
         """While inside, no settled item is read or forgotten by another thread."""
         with self._reading:
             yield
-
-
-class View:
-    """Implements :class:`kubefunc.backends.base.Sink` for the items that belong to one attempt.
-
-    It may be told everything twice and in any order.
-    """
-
-    def __init__(self, outcomes: Outcomes, owner: Owner, attempt: int = FIRST_ATTEMPT) -> None:
-        self._outcomes = outcomes
-        self._owner = owner
-        self._attempt = attempt
-
-    @property
-    def settled(self) -> bool:
-        return self._outcomes.is_over
-
-    def missing(self, indexes: Iterable[int]) -> list[int]:
-        return self._outcomes.missing(indexes, self._attempt)
-
-    def opened(self, count: int, function: str) -> None:
-        self._owner.opened(count, function)
-
-    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        self._outcomes.move(indexes, where)
-
-    def output(self, indexes: Sequence[int], data: bytes) -> None:
-        self._owner.printed(indexes, data)
-
-    def take(self, outcomes: Sequence[Record]) -> None:
-        count = self._outcomes.count or 0  # a function that signs its own records may give any number
-        mine = [(record.index, record) for record in outcomes if record.index < count]
-        self._outcomes.settle(mine, self._attempt)
-
-    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
-        count = self._outcomes.count
-        if count is None:
-            self._outcomes.fail_unopened(error)
-            return
-        which = range(count) if indexes is None else indexes
-        if len(which) == 1:
-            self._owner.note(which[0], error)
-        self._outcomes.settle([(index, Raised(error)) for index in which], self._attempt)
 
 
 def _with_place_of(known: Whereabouts, where: Whereabouts) -> Whereabouts:

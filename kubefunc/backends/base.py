@@ -29,7 +29,10 @@ class Submission:
         items: of a map, the pickled positional arguments (a tuple) to run with, by index, and not changed any more. In
             a later attempt some indexes are not there.
         count: how many items there are in all attempts together.
-        chunksize: items for one Pod one after another; None: :func:`kubefunc.chunks.chunksize` decides.
+        chunksize: items for one Pod one after another, as the caller wants it; None: :func:`kubefunc.chunks.chunksize`
+            decides.
+        chunk_hint: the same for one attempt, as the client wants it: its Pods may give items back where the caller has
+            said nothing.
         max_parallelism: Pods, or processes of this machine, at once.
         attempt: 1, and one more for each new Job that the client makes.
         used: the attempts before this one that count against ``retries``.
@@ -45,6 +48,7 @@ class Submission:
     items: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
     count: int = 1
     chunksize: int | None = None
+    chunk_hint: int | None = None
     max_parallelism: int | None = None
     attempt: int = 1
     used: int = 0
@@ -62,6 +66,21 @@ class Whereabouts:
     namespace: str | None = None
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What became of items that have no outcome, through no fault of their own.
+
+    Attributes:
+        error: what they get where nobody runs them again.
+        chunksize: how many items their Pod had.
+        beside_fault: another item of their Pod was at fault: it has its own error.
+    """
+
+    error: KubefuncError
+    chunksize: int | None = None
+    beside_fault: bool = False
+
+
 class Sink(Protocol):
     """Where the outcomes of a submission arrive; a single call is item 0.
 
@@ -75,7 +94,12 @@ class Sink(Protocol):
         ...
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
-        """Those of these items that have no outcome yet and were not cancelled."""
+        """Those of these items that this attempt still has to bring: without an outcome, not cancelled, and not given
+        to a later attempt."""
+        ...
+
+    def has_failures(self, indexes: Iterable[int]) -> bool:
+        """Whether one of these items has failed, and no later attempt runs it again."""
         ...
 
     def opened(self, count: int, function: str) -> None:
@@ -96,7 +120,16 @@ class Sink(Protocol):
         ...
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
-        """These items (None: all) get this error, as far as they have no outcome."""
+        """These items (None: all) get this error, as far as they have no outcome, or run again elsewhere."""
+        ...
+
+    def lost(self, indexes: Sequence[int], how: Lost) -> None:
+        """These items have not ended and never will in this attempt: they run again elsewhere, or get the error."""
+        ...
+
+    def later(self, indexes: Iterable[int]) -> Sink:
+        """For a later attempt that another process has made and that runs these items: this sink hears of them no
+        more."""
         ...
 
 

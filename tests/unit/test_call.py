@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
+from kubefunc.attempts import View
 from kubefunc.backends.base import Whereabouts
 from kubefunc.call import Call
 from kubefunc.diagnosis import Phase
-from kubefunc.outcomes import View
 from kubefunc.runner import CODE_DIED
 from kubefunc.session import Session
 from tests.unit.by_hand import HandBackend, HandWork, OneItem, error_envelope, value_envelope
@@ -28,7 +28,7 @@ def made() -> Made:
     backend = HandBackend()
     call: Call[Any] = Call("f-abcdefgh", "f", Session())
     call._work = HandWork(backend, call.id)
-    return call, OneItem(View(call._outcomes, call)), backend
+    return call, OneItem(View(call._outcomes)), backend
 
 
 def soon(work: Callable[[], object]) -> None:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubefunc.backends.base import Sink, Whereabouts
+from kubefunc.backends.base import Lost, Sink, Whereabouts
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
-from kubefunc.backends.kubernetes.attempts.items import ItemsSink, SomeItems
+from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
@@ -63,6 +63,15 @@ class Items:
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
         return [index for index in indexes if index not in self.values and index not in self.errors]
+
+    def has_failures(self, indexes: Iterable[int]) -> bool:
+        return any(index in self.errors for index in indexes)
+
+    def lost(self, indexes: Sequence[int], how: Lost) -> None:
+        self.fail(indexes, how.error)
+
+    def later(self, indexes: Iterable[int]) -> Items:
+        return self
 
     def opened(self, count: int, function: str) -> None:
         self.count = count
@@ -415,17 +424,6 @@ def test_the_layout_is_read_as_it_was_written(chosen: set[int], size: int) -> No
     again = Layout.from_json(cast("dict[str, Any]", layout.as_json()))
     assert [list(chunk) for chunk in again.chunks] == [list(chunk) for chunk in layout.chunks]
     assert again.count == 61
-
-
-def test_an_older_job_hears_only_of_what_the_newer_ones_lack() -> None:
-    """Of two attempts that have an item, attaching takes the newer one's outcome."""
-    items = Items(3)
-    some = SomeItems(items, [0, 2])
-    some.take([Record(index, 1.0, 2.0, 1, None, pickle.dumps(index)) for index in range(3)])
-    assert items.values == {0: 0, 2: 2}
-    assert some.missing(range(3)) == []
-    some.fail(None, KubefuncError("gone"))
-    assert items.missing(range(3)) == [1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kubefunc import errors
+from kubefunc.attempts import View
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.results.collect import announced_size, envelope_in_log
@@ -22,7 +23,6 @@ from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, verify, verify_chunk
 from kubefunc.map_call import MapCall
-from kubefunc.outcomes import View
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import records, wire
@@ -94,7 +94,7 @@ def changed(obj: Any, path: tuple[Any, ...], value: object) -> Any:
 def made() -> tuple[Call[Any], OneItem]:
     """A call that nobody has answered yet."""
     call: Call[Any] = Call(CALL, "f", SESSION)
-    return call, OneItem(View(call._outcomes, call))
+    return call, OneItem(View(call._outcomes))
 
 
 SESSION = Session()
@@ -261,7 +261,7 @@ def test_records_may_say_anything(hostile: list[tuple[int, dict[str, Any] | None
     """Each item of a map ends, with a value or with an error of ours, whatever the other items' outcomes hold."""
     handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), SESSION, return_exceptions=True, verbose=False)
     handle._outcomes.open(3)
-    sink = View(handle._outcomes, handle)
+    sink = View(handle._outcomes)
     sink.take([records.Record(index, 0.0, 1.0, 1, header, body) for index, header, body in hostile])
     sink.take([value_record(index, index) for index in range(3)])
     for call in handle.calls:

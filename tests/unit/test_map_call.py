@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
+from kubefunc.attempts import View
 from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.map_call import MapCall, MapProgress, start_map
 from kubefunc.options import Options
-from kubefunc.outcomes import View
 from kubefunc.payload import Packer
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, HandWork, raised_record, value_record
@@ -326,11 +326,11 @@ def test_an_attached_map_learns_its_length() -> None:
     attached: MapCall[Any] = MapCall(
         "g-abcdefgh", "g", made.backend, made.session, return_exceptions=False, verbose=False
     )
-    sink = View(attached._outcomes, attached)
+    sink = View(attached._outcomes)
     soon(lambda: sink.opened(2, "g"))
     assert len(attached) == 2
     lost: MapCall[Any] = MapCall("h-abcdefgh", "h", made.backend, made.session, return_exceptions=False, verbose=False)
-    View(lost._outcomes, lost).fail(None, errors.ResultLostError("it is gone"))
+    View(lost._outcomes).fail(None, errors.ResultLostError("it is gone"))
     with pytest.raises(errors.ResultLostError, match="it is gone"):
         len(lost)
     assert lost.done()
@@ -345,7 +345,7 @@ def test_an_attached_map_may_be_cancelled_before_it_is_known() -> None:
     attached._work = HandWork(made.backend, attached.id)
     assert attached.cancel()
     assert not attached.done()
-    View(attached._outcomes, attached).opened(2, "g")
+    View(attached._outcomes).opened(2, "g")
     assert attached.done()
     assert attached.progress.cancelled == 2
     assert made.backend.cancelled == ["g-abcdefgh"]
@@ -397,6 +397,6 @@ def test_what_could_not_be_attached_to_is_not_retried() -> None:
     attached: MapCall[Any] = MapCall(
         "f-abcdefgh", "f", HandBackend(), Session(), return_exceptions=False, verbose=False
     )
-    View(attached._outcomes, attached).fail(None, errors.PythonMismatchError("another Python"))
+    View(attached._outcomes).fail(None, errors.PythonMismatchError("another Python"))
     with pytest.raises(errors.PythonMismatchError, match="another Python"):
         attached.retry_failed()

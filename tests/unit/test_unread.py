@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
+from kubefunc.attempts import View
 from kubefunc.call import Call
 from kubefunc.envelope import verify
 from kubefunc.map_call import MapCall
-from kubefunc.outcomes import View
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
@@ -70,7 +70,7 @@ def nobody_has_read() -> None:
 def made(of: Session | None = None) -> tuple[Call[Any], OneItem]:
     """A call that nobody has answered yet."""
     call: Call[Any] = Call(CALL, "f", of or Session())
-    return call, OneItem(View(call._outcomes, call))
+    return call, OneItem(View(call._outcomes))
 
 
 def ended(value: object, of: Session | None = None) -> Call[Any]:
@@ -218,7 +218,7 @@ def test_an_items_call_is_unpickled_where_it_is_asked_for() -> None:
     handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), Session(), return_exceptions=False, verbose=False)
     handle._outcomes.open(2)
     slow, quick = handle.calls
-    sink = View(handle._outcomes, handle)
+    sink = View(handle._outcomes)
     sink.take([value_record(0, Reduced(read, True))])
     assert slow in concurrent.futures.wait([slow], 10).done
     assert readers == []
@@ -238,12 +238,12 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
     handle: MapCall[Any] = MapCall(CALL, "f", backend, Session(), return_exceptions=False, verbose=False)
     handle._outcomes.open(1)
     (before,) = handle.calls
-    View(handle._outcomes, handle).take([raised_record(0, ValueError("first"))])
+    View(handle._outcomes).take([raised_record(0, ValueError("first"))])
     assert before in concurrent.futures.wait([before], 10).done
     handle._work = HandWork(backend, CALL)
     backend.known_maps[CALL] = _submission()
     handle.retry_failed()
-    View(handle._outcomes, handle, 2).take([value_record(0, 7)])
+    View(handle._outcomes, 2).take([value_record(0, 7)])
     assert handle.result(10) == [7]
     time.sleep(0.05)
     assert isinstance(before.exception(10), ValueError)

@@ -81,7 +81,6 @@ class KubernetesBackend:
         self._sweep = Sweep(self.api, self._jobs)
         self._cluster = cluster
         self._swept: set[str] = set()
-        self._numbers: dict[str, int] = {}  # the newest attempt of each call that was sent again from here
 
     def introduce(self, options: Options) -> str:
         namespace = options.namespace or self._config.namespace
@@ -100,8 +99,7 @@ class KubernetesBackend:
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
-        number = max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
-        submission = dataclasses.replace(submission, attempt=number)
+        submission = dataclasses.replace(submission, attempt=self._jobs.next_number(submission))
         spec = self._job_spec(submission, options.namespace or self._config.namespace)
         validate(spec)  # a pod_template that cannot work is refused here, in the caller's thread
         attempt = Attempt(
@@ -294,7 +292,7 @@ class KubernetesBackend:
         if isinstance(attempt, MapAttempt):
             self._maps.send_again(attempt)
         elif attempt.submission is not None:
-            self._numbers[attempt.call] = attempt.submission.attempt
+            self._jobs.note_number(attempt.call, attempt.submission.attempt)
             self._submit_single(attempt.submission, attempt.sink)
         self._jobs.want_deleted(attempt)
         self._tracker.let_go(attempt)

@@ -51,36 +51,3 @@ class ItemsSink:
 
     def fail(self, error: KubefuncError) -> None:
         self._whole.fail(self._whole.missing(self._indexes), error)
-
-
-class SomeItems:
-    """A map's sink that hears of some items only: where a newer Job of the same map has the others."""
-
-    def __init__(self, whole: Sink, mine: Iterable[int]) -> None:
-        self._whole = whole
-        self._mine = set(mine)
-
-    @property
-    def settled(self) -> bool:
-        return self._whole.settled
-
-    def missing(self, indexes: Iterable[int]) -> list[int]:
-        return self._whole.missing(self._of_mine(indexes))
-
-    def opened(self, count: int, function: str) -> None:
-        self._whole.opened(count, function)
-
-    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        self._whole.moved(self._of_mine(indexes), where)
-
-    def output(self, indexes: Sequence[int], data: bytes) -> None:
-        self._whole.output(self._of_mine(indexes), data)
-
-    def take(self, outcomes: Sequence[Record]) -> None:
-        self._whole.take([each for each in outcomes if each.index in self._mine])
-
-    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
-        self._whole.fail(self._of_mine(self._mine if indexes is None else indexes), error)
-
-    def _of_mine(self, indexes: Iterable[int]) -> list[int]:
-        return [index for index in indexes if index in self._mine]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.attempts.held import HeldPod, HeldPods
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import is_kept
 from kubefunc.backends.kubernetes.attempts.layout import Layout
-from kubefunc.backends.kubernetes.attempts.lost_and_held import HeldPod, HeldPods, LostItems
 from kubefunc.backends.kubernetes.attempts.pods import JobNews, Progress
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
@@ -44,9 +44,8 @@ class MapAttempt(Attempt):
         sent: what was submitted; None for an attached map.
         living: an attempt for each chunk that has a Pod and has not ended, by its number.
         ended: the numbers of those that have.
-        lost: items that have to run again elsewhere.
-        item_failed: one of the items of this Job has failed, and no other Job runs it again.
-        will_run_again: whether an item that has failed here has a further attempt, with more memory.
+        was_replaced: items were lost through no fault of theirs and run in another Job: this one would start their
+            Pods again.
         uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
         shares: running Pods may be asked to give back items that they have not begun.
         held: Pods that keep results which are here already.
@@ -57,9 +56,7 @@ class MapAttempt(Attempt):
     sent: Submission | None = None
     living: dict[int, ChunkAttempt] = field(default_factory=dict[int, "ChunkAttempt"])
     ended: set[int] = field(default_factory=set[int])
-    lost: LostItems = field(default_factory=LostItems)
-    item_failed: bool = False
-    will_run_again: Callable[[int], bool] = lambda _: False
+    was_replaced: bool = False
     uploads_items: bool = False
     shares: bool = False
     held: HeldPods = field(default_factory=HeldPods)
@@ -68,6 +65,11 @@ class MapAttempt(Attempt):
     def most_pods(self) -> int:
         """How many Pods of the map may run at once."""
         return (self.sent.max_parallelism if self.sent is not None else None) or MAX_PARALLELISM
+
+    @property
+    def longest(self) -> int:
+        """How many items a chunk has: the last one may have fewer."""
+        return len(self.chunks[0])
 
     def arguments(self, index: int) -> bytes:
         """The pickled arguments of one of its items."""
@@ -102,16 +104,18 @@ class MapAttempt(Attempt):
     @property
     def is_kept(self) -> bool:
         """Whether the Job is not deleted when all its chunks have ended."""
-        return self.stays or (is_kept(self.options.keep, failed=self.item_failed) and not self.lost.innocent)
+        if self.stays or self.was_replaced:
+            return self.stays
+        failed = self.whole.has_failures(index for chunk in self.chunks for index in chunk)
+        return is_kept(self.options.keep, failed=failed)
 
     def lay_out(self, layout: Layout) -> None:
         """Lay its items out in other chunks, before the Job is made."""
         self.chunks = layout.chunks
 
-    def note_failures(self, items: Iterable[int]) -> None:
-        """These items have failed here."""
-        if not all(map(self.will_run_again, items)):
-            self.item_failed = True
+    def replace(self) -> None:
+        """Items that it has lost run in another Job."""
+        self.was_replaced = True
 
     def parts(self) -> list[Attempt]:
         """The Job's own attempt first: what it waits for depends on the others."""
@@ -320,7 +324,6 @@ class ChunkAttempt(Attempt):
     def _take(self, outcomes: Sequence[Record]) -> None:
         """They may come before the news that their Pod runs: the stream from its courier is faster."""
         self.mine.take(outcomes)
-        self.of.note_failures(each.index for each in outcomes if each.header is not None)
         with self.lock:
             pod = self.pods.named(self.fetch.receipt_pod)
             if pod is not None and pod.where in _BEFORE_RUNNING:

@@ -61,6 +61,26 @@ class Jobs:
         self._owed: set[Attempt] = set()
         self._delayed: dict[Attempt, Callable[[], None]] = {}
         self._warned: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the newest Job's, of calls that may have several
+
+    # -- the numbers of a call's Jobs
+
+    def next_number(self, submission: Submission) -> int:
+        """Of its next Job: an attempt may have several, one after another or for some of its items each."""
+        with self._lock:
+            return max(submission.attempt, self._numbers.get(submission.call, 0) + 1)
+
+    def take_number(self, submission: Submission) -> int:
+        """The same, for a Job that is made now: no other thread gets this number."""
+        with self._lock:
+            number = self.next_number(submission)
+            self.note_number(submission.call, number)
+            return number
+
+    def note_number(self, call: str, number: int) -> None:
+        """There is a Job of this number, and there may be more."""
+        with self._lock:
+            self._numbers[call] = max(number, self._numbers.get(call, 0))
 
     # -- creating
 

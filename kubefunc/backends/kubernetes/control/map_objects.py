@@ -37,7 +37,8 @@ def layout_of(submission: Submission, *, adapts: bool) -> Layout:
     indexes = sorted(submission.items)
     whole = range(submission.count)
     few = AT_LEAST_PODS if adapts else FIXED_PODS
-    size = submission.chunksize or chunksize(len(indexes), submission.options, submission.max_parallelism, few)
+    wanted = submission.chunk_hint or submission.chunksize
+    size = wanted or chunksize(len(indexes), submission.options, submission.max_parallelism, few)
     return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
 
 

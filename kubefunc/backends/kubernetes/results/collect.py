@@ -18,7 +18,7 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
-from kubefunc.backends.kubernetes.attempts.lost_and_held import HeldPod
+from kubefunc.backends.kubernetes.attempts.held import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
