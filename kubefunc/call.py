@@ -5,34 +5,27 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, overload
 
-from kubefunc.attempts import View
 from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
-from kubefunc.errors import ConfigurationError, KubefuncError
-from kubefunc.outcomes import CANCELLED, Outcomes
+from kubefunc.handles import Waiting, check_process, parse_id
+from kubefunc.outcomes import CANCELLED, Outcomes, Owner
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
+from kubefunc.unread_future import UnreadFuture
 
 R = TypeVar("R")
-if TYPE_CHECKING:
-    _Future = concurrent.futures.Future[R]
-else:
-
-    class _Future(concurrent.futures.Future, Generic[R]):
-        pass
 
 
 @dataclass(frozen=True)
@@ -58,76 +51,14 @@ class CallStats:
     node: str | None = None
 
 
-# Stands in a Future whose function raised until somebody asks for the exception: the stdlib's tools see that it failed.
-_UNREAD_ERROR = KubefuncError("The exception of this call has not been read yet. Call exception() to get it.")
-
-
-class UnreadFuture(_Future[R]):
-    """A Future whose outcome may be set as bytes, before it is unpickled.
-
-    The thread that first asks for the value unpickles it, not a thread that also serves other calls.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._unread: Unread | None = None
-
-    def result(self, timeout: float | None = None) -> R:
-        """Return the function's value, or raise its exception."""
-        self._read(timeout)
-        return result_of(self, timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception that :meth:`result` would raise, or None."""
-        self._read(timeout)
-        return super().exception(timeout)
-
-    def _get_snapshot(self) -> Any:  # Python 3.14: asyncio.wrap_future() asks for all at once
-        if self.done() and not self.cancelled():
-            self._read(None)
-        return super()._get_snapshot()  # type: ignore[misc]
-
-    def _read(self, timeout: float | None) -> None:
-        """Wait for the end, then store the value or exception where the standard library's Future keeps it."""
-        concurrent.futures.Future.exception(self, timeout)
-        unread = self._unread
-        if unread is None:
-            return
-        ended = unread.open()
-        if isinstance(ended, Returned):
-            self._result = ended.value
-        else:
-            self._exception = ended.error
-        self._unread = None
-
-    def _settle(self, ended: Returned | Raised | Unread) -> None:
-        """End with this."""
-        if isinstance(ended, Unread):
-            self._unread = ended
-            if ended.is_value:
-                self.set_result(cast("R", None))
-            else:
-                self.set_exception(_UNREAD_ERROR)
-        elif isinstance(ended, Returned):
-            self.set_result(ended.value)
-        else:
-            self.set_exception(ended.error)
-
-    def _as_it_came(self) -> Returned | Raised | Unread:
-        """The outcome of one that has ended, still unread where nobody has asked for it."""
-        unread = self._unread
-        if unread is not None:
-            return unread
-        error = super().exception()
-        return Returned(self._result) if error is None else Raised(error)
-
-
 class Call(UnreadFuture[R]):
     """One call of a remote function, from ``f.remote(...)`` or :func:`attach`.
 
     It is a ``concurrent.futures.Future``: ``result``, ``exception``, ``add_done_callback``,
     ``concurrent.futures.wait`` and ``as_completed`` and ``asyncio.wrap_future`` work on it. So does ``await call``.
     """
+
+    # More methods than other classes have: half of them are those of the standard library's Future and of awaitables.
 
     __kubefunc_call__ = True  # the packer refuses a Call as an argument by this mark
 
@@ -142,7 +73,7 @@ class Call(UnreadFuture[R]):
         self._completing = threading.RLock()
         self._notified = False
         self._index = 0
-        self._outcomes = Outcomes(self) if outcomes is None else outcomes
+        self._outcomes = Outcomes(_CallOwner(self)) if outcomes is None else outcomes
         self._output = CallOutput(of.console, call)
         if outcomes is None:
             self._outcomes.open(1)
@@ -334,48 +265,6 @@ class Call(UnreadFuture[R]):
         """What came of it, unpickled."""
         return self._outcomes.get(self._index)
 
-    # -- for its outcomes, from any thread
-
-    def opened(self, count: int, function: str) -> None:
-        """For the outcomes: it has one item."""
-
-    def moved(self, where: Whereabouts) -> None:
-        """For the outcomes: it is there now."""
-        self._output.moved(where)
-
-    def printed(self, indexes: Sequence[int], data: bytes) -> None:
-        """For the outcomes: the function printed this."""
-        self._output.feed(data)
-
-    def read(self, index: int, record: Record) -> Returned | Raised:
-        """For the outcomes: unpickle what came of it."""
-        header = record.header or {"outcome": VALUE}
-        attempts = header.get("attempts")  # a function that signs its own result may give anything
-        known = dataclasses.replace(
-            self._diagnosis(),
-            phase=Phase.FINISHED,
-            log_tail=self._last_lines(),
-            attempts=attempts if type(attempts) is int else None,
-        )
-        ended = outcome(Envelope(header, memoryview(record.body)), known)
-        if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
-            raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
-        return _noted(ended, known) if header.get("outcome") == RAISED else ended
-
-    def settled(self, indexes: Sequence[int]) -> None:
-        """For the outcomes: it has ended."""
-        self._output.end()
-        ended = self._outcomes.unread(self._index, self._load)
-        if ended is not None:
-            self._session.dispatcher.do(lambda: self._end(ended))
-
-    def over(self, *, stop: bool) -> None:
-        """For the outcomes: nothing else will come."""
-        self._session.finished(self._id)
-
-    def note(self, index: int, error: BaseException) -> None:
-        """For the outcomes: the error says itself which call it was."""
-
     def _last_lines(self) -> tuple[str, ...]:
         record = self._outcomes.record(self._index)
         return self._output.last_lines((record.header or {}) if record is not None else {})
@@ -388,49 +277,40 @@ class Call(UnreadFuture[R]):
         return None if unread is not None and unread.is_value else super().exception()
 
 
-def result_of(future: concurrent.futures.Future[R], timeout: float | None) -> R:
-    """The result of a Future, as its own ``result()`` gives it.
+class _CallOwner(Owner):
+    """What a call does when its outcome comes, or news of it."""
 
-    That one asks an exception whether it is true, and so loses one whose class defines ``__bool__`` or ``__len__``.
-    """
-    __tracebackhide__ = True
-    error = concurrent.futures.Future.exception(future, timeout)
-    if error is not None:
-        raise error
-    return future._result  # type: ignore[return-value]  # it is done
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
 
+    def moved(self, where: Whereabouts) -> None:
+        self._call._output.moved(where)
 
-def check_process(what: str, of: Session) -> None:
-    """Refuse a handle that this process inherited by a fork: the threads that complete it are in the parent.
+    def printed(self, indexes: Sequence[int], data: bytes) -> None:
+        self._call._output.feed(data)
 
-    Raises:
-        RuntimeError: the handle was made before the fork.
-    """
-    if of.pid != os.getpid():
-        raise RuntimeError(
-            f"{what} was made by process {of.pid}, and this process was forked from it: "
-            "only the first one can wait for the result. Wait there, or make the call here."
+    def read(self, index: int, record: Record) -> Returned | Raised:
+        header = record.header or {"outcome": VALUE}
+        attempts = header.get("attempts")  # a function that signs its own result may give anything
+        known = dataclasses.replace(
+            self._call._diagnosis(),
+            phase=Phase.FINISHED,
+            log_tail=self._call._last_lines(),
+            attempts=attempts if type(attempts) is int else None,
         )
+        ended = outcome(Envelope(header, memoryview(record.body)), known)
+        if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
+            raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
+        return _noted(ended, known) if header.get("outcome") == RAISED else ended
 
+    def settled(self, indexes: Sequence[int]) -> None:
+        self._call._output.end()
+        ended = self._call._outcomes.unread(self._call._index, self._call._load)
+        if ended is not None:
+            self._call._session.dispatcher.do(lambda: self._call._end(ended))
 
-class Waiting:
-    """The context of a wait: Ctrl-C ends the wait but not the call, and a REPL shows how to wait again."""
-
-    def __init__(self, of: Session, goes_on: str) -> None:
-        self._session = of
-        self._goes_on = goes_on
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is KeyboardInterrupt and interactive():
-            self._session.console.say(self._goes_on)
-
-
-def interactive() -> bool:
-    """Whether the program continues after an exception: a REPL, IPython, a notebook."""
-    return hasattr(sys, "ps1") or sys.flags.interactive == 1 or "IPython" in sys.modules
+    def over(self, *, stop: bool) -> None:
+        self._call._session.finished(self._call._id)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
@@ -468,6 +348,8 @@ def attach(call: str) -> Call[Any]:
     Raises:
         ConfigurationError: this is not an id, or there is no cluster. Calls on this machine end with their process.
     """
+    from kubefunc.attempts import View  # here, as it does not travel to Pods
+
     name = parse_id("attach", call)
     here = session()
     options = here.options()
@@ -478,20 +360,3 @@ def attach(call: str) -> Call[Any]:
         handle._output.show()
     handle._work = backend.attach(call, "single", View(handle._outcomes))
     return handle
-
-
-def parse_id(function: str, call: str) -> str:
-    """Split ``id`` or ``namespace/id``.
-
-    Raises:
-        ConfigurationError: not a valid call id.
-    """
-    from kubefunc.payload import is_valid_id
-
-    name = call.rpartition("/")[2]
-    if not is_valid_id(name):
-        raise ConfigurationError(
-            f"{function}({call!r}): not the id of a call. An id looks like 'train-x7k2p5qax7k2p5qa' or "
-            "'namespace/train-x7k2p5qax7k2p5qa'; call.id has it, and the Job has it as its name."
-        )
-    return name

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kubefunc.call import Call
     from kubefunc.map_call import MapCall
+    from kubefunc.map_items import MapItems
     from kubefunc.options import OptionChanges
 
 P = ParamSpec("P")
@@ -606,7 +607,16 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
 
 
 def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:
-    """As :func:`start`, for many items.
+    """As :func:`start`, for many items: the handle of :func:`start_items`."""
+    __tracebackhide__ = True
+    started = start_items(function, items, how)
+    from kubefunc.map_call import MapCall
+
+    return MapCall(started)
+
+
+def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapItems[R]:
+    """Pack many items and send them.
 
     Raises:
         NestedCallError: inside a call whose Pod has no credentials.
@@ -620,8 +630,8 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
+    from kubefunc import map_items
     from kubefunc.backends.base import Submission
-    from kubefunc.map_call import start_map
     from kubefunc.payload import new_id
 
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
@@ -638,7 +648,7 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
         max_parallelism=how.max_parallelism,
         key=key,
     )
-    return start_map(here, backend, submission, return_exceptions=how.return_exceptions)
+    return map_items.start_items(here, backend, submission, return_exceptions=how.return_exceptions)
 
 
 def _target(function: RemoteFunction[Any, Any]) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems
 
 R = TypeVar("R")
 
@@ -14,65 +13,62 @@ R = TypeVar("R")
 class InOrder(Iterator[R]):
     """Results in the order of the inputs. An exception ends nothing: the next call of next() goes on behind it."""
 
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
+    def __init__(self, items: MapItems[R]) -> None:
+        self._items = items
         self._next = 0
 
     def __next__(self) -> R:
         __tracebackhide__ = True
         index = self._next
-        if index >= len(self._map):
-            self._map._watch.finish()
+        if index >= self._items.count(None):
+            self._items.watch.finish()
             raise StopIteration
-        self._map._wait(index, None)
+        self._items.wait(index, None)
         self._next += 1  # not before: a wait that was interrupted is taken up again
-        return self._map._give(index)
+        return self._items.give(index)
 
 
 class InOrderAsync(AsyncIterator[R]):
     """The same for ``async for``."""
 
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
+    def __init__(self, items: MapItems[R]) -> None:
+        self._items = items
         self._next = 0
 
     async def __anext__(self) -> R:
         __tracebackhide__ = True
         index = self._next
-        if index >= await self._map._length_async():
-            self._map._watch.finish()
+        if index >= await self._items.count_async():
+            self._items.watch.finish()
             raise StopAsyncIteration
-        await self._map._wait_async(index)
+        await self._items.wait_async(index)
         self._next += 1
-        return self._map._give(index)
+        return self._items.give(index)
 
 
 class AsCompleted(Iterator[tuple[int, R]]):
     """Index and result in the order in which items end."""
 
-    def __init__(self, of: MapCall[R]) -> None:
-        self._map = of
-        self._given = bytearray(len(of))
+    def __init__(self, items: MapItems[R]) -> None:
+        self._items = items
+        self._given = bytearray(items.count(None))
         self._order: Sequence[int] = ()
         self._next = 0
 
     def __next__(self) -> tuple[int, R]:
         __tracebackhide__ = True
         if all(self._given):
-            self._map._watch.finish()
+            self._items.watch.finish()
             raise StopIteration
-        index = self._wait()
+        self._items.wait_until(self._finds_next, None)
+        index = self._order[self._next - 1]
         self._given[index] = 1
-        return index, self._map._give(index)
-
-    def _wait(self) -> int:
-        self._map._wait_until(self._finds_next, None)
-        return self._order[self._next - 1]
+        return index, self._items.give(index)
 
     def _finds_next(self) -> bool:
         """Whether an item has ended that was not given yet: it stands before ``_next`` then. The lock is held."""
-        if self._order is not self._map._outcomes.order:  # retry_failed() has made a new one
-            self._order, self._next = self._map._outcomes.order, 0
+        if self._order is not self._items.outcomes.order:  # retry_failed() has made a new one
+            self._order, self._next = self._items.outcomes.order, 0
         while self._next < len(self._order):
             self._next += 1
             if not self._given[self._order[self._next - 1]]:

@@ -7,186 +7,132 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
 
 from kubefunc.backends.base import Whereabouts
-from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised, Returned, Unread, is_value
 from kubefunc.errors import KubefuncError
 from kubefunc.progress import MapProgress
 from kubefunc.runner.protocol.records import Record
-
-if TYPE_CHECKING:
-    import asyncio
+from kubefunc.tally import Tally
+from kubefunc.waiters import Waiters
 
 CANCELLED = Raised(concurrent.futures.CancelledError())
 FIRST_ATTEMPT = 1
 
 _HANDED_OVER = Returned(None)
-_UNSENT = Whereabouts(Phase.SUBMITTING)
 
 
-class Owner(Protocol):
+class Owner:
     """The handle of a submission, as its outcomes see it. Called without a lock held, from any thread."""
 
     def read(self, index: int, record: Record) -> Returned | Raised:
         """Unpickle what came of an item."""
-        ...
+        raise NotImplementedError
 
     def opened(self, count: int, function: str) -> None:
         """Of a submission that was attached to: there are so many items, of the function of this name."""
-        ...
 
     def moved(self, where: Whereabouts) -> None:
         """Some items are there now."""
-        ...
 
     def printed(self, indexes: Sequence[int], data: bytes) -> None:
         """The function printed this while these items ran."""
-        ...
 
     def note(self, index: int, error: BaseException) -> None:
         """This error, which is for one item alone, may say which one."""
-        ...
 
     def settled(self, indexes: Sequence[int]) -> None:
         """These items have their outcome now."""
-        ...
 
     def over(self, *, stop: bool) -> None:
         """Every item has its outcome. ``stop``: some were cancelled, and may still run."""
-        ...
-
-
-class Ticker(Protocol):
-    """What shows the progress while somebody waits (:class:`kubefunc.progress.Watch`)."""
-
-    def tick(self) -> float:
-        """Show the progress; the seconds until the next tick."""
-        ...
-
-    def tick_in_loop(self) -> float:
-        """The same inside an event loop, which must not be held up."""
-        ...
-
-    def pause(self) -> None:
-        """Nobody waits any more."""
-        ...
 
 
 class Outcomes:
     """Where the items of one submission are, how they ended, and who waits for them. Safe to use from any thread.
 
     The first outcome of an item counts. An item that runs again belongs to a later attempt, and only that attempt can
-    end it then.
+    end it then. Memory goes to items that were heard of, not to those that wait.
+
+    Attributes (for others to read):
+        owner: whose outcomes these are.
+        count: how many items there are; None while that is not known.
+        failure: why nothing will ever be known of the items, where that is so.
+        order: the items that ended, in the order in which they did. Another list after :meth:`begin_again`.
+        attempt: the newest attempt.
+        waiters: who waits for news of the items.
     """
 
     def __init__(self, owner: Owner) -> None:
         """Nothing is known yet, not even how many items there are: see :meth:`open`."""
-        self._owner = owner
-        self._news = threading.Condition()
-        self._reading = threading.RLock()  # an outcome is unpickled once; taken before the lock of _news
-        self._count: int | None = None
-        self._failure: KubefuncError | None = None
-        self._records: list[Record | None] = []
-        self._ended: list[Returned | Raised | None] = []
-        self._where: list[Whereabouts] = []
-        self._phases: Counter[Phase] = Counter()
-        self._pods: dict[int, str] = {}  # the Pods of the items that run
-        self._failed = 0
-        self._cancelled = 0
-        self._order: list[int] = []
-        self._wakers: dict[int, list[Callable[[], None]]] = {}
-        self._attempt = FIRST_ATTEMPT
+        self.owner = owner
+        self.count: int | None = None
+        self.failure: KubefuncError | None = None
+        self.order: list[int] = []
+        self.attempt = FIRST_ATTEMPT
+        self.waiters = Waiters()
+        self._lock = self.waiters.lock
+        self._reading = threading.RLock()  # an outcome is unpickled once; taken before _lock
+        self._records: dict[int, Record] = {}
+        self._ended: dict[int, Returned | Raised] = {}
+        self._tally = Tally()
+        self._forgotten = 0
         self._attempts: dict[int, int] = {}  # the attempt that an item belongs to, where it is not the first
 
     # -- what is known
 
     @property
-    def owner(self) -> Owner:
-        """Whose outcomes these are."""
-        return self._owner
-
-    @property
-    def count(self) -> int | None:
-        """How many items there are; None while that is not known."""
-        return self._count
-
-    @property
-    def failure(self) -> KubefuncError | None:
-        """Why nothing will ever be known of the items, where that is so."""
-        return self._failure
-
-    @property
-    def order(self) -> Sequence[int]:
-        """The items that ended, in the order in which they did. Another list after :meth:`begin_again`."""
-        return self._order
-
-    @property
-    def attempt(self) -> int:
-        """The newest attempt."""
-        return self._attempt
-
-    @property
     def is_over(self) -> bool:
         """Whether every item has its outcome."""
-        return self._failure is not None or (self._count is not None and len(self._order) == self._count)
+        return self.failure is not None or (self.count is not None and len(self.order) + self._forgotten == self.count)
 
     def is_settled(self, index: int) -> bool:
         """Whether an item has its outcome."""
-        return self._records[index] is not None or self._ended[index] is not None
+        return index in self._records or index in self._ended
 
     def has_failed(self, index: int) -> bool:
         """Whether an item ended with an exception, an error or its cancellation. Nothing is unpickled to know."""
-        ended, record = self._ended[index], self._records[index]
+        ended, record = self._ended.get(index), self._records.get(index)
         if ended is not None:
             return isinstance(ended, Raised)
         return record is not None and not is_value(record)
 
+    def has_failures(self, indexes: Iterable[int], attempt: int) -> bool:
+        """Whether one of this attempt's items has failed, and was not just cancelled."""
+        return any(
+            self.has_failed(index) and self._ended.get(index) is not CANCELLED and self._belongs(index, attempt)
+            for index in indexes
+        )
+
     def where(self, index: int) -> Whereabouts:
         """Where an item is, or was when it ended."""
-        return self._where[index]
+        return self._tally.where(index)
 
     def record(self, index: int) -> Record | None:
         """What came of an item, without its value once that was read."""
-        return self._records[index]
+        return self._records.get(index)
 
     def progress(self, waits_for: str) -> MapProgress:
         """How many items are where."""
-        with self._news:
-            total = self._count or 0
-            running = self._phases[Phase.RUNNING] + self._phases[Phase.FETCHING]
-            ended = len(self._order)
-            return MapProgress(
-                total=total,
-                waiting=total - ended - running,
-                running=running,
-                succeeded=ended - self._failed - self._cancelled,
-                failed=self._failed,
-                cancelled=self._cancelled,
-                waits_for=waits_for if total > ended + running else "",
-                pods=len(set(self._pods.values())),
-            )
+        with self._lock:
+            return self._tally.progress(self.count or 0, len(self.order) + self._forgotten, waits_for)
 
     def get(self, index: int) -> Returned | Raised:
         """The outcome of a settled item, unpickled now unless it was asked for before."""
-        ended = self._ended[index]
+        ended = self._ended.get(index)
         if ended is not None:
             return ended
         with self._reading:
-            ended = self._ended[index]
-            record = self._records[index]
+            ended = self._ended.get(index)
+            record = self._records.get(index)
             if ended is None and record is not None:
-                ended = self._owner.read(index, record)
+                ended = self.owner.read(index, record)
                 self._ended[index] = ended
                 record.body = b""
         if ended is None:  # it failed, and begin_again() came between: as if it had never been settled
-            self.wait_until(lambda: self.is_settled(index))
+            self.waiters.wait_until(lambda: self.is_settled(index))
             return self.get(index)
         return ended
 
@@ -200,8 +146,8 @@ class Outcomes:
         Returns:
             None where the item has not ended.
         """
-        with self._news:
-            ended, record = self._ended[index], self._records[index]
+        with self._lock:
+            ended, record = self._ended.get(index), self._records.get(index)
         if ended is not None or record is None:
             return ended
         return Unread(load, is_value=is_value(record), lock=self._reading)
@@ -212,203 +158,118 @@ class Outcomes:
         self._ended[index] = _HANDED_OVER
         return ended
 
-    # -- waiting
-
-    def wait_until(
-        self, condition: Callable[[], bool], deadline: float | None = None, ticker: Ticker | None = None
-    ) -> None:
-        """Wait until the condition, which is evaluated with the lock held, is true.
-
-        Args:
-            condition: looks at these outcomes and does nothing else.
-            deadline: on the monotonic clock.
-            ticker: shows the progress meanwhile.
-
-        Raises:
-            TimeoutError: it was not true by the deadline (on Python 3.10 the ``concurrent.futures`` one).
-        """
-        try:
-            while True:
-                pause = ticker.tick() if ticker is not None else None
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                with self._news:
-                    if self._news.wait_for(condition, _shorter(left, pause)):
-                        return
-                if left == 0.0:
-                    raise concurrent.futures.TimeoutError
-        finally:
-            if ticker is not None:
-                ticker.pause()
-
-    async def wait_async(self, index: int, ticker: Ticker) -> None:
-        """Wait for an item in an event loop."""
-        if self.is_settled(index):
-            return
-        import asyncio  # code that awaits has loaded it already; for others it costs 15 ms
-
-        loop = asyncio.get_running_loop()
-        settled = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(settled.set)
-
-        with self._news:
-            if self.is_settled(index):
-                return
-            self._wakers.setdefault(index, []).append(wake)
-        await _wait_and_tick(settled, ticker)
-
-    # -- changes
+    # -- which items there are
 
     def open(self, count: int) -> None:
         """There are so many items. Only the first time has an effect."""
-        with self._news:
-            if self._count is not None:
-                return
-            self._records = [None] * count
-            self._ended = [None] * count
-            self._where = [_UNSENT] * count
-            self._phases[Phase.SUBMITTING] = count
-            self._count = count
-            self._news.notify_all()
+        with self._lock:
+            if self.count is None:
+                self.count = count
+                self.waiters.tell()
+
+    def add(self) -> int:
+        """One more item, of a submission that was opened. Its index."""
+        with self._lock:
+            index = self.count or 0
+            self.count = index + 1
+            return index
+
+    def forget(self, index: int) -> Record | Raised | None:
+        """Give away what came of a settled item, of which nobody will ask here again."""
+        with self._lock:
+            self.order.remove(index)
+            self._forgotten += 1
+            self._tally.forget(index)
+            self._attempts.pop(index, None)
+            ended = self._ended.pop(index, None)
+            return self._records.pop(index, None) or (ended if isinstance(ended, Raised) else None)
+
+    # -- changes
 
     def fail_unopened(self, error: KubefuncError) -> None:
         """Nothing will be known of the items."""
-        with self._news:
-            self._failure = error
-            self._news.notify_all()
-        self._owner.over(stop=False)
+        with self._lock:
+            self.failure = error
+            self.waiters.tell()
+        self.owner.over(stop=False)
 
     def move(self, indexes: Iterable[int], where: Whereabouts, attempt: int = FIRST_ATTEMPT) -> None:
         """An attempt's items are there now, unless they have ended or belong to a later one."""
-        with self._news:
+        with self._lock:
             for index in self.missing(indexes, attempt):
-                self._move(index, where)
-        self._owner.moved(where)
-
-    def _move(self, index: int, where: Whereabouts) -> None:
-        self._phases[self._where[index].phase] -= 1
-        self._phases[where.phase] += 1
-        self._where[index] = where if where.pod is not None else _with_place_of(self._where[index], where)
-        if where.phase is Phase.RUNNING and where.pod is not None:
-            self._pods[index] = where.pod
-        else:
-            self._pods.pop(index, None)
-
-    def settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int) -> int:
-        """Take outcomes from an attempt; how many items had none before."""
-        return self._settle(outcomes, attempt)
+                self._tally.move(index, where)
+        self.owner.moved(where)
 
     def cancel(self, indexes: Sequence[int]) -> int:
         """End items without an outcome as cancelled, whichever attempt they belong to; how many there were."""
-        return self._settle([(index, CANCELLED) for index in indexes], None)
+        return self.settle([(index, CANCELLED) for index in indexes], None)
 
-    def _settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int | None) -> int:
+    def settle(self, outcomes: Iterable[tuple[int, Record | Raised]], attempt: int | None) -> int:
+        """Take outcomes from an attempt (None: from none of them); how many items had none before."""
         settled: list[int] = []
-        with self._news:
+        with self._lock:
             for index, ended in outcomes:
-                if self.is_settled(index) or attempt not in (None, self._attempt_of(index)):
-                    continue
-                self._count_in(index, ended)
-                settled.append(index)
+                if not self.is_settled(index) and (attempt is None or self._belongs(index, attempt)):
+                    self._count_in(index, ended)
+                    settled.append(index)
             if not settled:
                 return 0
-            self._news.notify_all()
-            wakers = [wake for index in settled for wake in self._wakers.pop(index, ())] if self._wakers else ()
-            over = len(self._order) == self._count
-            still_runs = self._cancelled > 0 and attempt is not None
+            wakers = self.waiters.tell(settled)
+            over = len(self.order) + self._forgotten == self.count
+            still_runs = self._tally.cancelled > 0 and attempt is not None
         for wake in wakers:
             wake()
-        self._owner.settled(settled)
+        self.owner.settled(settled)
         if over:
-            self._owner.over(stop=still_runs)
+            self.owner.over(stop=still_runs)
         return len(settled)
 
     def _count_in(self, index: int, ended: Record | Raised) -> None:
         if isinstance(ended, Record):
             self._records[index] = ended
-            self._failed += not is_value(ended)
+            self._tally.end(index, failed=not is_value(ended))
         else:
             self._ended[index] = ended
-            self._failed += ended is not CANCELLED
-            self._cancelled += ended is CANCELLED
-        self._order.append(index)
-        self._phases[self._where[index].phase] -= 1
-        self._pods.pop(index, None)
+            self._tally.end(index, failed=ended is not CANCELLED, cancelled=ended is CANCELLED)
+        self.order.append(index)
 
     # -- attempts
 
-    def _attempt_of(self, index: int) -> int:
-        return self._attempts.get(index, FIRST_ATTEMPT)
+    def _belongs(self, index: int, attempt: int) -> bool:
+        return self._attempts.get(index, FIRST_ATTEMPT) == attempt
 
     def missing(self, indexes: Iterable[int], attempt: int) -> list[int]:
         """Those of the items that this attempt still has to end."""
-        return [i for i in indexes if not self.is_settled(i) and self._attempt_of(i) == attempt]
-
-    def has_failures(self, indexes: Iterable[int], attempt: int) -> bool:
-        """Whether one of this attempt's items has failed, and was not just cancelled."""
-        return any(
-            self.has_failed(i) and self._ended[i] is not CANCELLED and self._attempt_of(i) == attempt for i in indexes
-        )
+        return [index for index in indexes if not self.is_settled(index) and self._belongs(index, attempt)]
 
     def next_attempt(self) -> int:
         """The number of a new attempt, to which nothing belongs yet."""
-        with self._news:
-            self._attempt += 1
-            return self._attempt
+        with self._lock:
+            self.attempt += 1
+            return self.attempt
 
     def pass_on(self, indexes: Iterable[int], to: int, attempt: int | None = None) -> list[int]:
         """Those of the items that have no outcome, of this attempt (None: of any): they belong to another one now."""
-        with self._news:
-            mine = [i for i in indexes if not self.is_settled(i) and attempt in (None, self._attempt_of(i))]
+        with self._lock:
+            open_ones = (index for index in indexes if not self.is_settled(index))
+            mine = [index for index in open_ones if attempt is None or self._belongs(index, attempt)]
             self._attempts.update(dict.fromkeys(mine, to))
             return mine
 
     def begin_again(self, indexes: Sequence[int]) -> int:
         """Forget the outcomes of these items: a new attempt runs them. Its number."""
-        with self._reading, self._news:
-            self._attempt += 1
+        with self._reading, self._lock:
+            self.attempt += 1
             for index in indexes:
-                self._failed -= self._ended[index] is not CANCELLED
-                self._cancelled -= self._ended[index] is CANCELLED
-                self._records[index] = self._ended[index] = None
-                self._where[index] = _UNSENT
-                self._phases[Phase.SUBMITTING] += 1
-                self._attempts[index] = self._attempt
+                self._tally.begin_again(index, was_cancelled=self._ended.pop(index, None) is CANCELLED)
+                self._records.pop(index, None)
+                self._attempts[index] = self.attempt
             again = set(indexes)
-            self._order = [index for index in self._order if index not in again]
-            return self._attempt
+            self.order = [index for index in self.order if index not in again]
+            return self.attempt
 
     @contextlib.contextmanager
     def unchanged(self) -> Generator[None]:
         """While inside, no settled item is read or forgotten by another thread."""
         with self._reading:
             yield
-
-
-def _with_place_of(known: Whereabouts, where: Whereabouts) -> Whereabouts:
-    """The same, with the Pod that was known last: that is where to look for what went wrong."""
-    if known.pod is None and known.namespace is None:
-        return where
-    namespace = where.namespace or known.namespace
-    return dataclasses.replace(where, pod=known.pod, node=where.node or known.node, namespace=namespace)
-
-
-def _shorter(left: float | None, pause: float | None) -> float | None:
-    if left is None or pause is None:
-        return left if pause is None else pause
-    return min(left, pause)
-
-
-async def _wait_and_tick(settled: asyncio.Event, ticker: Ticker) -> None:
-    import asyncio
-
-    # Not wait_for(): up to Python 3.11 it swallows a cancellation that comes together with the event.
-    waiting = asyncio.ensure_future(settled.wait())
-    try:
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=ticker.tick_in_loop())
-    finally:
-        waiting.cancel()
-        ticker.pause()

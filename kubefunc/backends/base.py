@@ -180,6 +180,11 @@ class Work(Protocol):
 class OpenWork(Protocol):
     """Work that takes further items while it runs: the tasks of an executor, in processes that stay."""
 
+    @property
+    def failure(self) -> KubefuncError | None:
+        """Why no item can run any more, where that is so."""
+        ...
+
     def add(self, index: int, data: bytes) -> None:
         """One more item, with its pickled arguments."""
         ...

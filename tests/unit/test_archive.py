@@ -6,6 +6,8 @@ import importlib.util
 import io
 import marshal
 import os
+import subprocess
+import sys
 import types
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import kubefunc
 from kubefunc.archive import (
     archive_bytes,
     build_archive,
@@ -102,6 +105,23 @@ def test_the_same_sources_give_the_same_bytes() -> None:
 def test_it_fits_into_a_secret_beside_a_payload() -> None:
     """It travels with every call: a Secret holds 1 MiB in all."""
     assert len(build_archive({name: path.read_bytes() for name, path in find_sources().items()})) < 300_000
+
+
+def test_every_public_name_can_be_imported_in_a_pod(tmp_path: Path) -> None:
+    """A module that travels may name a type of kubefunc's, though calls cannot be made there."""
+    (tmp_path / "kubefunc.pyz").write_bytes(archive_bytes())
+    names = [name for name in kubefunc.__all__ if not name.startswith("_") and name != "testing"]  # only for tests
+    program = f"import kubefunc; print(kubefunc.__file__); from kubefunc import {', '.join(names)}"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "kubefunc.pyz")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout
 
 
 def test_it_is_made_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

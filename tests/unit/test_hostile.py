@@ -23,6 +23,7 @@ from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, verify, verify_chunk
 from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import records, wire
@@ -259,9 +260,9 @@ def test_an_exception_that_cannot_be_rebuilt_ends_its_call() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), HEADERS | st.none(), st.binary(max_size=9)), max_size=5))
 def test_records_may_say_anything(hostile: list[tuple[int, dict[str, Any] | None, bytes]]) -> None:
     """Each item of a map ends, with a value or with an error of ours, whatever the other items' outcomes hold."""
-    handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), SESSION, return_exceptions=True, verbose=False)
-    handle._outcomes.open(3)
-    sink = View(handle._outcomes)
+    handle: MapCall[Any] = MapCall(MapItems(CALL, "f", HandBackend(), SESSION, return_exceptions=True, verbose=False))
+    handle._items.outcomes.open(3)
+    sink = View(handle._items.outcomes)
     sink.take([records.Record(index, 0.0, 1.0, 1, header, body) for index, header, body in hostile])
     sink.take([value_record(index, index) for index in range(3)])
     for call in handle.calls:

@@ -18,9 +18,11 @@ from kubefunc import errors
 from kubefunc.attempts import View
 from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.map_call import MapCall, MapProgress, start_map
+from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems, start_items
 from kubefunc.options import Options
 from kubefunc.payload import Packer
+from kubefunc.progress import MapProgress
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, HandWork, raised_record, value_record
 
@@ -45,7 +47,7 @@ class Made:
             key=KEY,
         )
         how = {"return_exceptions": False, **how}
-        self.map: MapCall[Any] = start_map(self.session, self.backend, submission, **how)
+        self.map: MapCall[Any] = MapCall(start_items(self.session, self.backend, submission, **how))
 
     @property
     def sink(self) -> View:
@@ -324,13 +326,15 @@ def test_an_attached_map_learns_its_length() -> None:
     """Whoever asks before that waits; without news of it, its error is raised."""
     made = Made(0)
     attached: MapCall[Any] = MapCall(
-        "g-abcdefgh", "g", made.backend, made.session, return_exceptions=False, verbose=False
+        MapItems("g-abcdefgh", "g", made.backend, made.session, return_exceptions=False, verbose=False)
     )
-    sink = View(attached._outcomes)
+    sink = View(attached._items.outcomes)
     soon(lambda: sink.opened(2, "g"))
     assert len(attached) == 2
-    lost: MapCall[Any] = MapCall("h-abcdefgh", "h", made.backend, made.session, return_exceptions=False, verbose=False)
-    View(lost._outcomes).fail(None, errors.ResultLostError("it is gone"))
+    lost: MapCall[Any] = MapCall(
+        MapItems("h-abcdefgh", "h", made.backend, made.session, return_exceptions=False, verbose=False)
+    )
+    View(lost._items.outcomes).fail(None, errors.ResultLostError("it is gone"))
     with pytest.raises(errors.ResultLostError, match="it is gone"):
         len(lost)
     assert lost.done()
@@ -340,12 +344,12 @@ def test_an_attached_map_may_be_cancelled_before_it_is_known() -> None:
     """What there is to stop is stopped as soon as that is known; until then nobody can be told."""
     made = Made(0)
     attached: MapCall[Any] = MapCall(
-        "g-abcdefgh", "g", made.backend, made.session, return_exceptions=True, verbose=False
+        MapItems("g-abcdefgh", "g", made.backend, made.session, return_exceptions=True, verbose=False)
     )
-    attached._work = HandWork(made.backend, attached.id)
+    attached._items.work = HandWork(made.backend, attached.id)
     assert attached.cancel()
     assert not attached.done()
-    View(attached._outcomes).opened(2, "g")
+    View(attached._items.outcomes).opened(2, "g")
     assert attached.done()
     assert attached.progress.cancelled == 2
     assert made.backend.cancelled == ["g-abcdefgh"]
@@ -365,7 +369,7 @@ def test_a_hundred_thousand_items_need_no_future_each() -> None:
     made = Made(100_000)
     made.sink.take([value_record(index, index) for index in range(100_000)])
     assert sum(made.map) == sum(range(100_000))
-    assert made.map._made == {}
+    assert made.map._items.calls == {}
 
 
 @pytest.fixture
@@ -395,8 +399,8 @@ def test_ctrl_c_ends_the_wait_and_nothing_else() -> None:
 def test_what_could_not_be_attached_to_is_not_retried() -> None:
     """``retry_failed()`` tells why nothing is known of the items, as ``result()`` does."""
     attached: MapCall[Any] = MapCall(
-        "f-abcdefgh", "f", HandBackend(), Session(), return_exceptions=False, verbose=False
+        MapItems("f-abcdefgh", "f", HandBackend(), Session(), return_exceptions=False, verbose=False)
     )
-    View(attached._outcomes).fail(None, errors.PythonMismatchError("another Python"))
+    View(attached._items.outcomes).fail(None, errors.PythonMismatchError("another Python"))
     with pytest.raises(errors.PythonMismatchError, match="another Python"):
         attached.retry_failed()

@@ -14,11 +14,11 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised, Returned
 from kubefunc.errors import PodLostError
-from kubefunc.outcomes import CANCELLED, Outcomes
+from kubefunc.outcomes import CANCELLED, Outcomes, Owner
 from kubefunc.runner.protocol.records import Record
 
 
-class Handle:
+class Handle(Owner):
     """The handle of a submission, which remembers what it was told."""
 
     def __init__(self, count: int | None = None) -> None:
@@ -35,12 +35,6 @@ class Handle:
 
     def opened(self, count: int, function: str) -> None:
         self.outcomes.open(count)
-
-    def moved(self, where: Whereabouts) -> None: ...
-
-    def printed(self, indexes: Sequence[int], data: bytes) -> None: ...
-
-    def note(self, index: int, error: BaseException) -> None: ...
 
     def settled(self, indexes: Sequence[int]) -> None:
         self.told += indexes
@@ -101,9 +95,9 @@ def test_a_wait_ends_with_the_news_or_at_its_deadline() -> None:
     """Another thread brings the outcome."""
     outcomes = Handle(1).outcomes
     with pytest.raises(concurrent.futures.TimeoutError):
-        outcomes.wait_until(lambda: outcomes.is_settled(0), deadline=0.0)
+        outcomes.waiters.wait_until(lambda: outcomes.is_settled(0), deadline=0.0)
     threading.Timer(0.05, lambda: outcomes.settle([value(0)], attempt=1)).start()
-    outcomes.wait_until(lambda: outcomes.is_settled(0))
+    outcomes.waiters.wait_until(lambda: outcomes.is_settled(0))
 
 
 def test_a_submission_of_which_nothing_is_known_is_over() -> None:

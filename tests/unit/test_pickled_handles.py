@@ -15,6 +15,7 @@ from kubefunc.backends.local.backend import LocalBackend, LocalWork
 from kubefunc.backends.local.oneshot import OneShots
 from kubefunc.call import Call
 from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems
 from kubefunc.session import Session
 from tests.unit.by_hand import HandBackend, HandWork
 
@@ -52,19 +53,23 @@ def test_a_pickled_call_is_an_attached_one(backend: Remembering) -> None:
 
 def test_a_pickled_map_is_an_attached_one(backend: Remembering) -> None:
     """And still gives exceptions as results, where it did."""
-    made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
-    made._work = HandWork(backend, made.id)
+    made: MapCall[int] = MapCall(
+        MapItems("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=True, verbose=False)
+    )
+    made._items.work = HandWork(backend, made.id)
     again = pickle.loads(pickle.dumps(made))
     assert isinstance(again, MapCall)
     assert again.id == made.id
-    assert again._return_exceptions
+    assert again._items.return_exceptions
     assert backend.attached == ["somewhere/f-abcdefghabcdefgh"]
 
 
 def test_an_item_of_a_map_is_not_pickled(backend: Remembering) -> None:
     """The map is: the error says what to do."""
-    made: MapCall[int] = MapCall("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
-    made._outcomes.open(3)
+    made: MapCall[int] = MapCall(
+        MapItems("f-abcdefghabcdefgh", "f", backend, Session(), return_exceptions=False, verbose=False)
+    )
+    made._items.outcomes.open(3)
     with pytest.raises(errors.SerializationError, match=r"f-abcdefghabcdefgh\[2\] .* use its calls\[2\]"):
         pickle.dumps(made.calls[2])
 

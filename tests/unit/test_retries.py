@@ -17,6 +17,7 @@ from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.growth import more_memory
 from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems
 from kubefunc.options import Options
 from kubefunc.payload import Packer
 from kubefunc.runner import CODE_OOM
@@ -136,9 +137,9 @@ class Many:
     def __init__(self, count: int, **options: Any) -> None:
         self.backend = HandBackend()
         self.map: MapCall[int] = MapCall(
-            "f-abcdefgh", "f", self.backend, Session(), return_exceptions=True, verbose=False
+            MapItems("f-abcdefgh", "f", self.backend, Session(), return_exceptions=True, verbose=False)
         )
-        self.outcomes = self.map._outcomes
+        self.outcomes = self.map._items.outcomes
         self.outcomes.open(count)
         self.later: list[Callable[[], None]] = []
         self.attempts = Attempts(self.outcomes, self.backend, lambda seconds, work: self.later.append(work))

@@ -17,6 +17,7 @@ from kubefunc.attempts import View
 from kubefunc.call import Call
 from kubefunc.envelope import verify
 from kubefunc.map_call import MapCall
+from kubefunc.map_items import MapItems
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
@@ -215,10 +216,12 @@ def test_ctrl_c_while_a_value_loads() -> None:
 
 def test_an_items_call_is_unpickled_where_it_is_asked_for() -> None:
     """The Calls of a map's items end unread too, while another item is being unpickled."""
-    handle: MapCall[Any] = MapCall(CALL, "f", HandBackend(), Session(), return_exceptions=False, verbose=False)
-    handle._outcomes.open(2)
+    handle: MapCall[Any] = MapCall(
+        MapItems(CALL, "f", HandBackend(), Session(), return_exceptions=False, verbose=False)
+    )
+    handle._items.outcomes.open(2)
     slow, quick = handle.calls
-    sink = View(handle._outcomes)
+    sink = View(handle._items.outcomes)
     sink.take([value_record(0, Reduced(read, True))])
     assert slow in concurrent.futures.wait([slow], 10).done
     assert readers == []
@@ -235,15 +238,15 @@ def test_an_items_call_is_unpickled_where_it_is_asked_for() -> None:
 def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
     """The Call that was taken before has its own outcome, also where nobody had asked for it."""
     backend = HandBackend()
-    handle: MapCall[Any] = MapCall(CALL, "f", backend, Session(), return_exceptions=False, verbose=False)
-    handle._outcomes.open(1)
+    handle: MapCall[Any] = MapCall(MapItems(CALL, "f", backend, Session(), return_exceptions=False, verbose=False))
+    handle._items.outcomes.open(1)
     (before,) = handle.calls
-    View(handle._outcomes).take([raised_record(0, ValueError("first"))])
+    View(handle._items.outcomes).take([raised_record(0, ValueError("first"))])
     assert before in concurrent.futures.wait([before], 10).done
-    handle._work = HandWork(backend, CALL)
+    handle._items.work = HandWork(backend, CALL)
     backend.known_maps[CALL] = _submission()
     handle.retry_failed()
-    View(handle._outcomes, 2).take([value_record(0, 7)])
+    View(handle._items.outcomes, 2).take([value_record(0, 7)])
     assert handle.result(10) == [7]
     time.sleep(0.05)
     assert isinstance(before.exception(10), ValueError)

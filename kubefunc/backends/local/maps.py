@@ -21,7 +21,7 @@ from kubefunc.backends.local.run import INLINE, LIMIT, request_header, write_fil
 from kubefunc.backends.local.workers import Pool, Seat, close_all
 from kubefunc.backends.queue import LEAST_AHEAD, MOST_AHEAD, WorkQueue, items_ahead
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.errors import WorkerDiedError
+from kubefunc.errors import KubefuncError, WorkerDiedError
 from kubefunc.runner import BACKOFF, CODE_DIED, CODE_OOM
 from kubefunc.runner.execution import attempts, items
 from kubefunc.runner.local import worker
@@ -86,6 +86,7 @@ class LocalMap:
         self._refusals = 0  # of workers: the system gives no more processes
         self._hire_at = 0.0
         self._recalled: Callable[[int], None] | None = None  # who is told of items that are taken back
+        self.failure: KubefuncError | None = None
         self._cancelled = False
         self._ending = False
         self._lock = threading.RLock()  # reentrant: an executor that is collected says so wherever that happens
@@ -163,13 +164,18 @@ class LocalMap:
                 self._step()
             self._say_goodbye()
             if self._cancelled:
-                self._sink.fail(None, _died(self.submission.call, "it was ended"))
+                self._fail("it was ended")
         except Exception as error:  # noqa: BLE001 - our own fault must not leave anybody waiting
             traceback.print_exc()
-            self._sink.fail(None, _died(self.submission.call, f"the thread that watched it has failed ({error})"))
+            self._fail(f"the thread that watched it has failed ({error})")
         finally:
             self._clean_up()
             self._ended(self)
+
+    def _fail(self, why: str) -> None:
+        """All that has not ended."""
+        self.failure = _died(self.submission.call, why)
+        self._sink.fail(list(self._items), self.failure)
 
     def _is_over(self) -> bool:
         if self._cancelled:

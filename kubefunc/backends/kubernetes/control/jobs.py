@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 from kubefunc import errors
-from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission

@@ -1,0 +1,59 @@
+"""What the handles of calls and maps share: ids, processes, interrupted waits."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kubefunc.errors import ConfigurationError
+from kubefunc.session import Session
+
+
+def check_process(what: str, of: Session) -> None:
+    """Refuse a handle that this process inherited by a fork: the threads that complete it are in the parent.
+
+    Raises:
+        RuntimeError: the handle was made before the fork.
+    """
+    if of.pid != os.getpid():
+        raise RuntimeError(
+            f"{what} was made by process {of.pid}, and this process was forked from it: "
+            "only the first one can wait for the result. Wait there, or make the call here."
+        )
+
+
+class Waiting:
+    """The context of a wait: Ctrl-C ends the wait but not the call, and a REPL shows how to wait again."""
+
+    def __init__(self, of: Session, goes_on: str) -> None:
+        self._session = of
+        self._goes_on = goes_on
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is KeyboardInterrupt and interactive():
+            self._session.console.say(self._goes_on)
+
+
+def interactive() -> bool:
+    """Whether the program continues after an exception: a REPL, IPython, a notebook."""
+    return hasattr(sys, "ps1") or sys.flags.interactive == 1 or "IPython" in sys.modules
+
+
+def parse_id(function: str, call: str) -> str:
+    """Split ``id`` or ``namespace/id``.
+
+    Raises:
+        ConfigurationError: not a valid call id.
+    """
+    from kubefunc.payload import is_valid_id
+
+    name = call.rpartition("/")[2]
+    if not is_valid_id(name):
+        raise ConfigurationError(
+            f"{function}({call!r}): not the id of a call. An id looks like 'train-x7k2p5qax7k2p5qa' or "
+            "'namespace/train-x7k2p5qax7k2p5qa'; call.id has it, and the Job has it as its name."
+        )
+    return name
