@@ -29,7 +29,7 @@
       ResultError                    the function ran, but its result did not arrive
         ResultLostError
         ResultCorruptedError         length, checksum or signature is wrong
-        PythonMismatchError          Python in the image, or in the program that attaches, has another minor version
+        PythonMismatchError          the image, or the program that attaches, has another Python or kubefunc
 
 The function's own exceptions are raised unchanged, with a :class:`RemoteTraceback` at the end of their chain.
 A function raises one that derives from :class:`DoNotRetry` if a further attempt cannot help.
@@ -197,7 +197,7 @@ class ResultCorruptedError(ResultError):
 
 
 class PythonMismatchError(ResultError):
-    """The image, or the program that attaches, has another minor version of Python.
+    """The image, or the program that attaches, has another minor version of Python, or another kubefunc.
 
     Pickled code does not work across minor versions.
     """

@@ -587,6 +587,7 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     submission = Submission(
         call=new_id(function._name, key),
         function=function._name,
+        module=getattr(function.function, "__module__", None) or "",
         options=options,
         payload=payload,
         key=key,
@@ -640,6 +641,7 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
         shape="map",
         call=new_id(function._name, key),
         function=function._name,
+        module=getattr(function.function, "__module__", None) or "",
         options=options,
         payload=payload,
         items=dict(enumerate(packed)),

@@ -23,6 +23,7 @@ class Submission:
     Attributes:
         call: the id of the call or map, which is also its first Job's name.
         function: the function's name, for people.
+        module: the module that defines it, for people.
         payload: function and code; of a single call also its arguments, of a map those that all items share.
         key: the secret of this call or map, under which its outcomes are signed.
         shape: ``single`` gives one envelope, ``map`` gives records.
@@ -53,6 +54,7 @@ class Submission:
     attempt: int = 1
     used: int = 0
     disruptions: int = 0
+    module: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import kubefunc
 from tests.local.api_server import Server
 from tests.local.stored import FAILED, MAP, RUNS, WAITS, StoredCalls, four_calls, write_kubeconfig
 from tests.local.terminal import CTRL_C, on_terminal
@@ -201,6 +202,15 @@ def test_options_of_logs_go_to_the_node(shell: Shell, tmp_path: Path) -> None:
         assert shell.run("logs", RUNS, "--since", "1m30s", "--tail", "5", "--timestamps").returncode == 0
         asked = [dict(request.query) for request in server.requests if request.path.endswith("/log")]
     assert asked == [{"container": "main", "timestamps": "true", "sinceSeconds": "90", "tailLines": "5"}]
+
+
+def test_every_request_says_who_sends_it(shell: Shell, tmp_path: Path) -> None:
+    """Lists, deletions and logs that are followed: an administrator sees kubefunc and its version."""
+    with Server(shell.cluster) as server:
+        write_kubeconfig(tmp_path / "kubeconfig", server.url)
+        for command in (["logs", "-f", FAILED], ["cancel", RUNS]):
+            assert shell.run(*command).returncode == 0
+        assert {request.headers["user-agent"] for request in server.requests} == {f"kubefunc/{kubefunc.__version__}"}
 
 
 def test_a_wrong_duration(shell: Shell) -> None:

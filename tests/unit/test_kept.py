@@ -51,9 +51,11 @@ def test_another_python_is_refused() -> None:
 
 
 def test_another_protocol_is_refused() -> None:
-    """The call was started by another version of kubefunc."""
-    with pytest.raises(errors.ResultError, match="protocol 99"):
+    """The call was started by another version of kubefunc; the error says with which to attach."""
+    with pytest.raises(errors.PythonMismatchError, match=r"protocol 99(?s:.)*with the version of kubefunc"):
         checked_spec(CALL, files(protocol=99))
+    with pytest.raises(errors.PythonMismatchError, match="protocol 99"):
+        checked_spec(CALL, {"key": KEY, "spec.json": b'{"protocol": 99, "a field": "of that version"}'})
 
 
 @pytest.mark.parametrize("kind", ["value", "raised"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +15,7 @@ import pytest
 from kubefunc.backends.kubernetes.objects.containers import CONTAINER_ORDER
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.origin import Origin, label_value
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.errors import ConfigurationError
@@ -95,6 +97,7 @@ def test_a_small_call_is_one_immutable_secret() -> None:
                 "app.kubernetes.io/managed-by": "kubefunc",
                 "kubefunc/session": "s3ss10n",
                 "kubefunc/call": CALL,
+                "kubefunc/function": "project.train",
             },
         },
         "type": "Opaque",
@@ -282,6 +285,35 @@ def test_durations_are_rounded_up() -> None:
     assert (made["spec"]["ttlSecondsAfterFinished"], made["spec"]["activeDeadlineSeconds"]) == (1, 60)
 
 
+def test_a_job_says_whose_it_is() -> None:
+    """Labels for selectors, cut and made valid; annotations with the whole of it. An option may not be one of these."""
+    of = replace(
+        spec(),
+        function="Trainer.fit.<locals>.step",
+        module="jobs.train",
+        origin=Origin("ada@lab", "train.py", "laptop"),
+    )
+    metadata = build_job(of)["metadata"]
+    assert isinstance(metadata, dict)
+    assert {name: metadata["labels"][f"kubefunc/{name}"] for name in ("function", "user", "program")} == {
+        "function": "Trainer.fit._locals_.step",
+        "user": "ada_lab",
+        "program": "train.py",
+    }
+    annotations = {name: metadata["annotations"][f"kubefunc/{name}"] for name in ("function", "module", "host")}
+    assert annotations == {"function": "Trainer.fit.<locals>.step", "module": "jobs.train", "host": "laptop"}
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 200, "<lambda>", "обучить", "a b", "-x-", "", "_" * 70, "ends-in-dash" + "-" * 60]
+)
+def test_every_name_is_a_valid_label(text: str) -> None:
+    """As Kubernetes checks it; what is cut differs by a hash."""
+    assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", label_value(text))
+    assert len(label_value(text)) <= 63
+    assert label_value("x" * 100) != label_value("x" * 101)
+
+
 def test_labels_and_annotations_of_the_user() -> None:
     """They stand on Job and Pod, labels on the Secrets too, and never instead of ours."""
     of = spec(labels={"team": "a"}, annotations={"note": "b"})
@@ -330,6 +362,7 @@ def test_the_pods_marks() -> None:
         "app.kubernetes.io/managed-by": "kubefunc",
         "kubefunc/session": "s3ss10n",
         "kubefunc/call": CALL,
+        "kubefunc/function": "project.train",
     }
     assert {name: value for name, value in metadata["annotations"].items() if "kubefunc" not in name} == {
         "kubectl.kubernetes.io/default-container": "main",

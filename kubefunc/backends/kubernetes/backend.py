@@ -35,6 +35,7 @@ from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.objects.job import validate
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
@@ -198,6 +199,8 @@ class KubernetesBackend:
             options=options,
             files=files,
             attempt=submission.attempt,
+            origin=origin_here(),
+            module=submission.module,
             demands=self._demands.get(namespace, NOTHING),
         )
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
+from kubefunc import __version__
 from kubefunc.backends.kubernetes.api import answers
 from kubefunc.backends.kubernetes.api.answers import Answer, Check, UnreadableAnswer, is_any
 from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, as_error
@@ -288,7 +289,7 @@ class Api:
 
         all_headers = {
             "Accept": "application/json",
-            "User-Agent": "kubefunc",
+            "User-Agent": f"kubefunc/{__version__}",
             **self._auth(session),
             **sent.headers,
         }

@@ -29,6 +29,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import validate
 from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, Indexed, JobSpec, job_name
+from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.chunks import MAX_PARALLELISM
@@ -158,6 +159,8 @@ class Maps:
             options=submission.options,
             files={**files, SPEC_FILE: runner_spec_of(attempt, submission, layout, server).encoded()},
             attempt=submission.attempt,
+            origin=origin_here(),
+            module=submission.module,
             demands=attempt.demands,
             indexed=Indexed(
                 items=len(layout.indexes),

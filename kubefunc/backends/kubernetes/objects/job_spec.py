@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
+from kubefunc.backends.kubernetes.objects.origin import NOBODY, Origin
 from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
 from kubefunc.runner import BACKOFF
@@ -51,6 +52,8 @@ class JobSpec:
         attempt: 1, or a higher number for a Job that replaces an earlier one of the same call.
         backoff: as in ``spec.json``: seconds before the first new attempt, factor, most seconds.
         demands: what the namespace is known to demand of each container.
+        origin: who makes the call.
+        module: where the function is defined, or empty.
     """
 
     call: str
@@ -63,6 +66,8 @@ class JobSpec:
     backoff: tuple[float, float, float] = BACKOFF
     indexed: Indexed | None = None
     demands: Demands = NOTHING
+    origin: Origin = NOBODY
+    module: str = ""
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import sys
 from collections.abc import Mapping
 
@@ -39,20 +40,29 @@ def checked_spec(call: str, files: Mapping[str, bytes]) -> RunnerSpec:
 
     Raises:
         ResultCorruptedError: the key is not the one that the call was started with.
-        PythonMismatchError: the call belongs to another minor version of Python.
-        ResultError: it belongs to another version of kubefunc.
+        PythonMismatchError: the call belongs to another minor version of Python, or to a version of kubefunc that
+            speaks another protocol.
     """
     if not commits_to(call, files.get(KEY_FILE, b"")):
         raise _foreign(call)
-    spec = RunnerSpec.read(files[SPEC_FILE])
-    if spec.protocol != PROTOCOL:
-        raise errors.ResultError(
-            f"{call} was started by a version of kubefunc that speaks protocol {spec.protocol}; this one speaks "
-            f"{PROTOCOL}. Attach to it with the version that started it."
-        )
+    stored = json.loads(files[SPEC_FILE])
+    if stored.get("protocol") != PROTOCOL:  # before anything else is read: its fields may be others
+        raise _other_protocol(call, stored.get("protocol"))
+    spec = RunnerSpec.from_json(stored)
     if spec.python != "{}.{}".format(*sys.version_info):
         raise python_mismatch(spec.python, Diagnosis("", "", call=call))
     return spec
+
+
+def _other_protocol(call: str, there: object) -> errors.PythonMismatchError:
+    told = Diagnosis(
+        "ProtocolMismatch",
+        f"{call} was started by a version of kubefunc that speaks protocol {there}; this one speaks {PROTOCOL}. "
+        "Nothing of it was unpickled.",
+        "Attach to it with the version of kubefunc that started it.",
+        call=call,
+    )
+    return errors.PythonMismatchError(str(told), diagnosis=told)
 
 
 def signed(key: bytes, data: bytes) -> bytes:

@@ -6,6 +6,7 @@ from typing import Final
 
 from kubefunc import __version__
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.backends.kubernetes.objects.origin import label_value
 from kubefunc.options import Options
 from kubefunc.runner import MAIN
 
@@ -13,7 +14,12 @@ MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "kubefunc"
 SESSION_LABEL: Final = "kubefunc/session"
 CALL_LABEL: Final = "kubefunc/call"
+FUNCTION_LABEL: Final = "kubefunc/function"  # for selectors; the annotation of the same name has the whole name
+USER_LABEL: Final = "kubefunc/user"
+PROGRAM_LABEL: Final = "kubefunc/program"
 FUNCTION_ANNOTATION: Final = "kubefunc/function"
+MODULE_ANNOTATION: Final = "kubefunc/module"
+HOST_ANNOTATION: Final = "kubefunc/host"
 ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
 VERSION_ANNOTATION: Final = "kubefunc/version"
 ITEMS_ANNOTATION: Final = "kubefunc/items"
@@ -26,7 +32,13 @@ INDEX_IGNORED_FAILURES: Final = "batch.kubernetes.io/job-index-ignored-failure-c
 
 def labels(spec: JobSpec) -> dict[str, str]:
     """Of Job, Pod and Secret."""
-    return {**spec.options.labels, **own_labels(spec)}
+    return {**_whose(spec), **spec.options.labels, **own_labels(spec)}
+
+
+def _whose(spec: JobSpec) -> dict[str, str]:
+    """For people: ``kubectl get jobs -l kubefunc/user=ada``."""
+    told = {FUNCTION_LABEL: spec.function, USER_LABEL: spec.origin.user, PROGRAM_LABEL: spec.origin.program}
+    return {name: value for name, text in told.items() if (value := label_value(text))}
 
 
 def own_labels(spec: JobSpec) -> dict[str, str]:
@@ -51,10 +63,12 @@ def pod_annotations(spec: JobSpec) -> dict[str, str]:
 
 
 def _notes(spec: JobSpec) -> dict[str, str]:
+    told = {MODULE_ANNOTATION: spec.module, HOST_ANNOTATION: spec.origin.host}
     return {
         FUNCTION_ANNOTATION: spec.function,
         ATTEMPT_ANNOTATION: str(spec.attempt),
         VERSION_ANNOTATION: __version__,
+        **{name: text for name, text in told.items() if text},
     }
 
 

@@ -117,7 +117,12 @@ def _stored_call(
 
 def _who(marks: JsonDict, notes: JsonDict) -> dict[str, str]:
     """Who made it; Jobs of earlier versions do not say."""
-    return {}
+    return {
+        "user": fields.text(marks, labels.USER_LABEL),
+        "program": fields.text(marks, labels.PROGRAM_LABEL),
+        "host": fields.text(notes, labels.HOST_ANNOTATION),
+        "module": fields.text(notes, labels.MODULE_ANNOTATION),
+    }
 
 
 def _items(jobs: Sequence[JsonDict]) -> int:
