@@ -81,7 +81,7 @@ Courier's log, when nobody came for the result, and of a chunk also when it was 
     envelope in base64 lines, ``kubefunc:end``.
 
 Exit codes of main: 0 value; 64 the function raised or died (envelope written); 143 SIGTERM came, and no result. Of a
-    chunk: 0, or 64 where an item failed and the server can count that against its index alone (``fail_index``).
+    chunk: 0, or 64 where an item failed: that counts against its index alone.
 Exit codes of courier: 0; 65 SIGTERM came while a result still waited (it stands in the log).
 """
 

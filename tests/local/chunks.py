@@ -59,7 +59,7 @@ class Chunk:
         self.note.touch()
         payload = Packer.for_local().pack(function, (), kwargs or {}, retry_exceptions)
         items = records.join_items([(index, pickle.dumps(args)) for index, args in enumerate(arguments)])
-        known = {"map": {}, "skip_wait": 10.0, "fail_index": True, "upload_items": False}
+        known = {"map": {}, "skip_wait": 10.0, "upload_items": False}
         self.spec = RunnerSpec(call=CALL, function="f", backoff=(0.01, 2.0, 1.0)).replace(**{**known, **spec})
         self._write("spec.json", self.spec.encoded())
         self._write("key", KEY)

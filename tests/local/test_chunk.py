@@ -95,13 +95,6 @@ def test_an_item_that_raises_costs_only_itself(tmp_path: Path) -> None:
     assert (failed[2]["code"], failed[2]["detail"]["exit_code"]) == ("exit", 7)
 
 
-def test_a_server_that_cannot_fail_one_index(tmp_path: Path) -> None:
-    """There (before 1.29) a chunk that was worked through has ended well, whatever its items did."""
-    chunk = Chunk(tmp_path, int, [("x",)], fail_index=False)
-    assert chunk.run() == EXIT_VALUE
-    assert chunk.read().header["failed"] == 1
-
-
 def test_arguments_that_do_not_unpickle_here(tmp_path: Path) -> None:
     """They cost one item too."""
     chunk = Chunk(tmp_path, str, [(1,), (2,)])

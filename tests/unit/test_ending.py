@@ -88,7 +88,7 @@ def test_evicted_for_what_it_wrote(words: str) -> None:
 
 
 def test_evicted_because_the_node_ran_out() -> None:
-    """Kubernetes before 1.26 does not mark it as a disruption: still it is no fault of the function."""
+    """Also where the Pod is not marked as disrupted: it is no fault of the function."""
     words = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi. "
     finding = trouble(pod(terminated(137), COMPLETED, phase="Failed", reason="Evicted", message=words))
     assert finding.error is errors.PodLostError

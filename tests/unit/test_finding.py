@@ -13,7 +13,7 @@ KNOWN = Diagnosis("", "", phase=Phase.RUNNING, call="f-1", namespace="ns", pod="
 
 
 def test_a_back_off_without_words_does_not_hide_the_reason() -> None:
-    """Up to Kubernetes 1.29 ``ImagePullBackOff`` says only that it waits: the refusal before it stays the finding."""
+    """Up to Kubernetes 1.31 ``ImagePullBackOff`` says only that it waits: the refusal before it stays the finding."""
     refused = waiting_trouble("ErrImagePull", "pull access denied", "thing:1")
     waits = waiting_trouble("ImagePullBackOff", 'Back-off pulling image "thing:1"', "thing:1")
     assert waits is not None

@@ -1,4 +1,4 @@
-"""The Job of a map: how many Pods, which of their ends concern the Job, and what older servers get instead."""
+"""The Job of a map: how many Pods, and which of their ends concern the Job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kubefunc.backends.kubernetes.objects.job_spec import Indexed, JobSpec
 from kubefunc.backends.kubernetes.objects.pod import pod_deadline
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
-from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
 
 CALL = "train-x7k2p9qa"
@@ -23,7 +22,6 @@ def spec(
     chunks: int = 4,
     longest: int = 250,
     parallelism: int = 500,
-    server: ServerVersion = NEWEST,
     files: dict[str, bytes] | None = None,
     **changes: Any,
 ) -> JobSpec:
@@ -35,7 +33,7 @@ def spec(
         namespace="team-a",
         options=Options.of(**changes),
         files=files or {"kubefunc.pyz": b"z", "spec.json": b"{}", "key": b"k", "payload": b"p", "items": b"i"},
-        indexed=Indexed(items=1000, chunks=chunks, longest=longest, parallelism=parallelism, server=server),
+        indexed=Indexed(items=1000, chunks=chunks, longest=longest, parallelism=parallelism),
     )
 
 
@@ -86,48 +84,13 @@ def test_a_person_sees_how_many_items_there_are() -> None:
     assert "kubefunc/items" not in made["spec"]["template"]["metadata"]["annotations"]
 
 
-@pytest.mark.parametrize(
-    ("minor", "expected"),
-    [
-        (34, {"backoffLimitPerIndex": 5, "maxFailedIndexes": 4, "podFailurePolicy": POLICY}),
-        (29, {"backoffLimitPerIndex": 5, "maxFailedIndexes": 4, "podFailurePolicy": POLICY}),
-        (
-            28,
-            {
-                "backoffLimit": 5,
-                "podFailurePolicy": {
-                    "rules": [{**rule, "action": rule["action"].replace("Index", "Job")} for rule in POLICY["rules"]]
-                },
-            },
-        ),
-        (25, {"backoffLimit": 5}),
-    ],
-)
-def test_each_server_gets_what_it_knows(minor: int, expected: dict[str, Any]) -> None:
-    """Fields that a server does not know it drops in silence; what is lost thereby is said in one line."""
-    server = ServerVersion(1, minor)
-    made = fields(server=server)
+def test_an_index_has_a_limit_of_its_own() -> None:
+    """A chunk that fails ends no other one, and a Pod that replaces another knows it."""
+    made = fields()
     common = {"completionMode", "completions", "parallelism", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
+    expected = {"backoffLimitPerIndex": 5, "maxFailedIndexes": 4, "podFailurePolicy": POLICY}
     assert {name: value for name, value in made.items() if name not in common} == expected
-    assert (server.lost is None) == (minor >= 29)
-    assert ("KUBEFUNC_FAILURES" in main_env(server=server)) == (minor >= 29)
-    if server.lost is not None:
-        assert f"Kubernetes 1.{minor}" in server.lost
-        assert "\n" not in server.lost
-
-
-@pytest.mark.parametrize(
-    ("answer", "version"),
-    [
-        ({"major": "1", "minor": "34"}, ServerVersion(1, 34)),
-        ({"major": "1", "minor": "28+"}, ServerVersion(1, 28)),
-        ({"major": "", "minor": ""}, NEWEST),
-        ({}, NEWEST),
-    ],
-)
-def test_what_servers_say_of_themselves(answer: dict[str, str], version: ServerVersion) -> None:
-    """Providers add a plus sign; a server that does not say is taken for a new one."""
-    assert ServerVersion.of(answer) == version
+    assert "KUBEFUNC_FAILURES" in main_env()
 
 
 def test_never_more_pods_at_once_than_chunks_or_allowed() -> None:

@@ -389,7 +389,7 @@ class Chunk(Overseer):
 
     def _exit_code(self, failed: int) -> int:
         """An old server would take a failed item for the Job's failure, or run the chunk again."""
-        return EXIT_RAISED if failed and self.spec.fail_index else EXIT_VALUE
+        return EXIT_RAISED if failed else EXIT_VALUE
 
     def _give_up(self) -> int:
         self.port.give_up()

@@ -42,7 +42,6 @@ class RunnerSpec:
         packages: what is installed before the function is loaded, and its ``place`` once it is.
         map: of a map: which items it has, for those who attach.
         upload_items: the items of a chunk arrive by the courier, too.
-        fail_index: a failed item may fail the index of the Job.
         skip_wait: seconds that a replacement waits to hear which items it may skip.
     """
 
@@ -67,7 +66,6 @@ class RunnerSpec:
     packages: Mapping[str, Any] | None = None
     map: Mapping[str, Any] | None = None
     upload_items: bool = False
-    fail_index: bool = False
     skip_wait: float = 0.0
 
     def replace(self, **changes: Any) -> RunnerSpec:

@@ -15,7 +15,6 @@ from kubefunc.backends.kubernetes.control.jobs import JsonDict
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.labels import ATTEMPT_ANNOTATION
-from kubefunc.backends.kubernetes.objects.version import ServerVersion
 from kubefunc.backends.kubernetes.objects.volumes import IN_VOLUME
 from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
@@ -54,7 +53,7 @@ def files_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> dic
     return files
 
 
-def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout, server: ServerVersion) -> RunnerSpec:
+def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> RunnerSpec:
     """What the runner must know of each chunk."""
     described = {
         **layout.as_json(),
@@ -65,7 +64,6 @@ def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout, 
         result_ttl=wait,
         map=described,
         upload_items=attempt.uploads_items,
-        fail_index=server.counts_per_index,
         skip_wait=0.0 if submission.options.detach else SKIP_WAIT,
     )
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kubefunc import errors
 from kubefunc.backends.base import Lost, Sink, Submission, Whereabouts
-from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.layout import Layout
@@ -30,7 +29,6 @@ from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import validate
 from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, Indexed, JobSpec, job_name
 from kubefunc.backends.kubernetes.objects.origin import origin_here
-from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Phase
@@ -41,8 +39,7 @@ from kubefunc.runner.protocol import records
 
 LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
 WAITING_LOOKS = 3
-_JOB_ENDED = "PodFailurePolicy"  # so a Job fails before 1.29 when one of its chunks does
-_NOBODYS_FAULT = ("PodLost", POD_DELETED, "ContainerStatusUnknown", _JOB_ENDED)  # they say nothing of the items
+_NOBODYS_FAULT = ("PodLost", POD_DELETED, "ContainerStatusUnknown")  # they say nothing of the items
 _ENDS_THE_CHUNK = ("DeadlineExceeded",)
 
 
@@ -66,7 +63,6 @@ class Maps:
         self._demands = demands
         self._widening = Widening(cluster, collector.streams, tracker, self._run_given)
         self._attached = AttachedMaps(cluster, jobs, tracker)
-        self._server: ServerVersion | None = None
 
     def attach(self, call: str, namespace: str, sink: Sink) -> None:
         """Follow what another process has started."""
@@ -89,7 +85,7 @@ class Maps:
         submission = dataclasses.replace(submission, attempt=self._jobs.take_number(submission))
         layout = layout_of(submission, adapts=self._adapts(submission, namespace))
         attempt = self._attempt(submission, sink, namespace, layout)
-        validate(self._job_spec(attempt, submission, layout, NEWEST, {}))  # a wrong template is refused here
+        validate(self._job_spec(attempt, submission, layout, {}))  # a wrong template is refused here
         self._tracker.add(attempt)
         self._jobs.create(attempt, lambda: self._made(attempt, submission, layout))
         self._widening.watch(attempt)
@@ -120,34 +116,19 @@ class Maps:
         )
 
     def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> JobSpec:
-        server = self._ask_server(attempt)
         if needs_places_again(attempt, submission):
             attempt.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
         self._cluster.permission.ask(attempt.namespace)
         if attempt.shares and self._cluster.permission.is_refused(attempt.namespace):
             layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
             attempt.lay_out(layout)
-        return self._job_spec(attempt, submission, layout, server, files_of(attempt, submission, layout))
-
-    def _ask_server(self, attempt: MapAttempt) -> ServerVersion:
-        """Its version, asked once; what a map lacks there is said once."""
-        if self._server is not None:
-            return self._server
-        try:
-            server = ServerVersion.of(self._cluster.api.request("GET", "/version").body)
-        except TROUBLE:
-            return NEWEST
-        self._server = server
-        if server.lost is not None:
-            attempt.sink.moved(Whereabouts(Phase.SUBMITTING, server.lost))
-        return server
+        return self._job_spec(attempt, submission, layout, files_of(attempt, submission, layout))
 
     def _job_spec(
         self,
         attempt: MapAttempt,
         submission: Submission,
         layout: Layout,
-        server: ServerVersion,
         files: Mapping[str, bytes],
     ) -> JobSpec:
         parallelism = submission.max_parallelism or MAX_PARALLELISM
@@ -157,7 +138,7 @@ class Maps:
             function=submission.function,
             namespace=attempt.namespace,
             options=submission.options,
-            files={**files, SPEC_FILE: runner_spec_of(attempt, submission, layout, server).encoded()},
+            files={**files, SPEC_FILE: runner_spec_of(attempt, submission, layout).encoded()},
             attempt=submission.attempt,
             origin=origin_here(),
             module=submission.module,
@@ -167,7 +148,6 @@ class Maps:
                 chunks=len(attempt.chunks),
                 longest=layout.size,
                 parallelism=parallelism,
-                server=server,
             ),
         )
 
@@ -189,8 +169,7 @@ class Maps:
             self._fail_told(chunk.of, finding, error)  # what keeps one Pod from starting keeps all
             return
         whole, pod = chunk.of.whole, chunk.pods.current() or chunk.pods.vanished
-        reason = _JOB_ENDED if _ended_with_another(chunk) else finding.reason
-        guilty, innocent = blame(whole.missing(chunk.close()), pod.at if pod is not None else None, reason)
+        guilty, innocent = blame(whole.missing(chunk.close()), pod.at if pod is not None else None, finding.reason)
         if guilty:
             whole.fail(guilty, error)
         if finding.job_goes_on and pod is not None:
@@ -285,10 +264,6 @@ def blame(missing: Sequence[int], at: int | None, reason: str) -> tuple[list[int
 def _shares(submission: Submission) -> bool:
     """A detached program may end while items are between two Jobs; a chunksize is what the caller wants."""
     return submission.chunksize is None and not submission.options.detach
-
-
-def _ended_with_another(chunk: ChunkAttempt) -> bool:
-    return chunk.pods.ended is None and chunk.job_news.job is not None and chunk.job_news.job.failed == _JOB_ENDED
 
 
 def _gone(chunk: ChunkAttempt) -> errors.ResultLostError:

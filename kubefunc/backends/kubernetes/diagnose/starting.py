@@ -130,7 +130,7 @@ def _image_verdict(reason: str, words: str, image: str) -> tuple[str, str, float
 
 
 def _is_back_off_alone(words: str) -> bool:
-    """Up to Kubernetes 1.29 a back-off does not repeat why."""
+    """Up to Kubernetes 1.31 a back-off does not repeat why (kubernetes#127918)."""
     return re.fullmatch(r'\s*(Back-off pulling image "[^"]*")?\s*', words) is not None
 
 

@@ -73,7 +73,7 @@ def _environment(spec: JobSpec) -> list[Json]:
 
 def _index_history(spec: JobSpec) -> list[Json]:
     """How many Pods of its index there were before it: a replacement asks what it may skip."""
-    if spec.indexed is None or not spec.indexed.server.counts_per_index:
+    if spec.indexed is None:
         return []
     fields = {ENV_FAILURES: INDEX_FAILURES, ENV_IGNORED_FAILURES: INDEX_IGNORED_FAILURES}
     return [

@@ -83,22 +83,15 @@ def _repetition(spec: JobSpec) -> Json:
     indexed = spec.indexed
     if indexed is None:
         return {"backoffLimit": most, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
-    pods: Json = {
+    return {
         "completionMode": "Indexed",
         "completions": indexed.chunks,
         "parallelism": min(indexed.chunks, indexed.parallelism),
+        "backoffLimitPerIndex": most,
+        # A Job that fails kills the Pods whose results are still to be fetched: so no number of them fails it.
+        "maxFailedIndexes": _most_failed(indexed.chunks),
+        "podFailurePolicy": {"rules": _failure_rules(most, "FailIndex")},
     }
-    if indexed.server.counts_per_index:
-        return {
-            **pods,
-            "backoffLimitPerIndex": most,
-            # A Job that fails kills the Pods whose results are still to be fetched: so no number of them fails it.
-            "maxFailedIndexes": _most_failed(indexed.chunks),
-            "podFailurePolicy": {"rules": _failure_rules(most, "FailIndex")},
-        }
-    if indexed.server.has_failure_policy:
-        return {**pods, "backoffLimit": most, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
-    return {**pods, "backoffLimit": most}
 
 
 def _most_failed(chunks: int) -> int:

@@ -8,7 +8,6 @@ from typing import Final
 
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.origin import NOBODY, Origin
-from kubefunc.backends.kubernetes.objects.version import NEWEST, ServerVersion
 from kubefunc.options import Options
 from kubefunc.runner import BACKOFF
 
@@ -26,14 +25,12 @@ class Indexed:
         chunks: into how many they are split; an index of the Job each.
         longest: items of the largest one.
         parallelism: Pods at once.
-        server: what it knows decides about some fields.
     """
 
     items: int
     chunks: int
     longest: int
     parallelism: int
-    server: ServerVersion = NEWEST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from kubefunc.diagnosis import Phase
 from kubefunc.runner import COURIER, MAIN, TERMINATION_AT, TERMINATION_ENVELOPE, TERMINATION_SIZE
 
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"  # the Job controller's own label on its Pods
-_OLD_CONTROLLER_UID = "controller-uid"  # before Kubernetes 1.27
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"  # a label of Jobs that Kueue suspends until it admits them
 
 
@@ -130,7 +129,7 @@ def owner_of(pod: JsonDict) -> tuple[str, str, int | None]:
     labels = fields.mapping(metadata, "labels")
     owner = next(filter(_is_controller, fields.mappings(metadata, "ownerReferences")), {})
     uid = fields.text(owner, "uid")
-    if not uid or uid not in (labels.get(CONTROLLER_UID), labels.get(_OLD_CONTROLLER_UID)):
+    if not uid or uid != labels.get(CONTROLLER_UID):
         return "", "", None
     # What a watch remembers of a Pod, to report that it is gone, has labels and no annotations.
     index = fields.mapping(metadata, "annotations").get(COMPLETION_INDEX) or labels.get(COMPLETION_INDEX)
