@@ -98,19 +98,15 @@ class LocalBackend:
                 "Maps and executors on this machine need fork, which this system lacks. Use f.remote() for each item, "
                 "or a cluster."
             )
+        from kubefunc.backends.local.ledger import Ledger
+        from kubefunc.backends.local.map_files import MapFiles
         from kubefunc.backends.local.maps import LocalMap
 
         self._have_directory()
-        started = LocalMap(
-            submission,
-            sink,
-            self._directory,
-            self._processes.environ,
-            self._take_pool,
-            self._map_ended,
-            workers=workers,
-            claim=claim,
-        )
+        files = MapFiles(submission, self._directory, self._processes.environ)
+        ledger = Ledger(submission, sink, files, claim)
+        is_open = claim is not None
+        started = LocalMap(submission.call, ledger, self._take_pool, self._map_ended, workers=workers, is_open=is_open)
         with self._lock:
             self._maps.append(started)
         try:
@@ -130,7 +126,7 @@ class LocalBackend:
     def cancel(self, call: str) -> None:
         with self._lock:
             for each in list(self._maps):
-                if each.submission.call == call:
+                if each.call == call:
                     each.cancel()
             run = self._runs.get(call)
             if run is None:
