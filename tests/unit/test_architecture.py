@@ -100,3 +100,48 @@ def test_the_checks_above_find_what_they_look_for() -> None:
     tree = ast.parse("if backend.name == 'local' and isinstance(sink, (Sink, int)): pass")
     assert compared_names(tree) == ["local"]
     assert "Sink" in asked_kinds(tree)
+
+
+def imports() -> dict[str, set[str]]:
+    """Which modules of the package each module imports: at its top, in functions and for the type checkers."""
+    modules = {f"kubefunc.{name[:-3]}".replace("/", ".").removesuffix(".__init__"): tree for name, tree in sources()}
+    return {name: set(_imported(tree, modules)) - {name, "kubefunc"} for name, tree in modules.items()}
+
+
+def _imported(tree: ast.Module, modules: dict[str, ast.Module]) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            full = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in modules else node.module for name in full)
+
+
+def cycles(graph: dict[str, set[str]]) -> set[str]:
+    """The modules from which one comes back to them."""
+    left = {name: set(others) for name, others in graph.items()}
+    while True:
+        ends = {name for name, others in left.items() if not others & left.keys()}
+        if not ends:
+            break
+        left = {name: others for name, others in left.items() if name not in ends}
+    while True:  # those that only lead into a cycle are none
+        reached = set().union(*left.values()) if left else set()
+        if left.keys() <= reached:
+            return set(left)
+        left = {name: others for name, others in left.items() if name in reached}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not in a circle either, not in functions, and not for the type checkers alone.
+
+    The package's own ``__init__`` only names what there is, and loads it when it is used.
+    """
+    assert cycles(imports()) == set()
+
+
+def test_a_circle_would_be_found() -> None:
+    """Of any length; not those that lead into it or away from it."""
+    graph = {"top": {"a"}, "a": {"b"}, "b": {"c", "low"}, "c": {"a"}, "low": set()}
+    assert cycles(graph) == {"a", "b", "c"}
+    assert cycles({"top": {"low"}, "low": set()}) == set()

@@ -11,7 +11,8 @@ from kubefunc.backends.kubernetes.control.widening import WORTH, Running, plan, 
 from kubefunc.backends.kubernetes.objects.views import Pod, pod_view
 from kubefunc.diagnosis import Phase
 from kubefunc.runner.execution.items import Item
-from kubefunc.runner.pod.sharing import Pace, Tickets, share
+from kubefunc.runner.execution.tickets import Tickets
+from kubefunc.runner.pod.sharing import Pace, share
 from kubefunc.runner.protocol.records import unpack_indexes
 from tests.unit.test_following_maps import Items, lead_of
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any
 
-    from kubefunc.runner.pod.sharing import Tickets
+    from kubefunc.runner.execution.tickets import Tickets
     from kubefunc.runner.protocol.spec import RunnerSpec
 else:
     from kubefunc.runner.protocol.record import dataclass

@@ -31,6 +31,7 @@ from kubefunc.runner import (
 from kubefunc.runner.execution import items, memory
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
+from kubefunc.runner.execution.tickets import Tickets
 from kubefunc.runner.pod import sharing
 from kubefunc.runner.protocol import records, wire
 
@@ -112,7 +113,7 @@ class BlockWriter:
 class _Run:
     """What one child of the chunk has reported so far."""
 
-    def __init__(self, process: Child, due: Sequence[Item], tickets: sharing.Tickets) -> None:
+    def __init__(self, process: Child, due: Sequence[Item], tickets: Tickets) -> None:
         self.process = process
         self.due = due
         self.tickets = tickets
@@ -191,7 +192,7 @@ class Chunk(Overseer):
             self.sleep_until(next_at, lambda: False, poll=FOREVER)
             return
         self.oom_kills = memory.oom_kills()
-        tickets = sharing.Tickets(len(due))
+        tickets = Tickets(len(due))
         try:
             run = _Run(self.port.start_items(due, tickets), due, tickets)
             self._run_to_its_end(run)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kubefunc.runner.execution.items import Item
     from kubefunc.runner.execution.process import Overseer
-    from kubefunc.runner.pod.sharing import Tickets
+    from kubefunc.runner.execution.tickets import Tickets
 
 
 def end_grace(stop_grace: float) -> float:
