@@ -29,11 +29,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kubefunc.errors import SerializationError
 from kubefunc.modules import INSTALLED_PARTS, Unit, imports_in_source, search_path, unit_of
+from kubefunc.packages.imports import LoadGraph
 from kubefunc.project_files import (
     Listing,
     Note,
@@ -59,11 +60,13 @@ class CodeArchive:
         data: the archive.
         modules: the names of its units.
         notes: what the person should know of it.
+        graph: what importing it imports.
     """
 
     data: bytes
     modules: tuple[str, ...]
     notes: tuple[Note, ...] = ()
+    graph: LoadGraph | None = field(default=None, compare=False, repr=False)
 
 
 class _Entry(NamedTuple):
@@ -128,7 +131,8 @@ class ProjectCode:
             return old._replace(watched=watched)
         check_size(listing.files, self._limit)
         data, packed = pack_files(units, listing)
-        archive = CodeArchive(data, tuple(unit.name for unit in units), notes_on(units, packed))
+        graph = LoadGraph({file.name: file.path for file in packed.files}, read_file)
+        archive = CodeArchive(data, tuple(unit.name for unit in units), notes_on(units, packed), graph)
         return _Entry(watched, units, listing, archive)
 
     def _close(self, seeds: frozenset[Unit]) -> tuple[Unit, ...]:

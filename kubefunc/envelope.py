@@ -508,6 +508,9 @@ def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     cause = detail.get("cause") or "the cause is shown above"
     message = f"The function could not be loaded in the place where it should run: {cause}."
     advice = _how_to_have(detail, known) or "Compare the versions of the packages here and in the image."
+    if causes.MODULE in detail:
+        told = _diagnosis(known, "MissingModule", message, advice)
+        return errors.MissingModuleError(str(told), name=str(detail[causes.MODULE]), diagnosis=told)
     told = _diagnosis(known, "LoadFailed", message, advice)
     return errors.SerializationError(str(told), diagnosis=told)
 
@@ -517,10 +520,12 @@ def _how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
     if known.namespace is None and known.pod is None:  # a process of this machine has what is here
         return ""
     if causes.MODULE in missing:
-        package = str(missing[causes.MODULE]).partition(".")[0]
+        from kubefunc.packages.missing import distribution_for  # only when it is needed
+
+        package = distribution_for(str(missing[causes.MODULE]).partition(".")[0])
         return (
-            f"Use an image that has {package!r} (image=...). Your own code is sent automatically if it is outside "
-            "site-packages; third-party packages must be in the image."
+            f"Let the Pod install it, packages=[{package!r}], or use an image that has it, image=... Your own code is "
+            "sent automatically if it is outside site-packages."
         )
     if causes.VARIABLE in missing:
         name = missing[causes.VARIABLE]
@@ -669,8 +674,8 @@ def _packages(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErr
     from kubefunc.packages.failures import failure  # only when it is needed
 
     found = failure(detail, "{}.{}".format(*sys.version_info))
-    told = _diagnosis(known, found.reason, found.message, found.advice)
-    return errors.PackageInstallError(str(told) + (f"\n\n{found.output}" if found.output else ""), diagnosis=told)
+    told = _diagnosis(known, found.reason, found.message, found.advice, log_tail=found.output)
+    return errors.PackageInstallError(str(told), diagnosis=told)
 
 
 _ERRORS = {

@@ -112,10 +112,9 @@ def imports_in_source(source: bytes, file: str) -> frozenset[str]:
     >>> sorted(imports_in_source(b"import os\\nfrom . import b\\nfrom ..c import d", "app/core/train.py"))
     ['app.c', 'app.c.d', 'app.core', 'app.core.b', 'os']
     """
-    try:
-        tree = ast.parse(_ODD_ESCAPE.sub(_known_escape, source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return frozenset()  # what does not parse cannot be imported either: a template, or Python 2
+    tree = parsed(source)
+    if tree is None:
+        return frozenset()
     package = os.path.dirname(file).replace("/", ".")
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -126,6 +125,14 @@ def imports_in_source(source: bytes, file: str) -> frozenset[str]:
         elif isinstance(node, ast.Call):
             names.update(_import_call(node))
     return frozenset(names)
+
+
+def parsed(source: bytes) -> ast.Module | None:
+    """The syntax tree of a file; None for what cannot be imported either: a template, or Python 2."""
+    try:
+        return ast.parse(_ODD_ESCAPE.sub(_known_escape, source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def imports_in_code(code: types.CodeType, package: str) -> frozenset[str]:
@@ -161,18 +168,28 @@ def imports_in_code(code: types.CodeType, package: str) -> frozenset[str]:
 
 
 def _from_import(module: str, level: int, members: Sequence[str], package: str) -> Iterator[str]:
-    if level:
-        parts = package.split(".")
-        if level > len(parts):
-            return
-        parts = parts[: len(parts) - level + 1]
-        module = ".".join([*parts, module] if module else parts)
+    module = resolved_import(module, level, package)
     if not module:
         return
     yield module
     for member in members:
         if member != "*":
             yield f"{module}.{member}"
+
+
+def resolved_import(module: str, level: int, package: str) -> str:
+    """The absolute name behind ``from ..module import x`` in a module of this package; empty if it leads nowhere.
+
+    >>> resolved_import("core", 2, "app.models")
+    'app.core'
+    """
+    if not level:
+        return module
+    parts = package.split(".")
+    if level > len(parts):
+        return ""
+    parts = parts[: len(parts) - level + 1]
+    return ".".join([*parts, module] if module else parts)
 
 
 def _import_call(node: ast.Call) -> Iterator[str]:

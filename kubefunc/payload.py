@@ -43,10 +43,13 @@ from kubefunc.runner.protocol.wire import join_payload
 
 if TYPE_CHECKING:
     from kubefunc.code import ProjectCode
+    from kubefunc.packages.imports import Need
     from kubefunc.project_files import Note
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
+_LOOKED_AT = 256 * 1024  # bytes of a pickle: reading a larger one for what it imports would take longer than it saves
+_ITEMS_LOOKED_AT = 16
 _NO_FILE = "<dynamic-code>"
 _ID = re.compile(r"[a-z](?:[-a-z0-9]{0,30}[a-z0-9])?-[a-z2-7]{16}")
 # Characters of the function's name that an id shows. A label and a Pod's host name have 63, the latter with the number
@@ -68,6 +71,7 @@ class Payload:
         code_size: bytes of project code in it, as stored.
         call_size: bytes of function and arguments in it, as stored.
         notes: what the person should know of the project code in it.
+        needs: finds out which modules of others the place where it runs must have.
     """
 
     data: bytes = field(repr=False)
@@ -75,6 +79,7 @@ class Payload:
     code_size: int
     call_size: int
     notes: tuple[Note, ...] = ()
+    needs: Callable[[], Sequence[Need]] = field(default=list, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -120,7 +125,7 @@ class Packer:
                 Future is among the arguments, or the project code is too large.
         """
         pickled, modules = _pickle_call(function, tuple(args), dict(kwargs or {}), tuple(retry_exceptions))
-        return self._payload(pickled, modules)
+        return self._payload(function, [pickled], modules)
 
     def pack_map(
         self,
@@ -138,13 +143,23 @@ class Packer:
         pickled, modules = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions))
         pickler = _ItemPickler(function)
         packed = list(map(pickler.dump, items))
-        return self._payload(pickled, modules | pickler.modules), packed
+        return self._payload(function, [pickled, *packed[:_ITEMS_LOOKED_AT]], modules | pickler.modules), packed
 
-    def _payload(self, pickled: bytes, modules: set[str]) -> Payload:
+    def _payload(self, function: Callable[..., object], pickles: Sequence[bytes], modules: set[str]) -> Payload:
+        """Of a function; what is unpickled first stands first."""
         code = self._code.collect(modules)
-        call, compression = self._compress(pickled)
+        call, compression = self._compress(pickles[0])
         data = join_payload(code.data, call, compression)
-        return Payload(data, code.modules, code_size=len(code.data), call_size=len(call), notes=code.notes)
+        # Looked at later, and only if somebody asks: not all of them may stay in memory for that.
+        small = [each for each in pickles if len(each) <= _LOOKED_AT]
+
+        def needs() -> Sequence[Need]:
+            from kubefunc.packages.imports import needs_of
+
+            reference = importable_reference(function)
+            return needs_of(function, reference and reference[0], small, code.graph)
+
+        return Payload(data, code.modules, len(code.data), len(call), code.notes, needs)
 
 
 def _pickle_call(

@@ -8,6 +8,7 @@ import hashlib
 import html
 import io
 import re
+import socket
 import threading
 import zipfile
 from collections.abc import Generator, Mapping, Sequence
@@ -49,20 +50,24 @@ class Index:
     """A running index: its URL, and the paths that it was asked for. With credentials it wants them."""
 
     directory: Path
-    port: int = 0
+    host: str
+    port: int
     credentials: str = ""
     asked: list[str] = field(default_factory=list)
 
-    def url(self, host: str = "127.0.0.1") -> str:
+    @property
+    def url(self) -> str:
         """What ``package_index=`` takes."""
         login = f"{self.credentials}@" if self.credentials else ""
-        return f"http://{login}{host}:{self.port}/simple"
+        return f"http://{login}{self.host}:{self.port}/simple"
 
 
 @contextlib.contextmanager
-def served(directory: Path, credentials: str = "", address: str = "127.0.0.1") -> Generator[Index]:
-    """Serve the wheels of a directory."""
-    index = Index(directory, credentials=credentials)
+def served(directory: Path, credentials: str = "", listening: socket.socket | None = None) -> Generator[Index]:
+    """Serve the wheels of a directory, on loopback or where the socket listens."""
+    own = socket.create_server(("127.0.0.1", 0)) if listening is None else listening
+    host, port = own.getsockname()[:2]
+    index = Index(directory, host, port, credentials)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -91,9 +96,10 @@ def served(directory: Path, credentials: str = "", address: str = "127.0.0.1") -
         def log_message(self, *_: Any) -> None:
             """Nothing on the test's output."""
 
-    server = ThreadingHTTPServer((address, 0), Handler)
+    server = ThreadingHTTPServer((host, port), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = own
     server.daemon_threads = True
-    index.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -53,5 +53,5 @@ def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
         "index": options.package_index or "",
         "title": wanted.title,
         "seconds": options.pull_allowance,
-        "cache": False,
+        "cache": options.package_cache is not None,
     }

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypedDict, cast
 
 from kubefunc.options.kind import Kind, Refused, none
 from kubefunc.options.option import Group, Unset, option
-from kubefunc.options.parsers import mappings
+from kubefunc.options.parsers import mappings, names
 
 if TYPE_CHECKING:
     from kubefunc.options.parsers.requirements import Requirements
+    from kubefunc.volumes import PersistentVolumeClaim
 
 
 def _packages(value: object) -> object:
@@ -58,11 +59,24 @@ def _index(value: object) -> str:
     return value
 
 
+def _cache(value: object) -> PersistentVolumeClaim:
+    from kubefunc.volumes import PersistentVolumeClaim  # only for those who use it
+
+    if isinstance(value, str):
+        value = PersistentVolumeClaim(names.object_name(value))
+    if not isinstance(value, PersistentVolumeClaim):
+        raise Refused("write PersistentVolumeClaim('name'), of kubefunc.volumes")
+    if value.read_only:
+        raise Refused("packages are written to it: leave read_only out")
+    return value
+
+
 class PackagesChanges(TypedDict, total=False):
     """What these options accept."""
 
     packages: str | os.PathLike[str] | Sequence[str] | Unset | None
     package_index: str | Unset | None
+    package_cache: PersistentVolumeClaim | str | Unset | None
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -95,6 +109,19 @@ class Packages(Group):
     The URL is stored in the call's own Secret.
 
     Default: None, what the image is configured to use, else PyPI.
+    Local: ignored.
+    """
+
+    package_cache: PersistentVolumeClaim | None = option(
+        None,
+        Kind("PersistentVolumeClaim('name'), the claim's name, or None", _cache, nothing=none),
+    )
+    """A claim that keeps what was installed: the next Pod with the same packages, Python and image installs nothing.
+
+    For Pods on several nodes the claim needs the access mode ReadWriteMany. ``numpy>=2`` stays at the version that was
+    installed first. To have newer ones, change the requirement or empty the claim.
+
+    Default: None, each Pod installs for itself.
     Local: ignored.
     """
 

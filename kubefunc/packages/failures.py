@@ -37,13 +37,13 @@ class Failure:
         reason: one word, for programs.
         message: what happened.
         advice: what to do.
-        output: the installer's last lines.
+        output: the last lines, the installer's among them.
     """
 
     reason: str
     message: str
     advice: str
-    output: str = ""
+    output: tuple[str, ...] = ()
 
 
 def failure(detail: Mapping[str, Any], python: str) -> Failure:
@@ -54,7 +54,7 @@ def failure(detail: Mapping[str, Any], python: str) -> Failure:
         python: the minor version in the Pod.
     """
     lines = [line for line in str(detail.get("output", "")).splitlines() if line.strip()]
-    output = "\n".join(lines[-_SHOWN:])
+    output = tuple(lines[-_SHOWN:])
     kind = detail["kind"]
     if kind == "none":
         return Failure(
@@ -84,7 +84,7 @@ def failure(detail: Mapping[str, Any], python: str) -> Failure:
     return Failure("InstallFailed", "Installing the packages ended without a result.", "See the output below.", output)
 
 
-def _volume(detail: Mapping[str, Any], output: str) -> Failure:
+def _volume(detail: Mapping[str, Any], output: tuple[str, ...]) -> Failure:
     message = f"The volume for packages cannot be used: {detail['path']}: {detail['message']}."
     if detail.get("errno") in (errno.ENOSPC, errno.EDQUOT):
         return Failure("DiskFull", message, _MORE_DISK, output)
@@ -104,7 +104,7 @@ _MORE_DISK = (
 )
 
 
-def _refused_by_installer(detail: Mapping[str, Any], output: str) -> Failure:
+def _refused_by_installer(detail: Mapping[str, Any], output: tuple[str, ...]) -> Failure:
     installer = detail.get("installer", "The installer")
     ended = f"{installer} could not install the packages"
     text = str(detail.get("output", ""))
@@ -125,7 +125,7 @@ def _refused_by_installer(detail: Mapping[str, Any], output: str) -> Failure:
     return Failure("InstallFailed", f"{ended} ({how}).", "See its output below.", output)
 
 
-def _not_on_index(ended: str, name: str, text: str, output: str) -> Failure:
+def _not_on_index(ended: str, name: str, text: str, output: tuple[str, ...]) -> Failure:
     if _OTHER_VERSIONS.search(text):
         return Failure(
             "NoSuchVersion",

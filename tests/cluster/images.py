@@ -59,17 +59,19 @@ def pause_image() -> Path:
 def image_with(distributions: Sequence[str], python: str) -> tuple[str, Path]:
     """Name and archive of the image of that Python with these distributions and what they require.
 
-    As they are installed here, so ``python`` must be the minor version that runs this: a second layer over the stock
-    image, made without the network.
+    As they are installed here, with the programs in them (such as uv), but without scripts, which name this machine's
+    Python. So ``python`` must be the minor version that runs this: a second layer over the stock image, made without
+    the network.
     """
     found = _with_requirements(distributions)
     versions = [f"{each.metadata['Name']}=={each.version}" for each in found]
     base = python_image(python)
-    parts = [json.dumps([versions, python, "1"]).encode(), str(base).encode()]
+    parts = [json.dumps([versions, python, "2"]).encode(), str(base).encode()]
     name = f"test.local/python-with:{hashlib.sha256(parts[0]).hexdigest()[:12]}"
 
     def make(directory: Path) -> None:
         _copy_distributions(found, directory / "root" / _DIST_PACKAGES)
+        _copy_programs(found, directory / "root" / "usr/bin")
         with tarfile.open(base) as archive:
             archive.extract("layer.tar", directory, filter="data")
         (directory / "layer.tar").rename(directory / "below.tar")
@@ -103,6 +105,15 @@ def _copy_distributions(distributions: Sequence[metadata.Distribution], to: Path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):  # compiled files come and go
                     shutil.copyfile(file.locate(), target)
+
+
+def _copy_programs(distributions: Sequence[metadata.Distribution], to: Path) -> None:
+    to.mkdir(parents=True)
+    for each in distributions:
+        for file in each.files or ():
+            source = Path(str(file.locate())).resolve()
+            if file.parts[-2:-1] == ("bin",) and ".." in file.parts and source.read_bytes()[:4] == b"\x7fELF":
+                shutil.copy(source, to)
 
 
 def _python_config() -> dict[str, object]:

@@ -8,10 +8,13 @@ is the control groups.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +78,23 @@ class Sandbox:
             "--",
             *command,
         ]
+
+
+def listen_inside(sandbox: Sandbox) -> socket.socket:
+    """A listening socket at the node's address, which Pods reach: a socket stays in the network it was made in."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/proc/{sandbox.pid}/ns/net") as namespace:
+            if libc.setns(namespace.fileno(), 0):
+                raise OSError(ctypes.get_errno(), "setns")
+        made.append(socket.create_server((sandbox.cable.node_address, 0)))
+
+    thread = threading.Thread(target=make)  # setns changes the network of one thread, which ends
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 def lay_cable() -> Cable:

@@ -21,6 +21,7 @@ import pytest
 import kubefunc
 from kubefunc import Call, errors
 from kubefunc.diagnosis import Diagnosis
+from kubefunc.options import default_image
 from tests.cluster import failing, needs_click, work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import ClusterUnderTest, fresh_session
@@ -112,8 +113,8 @@ def fleet(kube: Space, patient: object, full_disk: object) -> Iterator[dict[str,
                 "sys.exit": failing.call_sys_exit.remote(),
                 "timeout": failing.wait_for_ever.options(timeout=2).remote(),
                 "result": failing.return_a_lock.remote(),
-                "import": failing.import_missing.remote(),
-                "load": needs_click.style.remote("x"),
+                "import": failing.import_missing.options(image=default_image()).remote(),
+                "load": needs_click.style.options(image=default_image()).remote("x"),
             }
 
 
@@ -271,11 +272,16 @@ def test_a_result_that_cannot_be_pickled(fleet: dict[str, Call[Any]]) -> None:
 
 
 def test_a_missing_third_party_module(fleet: dict[str, Call[Any]]) -> None:
-    """Its name and the ways out; where the function itself imports it, as a note on its own exception."""
-    failure(fleet["load"], errors.SerializationError)
-    diagnosis = told(fleet["load"], "LoadFailed")
+    """Its name and the ways out, before it is sent or, in an image that was named, from the Pod.
+
+    Where the function itself imports it, as a note on its own exception.
+    """
+    assert failure(fleet["load"], errors.MissingModuleError).name == "click"
+    diagnosis = told(fleet["load"], "MissingModule")
     assert "'click'" in diagnosis.message
-    assert "image=" in diagnosis.advice
+    assert "packages=['click']" in diagnosis.advice
+    with pytest.raises(errors.MissingModuleError, match=r"click .imported by .*needs_click.py, line 5."):
+        needs_click.style.remote("x")
     error = failure(fleet["import"], ModuleNotFoundError)
     assert error.name == "surely_not_installed"
     assert "image=" in "".join(error.__notes__)

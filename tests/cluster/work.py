@@ -217,3 +217,11 @@ def log_and_count(limit: int) -> int:
         print(number, flush=True)
         time.sleep(0.1)
     return limit
+
+
+def greet(number: int = 0) -> tuple[str, str, int, str]:
+    """Use packages that are not here; say who it is."""
+    import importlib
+
+    greeting, words = importlib.import_module("greeting"), importlib.import_module("its_words")
+    return greeting.VERSION, words.WORDS, os.getuid(), os.environ["HOSTNAME"] if number else ""

@@ -44,7 +44,7 @@ def installing(tmp_path: Path, index: Index) -> Installing:
             "requirements": requirements,
             "constraints": [],
             "hashes": False,
-            "index": index.url(),
+            "index": index.url,
             "title": ", ".join(requirements),
             "seconds": 60.0,
             "cache": False,
@@ -206,7 +206,7 @@ def test_a_password_in_the_index_is_shown_nowhere(installing: Installing, tmp_pa
     """Not in the output, and not in the error."""
     wheel(tmp_path, "secretive", "1.0")
     with served(tmp_path, "ada:s3cret") as guarded:
-        pod = installing(lambda: importlib.import_module("secretive").VERSION, "secretive", index=guarded.url())
+        pod = installing(lambda: importlib.import_module("secretive").VERSION, "secretive", index=guarded.url)
         code, printed = pod.run("main")
         assert (code, value(pod)) == (EXIT_VALUE, "1.0"), printed.decode()
         assert b"s3cret" not in printed

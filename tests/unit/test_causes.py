@@ -83,7 +83,7 @@ def load_error(work: Callable[[], object], known: Diagnosis = IN_A_POD) -> str:
 @pytest.mark.parametrize(
     ("work", "cause", "advice"),
     [
-        (no_module, "No module named 'no_such_package'", "Use an image that has 'no_such_package'"),
+        (no_module, "No module named 'no_such_package'", "packages=['no_such_package']"),
         (
             no_variable,
             "KeyError: 'ONLY_HERE'",

@@ -491,11 +491,20 @@ def test_windows_nodes_can_be_excluded_by_the_user_alone() -> None:
 def test_packages_go_to_a_volume_of_main_alone() -> None:
     """An emptyDir: the root file system may be read-only. The courier does not see it."""
     found = pod(packages=["numpy"])
-    assert {"name": "kubefunc-packages", "emptyDir": {}} in found["volumes"]
-    mount = {"name": "kubefunc-packages", "mountPath": "/kubefunc/packages"}
+    assert {"name": "volume-kubefunc-packages", "emptyDir": {}} in found["volumes"]
+    mount = {"name": "volume-kubefunc-packages", "mountPath": "/kubefunc/packages"}
     assert mount in container("main", packages=["numpy"])["volumeMounts"]
     assert mount not in container("courier", packages=["numpy"])["volumeMounts"]
-    assert not [each for each in pod()["volumes"] if each["name"] == "kubefunc-packages"]
+    assert not [each for each in pod()["volumes"] if "packages" in each["name"]]
+
+
+def test_a_claim_may_keep_the_packages() -> None:
+    """It takes the place of the emptyDir, given as a claim or by its name."""
+    for cache in ("wheels", PersistentVolumeClaim("wheels")):
+        found = pod(packages=["numpy"], package_cache=cache)
+        claim = {"name": "volume-kubefunc-packages", "persistentVolumeClaim": {"claimName": "wheels"}}
+        assert claim in found["volumes"]
+    assert not [each for each in pod(package_cache="wheels")["volumes"] if "packages" in each["name"]]
 
 
 def test_installing_does_not_count_for_the_timeout() -> None:

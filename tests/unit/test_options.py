@@ -109,6 +109,7 @@ def test_the_defaults() -> None:
         "volumes": {},
         "packages": None,
         "package_index": None,
+        "package_cache": None,
         "context": None,
         "namespace": None,
         "labels": {},

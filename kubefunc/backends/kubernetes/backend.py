@@ -45,6 +45,7 @@ from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
+from kubefunc.packages import missing
 from kubefunc.payload import Packer
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
@@ -91,6 +92,7 @@ class KubernetesBackend:
 
     def submit(self, submission: Submission, sink: Sink) -> Work:
         namespace = submission.options.namespace or self._config.namespace
+        missing.check(submission.payload.needs, submission.options)
         if submission.shape == "map":
             self._maps.submit(submission, sink, namespace)
         else:

@@ -308,10 +308,11 @@ def _file(directory: str, option: str, lines: Sequence[str]) -> list[str]:
     """A file for the installer. Its URLs may hold passwords."""
     if not lines:
         return []
-    path = os.path.join(directory, f"requirements{option}.txt")
+    name = {"-r": "requirements.txt", "-c": "constraints.txt"}[option]
+    path = os.path.join(directory, name)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.writelines(f"{line}\n" for line in lines)
-    return [option, path]
+    return [option, name]
 
 
 def installer_environment(environ: Any, index: str, scratch: str) -> dict[str, str]:

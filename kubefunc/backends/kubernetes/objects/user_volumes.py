@@ -15,6 +15,7 @@ from typing import Final, cast
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.template import Json, items
+from kubefunc.runner import PACKAGES_DIR
 from kubefunc.volumes import ConfigMap, EmptyDir, HostPath, ImageVolume, PersistentVolumeClaim, Secret, Volume
 
 PREFIX: Final = "volume-"
@@ -156,6 +157,8 @@ class Mounted:
     @property
     def option(self) -> str:
         """The option as the user writes it, shortened."""
+        if self.path == PACKAGES_DIR:
+            return f"package_cache={self.kind}(...)" if self.kind == "PersistentVolumeClaim" else "packages=[...]"
         return f'volumes={{"{self.path}": {self.kind}(...)}}'
 
 

@@ -10,11 +10,11 @@ from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.kubernetes.objects.user_volumes import pod_volumes, user_mounts
 from kubefunc.options import Options
 from kubefunc.runner import IN_DIR, MAIN, OUT_DIR, PACKAGES_DIR
+from kubefunc.volumes import EmptyDir, Volume
 
 IN_VOLUME: Final = "kubefunc-in"
 OUT_VOLUME: Final = "kubefunc-out"
 TMP_VOLUME: Final = "kubefunc-tmp"
-PACKAGES_VOLUME: Final = "kubefunc-packages"
 
 _READABLE_BY_ALL: Final = 0o444  # any run_as_user must be able to read; in JSON it stands in decimal, as 292
 
@@ -25,13 +25,14 @@ def volumes(spec: JobSpec) -> list[Json]:
         {"name": IN_VOLUME, "projected": {"defaultMode": _READABLE_BY_ALL, "sources": shards_of(spec).sources()}},
         {"name": OUT_VOLUME, "emptyDir": {}},
         {"name": TMP_VOLUME, "emptyDir": {}},
-        *_packages_volume(spec.options),
-        *pod_volumes(spec.options.volumes),
+        *pod_volumes(_of_options(spec.options)),
     ]
 
 
-def _packages_volume(options: Options) -> list[Json]:
-    return [{"name": PACKAGES_VOLUME, "emptyDir": {}}] if options.packages else []
+def _of_options(options: Options) -> dict[str, Volume]:
+    """Those of the user, and the one that packages go to: on the node's disk, unless a claim keeps them."""
+    packages = {PACKAGES_DIR: options.package_cache or EmptyDir()} if options.packages else {}
+    return {**packages, **options.volumes}
 
 
 def mounts(container: str, options: Options) -> list[Json]:
@@ -42,5 +43,4 @@ def mounts(container: str, options: Options) -> list[Json]:
     ]
     if container != MAIN:  # the courier writes nothing else, and needs none of the user's volumes
         return shared
-    packages: list[Json] = [{"name": PACKAGES_VOLUME, "mountPath": PACKAGES_DIR}] if options.packages else []
-    return [*shared, {"name": TMP_VOLUME, "mountPath": "/tmp"}, *packages, *user_mounts(options.volumes)]
+    return [*shared, {"name": TMP_VOLUME, "mountPath": "/tmp"}, *user_mounts(_of_options(options))]

@@ -1,0 +1,226 @@
+"""Which modules loading a function surely imports: what a Pod must have. Nothing is imported or run to find out.
+
+Only statements that run in any case count: those of a module's own level, and those of the function's own body. What
+stands in ``if``, ``try``, a loop or another function may never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import pickletools
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType
+from typing import NamedTuple
+
+from kubefunc.modules import parsed, resolved_import
+
+# What a stock image has beside the standard library.
+_IN_STOCK_IMAGES = frozenset({"pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel"})
+_OURS = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
+
+
+@dataclass(frozen=True)
+class Need:
+    """A module that the Pod must have, and who says so.
+
+    Attributes:
+        module: its full name.
+        why: ``imported by train.py, line 3``.
+    """
+
+    module: str
+    why: str
+
+    @property
+    def top(self) -> str:
+        """The name of its topmost package."""
+        return self.module.partition(".")[0]
+
+
+class Import(NamedTuple):
+    """One import statement: the module, names taken from it that may be modules too, and its line."""
+
+    module: str
+    members: tuple[str, ...]
+    line: int
+
+
+def is_foreign(module: str) -> bool:
+    """Whether the module is of neither the standard library, kubefunc, nor a stock image.
+
+    >>> is_foreign("numpy.linalg"), is_foreign("json.decoder")
+    (True, False)
+    """
+    top = module.partition(".")[0]
+    return bool(top) and top not in sys.stdlib_module_names and top not in _OURS and top not in _IN_STOCK_IMAGES
+
+
+def sure_imports(body: Sequence[ast.stmt], package: str) -> Iterator[Import]:
+    """The imports among these statements that run whenever the first of them does.
+
+    Args:
+        body: of a module or function.
+        package: what relative imports refer to.
+    """
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (Import(alias.name, (), statement.lineno) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            module = resolved_import(statement.module or "", statement.level, package)
+            yield Import(module, tuple(alias.name for alias in statement.names), statement.lineno)
+        elif isinstance(statement, (ast.With, ast.AsyncWith)) and not _suppresses(statement):
+            yield from sure_imports(statement.body, package)
+        if _may_leave(statement):
+            return
+
+
+def _suppresses(statement: ast.With | ast.AsyncWith) -> bool:
+    """Whether it may pass over an ImportError: ``contextlib.suppress``, or anything else that is called so."""
+    return any("suppress" in ast.dump(item.context_expr) or "raises" in ast.dump(item) for item in statement.items)
+
+
+def _may_leave(statement: ast.stmt) -> bool:
+    """Whether what follows may not run. A definition leaves nothing."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return False
+    return any(isinstance(node, (ast.Return, ast.Raise, ast.Yield, ast.YieldFrom)) for node in ast.walk(statement))
+
+
+class LoadGraph:
+    """What importing the caller's own modules imports.
+
+    Args:
+        files: path by name below ``sys.path``, such as ``app/train.py``, of all that travel.
+        read: gives the content of a file, or None if it is gone.
+    """
+
+    def __init__(self, files: Mapping[str, str], read: Callable[[str], bytes | None]) -> None:
+        self._files = files
+        self._read = read
+        self._imports: dict[str, tuple[Import, ...]] = {}
+        self._needs: dict[frozenset[str], Mapping[str, Need]] = {}
+
+    def needs(self, modules: frozenset[str]) -> Mapping[str, Need]:
+        """What importing these modules needs beside what travels, by topmost name."""
+        if modules not in self._needs:
+            self._needs[modules] = self._find(modules)
+        return self._needs[modules]
+
+    def _find(self, modules: frozenset[str]) -> dict[str, Need]:
+        found: dict[str, Need] = {}
+        pending = [part for module in sorted(modules) for part in _with_parents(module)]
+        seen: set[str] = set()
+        while pending:
+            module = pending.pop()
+            file = self._file_of(module)
+            if file is None or file in seen:
+                continue
+            seen.add(file)
+            for each in self._imports_of(file):
+                named = [each.module, *(f"{each.module}.{member}" for member in each.members)]
+                if self.travels(each.module):
+                    pending += [part for name in named for part in _with_parents(name)]
+                elif is_foreign(each.module):
+                    need = Need(each.module, f"imported by {file}, line {each.line}")
+                    found.setdefault(need.top, need)
+        return found
+
+    def travels(self, module: str) -> bool:
+        """Whether it is among the files, or in a package that is."""
+        top = module.partition(".")[0]
+        return any(name == f"{top}.py" or name.startswith((f"{top}/", f"{top}.")) for name in self._files)
+
+    def _file_of(self, module: str) -> str | None:
+        base = module.replace(".", "/")
+        return next((name for name in (f"{base}/__init__.py", f"{base}.py") if name in self._files), None)
+
+    def _imports_of(self, file: str) -> tuple[Import, ...]:
+        if file not in self._imports:
+            source = self._read(self._files[file])
+            tree = None if source is None else parsed(source)
+            package = os.path.dirname(file).replace("/", ".")
+            self._imports[file] = () if tree is None else tuple(sure_imports(tree.body, package))
+        return self._imports[file]
+
+
+def _with_parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+@functools.lru_cache(maxsize=128)  # finding the source takes milliseconds
+def needs_of_body(code: CodeType) -> tuple[Need, ...]:
+    """What the body of a function surely imports when it runs; nothing without its source."""
+    try:
+        lines, first = inspect.getsourcelines(code)
+        tree = parsed(textwrap.dedent("".join(lines)).encode())
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    statement = tree.body[0] if tree is not None and tree.body else None
+    if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return ()
+    name = os.path.basename(code.co_filename)
+    return tuple(
+        Need(each.module, f"imported by {name}, line {first + each.line - 1}")
+        for each in sure_imports(statement.body, "")
+        if is_foreign(each.module)
+    )
+
+
+# --- what unpickling imports
+
+
+def globals_in(pickled: bytes) -> frozenset[str]:
+    """The modules that unpickling imports: those of its references to functions and classes.
+
+    >>> import collections, pickle
+    >>> sorted(globals_in(pickle.dumps([collections.OrderedDict(), 1], 5)))
+    ['collections']
+    """
+    found: set[str] = set()
+    memo: dict[object, object] = {}
+    pushed: list[object] = [None, None]  # the last two values, where they are texts or _IMPORT
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "MEMOIZE":
+            memo[len(memo)] = pushed[1]
+        elif opcode.name == "STACK_GLOBAL":
+            module, name = pushed
+            if isinstance(module, str):
+                found.add(module)
+            pushed = [None, _IMPORT if name == "subimport" else None]
+        elif opcode.name not in ("FRAME", "PROTO"):
+            value = memo.get(argument) if "GET" in opcode.name else argument if "UNICODE" in opcode.name else None
+            if pushed[1] is _IMPORT and isinstance(value, str):
+                found.add(value)
+            pushed = [pushed[1], value]
+    return frozenset(found)
+
+
+_IMPORT = object()  # cloudpickle's function that imports the module whose name follows
+
+
+def needs_of(function: object, module: str | None, pickles: Iterable[bytes], graph: LoadGraph | None) -> list[Need]:
+    """All that a Pod must have for a call, one for each topmost module.
+
+    Args:
+        function: what is called.
+        module: the one that it is imported from, if it does not travel by value.
+        pickles: what is unpickled there.
+        graph: of the modules that travel.
+    """
+    named = frozenset({name for pickled in pickles for name in globals_in(pickled)} | ({module} if module else set()))
+    inherent = {
+        name.partition(".")[0]: Need(name, "the function or its arguments refer to it")
+        for name in sorted(named)
+        if is_foreign(name) and not (graph is not None and graph.travels(name))
+    }
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)  # type: ignore[arg-type]
+    body = () if code is None else needs_of_body(code)
+    mine = {need.top: need for need in body if graph is None or not graph.travels(need.module)}
+    return [*{**inherent, **mine, **({} if graph is None else graph.needs(named))}.values()]

@@ -1,0 +1,108 @@
+"""Modules that a Pod will lack, told before anything is sent, and what to do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+
+from kubefunc.errors import MissingModuleError
+from kubefunc.options import Options
+from kubefunc.options.kind import Refused
+from kubefunc.options.parsers import versions
+from kubefunc.options.parsers.requirements import Requirement, Requirements, canonical, parse
+from kubefunc.packages.imports import Need
+
+
+def check(find_needs: Callable[[], Iterable[Need]], options: Options) -> None:
+    """Refuse a call whose Pod will surely lack a module.
+
+    An image that the user names is trusted, and so are volumes and templates, which may bring modules.
+
+    Args:
+        find_needs: finds out which modules the call needs.
+        options: of the call.
+
+    Raises:
+        MissingModuleError: with the module, who imports it, and the way out.
+    """
+    if options.image is not None or options.pod_template is not None or options.volumes or "PYTHONPATH" in options.env:
+        return
+    wanted = options.requirements()
+    lacking = [need for need in find_needs() if not _is_brought(need, wanted)]
+    if lacking:
+        raise MissingModuleError(_message(lacking, options), name=lacking[0].module)
+
+
+def _is_brought(need: Need, wanted: Requirements | None) -> bool:
+    """Whether the packages bring it, or may: those of a package that is not installed here are not known."""
+    if wanted is None:
+        return False
+    if any(canonical(need.top) == each.name for each in wanted.parsed):
+        return True
+    brought = _closure(wanted.parsed)
+    return brought is None or not brought.isdisjoint(distributions_of(need.top))
+
+
+@functools.lru_cache(maxsize=32)
+def _closure(wanted: tuple[Requirement, ...]) -> frozenset[str] | None:
+    """These distributions and all that they require, as far as they are installed here; None if one is not."""
+    found: set[str] = set()
+    pending = list(wanted)
+    while pending:
+        each = pending.pop()
+        if each.name in found:
+            continue
+        try:
+            lines = metadata.requires(each.name) or ()
+        except metadata.PackageNotFoundError:
+            return None
+        found.add(each.name)
+        pending += [below for line in lines if (below := _needed(line, each.extras)) is not None]
+    return frozenset(found)
+
+
+def _needed(line: str, extras: Sequence[str]) -> Requirement | None:
+    """A requirement out of a distribution's metadata, if it holds here."""
+    try:
+        requirement = parse(line)
+        environment = versions.environment()
+        holds = not requirement.marker or any(
+            versions.applies(requirement.marker, {**environment, "extra": extra}) for extra in ("", *extras)
+        )
+    except (Refused, versions.NotAVersion):
+        return None
+    return requirement if holds else None
+
+
+def distributions_of(top: str) -> list[str]:
+    """The distributions installed here that a topmost module is part of, by their canonical names."""
+    return [canonical(name) for name in _distributions().get(top, [])]
+
+
+@functools.lru_cache(maxsize=1)
+def _distributions() -> dict[str, list[str]]:
+    return {top: list(dict.fromkeys(names)) for top, names in metadata.packages_distributions().items()}
+
+
+def _message(lacking: Sequence[Need], options: Options) -> str:
+    what, it = ("a module", "it") if len(lacking) == 1 else ("modules", "them")
+    install = ", ".join(repr(distribution_for(need.top)) for need in lacking)
+    way = f"add {install} to packages=" if options.packages else f"packages=[{install}]"
+    return "\n".join(
+        [
+            f"The function needs {what} that the Pod will not have, as {options.resolved_image} does not have {it}:",
+            *(f"  {need.top} ({need.why})" for need in lacking),
+            f"Let the Pod install {it}: {way}. Or name an image that has {it}: image=...",
+        ]
+    )
+
+
+def distribution_for(top: str) -> str:
+    """What to install for a module: the distribution that it comes from here, else its own name.
+
+    >>> distribution_for("no_such_module")
+    'no_such_module'
+    """
+    names = distributions_of(top)
+    return names[0] if names else top

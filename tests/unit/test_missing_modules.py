@@ -1,0 +1,182 @@
+"""Modules that a Pod will lack are told before anything is sent; what may be there is no alarm."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import pickle
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy
+import pytest
+
+import kubefunc
+from kubefunc.errors import MissingModuleError, SerializationError
+from kubefunc.options import Options
+from kubefunc.packages import imports, missing
+from kubefunc.packages.imports import Need
+from kubefunc.payload import Packer
+from kubefunc.volumes import EmptyDir
+
+
+def surely(source: str) -> list[str]:
+    """What these statements import in any case."""
+    tree = ast.parse(textwrap.dedent(source))
+    return [each.module for each in imports.sure_imports(tree.body, "app")]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import numpy as np, pandas.io", ["numpy", "pandas.io"]),
+        ("from sklearn import svm\nfrom . import other\nfrom .core import x", ["sklearn", "app", "app.core"]),
+        ("with lock:\n    import numpy", ["numpy"]),
+        ("try:\n    import numpy\nexcept ImportError:\n    numpy = None", []),
+        ("if TYPE_CHECKING:\n    import numpy", []),
+        ("if sys.platform == 'win32':\n    import win32api", []),
+        ("with contextlib.suppress(ImportError):\n    import numpy", []),
+        ("for name in names:\n    import numpy", []),
+        ("def f():\n    import numpy", []),
+        ("class C:\n    def f(self):\n        return 1\nimport numpy", ["numpy"]),
+        ("if done:\n    raise SystemExit\nimport numpy", []),
+    ],
+)
+def test_only_imports_that_run_in_any_case_count(source: str, expected: list[str]) -> None:
+    """Conditional ones, ``try: import`` and those of other functions are no alarm."""
+    assert surely(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "module"),
+    [
+        (collections.OrderedDict(), "collections"),
+        (numpy.arange(3), "numpy._core.numeric"),
+        (numpy, "numpy"),
+        ([numpy, pickle, numpy], "pickle"),
+        (lambda x: numpy.sum(x), "numpy"),
+    ],
+    ids=["class", "array", "module", "modules", "global"],
+)
+def test_what_unpickling_imports_is_read_from_the_pickle(value: object, module: str) -> None:
+    """References to classes and functions, and modules that a function uses."""
+    assert module in imports.globals_in(cloudpickle.dumps(value, 5))
+
+
+def test_texts_that_only_look_like_modules_are_none() -> None:
+    """A function that travels by value knows the name of its module, and needs it not."""
+    assert "numpy" not in imports.globals_in(pickle.dumps(["numpy", {"module": "numpy"}, b"numpy"], 5))
+
+
+# -- what a call needs
+
+
+Project = Callable[..., Any]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Writes modules of a project and imports the function ``run`` of its module ``shop``."""
+    before = set(sys.modules)
+
+    def write(**files: str) -> Any:
+        for name, source in files.items():
+            path = tmp_path / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (path.parent / "__init__.py").touch()
+            path.write_text(textwrap.dedent(source))
+        (tmp_path / "__init__.py").unlink()
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return __import__("shop").run
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def needs(function: Any, *args: Any) -> dict[str, str]:
+    """Module and reason."""
+    return {need.module: need.why for need in Packer.for_cluster().pack(function, args).needs()}
+
+
+def test_what_the_functions_modules_import_when_they_are_loaded(project: Project) -> None:
+    """Through the project's own modules, with file and line; what only other functions import is not among it."""
+    run = project(
+        shop="from parts import prices\n\ndef run():\n    return prices.total()\n",
+        parts__prices="import json\nimport numpy\n\ndef total():\n    import pandas\n    return numpy.sum([1])\n",
+        parts__other="import scipy\n",
+    )
+    assert needs(run) == {"numpy": "imported by parts/prices.py, line 2"}
+
+
+def test_what_the_functions_own_body_imports(project: Project) -> None:
+    """With file and line of the program."""
+    run = project(shop="def run():\n    import os\n    import pandas as pd\n    return pd\n")
+    assert needs(run) == {"pandas": "imported by shop.py, line 3"}
+
+
+def test_what_the_function_and_its_arguments_refer_to() -> None:
+    """Modules of a program, and the classes of arguments."""
+    found = needs(lambda x: x, numpy.arange(3))
+    assert list(found.values()) == ["the function or its arguments refer to it"]
+    assert next(iter(found)).startswith("numpy")
+
+
+def test_nothing_is_needed_by_most_functions(project: Project) -> None:
+    """The standard library, kubefunc, and what travels."""
+    run = project(
+        shop="import json\nimport kubefunc\nfrom parts import prices\n\ndef run():\n    import decimal\n",
+        parts__prices="from . import prices as me\n",
+    )
+    assert needs(run, collections.OrderedDict()) == {}
+
+
+# -- what is said
+
+
+def refused(*modules: str, **options: Any) -> MissingModuleError:
+    """The error for a call that needs these."""
+    with pytest.raises(MissingModuleError) as caught:
+        missing.check(lambda: [Need(name, "imported by shop.py, line 2") for name in modules], Options.of(**options))
+    return caught.value
+
+
+def test_the_error_names_module_line_and_way_out() -> None:
+    """With the name under which the module's distribution is installed here."""
+    error = refused("sklearn.svm")
+    assert isinstance(error, ImportError)
+    assert isinstance(error, SerializationError)
+    assert error.name == "sklearn.svm"
+    text = str(error)
+    assert "sklearn (imported by shop.py, line 2)" in text
+    assert "packages=['scikit-learn']" in text
+    assert "image=..." in text
+    assert "add 'pandas' to packages=" in str(refused("pandas", packages=["numpy"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image": "team/base:1"},
+        {"volumes": {"/extra": EmptyDir()}},
+        {"env": {"PYTHONPATH": "/lib"}},
+        {"pod_template": {"volumes": []}},
+        {"packages": ["pandas"]},
+        {"packages": ["numpy>=2"]},
+        {"packages": ["surely-not-installed-here"]},
+    ],
+    ids=lambda options: next(iter(options)) + str(len(str(options))),
+)
+def test_what_may_bring_the_module_is_no_alarm(options: dict[str, Any]) -> None:
+    """The user's image, volumes and templates; packages that bring it, and packages that are not known here."""
+    missing.check(lambda: [Need("numpy.linalg", "imported by shop.py, line 1")], Options.of(**options))
+
+
+def test_the_error_travels() -> None:
+    """As all errors do."""
+    again = pickle.loads(pickle.dumps(kubefunc.errors.MissingModuleError("told", name="numpy")))
+    assert (str(again), again.name) == ("told", "numpy")
