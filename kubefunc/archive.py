@@ -54,8 +54,8 @@ _LEFT_OUT = (
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts code freshness growth ignored leaving log_setup memmaps project_files retry role "
-        "tasks_as_jobs tasks_in_workers"
+        "__main__ archive attempts code freshness growth ignored leaving log_setup memmaps project_files publishing "
+        "retry role tasks_as_jobs tasks_in_workers volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
@@ -24,6 +24,10 @@ from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
 from kubefunc.unread_future import UnreadFuture
+
+if TYPE_CHECKING:
+    from kubefunc.publishing import Publication
+    from kubefunc.volumes import Volume
 
 R = TypeVar("R")
 
@@ -75,6 +79,8 @@ class Call(UnreadFuture[R]):
         self._index = 0
         self._outcomes = Outcomes(_CallOwner(self)) if outcomes is None else outcomes
         self._output = CallOutput(of.console, call)
+        self._publication: Publication | None = None
+        self._volumes: Mapping[str, Volume] = {}  # of an attached call they are not known
         if outcomes is None:
             self._outcomes.open(1)
 
@@ -301,13 +307,21 @@ class _CallOwner(Owner):
         ended = outcome(Envelope(header, memoryview(record.body)), known)
         if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
             raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
-        return _noted(ended, known) if header.get("outcome") == RAISED else ended
+        return _noted(ended, known, self._call._volumes) if header.get("outcome") == RAISED else ended
 
     def settled(self, indexes: Sequence[int]) -> None:
-        self._call._output.end()
-        ended = self._call._outcomes.unread(self._call._index, self._call._load)
-        if ended is not None:
-            self._call._session.dispatcher.do(lambda: self._call._end(ended))
+        call = self._call
+        call._output.end()
+        ended = call._outcomes.unread(call._index, call._load)
+        if ended is None:
+            return
+        if call._publication is None:
+            self._end(ended)
+        else:
+            call._publication.finish(ended, call._load, self._end)
+
+    def _end(self, ended: Returned | Raised | Unread) -> None:
+        self._call._session.dispatcher.do(lambda: self._call._end(ended))
 
     def over(self, *, stop: bool) -> None:
         self._call._session.finished(self._call._id)
@@ -323,10 +337,14 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield rest.decode("utf-8", "replace")
 
 
-def _noted(ended: Returned | Raised, known: Diagnosis) -> Returned | Raised:
-    """The same; an exception has a note that says which call it was."""
+def _noted(ended: Returned | Raised, known: Diagnosis, volumes: Mapping[str, Volume]) -> Returned | Raised:
+    """The same; an exception has a note that says which call it was, and which volume it could not use."""
     if isinstance(ended, Raised) and sys.version_info >= (3, 11):  # before, no traceback shows notes
         with contextlib.suppress(Exception):  # its class may do anything
+            if volumes:
+                from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods
+
+                note_volume(ended.error, volumes)
             add_note(ended.error, f"In the call {_described(known)}.")
     return ended
 
@@ -348,7 +366,8 @@ def attach(call: str) -> Call[Any]:
     Raises:
         ConfigurationError: this is not an id, or there is no cluster. Calls on this machine end with their process.
     """
-    from kubefunc.attempts import View  # here, as it does not travel to Pods
+    from kubefunc.attempts import View  # here, as these do not travel to Pods
+    from kubefunc.publishing import Publication
 
     name = parse_id("attach", call)
     here = session()
@@ -358,5 +377,7 @@ def attach(call: str) -> Call[Any]:
     handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next
     if options.verbose:
         handle._output.show()
+    handle._publication = publication = Publication(here, lambda work: work.publication())
     handle._work = backend.attach(call, "single", View(handle._outcomes))
+    publication.submitted(handle._work)
     return handle

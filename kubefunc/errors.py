@@ -30,6 +30,7 @@
         ResultLostError
         ResultCorruptedError         length, checksum or signature is wrong
         PythonMismatchError          the image, or the program that attaches, has another Python or kubefunc
+      PublishError                   the function returned, but publish= could not write its result
 
 The function's own exceptions are raised unchanged, with a :class:`RemoteTraceback` at the end of their chain.
 A function raises one that derives from :class:`DoNotRetry` if a further attempt cannot help.
@@ -209,6 +210,18 @@ class DoNotRetry(Exception):
     Raise it directly, derive your own exceptions from it, or raise any exception ``from`` one:
     ``raise ValueError("no such station") from DoNotRetry()``.
     """
+
+
+class PublishError(KubefuncError):
+    """The function returned, but its result could not be written to where ``publish=`` says.
+
+    Attributes:
+        value: what the function returned.
+    """
+
+    def __init__(self, message: str, *, value: object = None, diagnosis: Diagnosis | None = None) -> None:
+        super().__init__(message, diagnosis=diagnosis)
+        self.value = value
 
 
 class RemoteTraceback(Exception):

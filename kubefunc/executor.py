@@ -167,6 +167,9 @@ class Executor(concurrent.futures.Executor):
     def _new_tasks(self, here: Session, options: Options) -> Tasks:
         # Loaded here, as these do not travel to Pods.
         backend = here.backend(options)
+        from kubefunc.publishing import refuse_many
+
+        refuse_many("Executor", options.publish)
         if backend.traits.workers is None:
             from kubefunc.tasks_as_jobs import TasksAsJobs
 

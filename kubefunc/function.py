@@ -581,6 +581,7 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     from kubefunc.backends.base import Submission
     from kubefunc.call import Call
     from kubefunc.payload import new_id
+    from kubefunc.publishing import Publication
 
     payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
@@ -597,11 +598,16 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
         call: Call[R] = Call(submission.call, submission.function, here)
         if options.verbose:
             call._output.show()
+        call._volumes = options.volumes
+        if options.publish is not None:
+            call._publication = Publication(here, lambda _: options.publish)
         try:
             call._work = here.start(backend, submission, Attempts(call._outcomes, backend).view(submission))
         except BaseException:
             call._output.end()
             raise
+        if call._publication is not None:
+            call._publication.submitted(call._work)
         return call
 
     return send
@@ -634,7 +640,9 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     from kubefunc import map_items
     from kubefunc.backends.base import Submission
     from kubefunc.payload import new_id
+    from kubefunc.publishing import refuse_many
 
+    refuse_many(f"{function._name}.map()", options.publish)
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
     submission = Submission(

@@ -270,6 +270,10 @@ class _MapOwner(Owner):
             known = dataclasses.replace(items.diagnosis(index), log_tail=items.output.last_lines(index))
             ended = outcome(Envelope(record.header, memoryview(record.body)), known)
         if isinstance(ended, Raised):
+            if items.sent is not None and items.sent.options.volumes and sys.version_info >= (3, 11):
+                from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods
+
+                note_volume(ended.error, items.sent.options.volumes)
             self.note(index, ended.error)
         return ended
 

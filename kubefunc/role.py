@@ -52,6 +52,20 @@ RULES = (
     ),
     Rule(
         "",
+        "configmaps",
+        ("create", "patch"),
+        ("Optional: for publish=ConfigMapKey(...). For publish=SecretKey(...), the rule for secrets is enough.",),
+        without="Results cannot be published into ConfigMaps.",
+    ),
+    Rule(
+        "",
+        "persistentvolumeclaims",
+        ("get",),
+        ("Optional: lets a map say before it starts how many Pods can use the claims in volumes=.",),
+        without="A map is not told before it starts that only some of its Pods can use a claim.",
+    ),
+    Rule(
+        "",
         "events",
         ("list", "watch"),
         ("Optional: without events, calls are slower and error messages say less.",),

@@ -205,11 +205,15 @@ class Session:
     def say_notes(self, payload: Payload) -> None:
         """Tell the person what they should know of a payload, each thing once."""
         for note in payload.notes:
-            with self._lock:
-                is_new = note.about not in self._said
-                self._said.add(note.about)
-            if is_new:
-                self.console.say(note.text)
+            self.say_once(note.about, note.text)
+
+    def say_once(self, about: str, text: str) -> None:
+        """Tell the person, unless this was said before in this process."""
+        with self._lock:
+            is_new = about not in self._said
+            self._said.add(about)
+        if is_new:
+            self.console.say(text)
 
     def finished(self, call: str) -> None:
         with self._lock:

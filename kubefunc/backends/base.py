@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
-from kubefunc.options import Options
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer, Payload
 from kubefunc.runner.protocol.records import Record
 
@@ -167,6 +167,18 @@ class Work(Protocol):
 
         Args:
             seconds: wait no longer than this.
+        """
+        ...
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        """Where its result is to be written, as its options said."""
+        ...
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        """Write its result there. False where there is no cluster to write to.
+
+        Raises:
+            KubefuncError: it cannot be written.
         """
         ...
 

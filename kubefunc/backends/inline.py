@@ -21,7 +21,7 @@ from pathlib import Path
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
-from kubefunc.options import Options
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, VALUE
 from kubefunc.runner.execution import child
@@ -118,6 +118,12 @@ class EndedWork:
 
     def drain(self, seconds: float) -> None:
         """All is printed."""
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        return None  # nobody attaches to it
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        return False
 
     def read(self) -> Submission:
         raise ConfigurationError(f"The map {self._call} ran in this process: nothing of it is kept.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, TypedDict
 
-from kubefunc.options.kind import Kind, none
+from kubefunc.errors import ConfigurationError
+from kubefunc.options.kind import Kind, Refused, none
 from kubefunc.options.option import DURATION, SWITCH, Group, Unset, option
 from kubefunc.options.parsers import names, numbers
+from kubefunc.options.references import ConfigMapKey, SecretKey
 from kubefunc.runner import FETCH_GRACE, RESULT_TTL
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ class ResultsChanges(TypedDict, total=False):
     result_ttl: float | timedelta | Unset | None
     ttl: float | timedelta | Unset
     keep: Keep | Unset
+    publish: ConfigMapKey | SecretKey | Unset | None
+
+
+def _destination(value: object) -> ConfigMapKey | SecretKey:
+    if isinstance(value, (ConfigMapKey, SecretKey)):
+        return value
+    hint = f": ConfigMapKey({value!r}, 'result')" if isinstance(value, str) and "'" not in value else ""
+    raise Refused(f"name the object and the key{hint or ' with ConfigMapKey(name, key) or SecretKey(name, key)'}")
+
+
+def _no_text(text: str) -> NoReturn:
+    raise Refused("where to publish can be set in Python only, with @remote or .options()")
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -133,6 +147,29 @@ class Results(Group):
     Default: ``failed``, the Jobs of calls that failed and of maps in which an item failed.
     Local: ignored.
     """
+
+    publish: ConfigMapKey | SecretKey | None = option(
+        None, Kind("ConfigMapKey(name, key), SecretKey(name, key) or None", _destination, _no_text, none)
+    )
+    """Where the result is written when the function has returned: a key of a ConfigMap or Secret.
+
+    A text or bytes are written as they are, all else as JSON, at most 1 MiB. The object is created, or the key is set
+    in the one that exists. ``result()`` returns when it is written; if it cannot be, it raises PublishError, which has
+    the value. It cannot be set from the environment, and not for maps or an Executor.
+
+    Default: None.
+    Local: nothing is written, a line says so. What cannot be written raises the same error.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        to = self.publish
+        if to is not None and to.owned and not self.detach and self.keep != "always":
+            raise ConfigurationError(
+                f"publish={type(to).__name__}({to.name!r}, {to.key!r}, owned=True) is deleted with the call's Job, and "
+                f"keep={self.keep!r} deletes the Job as soon as the call has succeeded. Set keep='always' (the Job and "
+                "the object stay for ttl=), or leave owned out"
+            )
 
     @property
     def result_wait(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.envelope import Envelope, record_of, verify
 from kubefunc.errors import KubefuncError
-from kubefunc.options import Options
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution import exceptions
@@ -75,6 +75,12 @@ class HandWork:
 
     def address(self) -> str:
         return f"somewhere/{self._call}"
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        return None  # nobody attaches to it
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        return False
 
     def outlives_program(self) -> bool:
         return False

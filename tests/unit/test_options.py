@@ -134,6 +134,7 @@ def test_the_defaults() -> None:
         "result_ttl": None,
         "ttl": 24 * 3600.0,
         "keep": "failed",
+        "publish": None,
     }
 
 

@@ -17,7 +17,7 @@ from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Wh
 from kubefunc.backends.local.run import SINGLE, Ended, Processes, Run, not_started, usable_cpus
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
-from kubefunc.options import Options
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner.local.request import RECEIVE
 
@@ -47,6 +47,7 @@ class LocalBackend:
         self._maps: list[LocalMap] = []
         self._spare: Pool | None = None
         self._closed = False
+        self._told_not_mounted: set[tuple[str, ...]] = set()
 
     @property
     def packer(self) -> Packer:
@@ -79,8 +80,18 @@ class LocalBackend:
         with self._lock:
             self._runs[run.call] = run
             self._waiting.append(run)
-        sink.moved(SINGLE, Whereabouts(Phase.PENDING))
+        sink.moved(SINGLE, Whereabouts(Phase.PENDING, self._not_mounted(submission.options)))
         self._dispatch()
+
+    def _not_mounted(self, options: Options) -> str:
+        """What to say of ``volumes``, once: a path that this machine has is used as it is."""
+        missing = tuple(path for path in options.volumes if not os.path.exists(path))
+        with self._lock:
+            is_new = missing not in self._told_not_mounted
+            self._told_not_mounted.add(missing)
+        if not missing or not is_new:
+            return ""
+        return f"volumes= mounts nothing on this machine, which has no {', '.join(missing)}"
 
     def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
         return self._open(submission, sink, workers, claim)
@@ -109,6 +120,9 @@ class LocalBackend:
         started = LocalMap(submission.call, ledger, self._take_pool, self._map_ended, workers=workers, is_open=is_open)
         with self._lock:
             self._maps.append(started)
+        note = self._not_mounted(submission.options)
+        if note:
+            sink.moved(sorted(submission.items), Whereabouts(Phase.PENDING, note))
         try:
             started.start()
         except RuntimeError:  # no thread is to be had
@@ -295,6 +309,12 @@ class LocalWork:
         raise ConfigurationError(
             f"The map {self._call} is not known here: on this machine a map ends with its program."
         )
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        return None  # nobody attaches to it
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        return False
 
     def outlives_program(self) -> bool:
         return False

@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.control.volume_checks import VolumeChecks
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
@@ -56,6 +57,7 @@ class Jobs:
         self._clock = clock
         self._permission = permission
         self._refused = refused
+        self._volume_checks = VolumeChecks(api)
         self._retry_delay = RETRY_DELAY
         self._lock = threading.RLock()
         self._owed: set[Attempt] = set()
@@ -93,9 +95,7 @@ class Jobs:
         made: list[str] = []
         stored = False
         try:
-            spec = make()
-            self._permission.ask(attempt.namespace)
-            spec = self._with_exec_as_it_is(spec)
+            spec = self._as_the_cluster_is(attempt, make())
             for secret in cast("list[JsonDict]", build_secrets(spec)):
                 if _unwanted(attempt):
                     self._take_back(attempt, made)
@@ -128,8 +128,12 @@ class Jobs:
                 attempt.sink.moved(Whereabouts(Phase.PENDING, namespace=attempt.namespace))
         self._requests.do(lambda: self._own(attempt))
 
-    def _with_exec_as_it_is(self, spec: JobSpec) -> JobSpec:
-        """Tell the courier not to wait for a client that may not exec."""
+    def _as_the_cluster_is(self, attempt: Attempt, spec: JobSpec) -> JobSpec:
+        """What is created, with what the cluster says: about its volumes, and of a client that may not exec."""
+        if spec.options.volumes:
+            for note in self._volume_checks.check(spec, build_job(spec)):
+                attempt.sink.moved(Whereabouts(Phase.SUBMITTING, note))
+        self._permission.ask(attempt.namespace)
         if not self._permission.is_refused(spec.namespace):
             return spec
         told = RunnerSpec.read(spec.files[SPEC_FILE]).replace(fetch_grace=0.0, express=False, skip_wait=0.0)

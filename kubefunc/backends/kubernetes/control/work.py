@@ -13,9 +13,13 @@ from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error
 from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.control.maps import Maps
+from kubefunc.backends.kubernetes.control.publish import publish
 from kubefunc.backends.kubernetes.control.tracker import Tracker
+from kubefunc.backends.kubernetes.objects import published
+from kubefunc.backends.kubernetes.objects.job import owner_of_job
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.output import log_path, printed
+from kubefunc.options import ConfigMapKey, SecretKey
 from kubefunc.runner import MAIN
 
 _FOLLOW_IDLE = 4 * 3600.0
@@ -60,6 +64,25 @@ class ClusterWork:
             self._jobs.delete_secret(self._namespace, self._call)
         except TROUBLE as error:
             raise as_error(error) from error
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        try:
+            job = self._newest_job()
+        except TROUBLE as error:
+            raise as_error(error) from error
+        return None if job is None else published.read_from(job)
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        publish(self._api, self._namespace, to, content, self._call, lambda: self._owner(to))
+        return True
+
+    def _owner(self, to: ConfigMapKey | SecretKey) -> JsonDict | None:
+        job = self._newest_job() if to.owned else None
+        return None if job is None else owner_of_job(job["metadata"]["name"], job["metadata"]["uid"])
+
+    def _newest_job(self) -> JsonDict | None:
+        jobs = self._jobs.of_call(self._namespace, self._call)
+        return jobs[-1] if jobs else None
 
     def drain(self, seconds: float) -> None:
         until = time.monotonic() + seconds

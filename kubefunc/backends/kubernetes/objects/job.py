@@ -73,8 +73,12 @@ def owner_patch(job_name: str, job_uid: str) -> Json:
     ``blockOwnerDeletion`` stays away: where OwnerReferencesPermissionEnforcement is on (OpenShift) it needs a
     further permission.
     """
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job_name, "uid": job_uid}
-    return {"metadata": {"ownerReferences": [owner]}}
+    return {"metadata": {"ownerReferences": [owner_of_job(job_name, job_uid)]}}
+
+
+def owner_of_job(name: str, uid: str) -> Json:
+    """The ownerReference by which an object is deleted with a Job."""
+    return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
 
 
 def _repetition(spec: JobSpec) -> Json:

@@ -7,6 +7,7 @@ from typing import Final
 from kubefunc import __version__
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.origin import label_value
+from kubefunc.backends.kubernetes.objects.published import PUBLISH_ANNOTATION, written
 from kubefunc.options import Options
 from kubefunc.runner import MAIN
 
@@ -54,7 +55,9 @@ def pod_labels(spec: JobSpec) -> dict[str, str]:
 def job_annotations(spec: JobSpec) -> dict[str, str]:
     """Of the Job: what it runs, for people and for those who attach."""
     size = {} if spec.indexed is None else {ITEMS_ANNOTATION: str(spec.indexed.items)}
-    return {**_notes(spec), **size, **spec.options.annotations}
+    to = spec.options.publish
+    publish = {} if to is None else {PUBLISH_ANNOTATION: written(to)}
+    return {**_notes(spec), **size, **publish, **spec.options.annotations}
 
 
 def pod_annotations(spec: JobSpec) -> dict[str, str]:
