@@ -29,6 +29,7 @@ Files in ``/kubefunc/out``
     ``readers``    flock'ed shared by each reader; the courier ends only while it holds it exclusively,
                    or by SIGTERM after an ``ack``
     ``ack``        exists: the client has the result
+    ``terminate``  exists: the courier got SIGTERM; main, which may have missed its own, takes it as one
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
     ``share``      of a chunk: a request to give items back (its name, seconds of work to keep)
     ``shared``     the answer (JSON: ``request``; ``given``, all indexes given back so far; items ``begun``,

@@ -16,7 +16,7 @@ from kubefunc import Executor
 from kubefunc.errors import SerializationError
 from tests.cluster import tasks
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left, nothing_left_but_failed
+from tests.cluster.waiting import eventually, nothing_left, nothing_left_but_failed, nothing_left_of_what_was_starting
 
 WAIT = 90
 
@@ -113,7 +113,7 @@ def test_terminate_workers_starts_none_that_waits(calling: Space) -> None:
     executor.shutdown()
     created = [event for event in calling.admin.get("events") if event["reason"] == "SuccessfulCreate"]
     assert len(created) <= 1
-    nothing_left(calling)
+    nothing_left_of_what_was_starting(calling)
 
 
 @pytest.mark.usefixtures("calling")
@@ -141,7 +141,7 @@ def test_terminate_workers_ends_what_runs(calling: Space) -> None:
     with pytest.raises(concurrent.futures.CancelledError):
         next(items)
     assert time.monotonic() - begun < 10
-    nothing_left(calling)
+    nothing_left_of_what_was_starting(calling)
 
 
 def test_map_times_out_and_cancels_the_rest(calling: Space) -> None:

@@ -17,7 +17,7 @@ import kubefunc
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left
+from tests.cluster.waiting import eventually, nothing_left, nothing_left_of_what_was_starting
 from tests.conftest import ROOT, clean_environment
 
 
@@ -135,7 +135,7 @@ def test_sigterm_leaves_jobs_and_says_which(kube: Space, start: type[Program], c
     attached = kubefunc.attach_map(mapped)
     eventually(lambda: attached.progress.total == 1, what="the map's items")
     attached.cancel()
-    nothing_left(kube)
+    nothing_left_of_what_was_starting(kube)
 
 
 def test_sigterm_cancels_where_that_is_wanted(kube: Space, start: type[Program]) -> None:

@@ -23,7 +23,7 @@ from tests.cluster import work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import fresh_session
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left, until_running
+from tests.cluster.waiting import eventually, nothing_left, nothing_left_of_what_was_starting, until_running
 from tests.conftest import ROOT, clean_environment
 
 # -- what can be called
@@ -265,7 +265,7 @@ def test_cancel_before_there_is_a_pod(calling: Space) -> None:
     with pytest.raises(concurrent.futures.CancelledError):
         call.result()
     time.sleep(1)
-    nothing_left(calling)
+    nothing_left_of_what_was_starting(calling)
 
 
 def test_cancel_while_it_waits_for_a_node(calling: Space) -> None:
@@ -281,7 +281,7 @@ def test_cancel_while_the_pod_starts(calling: Space) -> None:
     call = work.double_later.remote(1, 60)
     eventually(lambda: bool(calling.admin.get("pods")), what="a Pod")
     assert call.cancel()
-    nothing_left(calling)
+    nothing_left_of_what_was_starting(calling)
 
 
 def test_cancel_while_it_runs(calling: Space) -> None:

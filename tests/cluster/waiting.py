@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kubefunc import Call
+from kubefunc.runner import STOP_GRACE
 from tests.cluster.spaces import Space
 
 
@@ -27,6 +28,15 @@ def until_running(call: Call[Any], within: float = 30.0) -> None:
 def nothing_left(space: Space, within: float = 20.0) -> None:
     """Return once no Job, Pod or Secret of ours is in the namespace."""
     _until_empty(space, within, lambda: None)
+
+
+def nothing_left_of_what_was_starting(space: Space) -> None:
+    """The same of Pods that may get SIGTERM while their containers start.
+
+    The kernel drops it where Python is not up yet. main and courier tell each other of it; a Pod whose node was so busy
+    that neither was up lives until its grace period is over.
+    """
+    _until_empty(space, STOP_GRACE + 20.0, lambda: None)
 
 
 def nothing_left_but_failed(space: Space, within: float = 60.0) -> None:

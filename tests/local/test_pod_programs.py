@@ -211,6 +211,34 @@ def test_sigterm_while_the_program_is_loaded(made: Made, tmp_path: Path, program
     assert not pod.has("result")
 
 
+def test_the_courier_passes_on_a_sigterm_that_main_has_missed(made: Made, tmp_path: Path) -> None:
+    """A container's first process misses one that comes while its Python starts. The Pod ends all the same, soon: a
+    function that runs is told, once; one that was not begun is not.
+    """
+    said = tmp_path / "said"
+
+    def function() -> None:
+        def told(*_: object) -> None:
+            with said.open("a") as file:
+                file.write("told ")
+
+        signal.signal(signal.SIGTERM, told)
+        said.write_text("runs ")
+        time.sleep(5)
+        sys.exit(0)
+
+    pod = made(function)
+    courier, main = pod.start("courier"), pod.start("main")
+    until(written(said), "the function")
+    until(lambda: pod.has("readers"), "the courier")
+    courier.send_signal(signal.SIGTERM)
+    assert ends(main) == EXIT_TERMINATED
+    assert ends(courier) == 0
+    assert said.read_text() == "runs told "
+    assert ends(pod.start("main")) == EXIT_TERMINATED  # as one that starts only now
+    assert said.read_text() == "runs told "
+
+
 def test_sigterm_while_the_function_runs(made: Made, tmp_path: Path) -> None:
     """The function gets it; without a result main ends with 143, and nobody waits for ``alive`` to grow old."""
     pod = made(waiting_for(tmp_path))
@@ -592,6 +620,7 @@ def test_sigterm_does_not_end_the_courier_while_main_lives(made: Made, tmp_path:
     running, go = str(tmp_path / "running"), str(tmp_path / "go")
 
     def function() -> bytes:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the courier passes it on
         Path(running).touch()
         while not Path(go).exists():
             time.sleep(0.01)

@@ -49,6 +49,7 @@ class Signals:
     """SIGTERM and SIGCHLD as bytes in a pipe, so that one select waits for all there is to wait for."""
 
     def __init__(self) -> None:
+        self.terminated = False
         self.pipe, self._write = os.pipe()
         for end in (self.pipe, self._write):
             os.set_blocking(end, False)
@@ -61,9 +62,11 @@ class Signals:
     def drain(self) -> bool:
         """Read what came; True if SIGTERM was among it."""
         try:
-            return signal.SIGTERM in os.read(self.pipe, 512)
+            has_come = signal.SIGTERM in os.read(self.pipe, 512)
         except BlockingIOError:
             return False
+        self.terminated = self.terminated or has_come
+        return has_come
 
     def forget(self) -> None:
         """In a forked child: back to how a program starts."""

@@ -103,6 +103,10 @@ class Courier:
 
     def _terminate(self, *_: object) -> None:
         self.terminating = True  # and no more: while main lives, its result is still to come
+        try:
+            os.close(self.out.open("terminate"))
+        except OSError:  # the volume is full
+            pass
 
     def run(self) -> int:
         if not self._wait_for_start():

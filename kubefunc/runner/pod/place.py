@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import fcntl
 import os
+import signal
 import sys
 import time
 
@@ -89,6 +90,10 @@ class Place:
             self._touched = now
             with open(self.path("alive"), "wb"):
                 pass
+            if not self.signals.terminated and os.path.exists(self.path("terminate")):
+                # The kernel has dropped our own: it came before this program, its container's first process, could
+                # block it (while Python was starting).
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def prepare(self, overseer: Overseer) -> dict[str, Any] | None:
         """Install what the spec asks for."""
