@@ -25,6 +25,7 @@ __all__ = [
     "Executor",
     "MapCall",
     "Options",
+    "Pool",
     "RemoteFunction",
     "SecretKey",
     "attach",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from kubefunc.function import RemoteFunction, remote
     from kubefunc.map_call import MapCall, attach_map
     from kubefunc.options import ConfigMapKey, Options, SecretKey
+    from kubefunc.pool import Pool
     from kubefunc.session import configure
 else:
     # Hidden from type checkers: they would take a module's __getattr__ for a promise that any name exists.
@@ -58,6 +60,7 @@ else:
         "ConfigMapKey": "kubefunc.options",
         "Options": "kubefunc.options",
         "SecretKey": "kubefunc.options",
+        "Pool": "kubefunc.pool",
         "configure": "kubefunc.session",
     }
     _MODULES = ("current", "errors", "testing", "volumes")

@@ -49,7 +49,6 @@ _LEFT_OUT = (
     "cli/",
     "backends/runner_specs.py",
     "runner/local/",
-    "runner/execution/orphans.py",
 )
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
@@ -68,6 +67,17 @@ _NOT_COMPILED = (
     "kubefunc/options/pod_templates.py",
     "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",
+)
+# Of the runner, what is loaded only once the version of Python was found to fit.
+_AFTER_THE_CHECK = (
+    "kubefunc/runner/execution/orphans.py",
+    "kubefunc/runner/execution/packages.py",
+    "kubefunc/runner/execution/pickling.py",
+    "kubefunc/runner/execution/request.py",
+    "kubefunc/runner/execution/spare.py",
+    "kubefunc/runner/execution/workplace.py",
+    "kubefunc/runner/pod/installer.py",
+    "kubefunc/runner/warm/",
 )
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
@@ -143,13 +153,16 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
 
 
 def _must_run_anywhere(name: str) -> bool:
+    """Whether a Python of another version needs it, until it has said that it is one."""
+    if name.startswith(_AFTER_THE_CHECK):
+        return False
     return name in ("__main__.py", "kubefunc/__init__.py") or name.startswith("kubefunc/runner/")
 
 
 def _is_compiled(name: str) -> bool:
     if name in _NOT_COMPILED:
         return False
-    if _must_run_anywhere(name) or name.startswith("cloudpickle/"):
+    if _must_run_anywhere(name) or name.startswith(("kubefunc/runner/", "cloudpickle/")):
         return True
     inside = name.removeprefix("kubefunc/")
     return inside.startswith(_COMPILED_ROOMS) or inside.removesuffix(".py") in _COMPILED_TOP

@@ -8,13 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.options.kind import Kind, none
+from kubefunc.options.kind import Kind, Refused, none
 from kubefunc.options.option import LIMIT, SPAN, Group, Unset, option
 from kubefunc.options.parsers import exceptions, names, numbers, quantities
 from kubefunc.runner import PULL_ALLOWANCE
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from kubefunc.pool import Pool
+
+
+def _pool(value: object) -> object:
+    from kubefunc.pool import Pool, default_pool  # here, as a program without a pool needs none of it
+
+    if value is True:
+        return default_pool()
+    if value is False:
+        return None
+    if not isinstance(value, Pool):
+        raise Refused("give a Pool, such as Pool(max_workers=8), or True")
+    return value
 
 
 class RunningChanges(TypedDict, total=False):
@@ -32,6 +46,7 @@ class RunningChanges(TypedDict, total=False):
     schedule_timeout: float | timedelta | Unset | None
     pull_allowance: float | timedelta | Unset
     max_disruptions: int | Unset
+    pool: Pool | bool | Unset | None
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -182,6 +197,23 @@ class Running(Group):
 
     Default: 5.
     Local: ignored.
+    """
+
+    pool: Pool | None = option(
+        None,
+        Kind(
+            "a Pool(...), True for one with its defaults, or None for a Job for each call",
+            _pool,
+            numbers.read_switch,
+            none,
+        ),
+    )
+    """Workers that stay and take call after call: a call takes milliseconds instead of the start of a Pod.
+
+    See :class:`kubefunc.Pool`. Functions with the same pool and the same options for their Pod share workers.
+
+    Default: None, each call is a Job and each map one Indexed Job.
+    Local: ignored, calls are quick there.
     """
 
     def __post_init__(self) -> None:

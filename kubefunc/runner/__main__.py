@@ -32,6 +32,10 @@ def main() -> int:
         from kubefunc.runner.local.oneshot import run_one
 
         return run_one(arguments)
+    if program == "attach":
+        from kubefunc.runner.warm.attach import attach
+
+        return attach(os.path.join(out_dir, "warm"))
     return _data_port(program, arguments, in_dir, out_dir)
 
 

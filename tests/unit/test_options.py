@@ -103,6 +103,7 @@ def test_the_defaults() -> None:
         "schedule_timeout": None,
         "pull_allowance": 900.0,
         "max_disruptions": 5,
+        "pool": None,
         "env": {},
         "service_account": None,
         "run_as_user": None,

@@ -7,8 +7,10 @@ watches, a clock.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kubefunc import errors
 from kubefunc.archive import archive_bytes
@@ -49,6 +51,9 @@ from kubefunc.packages import missing
 from kubefunc.payload import Packer
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
+if TYPE_CHECKING:
+    from kubefunc.backends.kubernetes.warm.pool import Pools
+
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
 SPENT_WITHIN = 1.0  # seconds that an exit waits for the Pods of a map whose outcomes are all here
@@ -82,6 +87,8 @@ class KubernetesBackend:
         self._maps = Maps(cluster, self._jobs, self._tracker, self._collector, self._fail_told, self._demands)
         self._sweep = Sweep(self.api, self._jobs)
         self._cluster = cluster
+        self._pools: Pools | None = None
+        self._pools_lock = threading.RLock()
         self._swept: set[str] = set()
 
     def introduce(self, options: Options) -> str:
@@ -93,12 +100,33 @@ class KubernetesBackend:
     def submit(self, submission: Submission, sink: Sink) -> Work:
         namespace = submission.options.namespace or self._config.namespace
         missing.check(submission.payload.needs, submission.options)
+        if submission.options.pool is not None:
+            self._sweep_later(namespace)
+            return self._open_pools().submit(submission, sink, namespace)
         if submission.shape == "map":
             self._maps.submit(submission, sink, namespace)
         else:
             self._submit_single(submission, ItemsSink(sink, SINGLE))
         self._sweep_later(namespace)
         return self._work(submission.call, namespace)
+
+    def _open_pools(self) -> Pools:
+        from kubefunc.backends.kubernetes.warm.pool import Host, Pools  # most programs have none
+
+        with self._pools_lock:
+            if self._pools is None:
+                host = Host(self.api, self.packer, self._start_worker, self._discard, self._cluster.later)
+                self._pools = Pools(host)
+            return self._pools
+
+    def _start_worker(self, submission: Submission, sink: Sink) -> None:
+        self._submit_single(submission, ItemsSink(sink, SINGLE))
+
+    def _discard(self, call: str) -> None:
+        for attempt in self._tracker.of(call):
+            attempt.claim()
+            self._jobs.want_deleted(attempt)
+            self._tracker.let_go(attempt)
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
@@ -141,11 +169,16 @@ class KubernetesBackend:
 
     def forget(self) -> None:
         """Connections are closed with the objects that hold them, and nothing is sent on them."""
+        if self._pools is not None:
+            self._pools.forget()
 
     def close(self, unfinished: Sequence[str], timeout: float) -> Sequence[str]:
         """In the main thread; the daemon threads still run and help, but no new one can be made (Python 3.12)."""
         until = time.monotonic() + timeout
         unsent = [attempt for attempt in self._tracker.all() if attempt.stays and not attempt.objects.created]
+        if self._pools is not None:
+            self._pools.cancel(unfinished)
+            self._pools.close()
         self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
         cancelled = [attempt for call in unfinished for attempt in self._tracker.of(call)] + self._spent_maps(until)
         for attempt in cancelled:

@@ -19,7 +19,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
-from kubefunc.runner.local.request import RECEIVE
+from kubefunc.runner.execution.request import RECEIVE
 
 if TYPE_CHECKING:
     from kubefunc.backends.local.maps import LocalMap

@@ -16,9 +16,9 @@ from kubefunc.backends.local.run import INLINE, LIMIT
 from kubefunc.backends.local.workers import Pool, Seat
 from kubefunc.runner import CODE_DIED
 from kubefunc.runner.execution import attempts
+from kubefunc.runner.execution.request import RECEIVE, REFUSED
 from kubefunc.runner.local import worker
 from kubefunc.runner.local.pool import DIED, MESSAGES
-from kubefunc.runner.local.request import RECEIVE, REFUSED
 
 LOST_EVERY = 1.0
 HIRE_AGAIN = 0.2  # seconds after which workers are asked for again where none could be had

@@ -16,8 +16,8 @@ from pathlib import Path
 from kubefunc.backends.local.launch import ServerProcess
 from kubefunc.backends.local.run import INLINE, Ended, Run, not_started
 from kubefunc.backends.local.workers import close_all
+from kubefunc.runner.execution.request import CALL, ENDED, RECEIVE, REFUSED, TERMINATE
 from kubefunc.runner.local.pool import MESSAGES
-from kubefunc.runner.local.request import CALL, ENDED, RECEIVE, REFUSED, TERMINATE
 from kubefunc.runner.local.server import NEW_POOL, NEW_SLOT
 from kubefunc.runner.protocol import wire
 

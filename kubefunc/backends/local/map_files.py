@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.local.run import INLINE, request_header, write_file
-from kubefunc.runner.local.request import join_request
+from kubefunc.runner.execution.request import join_request
 
 
 class MapFiles:

@@ -23,8 +23,8 @@ from kubefunc.backends.local.launch import command, start_directory, start_threa
 from kubefunc.backends.local.run import Ended, Run, not_started
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
 from kubefunc.runner.execution import attempts, child
+from kubefunc.runner.execution.request import END_GRACE, OUTPUT, RESULT, Request
 from kubefunc.runner.local.oneshot import HEAD
-from kubefunc.runner.local.request import END_GRACE, OUTPUT, RESULT, Request
 from kubefunc.runner.protocol import wire
 
 OUTPUT_CHUNK = 65536

@@ -20,7 +20,7 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
 from kubefunc.modules import search_path
-from kubefunc.runner.local.request import LARGE_RESULT, OUTPUT, RESULT, join_request
+from kubefunc.runner.execution.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
 _NOT_STARTED = "no process could be started for it"
 LIMIT = "Free memory or end other processes, or raise the limit on processes (ulimit -u)."
@@ -41,7 +41,7 @@ class Run:
     """One call from submission to its end.
 
     Attributes:
-        request: what its process is to be told (:class:`kubefunc.runner.local.request.Request`).
+        request: what its process is to be told (:class:`kubefunc.runner.execution.request.Request`).
         answer: the envelope, once it is there.
         cancelled: whether nobody wants the answer any more.
         over: set when all is said and its files are gone.

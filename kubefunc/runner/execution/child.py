@@ -73,6 +73,7 @@ class Job:
         body: the path for a large body.
         stacks: the path for the stacks at a timeout.
         code: the directory for the caller's modules.
+        item: of an item of a map, its pickled positional arguments.
     """
 
     spec: RunnerSpec
@@ -81,6 +82,7 @@ class Job:
     body: str
     stacks: str
     code: str
+    item: bytes | None = None
 
 
 class FrameReader:
@@ -241,6 +243,8 @@ def _call(job: Job, frames: int) -> Outcome:
 
     try:
         function, args, kwargs, retry_exceptions = load(job.payload, job.code)
+        if job.item is not None:
+            args = (*args, *pickle.loads(job.item))
     except Terminated:
         raise
     except BaseException as error:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         def end_grace(self) -> float: ...  # seconds between SIGTERM and SIGKILL; infinite where someone else kills
         @property
         def wakeups(self) -> Sequence[int]: ...  # descriptors: readable when ``asked_to_end`` has news
+        @property
+        def outgoing(self) -> Sequence[int]: ...  # descriptors: when one can be written to, ``tick`` goes on with that
 
         def path(self, name: str) -> str: ...
         def asked_to_end(self) -> bool: ...
@@ -180,7 +182,7 @@ class Overseer:
     def wait(self, pipes: list[int], seconds: float) -> list[int]:
         """The descriptors that have news: of these pipes, of the signals and of the port."""
         watched = [*pipes, self.signals.pipe, *self.port.wakeups]
-        ready, _, _ = select.select(watched, [], [], min(seconds, ALIVE_EVERY))
+        ready, _, _ = select.select(watched, self.port.outgoing, [], min(seconds, ALIVE_EVERY))
         self.port.tick()
         return ready
 

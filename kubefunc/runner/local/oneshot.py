@@ -4,7 +4,7 @@ The client starts the program ``oneshot DIRECTORY`` ahead of time and watches it
 
 stdin
     the attempt's number and the request's size (4 bytes each, big endian), then the request
-    (:class:`kubefunc.runner.local.request.Request`). It stays open: its end is the client's end, and then this
+    (:class:`kubefunc.runner.execution.request.Request`). It stays open: its end is the client's end, and then this
     process's.
 stdout
     the frames of :mod:`kubefunc.runner.execution.child`.
@@ -22,7 +22,7 @@ import struct
 import threading
 
 from kubefunc.runner.execution import child
-from kubefunc.runner.local.request import Request
+from kubefunc.runner.execution.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

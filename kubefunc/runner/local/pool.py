@@ -4,7 +4,7 @@ Items and outcomes do not pass through here. Messages on its socket, each with t
 
 ``Q``  from the client, first: the path of the file with the workers' seats. With it: the workers' end of the queue.
 ``W``  from the client: a seat (JSON): fork a worker for it. With it: the worker's socket, and the pipe for its output.
-``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.local.request.Request`).
+``S``  from the client: the path of a file with the map's request (:class:`kubefunc.runner.execution.request.Request`).
        Workers get it by themselves: they may be forked before there is a map.
 ``D``  to the client: a worker has died (JSON: ``seat``, ``header``: what became of the item that it was at).
 ``F``  to the client: a worker cannot be forked (JSON: ``seat``, ``why``), or the pool itself (``seat`` is null).
@@ -27,8 +27,8 @@ from kubefunc.runner import CODE_DIED, CODE_OOM, CODE_TIMEOUT, EXIT_BROKEN
 from kubefunc.runner.execution import attempts, memory
 from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans
 from kubefunc.runner.execution.process import Signals, become_child, kill_group, lead_group, print_fault, take_over
+from kubefunc.runner.execution.request import END_GRACE, REFUSED, Request, read_request
 from kubefunc.runner.local import worker
-from kubefunc.runner.local.request import END_GRACE, REFUSED, Request, read_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

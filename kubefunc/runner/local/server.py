@@ -12,7 +12,7 @@
 The client opens a slot or a pool by sending a letter and one end of a socket pair over the socket CONTROL. On that of a
 slot pass frames (:func:`kubefunc.runner.protocol.wire.frame`):
 
-``C``  to the slot: a call (:class:`kubefunc.runner.local.request.Request`).
+``C``  to the slot: a call (:class:`kubefunc.runner.execution.request.Request`).
 ``T``  to the slot: end the call, by SIGTERM and after a grace by SIGKILL.
 ``O``  from the slot: some of what the function printed.
 ``R``  from the slot: the envelope. ``L``: it stands in the call's file ``body``.
@@ -40,9 +40,8 @@ import time
 from kubefunc.runner import EXIT_TERMINATED
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
-from kubefunc.runner.execution.process import Child, Signals, fork_child, kill_group, print_fault, take_over
-from kubefunc.runner.local import pool
-from kubefunc.runner.local.request import (
+from kubefunc.runner.execution.process import Child, Signals, print_fault, take_over
+from kubefunc.runner.execution.request import (
     CALL,
     END_GRACE,
     ENDED,
@@ -54,12 +53,13 @@ from kubefunc.runner.local.request import (
     TERMINATE,
     Request,
 )
+from kubefunc.runner.execution.spare import Spare
+from kubefunc.runner.local import pool
 from kubefunc.runner.pod.supervisor import Supervisor
 from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from kubefunc.runner.execution.process import Overseer
@@ -77,6 +77,7 @@ class Slot:
     """The port of a supervisor on this machine: jobs come from the client's socket, all else goes there."""
 
     end_grace = END_GRACE
+    outgoing = ()  # what is sent is sent at once
 
     def __init__(self, client: socket.socket, life: int, signals: Signals) -> None:
         self.client = client
@@ -199,50 +200,6 @@ class Slot:
 
     def give_up(self) -> None:
         pass
-
-
-class Spare:
-    """A child that was forked ahead of its call."""
-
-    def __init__(self, forget: Callable[[], None]) -> None:
-        calls, self._calls = os.pipe()
-
-        def forget_more() -> None:
-            forget()
-            os.close(self._calls)
-
-        try:
-            self.child = fork_child(lambda frames: _wait_and_run(calls, frames), forget_more)
-        except OSError:
-            os.close(self._calls)
-            raise
-        finally:
-            os.close(calls)
-
-    def hand_over(self, attempt: int, request: Request) -> bool:
-        """Give it its call; False if it has died."""
-        try:
-            wire.write_all(self._calls, attempt.to_bytes(4, "big") + request.data)
-        except BrokenPipeError:
-            self.child.close()
-            return False
-        finally:
-            os.close(self._calls)
-        return True
-
-    def kill(self) -> None:
-        kill_group(self.child.pid, signal.SIGKILL)
-
-
-def _wait_and_run(calls: int, frames: int) -> None:
-    """In the spare: until its call comes, or nobody is left to send one."""
-    with open(calls, "rb") as file:
-        data = file.read()
-    if not data:
-        os._exit(0)
-    request = Request(data[4:])
-    request.surround()
-    child.run(request.job(int.from_bytes(data[:4], "big")), frames)
 
 
 class Server:

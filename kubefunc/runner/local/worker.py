@@ -26,7 +26,7 @@ import struct
 import time
 
 from kubefunc.runner.execution import child, items, sigterm
-from kubefunc.runner.local.request import Request, read_request
+from kubefunc.runner.execution.request import Request, read_request
 from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False

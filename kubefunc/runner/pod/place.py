@@ -63,6 +63,7 @@ class Place:
     """The port of a container: files in, files out, output to the container's log."""
 
     wakeups: Sequence[int] = ()
+    outgoing: Sequence[int] = ()
 
     def __init__(self, in_dir: str, out_dir: str, termination_log: str | None, signals: Signals) -> None:
         self.in_dir = in_dir

@@ -120,17 +120,22 @@ class ExecStream:
         otherwise.
         """
         for channel, piece in self._pieces():
+            self._note(channel, piece)
             if channel == STDOUT:
-                self._heard = True
                 yield piece
-            elif channel == STDERR:
-                self._stderr += piece[: _STDERR_LIMIT - len(self._stderr)]
-            elif channel == ERROR:
-                self._status += piece
-                # Channels are not in order among each other: stdout's last bytes may come after the verdict.
-                if self._verdict() is not None:
-                    self._socket.set_timeout(_STRAGGLERS)
         self._judge()
+
+    def _note(self, channel: int, piece: memoryview) -> None:
+        """Keep what a piece tells of the command's end."""
+        if channel == STDOUT:
+            self._heard = True
+        elif channel == STDERR:
+            self._stderr += piece[: _STDERR_LIMIT - len(self._stderr)]
+        elif channel == ERROR:
+            self._status += piece
+            # Channels are not in order among each other: stdout's last bytes may come after the verdict.
+            if self._verdict() is not None:
+                self._socket.set_timeout(_STRAGGLERS)
 
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """All channels' pieces until the end of the stream."""

@@ -186,6 +186,38 @@ class Websocket(Link):
             "GET", self._path, http.client.HTTPException("what answers the upgrade speaks no websocket")
         )
 
+    @property
+    def descriptor(self) -> int:
+        """What select() may wait for; some bytes may be here already (:attr:`has_bytes`).
+
+        Raises OSError when it is closed.
+        """
+        with self._cut_lock:
+            if self._socket is None or self.closed:
+                raise BrokenPipeError("the stream is closed")
+            return self._socket.fileno()
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether a read would not have to wait for the network."""
+        pending = getattr(self._wire, "pending", None)  # TLS reads whole records
+        return bool(self._early) or (pending is not None and pending() > 0)
+
+    def take_early(self, timeout: float) -> None:
+        """Fetch what came together with the answer's headers: select() does not know of it. Waits for nothing.
+
+        Args:
+            timeout: for reads and writes from now on.
+        """
+        self.set_timeout(0.0)
+        try:
+            self._early = memoryview(bytes(self._reader.peek(1)))  # all that is buffered, or what can be had at once
+        except OSError:  # TLS says in this way that there is nothing
+            pass
+        finally:
+            self._reader = None
+            self.set_timeout(timeout)
+
     def read_into(self, view: memoryview) -> int:
         """Read what is there, at most ``len(view)`` bytes; 0 at the end, also after :meth:`close`.
 

@@ -1,7 +1,7 @@
-"""What the local backend and the processes that it starts say to each other: a call's request, and letters of frames.
+"""What a client and a process that takes call after call say to each other: a call's request, and letters of frames.
 
-Nothing here needs a Unix: both ways to start a process (:mod:`kubefunc.runner.local.server`,
-:mod:`kubefunc.runner.local.oneshot`) speak it.
+The local backend's processes speak it (:mod:`kubefunc.runner.local.server`, :mod:`kubefunc.runner.local.oneshot`), and
+warm workers in Pods (:mod:`kubefunc.runner.warm.worker`). Nothing here needs a Unix.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Request:
     Header::
 
         {"spec": as in spec.json, "key": hex, "payload": null or the path of a file that holds it,
-         "directory": where the call's files go, "cwd": path or null, "path": sys.path,
-         "set": {environment variables that differ from the process's own}, "unset": [...]}
+         "directory": where the call's files go, "cwd": path or null, "path": sys.path, or null for the process's own,
+         "set": {environment variables that differ from the process's own}, "unset": [...],
+         "item": the size of what stands between header and payload: an item of a map. Not there for a call}
     """
 
     def __init__(self, data: bytes) -> None:
@@ -47,7 +48,9 @@ class Request:
         start = wire.LENGTH.size
         self.header: dict[str, Any] = json.loads(data[start : start + size])
         self.spec = RunnerSpec.from_json(self.header["spec"])
-        self.payload: bytes | str = self.header["payload"] or data[start + size :]
+        end = start + size + self.header.get("item", 0)
+        self.item = data[start + size : end] if "item" in self.header else None
+        self.payload: bytes | str = self.header["payload"] or data[end:]
 
     @property
     def key(self) -> bytes:
@@ -64,6 +67,7 @@ class Request:
             body=self.path("body"),
             stacks=self.path("stacks"),
             code=self.path("code"),
+            item=self.item,
         )
 
     def surround(self) -> None:
@@ -75,13 +79,20 @@ class Request:
         if header["cwd"] is not None:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile: no reason to lose the call
                 os.chdir(header["cwd"])
-        sys.path[:] = header["path"]
+        if header["path"] is not None:
+            sys.path[:] = header["path"]
 
 
-def join_request(header: dict[str, Any], payload: bytes) -> bytes:
-    """The request's bytes; no payload where the header names a file."""
-    encoded = json.dumps(header).encode()
-    return wire.LENGTH.pack(len(encoded)) + encoded + payload
+def join_request(header: dict[str, Any], payload: bytes, item: bytes | None = None) -> bytes:
+    """The request's bytes; no payload where the header names a file.
+
+    Args:
+        header: as above.
+        payload: function and code, of a call with its arguments.
+        item: of a map, the pickled positional arguments.
+    """
+    encoded = json.dumps(header if item is None else {**header, "item": len(item)}).encode()
+    return b"".join((wire.LENGTH.pack(len(encoded)), encoded, item or b"", payload))
 
 
 def read_request(path: str) -> Request:

@@ -1,0 +1,1 @@
+"""Warm workers: Jobs that stay and take call after call, each over one exec stream."""

@@ -1,0 +1,288 @@
+"""One warm worker, seen from its client: its Job's news, its stream, and the call that it has."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from kubefunc.backends.base import Lost, Whereabouts
+from kubefunc.backends.kubernetes.api.conversation import Conversation
+from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.diagnosis import Phase
+from kubefunc.errors import KubefuncError
+from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
+from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.records import Record
+from kubefunc.runner.warm.stream import BODY
+from kubefunc.runner.warm.worker import ACKNOWLEDGE, HELLO, LEAVING, PING, WELCOME
+
+RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
+SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
+AGAIN = 0.05  # seconds before the first new stream; the worker may still be starting
+AGAIN_AT_MOST = 2.0
+
+
+class Owner(Protocol):
+    """The pool, as a worker sees it. Called from any thread."""
+
+    def worker_moved(self, worker: Worker, where: Whereabouts) -> None:
+        """Its Pod waits, or starts."""
+        ...
+
+    def worker_ready(self, worker: Worker) -> None:
+        """It takes a call."""
+        ...
+
+    def worker_leaves(self, worker: Worker) -> None:
+        """It takes no more calls, and has not begun the one that it was given."""
+        ...
+
+    def worker_refused(self, worker: Worker, why: str) -> None:
+        """Exec is forbidden."""
+        ...
+
+    def worker_over(self, worker: Worker, error: KubefuncError | None) -> None:
+        """Its Job has ended."""
+        ...
+
+    def run_ended(self, worker: Worker, run: Run) -> None:
+        """The outcome of its call is there; it takes another."""
+        ...
+
+    def run_lost(self, worker: Worker, run: Run) -> None:
+        """Its call ended without an outcome."""
+        ...
+
+
+class Worker:
+    """Implements :class:`kubefunc.backends.base.Sink` for the call whose function the worker is.
+
+    Attributes:
+        call: that call's id.
+        key: that call's key.
+        token: what shows the worker that we are its client.
+        run: the call that it has been given. The pool's lock guards it.
+        ready: whether it can be given one.
+    """
+
+    def __init__(self, owner: Owner, api: Api, namespace: str, call: str, key: bytes) -> None:
+        self.call = call
+        self.key = key
+        self.token = os.urandom(16).hex()
+        self.run: Run | None = None
+        self.ready = False
+        self.pod: str | None = None
+        self.node: str | None = None
+        self.namespace = namespace
+        self._owner = owner
+        self._api = api
+        self._over = False
+        self._stream: Conversation | None = None
+        self._thread: threading.Thread | None = None
+        self._waiting: deque[bytes | Run] = deque()
+        self._wake, self._wake_end = os.pipe()
+        self._pause = threading.Event()
+        self._heard = time.monotonic()
+
+    # -- from the pool
+
+    def reserve(self, run: Run) -> None:
+        """This is its call from now on. The pool's lock is held."""
+        self.run = run
+
+    def give(self, run: Run) -> None:
+        """Have it run this, for which it is reserved."""
+        self._send(run)
+
+    def take_back(self) -> Run | None:
+        """It has no call any more: that which it had. The pool's lock is held."""
+        run, self.run = self.run, None
+        return run
+
+    def end_run(self) -> None:
+        """Have it end what it runs."""
+        self._send(wire.frame(TERMINATE))
+
+    def close(self) -> None:
+        """Let it go."""
+        self._over = True
+        self._pause.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        self._send(b"")
+
+    def join(self, seconds: float) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def _send(self, what: bytes | Run) -> None:
+        self._waiting.append(what)
+        with contextlib.suppress(OSError):  # its thread has ended
+            os.write(self._wake_end, b".")
+
+    # -- its own Job's news
+
+    @property
+    def settled(self) -> bool:
+        return self._over
+
+    def missing(self, indexes: Iterable[int]) -> list[int]:
+        return [] if self._over else list(indexes)
+
+    def opened(self, count: int, function: str) -> None:
+        """It was not attached to."""
+
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
+        if where.phase is not Phase.RUNNING or where.pod is None:
+            self._owner.worker_moved(self, where)
+            return
+        if self.pod == where.pod:
+            return
+        before, self.pod, self.node = self.pod, where.pod, where.node
+        self.namespace = where.namespace or self.namespace
+        if before is None:
+            self._thread = threading.Thread(target=self._serve, name=f"kubefunc-{self.call}", daemon=True)
+            self._thread.start()
+            return
+        self._heard = time.monotonic()  # Kubernetes has replaced the Pod: what ran there is lost
+        run, self.run, self.ready = self.run, None, False
+        if self._stream is not None:
+            self._stream.close()
+        if run is not None:
+            self._owner.run_lost(self, run)
+
+    def output(self, indexes: Sequence[int], data: bytes) -> None:
+        """Calls send theirs over the stream; this is what preloaded modules print."""
+
+    def take(self, outcomes: Sequence[Record]) -> None:
+        self._end(None)
+
+    def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
+        self._end(error)
+
+    def lost(self, indexes: Sequence[int], how: Lost) -> None:
+        self._end(how.error)
+
+    def has_failures(self, indexes: Iterable[int]) -> bool:
+        return False
+
+    def later(self, indexes: Iterable[int]) -> Worker:
+        return self
+
+    def _end(self, error: KubefuncError | None) -> None:
+        if not self._over:
+            self.close()
+            self._owner.worker_over(self, error)
+
+    # -- its stream; in a thread of its own
+
+    def _serve(self) -> None:
+        pause = AGAIN
+        while not self._over:
+            heard = self._heard
+            try:
+                self._open_stream()
+            except ExecRefused as error:
+                self._owner.worker_refused(self, str(error))
+                return
+            except (TransportError, OSError):
+                pass  # it is starting, or the way to it is broken
+            if self._heard > heard:
+                pause = AGAIN
+            if not self._over and time.monotonic() - self._heard > RECONNECT:
+                self._over = True
+                self._owner.worker_over(self, None)
+            self._pause.wait(0.0 if self._over else pause)
+            pause = min(2 * pause, AGAIN_AT_MOST)
+        os.close(self._wake)
+        os.close(self._wake_end)
+
+    def _open_stream(self) -> None:
+        program = (*PROGRAM, "attach")
+        stream = Conversation(self._api, self.namespace, self.pod or "", program, silence=SILENCE)
+        with stream:
+            self._stream = stream
+            try:
+                if not self._over:
+                    self._converse(stream)
+            finally:
+                self._stream = None
+
+    def _converse(self, stream: Conversation) -> None:
+        run = self.run
+        if run is not None:
+            run.forget_answer()
+        told = {"token": self.token, "run": run and run.id, "output": run.printed if run is not None else 0}
+        stream.send(wire.frame(HELLO, json.dumps(told).encode()))
+        frames = wire.Frames()
+        while not self._over:
+            data, woken = stream.hear(self._wake, SILENCE)
+            for letter, content in frames.feed(data):
+                self._heard = time.monotonic()
+                self._hear(stream, letter, content)
+            if woken:
+                os.read(self._wake, 512)
+            self._send_waiting(stream)
+
+    def _send_waiting(self, stream: Conversation) -> None:
+        while self._waiting and not self._over:
+            what = self._waiting.popleft()
+            if isinstance(what, Run):
+                self._send_run(stream, what)
+            elif what:
+                stream.send(what)
+
+    def _send_run(self, stream: Conversation, run: Run) -> None:
+        if run is not self.run:
+            return  # it was taken back
+        run.begin(self.pod or "", self.node, self.namespace)
+        for frame in run.frames():
+            stream.send(frame)
+
+    def _hear(self, stream: Conversation, letter: bytes, content: bytes) -> None:
+        run = self.run
+        if letter == WELCOME:
+            self._welcome(stream, json.loads(content)["run"])
+        elif letter == PING:
+            stream.send(wire.frame(PING))
+        elif letter == LEAVING:
+            self.ready = False
+            self._owner.worker_leaves(self)
+        elif run is None:
+            return
+        elif letter == OUTPUT:
+            run.hear_output(content)
+        elif letter == BODY:
+            run.hear_body(content)
+        elif letter == RESULT:
+            run.hear_answer(content)
+        elif letter == ENDED:
+            self._run_ended(stream, run)
+
+    def _welcome(self, stream: Conversation, has: str | None) -> None:
+        run = self.run
+        if run is None:
+            self._waiting.clear()
+            self.ready = True
+            self._owner.worker_ready(self)
+        elif has != run.id:
+            self._waiting.clear()
+            self._send_run(stream, run)  # the stream broke before all of it was there
+
+    def _run_ended(self, stream: Conversation, run: Run) -> None:
+        stream.send(wire.frame(ACKNOWLEDGE, run.id.encode()))
+        self.run = None
+        if run.is_answered:
+            self._owner.run_ended(self, run)
+        else:
+            self._owner.run_lost(self, run)

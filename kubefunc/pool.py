@@ -1,0 +1,124 @@
+"""``Pool``: warm workers, which stay and take call after call."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kubefunc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+_NUMBERS = itertools.count(1)
+
+
+class OpenPool(Protocol):
+    """A pool on some cluster."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers it has."""
+        ...
+
+    def close(self) -> None:
+        """End them."""
+        ...
+
+
+class Pool:
+    """Pods that stay and take call after call, so that a call does not wait for its Pod to start.
+
+    ``@remote(pool=Pool(max_workers=8))``, or ``f.options(pool=pool)``. Functions with the same pool and the same
+    options for their Pod (``image``, ``cpu``, ``memory``, ...) share its workers. Each call has a process of its own,
+    forked from one that is warm; a worker runs one call at a time. Workers start when there is work, end after
+    ``idle_timeout`` without any, and end with your program.
+
+    On this machine it has no effect: calls are quick there.
+
+    >>> Pool(max_workers=8, idle_timeout=60)
+    Pool(min_workers=0, max_workers=8, idle_timeout=60.0, preload=())
+    """
+
+    def __init__(
+        self,
+        *,
+        min_workers: int = 0,
+        max_workers: int = 20,
+        idle_timeout: float = 300.0,
+        preload: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            min_workers: workers that start with the first call, however little there is to do.
+            max_workers: workers at once, at most. Each is a Pod, with the function's ``cpu`` and ``memory``.
+            idle_timeout: seconds without a call after which a worker ends.
+            preload: modules that workers import before their first call, such as ``"pandas"``. Calls find them loaded.
+
+        Raises:
+            ConfigurationError: a value makes no sense.
+        """
+        self.min_workers = _whole("min_workers", min_workers, 0)
+        self.max_workers = _whole("max_workers", max_workers, 1)
+        if self.min_workers > self.max_workers:
+            raise ConfigurationError(f"Pool: min_workers={min_workers} is more than max_workers={max_workers}.")
+        if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)) or not idle_timeout > 0:
+            raise ConfigurationError(f"Pool: idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
+        if isinstance(preload, str) or not all(isinstance(each, str) for each in preload):
+            raise ConfigurationError(f"Pool: preload={preload!r} is not a list of modules: preload=['pandas'].")
+        self.idle_timeout = float(idle_timeout)
+        self.preload = tuple(preload)
+        self.number = next(_NUMBERS)  # of this pool in this process
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def opened(self, pool: OpenPool) -> None:
+        """It has workers there."""
+        self._open.add(pool)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are, those that are starting included."""
+        return sum(each.workers for each in self._open)
+
+    def close(self) -> None:
+        """End all workers. Calls that have not ended fail."""
+        for each in list(self._open):
+            each.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.min_workers, self.max_workers, self.idle_timeout, self.preload)
+
+    def __repr__(self) -> str:
+        return (
+            f"Pool(min_workers={self.min_workers}, max_workers={self.max_workers}, "
+            f"idle_timeout={self.idle_timeout}, preload={self.preload!r})"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def default_pool() -> Pool:
+    """What ``pool=True`` stands for: the same one for all functions."""
+    return Pool()
+
+
+def _made(min_workers: int, max_workers: int, idle_timeout: float, preload: tuple[str, ...]) -> Pool:
+    return Pool(min_workers=min_workers, max_workers=max_workers, idle_timeout=idle_timeout, preload=preload)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"Pool: {name}={value!r} is not a whole number of {least} or more.")
+    return value

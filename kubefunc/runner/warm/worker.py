@@ -1,0 +1,393 @@
+"""A warm worker: the function of an ordinary call, which takes other calls, one after another.
+
+So its Pod is started, watched and explained like any other. It forks a process for each call and supervises it as
+``main`` does. Its client speaks to it through the program ``attach`` (:mod:`kubefunc.runner.warm.attach`), in frames:
+
+``H``  from the client, first: who it is, and which call it waits for (JSON: ``token``, ``run`` or null, ``output``: how
+       much of that call's output it has).
+``W``  the answer (JSON: ``run``: the call that this worker has, or null). If it is the one that the client waits for,
+       its output and outcome follow; if not, it never came here or was acknowledged, and may be sent.
+``D``  from the client: a piece of the next call's request.
+``C``  from the client: that was all of it (:class:`kubefunc.runner.execution.request.Request`).
+``T``  from the client: end the call that runs.
+``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.
+``O``  output: where it begins (8 bytes, big endian), and the output.
+``B``  a piece of a large outcome. ``R``: the rest of it, which is a signed envelope then.
+``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``, or the next call.
+``P``  from both: I am here.
+``X``  the worker takes no more calls (text: why), and has begun none that it was sent since.
+
+A stream may break at any byte: the client comes back with another one and both go on where they were. A client that
+does not come back within ``reconnect`` seconds is gone: its call is ended, and the worker ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hmac
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+
+from kubefunc.runner import ENV_CALL, OUT_DIR
+from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans, reap_all
+from kubefunc.runner.execution.process import Signals
+from kubefunc.runner.execution.request import CALL, END_GRACE, ENDED, OUTPUT, RESULT, TERMINATE, Request
+from kubefunc.runner.execution.spare import Spare
+from kubefunc.runner.pod.supervisor import Supervisor
+from kubefunc.runner.protocol import wire
+from kubefunc.runner.warm.attach import SOCKET
+from kubefunc.runner.warm.stream import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from kubefunc.runner.execution.process import Child, Overseer
+    from kubefunc.runner.protocol.spec import RunnerSpec
+
+HELLO = b"H"
+WELCOME = b"W"
+DATA = b"D"
+ACKNOWLEDGE = b"A"
+PING = b"P"
+LEAVING = b"X"
+OFFSET = struct.Struct(">Q")
+
+PING_EVERY = 10.0
+OUTPUT_KEPT = 1 << 20  # bytes of a call's output, for a client that comes back
+LAST_WORDS = 2.0  # seconds that a leaving worker tries to say so
+
+
+def directory() -> str:
+    """Where a worker's socket and its calls' files are."""
+    return os.path.join(os.environ.get("KUBEFUNC_OUT", OUT_DIR), "warm")
+
+
+def serve(token: str, idle_timeout: float, reconnect: float, preload: Sequence[str]) -> str:
+    """The function of a worker's own call.
+
+    Args:
+        token: what its client must show.
+        idle_timeout: seconds without a call after which it ends.
+        reconnect: seconds without a client after which it ends.
+        preload: modules to import before the first call.
+
+    Returns:
+        Why it ended.
+    """
+    for name in ("cloudpickle", *preload):
+        importlib.import_module(name)
+    where = directory()
+    os.makedirs(where, mode=0o700, exist_ok=True)
+    worker = Worker(where, token, idle_timeout, reconnect)
+    become_subreaper()
+    gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
+    return worker.run()
+
+
+class _Leave(Exception):
+    """The worker is to end; the text says why."""
+
+
+class Worker:
+    """Takes calls from one client after another, one at a time; the port of their supervisor."""
+
+    end_grace = END_GRACE
+
+    def __init__(self, where: str, token: str, idle_timeout: float, reconnect: float) -> None:
+        self._where = where
+        self._token = token
+        self._idle_timeout = idle_timeout
+        self._reconnect = reconnect
+        self._signals = Signals()
+        self._listener = _listen(os.path.join(where, SOCKET))
+        self._stream: Stream | None = None
+        self._candidate: Stream | None = None  # has knocked, and not said yet who it is
+        self._spare: Spare | None = None
+        self._incoming = bytearray()
+        self._last: _Call | None = None  # the call that runs, or the last one, until it is acknowledged
+        self._asked_to_end = self._was_asked = False  # of the call that runs, by the client
+        self._heard = self._busy = self._pinged = time.monotonic()
+
+    # -- between calls
+
+    def run(self) -> str:
+        """Take calls until there is a reason to end: which one."""
+        try:
+            while True:
+                self._wait()
+                if self._last is not None and self._last.waits:
+                    self._run_call(self._last)
+        except _Leave as why:
+            self._say_goodbye(str(why))
+            return str(why)
+
+    def _wait(self) -> None:
+        """Until a call is there."""
+        while self._last is None or not self._last.waits:
+            if self._spare is None:
+                with contextlib.suppress(OSError):  # it may be possible when the call is there
+                    self._spare = Spare(self._forget)
+            ready, _, _ = select.select([*self.wakeups, self._signals.pipe], self.outgoing, [], self._patience())
+            if self._signals.pipe in ready and self._signals.drain():
+                raise _Leave("it was told to end (SIGTERM)")
+            reap_all()
+            self._hear(ready)
+            self.tick()
+            self._leave_if_unneeded()
+
+    def _patience(self) -> float:
+        until = min(self._busy + self._idle_timeout, self._heard + self._reconnect, self._pinged + PING_EVERY)
+        return max(0.05, until - time.monotonic())
+
+    def _leave_if_unneeded(self) -> None:
+        now = time.monotonic()
+        if self._last is not None and self._last.waits:
+            return
+        if now - self._busy >= self._idle_timeout:
+            raise _Leave(f"no call came for {self._idle_timeout:g} s")
+        if now - self._heard >= self._reconnect:
+            raise _Leave(f"no client was there for {self._reconnect:g} s")
+
+    def _run_call(self, call: _Call) -> None:
+        call.waits = False
+        self._asked_to_end = self._was_asked = False
+        supervisor = Supervisor(self, self._signals)
+        status = supervisor.run()
+        kill_orphans(keep=set() if self._spare is None else {self._spare.child.pid})
+        call.ended = status
+        self._busy = time.monotonic()
+        if self._stream is not None:
+            self._send_end(self._stream, call)
+        self.tick()
+        if supervisor.ending and not self._was_asked:
+            raise _Leave("it was told to end (SIGTERM)")
+        self._leave_if_unneeded()
+
+    def _say_goodbye(self, why: str) -> None:
+        if self._spare is not None:
+            self._spare.kill()
+        kill_orphans(keep=set())
+        self._listener.close()
+        os.unlink(os.path.join(self._where, SOCKET))
+        until = time.monotonic() + LAST_WORDS
+        if self._stream is not None:
+            self._stream.send(wire.frame(LEAVING, why.encode()))
+            while self._stream.flush() and self._stream.is_behind and time.monotonic() < until:
+                select.select([], [self._stream.output], [], 0.1)
+            self._stream.close()
+        if self._candidate is not None:
+            self._candidate.close()
+
+    def _forget(self) -> None:
+        """In a child: what it must not keep."""
+        self._signals.forget()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._listener.close()
+        for stream in (self._stream, self._candidate):
+            if stream is not None:
+                stream.close()
+
+    # -- the client
+
+    def _hear(self, ready: list[int]) -> None:
+        if self._listener.fileno() in ready:
+            self._open_door()
+        for stream in (self._candidate, self._stream):
+            if stream is not None and stream.input in ready:
+                self._hear_stream(stream)
+
+    def _open_door(self) -> None:
+        door, _ = self._listener.accept()
+        door.settimeout(1.0)  # the program sends its descriptors at once
+        try:
+            newcomer = Stream(door)
+        except OSError:
+            door.close()
+            return
+        if self._candidate is not None:
+            self._candidate.close()
+        self._candidate = newcomer
+
+    def _hear_stream(self, stream: Stream) -> None:
+        frames = stream.read()
+        if frames is None:
+            self._drop(stream)
+            return
+        for letter, content in frames:
+            if not stream.known and not self._greet(stream, letter, content):
+                self._drop(stream)
+                return
+            self._heard = time.monotonic()
+            self._take(letter, content)
+
+    def _drop(self, stream: Stream) -> None:
+        stream.close()
+        if stream is self._stream:
+            self._stream = None
+            self._incoming.clear()
+        if stream is self._candidate:
+            self._candidate = None
+
+    def _greet(self, stream: Stream, letter: bytes, content: bytes) -> bool:
+        """Whether the newcomer is this worker's client. It takes the place of its own stream that has broken."""
+        try:
+            hello = json.loads(content) if letter == HELLO else {}
+            token, run, output = str(hello["token"]), hello["run"], int(hello["output"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            return False
+        if self._stream is not None:
+            self._drop(self._stream)
+        stream.known = True
+        self._stream, self._candidate = stream, None
+        call = self._last
+        mine = call is not None and call.run == run
+        if not mine and call is not None and call.ended is not None:
+            self._last = call = None  # nobody waits for it any more
+        stream.send(wire.frame(WELCOME, json.dumps({"run": call.run if call is not None else None}).encode()))
+        if mine and call is not None:
+            self._send_output(stream, call, output)
+            if call.ended is not None:
+                self._send_end(stream, call)
+        return True
+
+    def _take(self, letter: bytes, content: bytes) -> None:
+        if letter == DATA:
+            self._incoming += content
+        elif letter == CALL:
+            request, self._incoming = Request(bytes(self._incoming)), bytearray()
+            if self._last is None or self._last.ended is not None:
+                self._last = _Call(request)
+                self._busy = time.monotonic()
+        elif letter == TERMINATE:
+            self._asked_to_end = True
+        elif letter == ACKNOWLEDGE and self._last is not None and self._last.run == content.decode():
+            self._last.remove()
+            self._last = None
+
+    def _send_output(self, stream: Stream, call: _Call, have: int) -> None:
+        start = max(have, call.printed - len(call.output))
+        if start < call.printed:
+            stream.send(wire.frame(OUTPUT, OFFSET.pack(start) + call.output[start - call.printed :]))
+
+    def _send_end(self, stream: Stream, call: _Call) -> None:
+        if call.body is not None:
+            with contextlib.suppress(OSError):  # the function's own doing; the envelope lacks it then, and says so
+                stream.send(open(call.body, "rb"))
+        stream.send(wire.frame(RESULT, call.answer) if call.answer else b"")
+        stream.send(wire.frame(ENDED, str(call.ended).encode()))
+
+    # -- for the supervisor
+
+    @property
+    def _call(self) -> _Call:
+        if self._last is None:
+            raise RuntimeError("no call is being run")
+        return self._last
+
+    @property
+    def wakeups(self) -> list[int]:
+        streams = [each.input for each in (self._stream, self._candidate) if each is not None]
+        return [self._listener.fileno(), *streams]
+
+    @property
+    def outgoing(self) -> list[int]:
+        return [self._stream.output] if self._stream is not None and self._stream.is_behind else []
+
+    @property
+    def spec(self) -> RunnerSpec:
+        return self._call.request.spec
+
+    def path(self, name: str) -> str:
+        return self._call.request.path(name)
+
+    def asked_to_end(self) -> bool:
+        ready, _, _ = select.select(self.wakeups, [], [], 0)
+        self._hear(ready)
+        asked, self._asked_to_end = self._asked_to_end, False
+        self._was_asked = self._was_asked or asked
+        return asked
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if self._stream is not None and now - self._pinged >= PING_EVERY:
+            self._pinged = now
+            self._stream.send(wire.frame(PING))
+        if self._stream is not None and not self._stream.flush():
+            self._drop(self._stream)
+        if now - self._heard >= self._reconnect and self._last is not None and self._last.ended is None:
+            signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
+
+    def prepare(self, overseer: Overseer) -> dict[str, Any] | None:
+        """The worker's own call has installed what calls need."""
+        return None
+
+    def start(self, attempt: int) -> Child:
+        spare, self._spare = self._spare, None
+        if spare is None or not spare.hand_over(attempt, self._call.request):
+            spare = Spare(self._forget)
+            spare.hand_over(attempt, self._call.request)
+        return spare.child
+
+    def output(self, data: bytes) -> None:
+        call = self._call
+        if self._stream is not None:
+            self._stream.send(wire.frame(OUTPUT, OFFSET.pack(call.printed) + data))
+        call.keep(data)
+
+    def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
+        call = self._call
+        if body is None:
+            call.body = self.path("body")
+        call.answer = (body or b"") + wire.tail(header, call.request.key)
+
+    def give_up(self) -> None:
+        """Whoever asked for the end knows that there is no result."""
+
+
+class _Call:
+    """A call that this worker was sent, and what is to be told of it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.run = str(request.header["run"])
+        self.waits = True
+        self.output = b""
+        self.printed = 0
+        self.answer = b""
+        self.body: str | None = None
+        self.ended: int | None = None
+
+    def keep(self, data: bytes) -> None:
+        self.output = (self.output + data)[-OUTPUT_KEPT:]
+        self.printed += len(data)
+
+    def remove(self) -> None:
+        """Its outcome has arrived: its files go."""
+        import shutil
+
+        for name in ("body", "stacks"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.request.path(name))
+        shutil.rmtree(self.request.path("code"), ignore_errors=True)
+
+
+def _listen(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):  # of a container before this one
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen(8)
+    os.environ.pop(ENV_CALL, None)  # a call of this worker has an id of its own
+    return listener

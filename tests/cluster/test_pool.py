@@ -1,0 +1,240 @@
+"""Warm workers on a real cluster: quick calls, and whatever may happen to a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubefunc import Executor, Pool, current, errors, remote
+from kubefunc.call import Call
+from tests.cluster.conftest import fresh_session
+from tests.cluster.proxy import Proxy
+from tests.cluster.spaces import Space
+from tests.cluster.waiting import eventually, nothing_left, until_running
+
+WAIT = 90
+
+
+@pytest.fixture
+def pool(calling: Space) -> Iterator[Pool]:
+    """Two workers at most, in a namespace of this test's own; nothing of them stays."""
+    with Pool(max_workers=2) as made:
+        yield made
+    nothing_left(calling)
+
+
+def pods_of(space: Space) -> list[str]:
+    """The Pods that are not about to go."""
+    return [pod["metadata"]["name"] for pod in space.admin.get("pods") if "deletionTimestamp" not in pod["metadata"]]
+
+
+def where(pool: Pool) -> Call[Any]:
+    """A call that says which Pod it runs in."""
+    return remote(pool=pool)(lambda: (platform.node(), os.getpid())).remote()
+
+
+def test_calls_follow_each_other_in_one_pod(calling: Space, pool: Pool) -> None:
+    """The first starts it; each has a process of its own, with the options that calls have."""
+    first, *others = [where(pool).result(WAIT) for _ in range(5)]
+    assert {pod for pod, _ in others} == {first[0]}
+    assert len({pid for _, pid in [first, *others]}) == 5
+    assert pods_of(calling) == [first[0]]
+    assert pool.workers == 1
+
+    @remote(pool=pool, retries=1)
+    def again(text: str) -> tuple[str, int, str | None]:
+        print("printed", text)
+        if current.attempt() == 1:
+            raise LookupError(text)
+        return text, current.attempt(), current.call_id()
+
+    call = again.remote("it")
+    assert call.result(WAIT) == ("it", 2, call.id)
+    assert call.logs().splitlines()[:1] == ["printed it"]
+    assert call.stats.pod == first[0]
+
+
+def test_errors_are_those_of_a_job(pool: Pool) -> None:
+    """Exceptions, deaths and timeouts; each leaves its worker as it was."""
+
+    @remote(pool=pool)
+    def fail(how: str) -> object:
+        if how == "raise":
+            raise KeyError("mine")
+        if how == "die":
+            os._exit(3)
+        if how == "lock":
+            return threading.Lock()
+        time.sleep(600)
+        return None
+
+    raised, died, lock = [fail.remote(how).exception(WAIT) for how in ("raise", "die", "lock")]
+    late = fail.options(timeout=1.0).remote("sleep").exception(WAIT)
+    assert isinstance(raised, KeyError)
+    assert isinstance(died, errors.WorkerDiedError)
+    assert died.exit_code == 3
+    assert isinstance(lock, errors.SerializationError)
+    assert isinstance(late, errors.CallTimeoutError)
+    assert "in fail" in str(late)
+    assert pool.workers == 1
+
+
+def test_out_of_memory_ends_the_call_alone(pool: Pool) -> None:
+    """Where the kernel kills the process and not the container (cgroup v1); a ceiling leads to a larger worker."""
+
+    @remote(pool=pool, memory=("128Mi", "512Mi"), retries=2)
+    def eat(megabytes: int) -> int:
+        return len(b"x" * (megabytes << 20))
+
+    assert eat.remote(200).result(WAIT) == 200 << 20
+    error = eat.options(memory="128Mi", retries=0).remote(200).exception(WAIT)
+    assert isinstance(error, errors.OutOfMemoryError)
+
+
+def test_a_map_is_spread_over_the_workers(calling: Space, pool: Pool) -> None:
+    """In order, each item in its own process; large values go both ways."""
+
+    @remote(pool=pool)
+    def item(number: int, data: bytes) -> tuple[int, int | None, str, bytes]:
+        time.sleep(0.2)
+        return number, current.index(), platform.node(), data
+
+    data = os.urandom(500_000)
+    results = item.starmap([(n, data) for n in range(20)]).result(WAIT)
+    assert [(number, index) for number, index, _, _ in results] == [(n, n) for n in range(20)]
+    assert {answer for _, _, _, answer in results} == {data}
+    assert sorted({node for _, _, node, _ in results}) == sorted(pods_of(calling))
+    assert pool.workers == 2
+    failures = remote(pool=pool)(lambda n: 1 // (n - 1)).map(range(3), return_exceptions=True).result(WAIT)
+    assert [type(each) for each in failures] == [int, ZeroDivisionError, int]
+
+
+def test_a_call_that_is_cancelled_ends_and_its_worker_stays(pool: Pool) -> None:
+    """The process dies, the Pod takes the next call. One that waits is never begun."""
+    sleeper = remote(pool=pool)(time.sleep)
+    one, two, three = [sleeper.remote(600) for _ in range(3)]
+    until_running(one)
+    until_running(two)
+    for call in (three, one, two):
+        assert call.cancel()
+    assert isinstance(where(pool).result(WAIT)[0], str)
+    assert pool.workers == 2
+
+
+def test_executors_and_coroutines_use_a_pool(calling: Space, pool: Pool) -> None:
+    """The same option, wherever options go."""
+    with Executor(2, pool=pool) as executor:
+        pods = {executor.submit(platform.node).result(WAIT) for _ in range(3)}
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
+    assert pods <= set(pods_of(calling))
+
+    async def main() -> list[int]:
+        double = remote(pool=pool)(lambda n: 2 * n)
+        return list(await asyncio.gather(*(double.remote(n) for n in range(5))))
+
+    assert asyncio.run(main()) == [0, 2, 4, 6, 8]
+
+
+# -- what may happen to a worker
+
+
+def test_a_deleted_pod_is_replaced_and_its_call_runs_again(calling: Space, pool: Pool) -> None:
+    """That counts as a disruption; the Job controller makes the new Pod."""
+
+    @remote(pool=pool)
+    def patient(seconds: float) -> tuple[int, str]:
+        time.sleep(0.0 if current.disruptions() else seconds)
+        return current.disruptions(), platform.node()
+
+    call = patient.remote(600.0)
+    until_running(call)
+    (pod,) = pods_of(calling)
+    calling.admin.run("delete", "pod", pod, "--grace-period=1")
+    disruptions, now = call.result(WAIT)
+    assert disruptions == 1
+    assert now != pod
+
+
+def test_a_deleted_job_is_no_end(calling: Space, pool: Pool) -> None:
+    """Another worker takes over."""
+    where(pool).result(WAIT)
+    calling.admin.run("delete", "jobs", "--all", "--cascade=foreground")
+    assert where(pool).result(WAIT)
+
+
+def test_a_stream_that_breaks_costs_no_call(calling: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call goes on meanwhile; what it printed and its outcome come over the next stream, each once."""
+    proxy = Proxy(calling.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
+    proxy.cuts.extend((500, 600, 400))
+    try:
+        with fresh_session(), Pool(max_workers=1) as pool:
+
+            @remote(pool=pool, verbose=False)
+            def slowly(lines: int) -> tuple[int, int]:
+                for number in range(lines):
+                    print(f"line {number}", flush=True)
+                    time.sleep(0.05)
+                return current.attempt(), current.disruptions()
+
+            call = slowly.remote(60)
+            assert call.result(WAIT) == (1, 0)
+            assert call.logs().splitlines() == [f"line {number}" for number in range(60)]
+            assert proxy.execs >= 4
+    finally:
+        proxy.close()
+
+
+def test_an_idle_worker_ends(calling: Space) -> None:
+    """After its time without a call; the next call starts another."""
+    with Pool(idle_timeout=2.0) as pool:
+        first, _ = where(pool).result(WAIT)
+        eventually(lambda: pool.workers == 0, what="the worker to end")
+        eventually(lambda: pods_of(calling) == [], what="its Pod to go")
+        second, _ = where(pool).result(WAIT)
+        assert first != second
+    nothing_left(calling)
+
+
+def test_a_pool_that_was_closed_can_be_used_again(calling: Space) -> None:
+    """Closing ends the workers that there are, and fails what runs on them."""
+    pool = Pool()
+    running = remote(pool=pool)(time.sleep).remote(600)
+    until_running(running)
+    pool.close()
+    assert isinstance(running.exception(WAIT), errors.WorkerDiedError)
+    assert where(pool).result(WAIT)
+    pool.close()
+    nothing_left(calling)
+
+
+# -- what cannot work
+
+
+def test_a_worker_that_cannot_start_is_explained(pool: Pool) -> None:
+    """By the error that a Job of such a function gets, for each call that waits."""
+    calls = [remote(pool=pool, image="nowhere.invalid/none:1")(abs).remote(-1) for _ in range(3)]
+    assert {type(call.exception(WAIT)) for call in calls} == {errors.ImagePullError}
+
+
+def test_pools_need_exec(calling: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the permission the error names it."""
+    monkeypatch.setenv("KUBECONFIG", str(calling.without("pods/exec")))
+    with fresh_session(), Pool() as pool:
+        error = remote(pool=pool)(abs).remote(-1).exception(WAIT)
+    assert isinstance(error, errors.PermissionDeniedError)
+    assert "pods/exec" in str(error)
+
+
+def test_a_pool_detaches_nothing(pool: Pool) -> None:
+    """A Job is right for that."""
+    with pytest.raises(errors.ConfigurationError, match="detach=True does not go with pool="):
+        remote(pool=pool, detach=True)(abs).remote(-1)

@@ -1,0 +1,269 @@
+"""A warm worker: one process after another for one client, over a stream that may break."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubefunc import current
+from kubefunc.runner.execution.request import ENDED, OUTPUT, TERMINATE
+from kubefunc.runner.warm.attach import ABSENT
+from kubefunc.runner.warm.worker import CALL, DATA, HELLO, LEAVING, WELCOME
+from tests.local.warm import WITHIN, WarmClient, WarmWorker
+
+Start = Callable[..., WarmWorker]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker that waits for its client."""
+    made: list[WarmWorker] = []
+
+    def starts(**options: Any) -> WarmWorker:
+        made.append(WarmWorker(tmp_path, **options))
+        return made[-1]
+
+    yield starts
+    for worker in made:
+        worker.stop()
+
+
+@pytest.fixture
+def client(start: Start) -> WarmClient:
+    """The client of a worker."""
+    made = start().attach()
+    made.hello()
+    assert made.receive(WELCOME) == b'{"run": null}'
+    return made
+
+
+def test_calls_come_one_after_another(client: WarmClient) -> None:
+    """Each in a process of its own, below the same parent."""
+    seen = []
+    for number in range(3):
+        client.call(lambda: (os.getpid(), os.getppid()), run=f"run-{number}")
+        seen.append(pickle.loads(client.outcome(f"run-{number}").body))
+    pids, parents = zip(*seen, strict=True)
+    assert len(set(pids)) == 3
+    assert set(parents) == {client.worker.process.pid}
+
+
+def test_preloaded_modules_are_there(start: Start) -> None:
+    """A call finds them imported."""
+    client = start(preload=["wave"]).attach()
+    client.hello()
+    client.call(lambda: "wave" in sys.modules)
+    assert pickle.loads(client.outcome().body) is True
+
+
+def test_an_item_of_a_map_has_its_own_arguments(client: WarmClient) -> None:
+    """Behind those that all items share; it knows its index."""
+
+    def function(*args: int) -> tuple[object, ...]:
+        return (*args, current.index())
+
+    client.call(function, 1, item=pickle.dumps((2, 3)), variables={"KUBEFUNC_INDEX": "7"})
+    assert pickle.loads(client.outcome().body) == (1, 2, 3, 7)
+
+
+def test_output_comes_while_it_runs(client: WarmClient) -> None:
+    """And is the call's own."""
+
+    def function() -> None:
+        print("now", flush=True)
+        time.sleep(600)
+
+    client.call(function)
+    assert client.receive(OUTPUT)[8:] == b"now\n"
+    client.send(TERMINATE)
+    client.receive(ENDED)
+
+
+def test_a_large_result_comes_in_pieces(client: WarmClient) -> None:
+    """It stands in a file there, and goes with the acknowledgement."""
+    client.call(lambda: b"x" * 3_000_000)
+    assert len(pickle.loads(client.outcome().body)) == 3_000_000
+    client.call(int, run="run-2")
+    client.outcome("run-2")
+    assert not list(client.worker.place.glob("warm/*.body"))
+
+
+def test_a_large_argument_comes_in_pieces(client: WarmClient) -> None:
+    """More than a pipe holds."""
+    client.call(len, b"x" * 3_000_000)
+    assert pickle.loads(client.outcome().body) == 3_000_000
+
+
+def test_a_process_that_dies_takes_nothing_along(client: WarmClient) -> None:
+    """Its call fails; the worker goes on."""
+    client.call(lambda: os._exit(3))
+    assert client.outcome().header["detail"] == {"exit_code": 3}
+    client.call(int, run="run-2")
+    assert pickle.loads(client.outcome("run-2").body) == 0
+
+
+def test_retries_and_timeouts_work_as_in_a_job(client: WarmClient) -> None:
+    """It is the same supervisor."""
+    client.call(lambda: 1 / (current.attempt() - 1), retries=1, backoff=(0.0, 1.0, 0.0))
+    assert client.outcome().header["attempts"] == 2
+    client.call(time.sleep, 600, run="run-2", timeout=0.3)
+    header = client.outcome("run-2").header
+    assert (header["code"], header["detail"]["timeout"]) == ("timeout", 0.3)
+
+
+def test_what_a_call_leaves_running_is_ended(client: WarmClient) -> None:
+    """Also what has left its process group."""
+
+    def function() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            time.sleep(600)
+        return pid
+
+    client.call(function)
+    left = int(pickle.loads(client.outcome().body))
+    until = time.monotonic() + WITHIN
+    while Path(f"/proc/{left}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{left}").exists()
+
+
+def test_a_call_is_ended_and_the_worker_stays(client: WarmClient) -> None:
+    """As by cancel(): no outcome, and the next call runs."""
+    client.call(time.sleep, 600)
+    time.sleep(0.2)
+    client.send(TERMINATE)
+    client.receive(ENDED)
+    client.call(int, run="run-2")
+    assert pickle.loads(client.outcome("run-2").body) == 0
+
+
+# -- streams that break
+
+
+def test_a_call_goes_on_while_its_client_is_away(client: WarmClient, tmp_path: Path) -> None:
+    """Output from where the client has it, and the outcome, are there when it comes back."""
+    go_on = tmp_path / "go-on"
+
+    def function(go_on: str) -> int:
+        print("one", flush=True)
+        while not os.path.exists(go_on):
+            time.sleep(0.01)
+        print("two", flush=True)
+        return 7
+
+    client.call(function, str(go_on))
+    client.receive(OUTPUT)
+    client.cut()
+    go_on.touch()
+    again = client.worker.attach()
+    again.hello("run-1", output=len("one\n"))
+    assert again.receive(WELCOME) == b'{"run": "run-1"}'
+    assert pickle.loads(again.outcome().body) == 7
+    assert b"".join(content[8:] for letter, content in again.heard if letter == OUTPUT) == b"two\n"
+
+
+def test_an_outcome_is_kept_until_it_is_acknowledged(client: WarmClient) -> None:
+    """However often the stream breaks, also in the middle of a large one; then it is gone."""
+    client.call(lambda: b"x" * 3_000_000)
+    client.receive(b"B")
+    client.cut()
+    for _ in range(2):
+        again = client.worker.attach()
+        again.hello("run-1")
+        assert again.receive(WELCOME) == b'{"run": "run-1"}'
+        again.receive(ENDED)
+        again.cut()
+    last = client.worker.attach()
+    last.hello("run-1")
+    assert len(pickle.loads(last.outcome().body)) == 3_000_000
+    last.cut()
+    nothing = client.worker.attach()
+    nothing.hello("run-1")
+    assert nothing.receive(WELCOME) == b'{"run": null}'
+
+
+def test_half_a_call_is_no_call(client: WarmClient) -> None:
+    """A stream that breaks while a call is sent: the client is told that it never came, and sends it again."""
+    client.send(DATA, b"half of it")
+    client.cut()
+    again = client.worker.attach()
+    again.hello("run-1")
+    assert again.receive(WELCOME) == b'{"run": null}'
+    again.call(int)
+    assert pickle.loads(again.outcome().body) == 0
+
+
+def test_a_client_takes_the_place_of_its_own_half_open_stream(client: WarmClient) -> None:
+    """The worker need not notice first that the old one is dead."""
+    again = client.worker.attach()
+    again.hello()
+    again.receive(WELCOME)
+    assert client.process.wait(WITHIN) == 0
+    again.call(int)
+    assert pickle.loads(again.outcome().body) == 0
+
+
+def test_a_client_that_is_gone_ends_its_call_and_the_worker(start: Start) -> None:
+    """After the time that it has to come back."""
+    worker = start(reconnect=1.0)
+    client = worker.attach()
+    client.hello()
+    client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
+    pid = int(client.receive(OUTPUT)[8:])
+    client.cut()
+    assert worker.why() in ("no client was there for 1 s", "it was told to end (SIGTERM)")
+    assert not Path(f"/proc/{pid}").exists()
+
+
+# -- who may use it, and when it ends
+
+
+@pytest.mark.parametrize(
+    "first", [(HELLO, b'{"token": "wrong", "run": null, "output": 0}'), (CALL, b""), (HELLO, b"[]")]
+)
+def test_a_stranger_is_sent_away(client: WarmClient, first: tuple[bytes, bytes]) -> None:
+    """Who does not show the token first; the client is not disturbed."""
+    stranger = client.worker.attach()
+    stranger.send(*first)
+    assert stranger.process.wait(WITHIN) == 0
+    client.call(int)
+    assert pickle.loads(client.outcome().body) == 0
+
+
+def test_nobody_attaches_where_no_worker_is(start: Start) -> None:
+    """The exit code says so."""
+    worker = start()
+    worker.stop()
+    client = worker.attach()
+    assert client.process.wait(WITHIN) == ABSENT
+
+
+def test_it_ends_when_nothing_is_to_be_done(start: Start) -> None:
+    """And says so first: what it is sent after that never ran."""
+    worker = start(idle=0.5)
+    client = worker.attach()
+    client.hello()
+    assert client.receive(LEAVING) == b"no call came for 0.5 s"
+    assert worker.why() == "no call came for 0.5 s"
+    assert client.process.wait(WITHIN) == 0
+
+
+def test_sigterm_ends_it_and_its_call(client: WarmClient) -> None:
+    """The call ends without an outcome: it is to run elsewhere."""
+    client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
+    pid = int(client.receive(OUTPUT)[8:])
+    client.worker.process.send_signal(signal.SIGTERM)
+    client.receive(ENDED)
+    assert client.receive(LEAVING) == b"it was told to end (SIGTERM)"
+    assert client.worker.why() == "it was told to end (SIGTERM)"
+    assert not Path(f"/proc/{pid}").exists()

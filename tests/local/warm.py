@@ -1,0 +1,163 @@
+"""A warm worker as a process of this machine, and a client that speaks to it as one in a Pod is spoken to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kubefunc.envelope import Envelope, verify
+from kubefunc.payload import Packer
+from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT, join_request
+from kubefunc.runner.protocol import wire
+from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.warm.stream import BODY
+from kubefunc.runner.warm.worker import ACKNOWLEDGE, DATA, HELLO, OFFSET
+from tests.conftest import ROOT
+
+KEY = b"k" * 32
+TOKEN = "the right one"
+WITHIN = 60.0
+
+
+class WarmWorker:
+    """The worker's process."""
+
+    def __init__(
+        self, place: Path, *, idle: float = 60.0, reconnect: float = 60.0, preload: Sequence[str] = ()
+    ) -> None:
+        self.place = place
+        self.clients: list[WarmClient] = []
+        serve = f"serve({TOKEN!r}, {idle}, {reconnect}, {tuple(preload)!r})"
+        program = f"from kubefunc.runner.warm.worker import serve; print({serve}, flush=True)"
+        self.environ = {**os.environ, "PYTHONPATH": str(ROOT), "KUBEFUNC_OUT": str(place)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], env=self.environ, stdout=subprocess.PIPE, text=True, cwd=place
+        )
+        until = time.monotonic() + WITHIN
+        while not self.socket.exists() and self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+
+    @property
+    def socket(self) -> Path:
+        return self.place / "warm/socket"
+
+    def why(self) -> str:
+        """It has ended: why."""
+        out, _ = self.process.communicate(timeout=WITHIN)
+        return out.strip()
+
+    def attach(self) -> WarmClient:
+        self.clients.append(WarmClient(self))
+        return self.clients[-1]
+
+    def stop(self) -> None:
+        """All of it."""
+        for process in (self.process, *(client.process for client in self.clients)):
+            _end(process)
+
+
+class WarmClient:
+    """A client and its stream."""
+
+    def __init__(self, worker: WarmWorker) -> None:
+        self.worker = worker
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kubefunc.runner", "attach"],
+            env=worker.environ,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.frames = wire.Frames()
+        self.heard: list[tuple[bytes, bytes]] = []
+
+    def send(self, letter: bytes, data: bytes = b"") -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(wire.frame(letter, data))
+        self.process.stdin.flush()
+
+    def hello(self, run: str | None = None, output: int = 0, token: str = TOKEN) -> None:
+        self.send(HELLO, json.dumps({"token": token, "run": run, "output": output}).encode())
+
+    def receive(self, letter: bytes) -> bytes:
+        """The next frame of this kind; those before it are kept in ``heard``."""
+        assert self.process.stdout is not None
+        until = time.monotonic() + WITHIN
+        while True:
+            for at, (each, content) in enumerate(self.heard):
+                if each == letter:
+                    del self.heard[at]
+                    return content
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
+            assert ready, f"no {letter!r} came, but {self.heard}"
+            data = os.read(self.process.stdout.fileno(), 1 << 16)
+            assert data, f"the stream ended without {letter!r}, but {self.heard}"
+            self.heard += self.frames.feed(data)
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        run: str = "run-1",
+        item: bytes | None = None,
+        variables: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Send a call."""
+        payload = Packer.for_local().pack(function, args, None, (Exception,)).data
+        header = {
+            "run": run,
+            "spec": RunnerSpec(call="call-x", function="f", **options).as_json(),
+            "key": KEY.hex(),
+            "payload": None,
+            "directory": str(self.worker.place / "warm"),
+            "cwd": None,
+            "path": None,
+            "set": dict(variables or {}),
+            "unset": [],
+        }
+        self.send(DATA, join_request(header, payload, item))
+        self.send(CALL)
+
+    def outcome(self, run: str = "run-1") -> Envelope:
+        """What came of the call, acknowledged."""
+        last = self.receive(RESULT)
+        self.receive(ENDED)
+        body = b"".join(content for letter, content in self.heard if letter == BODY)
+        self.heard = [each for each in self.heard if each[0] != BODY]
+        self.send(ACKNOWLEDGE, run.encode())
+        return verify(body + last, KEY, "call-x")
+
+    def printed(self) -> bytes:
+        """The output that came, in order, each byte once."""
+        text = b""
+        for letter, content in self.heard:
+            if letter == OUTPUT:
+                (start,) = OFFSET.unpack_from(content)
+                assert start == len(text)
+                text += content[OFFSET.size :]
+        return text
+
+    def cut(self) -> None:
+        """The stream breaks."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        _end(self.process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.kill()
+    process.wait(WITHIN)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
