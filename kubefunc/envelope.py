@@ -93,7 +93,7 @@ class Unread:
     """An outcome that nobody has asked for yet: it is unpickled once, in the thread that asks first.
 
     Attributes:
-        is_value: the function returned, and did not raise.
+        is_value: the function returned a value, as far as is known before that is unpickled.
     """
 
     def __init__(
@@ -209,8 +209,9 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 
 
 def is_value(record: Record) -> bool:
-    """Whether the function returned. Nothing is unpickled to know."""
-    return record.header is None or record.header.get("outcome") == VALUE
+    """Whether the function returned, and this Python may read what. Nothing is unpickled to know."""
+    header = record.header
+    return header is None or (header.get("outcome") == VALUE and _is_of_this_python(header))
 
 
 def record_of(envelope: Envelope, index: int = 0) -> Record:

@@ -18,7 +18,7 @@ from kubefunc.call import Call
 from kubefunc.envelope import verify
 from kubefunc.map_call import MapCall
 from kubefunc.map_items import MapItems
-from kubefunc.runner import RAISED
+from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire
 from kubefunc.session import Session
@@ -154,6 +154,19 @@ def test_a_call_that_fails_ends_a_wait_for_the_first_exception() -> None:
     threading.Timer(0.05, lambda: sink.deliver(envelope)).start()
     first = concurrent.futures.wait([call, late], 10, concurrent.futures.FIRST_EXCEPTION)
     assert first.done == {call}
+
+
+def test_a_value_of_another_python_counts_as_a_failure() -> None:
+    """It will never be read here, and its header says so: ``result()`` raises PythonMismatchError."""
+    (call, sink), (late, _) = made(), made()
+    header = {"outcome": VALUE, "call": CALL, "printed": 0, "python": "3.9"}
+    sink.deliver(verify(wire.seal(header, pickle.dumps(7), KEY), KEY, CALL))
+    began = time.monotonic()
+    first = concurrent.futures.wait([call, late], 30, concurrent.futures.FIRST_EXCEPTION)
+    assert first.done == {call}
+    assert time.monotonic() - began < 15
+    with pytest.raises(errors.PythonMismatchError):
+        call.result(5)
 
 
 def test_a_slow_value_holds_no_other_back() -> None:
