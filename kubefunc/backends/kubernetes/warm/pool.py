@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from kubefunc import errors
 from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.kubernetes.control.publish import publish
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import Demand, wanted_workers
 from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Worker
 from kubefunc.diagnosis import Phase
-from kubefunc.options import Options
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer, new_id
 from kubefunc.runner import OUT_DIR
 from kubefunc.runner.warm import worker as program
@@ -39,7 +40,7 @@ NEWS_FOR = 50  # calls in a queue that are told what their worker waits for
 DIRECTORY = f"{OUT_DIR}/warm"
 KEY_SIZE = 32
 # What may differ between calls that share workers.
-_OF_THE_CALL = ("timeout", "retries", "retry_exceptions", "pool", "verbose", "progress", "logging", "on_sigterm")
+_OF_THE_CALL = ("timeout retries retry_exceptions pool verbose progress logging on_sigterm publish").split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,11 +309,16 @@ class Pools:
             raise errors.ConfigurationError(
                 "detach=True does not go with pool=: a worker ends soon after your program. Leave pool= out."
             )
+        if options.publish is not None and options.publish.owned:
+            raise errors.ConfigurationError(
+                "publish= with owned=True does not go with pool=: the call has no Job that could be the owner. "
+                "Leave owned= out, or pool=."
+            )
         pool = self._pool(config, options, namespace)
         indexes = [0] if submission.shape == "single" else list(submission.items)
         runs = [Run(submission, index, sink, DIRECTORY) for index in indexes]
         with self._lock:
-            work = self._work.setdefault(submission.call, WarmWork(submission.call))
+            work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
         work.add(pool, runs)
         sink.moved(indexes, Whereabouts(Phase.PENDING))
         pool.submit(runs)
@@ -349,8 +355,11 @@ _DEFAULTS = Options()
 class WarmWork:
     """Implements :class:`kubefunc.backends.base.Work` for all attempts of a call or map."""
 
-    def __init__(self, call: str) -> None:
-        self._call = call
+    def __init__(self, api: Api, namespace: str, submission: Submission) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._call = submission.call
+        self._publication = submission.options.publish
         self._runs: list[tuple[WarmPool, Run]] = []
 
     def add(self, pool: WarmPool, runs: Sequence[Run]) -> None:
@@ -381,6 +390,13 @@ class WarmWork:
 
     def drain(self, seconds: float) -> None:
         """What an item prints is handed over before its outcome."""
+
+    def publication(self) -> ConfigMapKey | SecretKey | None:
+        return self._publication
+
+    def publish(self, to: ConfigMapKey | SecretKey, content: str | bytes) -> bool:
+        publish(self._api, self._namespace, to, content, self._call, lambda: None)
+        return True
 
     def read(self) -> Submission:
         raise errors.ConfigurationError(f"{self._call} ran in a pool: nothing of it is kept.")
