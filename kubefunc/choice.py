@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kubefunc import current
 from kubefunc.errors import ConfigurationError, NestedCallError
 
 if TYPE_CHECKING:
-    from kubefunc.backends.base import Backend
+    from kubefunc.backends.base import Backend, Submission
     from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
     from kubefunc.backends.operations import Operations
 
@@ -92,6 +92,22 @@ def operations(choice: BackendChoice) -> Operations:
     from kubefunc.backends.kubernetes.operating.operations import ClusterOperations
 
     return ClusterOperations(choice.cluster)
+
+
+def objects_of(submission: Submission, session: str, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What a call would create on a cluster, in this order. No cluster is asked; none need be there.
+
+    Raises:
+        ConfigurationError: the kubeconfig is broken, or an option takes away what kubefunc needs.
+    """
+    with _if_installed():
+        from kubefunc.backends.kubernetes import configured
+        from kubefunc.backends.kubernetes.control import call_objects
+
+    options = submission.options
+    cluster = configured(options.context, environ)
+    namespace = options.namespace or (cluster.namespace if cluster is not None else "default")
+    return call_objects.objects_of(submission, session, namespace)
 
 
 @contextmanager

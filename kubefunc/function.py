@@ -29,10 +29,12 @@ from kubefunc.options import Layer, parse_changes, shows_options
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from kubefunc.backends.base import Submission
     from kubefunc.call import Call
     from kubefunc.map_call import MapCall
     from kubefunc.map_items import MapItems
-    from kubefunc.options import OptionChanges
+    from kubefunc.options import OptionChanges, Options
+    from kubefunc.payload import Packer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,6 +135,31 @@ class RemoteFunction(Generic[P, R]):
         _refuse_unbound(self)  # its class would be missed as an argument first
         refuse_misfits(f"{self._name}.remote()", self.function, args, kwargs)
         return start(self, args, kwargs)
+
+    @_takes_what_the_function_takes
+    def manifest(self, *args: P.args, **kwargs: P.kwargs) -> list[dict[str, Any]]:
+        """Return the objects that ``.remote()`` would create with these arguments: Secrets, then the Job.
+
+        No cluster is asked, and none need be configured. Each time it is another call, with an id of its own. The
+        Secrets hold code, arguments and the values of ``env`` as base64.
+
+        Raises:
+            TypeError: the function does not take these arguments.
+            SerializationError: the function or an argument cannot be pickled.
+            ConfigurationError: an option is wrong, or the kubeconfig is broken.
+        """
+        __tracebackhide__ = True
+        from kubefunc.arguments import refuse_misfits
+        from kubefunc.choice import objects_of
+        from kubefunc.payload import Packer
+        from kubefunc.session import session
+
+        _refuse_unbound(self)
+        refuse_misfits(f"{self._name}.manifest()", self.function, args, kwargs)
+        here = session()
+        packer: Packer = here.kept.setdefault("manifest", Packer.for_cluster())  # it keeps the project, packed
+        submission = _submission(self, here.options(self._layer), packer, args, kwargs)
+        return objects_of(submission, here.id, os.environ)
 
     # `self` is typed as the callable that it is: mypy takes the argument types from that, but not from
     # RemoteFunction[Concatenate[A, Q], R], where A would stay free and a wrong element pass.
@@ -578,21 +605,10 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     backend = here.backend(options)
     # What is needed only now loads while the first backend of this process gets under way.
     from kubefunc.attempts import Attempts
-    from kubefunc.backends.base import Submission
     from kubefunc.call import Call
-    from kubefunc.payload import new_id
     from kubefunc.publishing import Publication
 
-    payload = backend.packer.pack(_target(function), args, kwargs, options.retry_exceptions)
-    key = os.urandom(KEY_SIZE)
-    submission = Submission(
-        call=new_id(function._name, key),
-        function=function._name,
-        module=getattr(function.function, "__module__", None) or "",
-        options=options,
-        payload=payload,
-        key=key,
-    )
+    submission = _submission(function, options, backend.packer, args, kwargs)
 
     def send() -> Call[R]:
         call: Call[R] = Call(submission.call, submission.function, here)
@@ -611,6 +627,26 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
         return call
 
     return send
+
+
+def _submission(
+    function: RemoteFunction[Any, Any], options: Options, packer: Packer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Submission:
+    """One call, packed and with an id."""
+    __tracebackhide__ = True
+    from kubefunc.backends.base import Submission
+    from kubefunc.payload import new_id
+
+    payload = packer.pack(_target(function), args, kwargs, options.retry_exceptions)
+    key = os.urandom(KEY_SIZE)
+    return Submission(
+        call=new_id(function._name, key),
+        function=function._name,
+        module=getattr(function.function, "__module__", None) or "",
+        options=options,
+        payload=payload,
+        key=key,
+    )
 
 
 def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 from kubefunc.backends.base import Shape
 from kubefunc.diagnosis import Diagnosis
+from kubefunc.options import Options
+from kubefunc.role import Rule
 
 State = Literal["queued", "pending", "starting", "running", "succeeded", "failed"]
 FINISHED: tuple[State, ...] = ("succeeded", "failed")
@@ -106,6 +108,28 @@ class LogPiece:
     index: int | None = None
 
 
+CheckStatus = Literal["ok", "warning", "problem", "unknown"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer to the question whether calls can run.
+
+    Attributes:
+        name: what was asked about: ``server``, ``permissions``.
+        status: only a ``problem`` stops calls; ``unknown`` where the question may not be asked.
+        words: the cluster's own.
+        missing: rules that the user's Role lacks.
+    """
+
+    name: str
+    status: CheckStatus
+    message: str
+    advice: str = ""
+    words: tuple[str, ...] = ()
+    missing: tuple[Rule, ...] = ()
+
+
 class Operations(Protocol):
     """The calls of one cluster. Keeps no state between two requests.
 
@@ -131,6 +155,10 @@ class Operations(Protocol):
 
     def logs(self, call: StoredCall, wish: LogWish, tell: Callable[[str], None]) -> Iterator[LogPiece]:
         """What its function has printed. ``tell`` gets a line that says what it waits for."""
+        ...
+
+    def check(self, namespace: str, options: Options) -> Iterator[Check]:
+        """Whether calls with these options can run there. Raises nothing: what goes wrong is an answer."""
         ...
 
     def remove(self, call: StoredCall) -> None:

@@ -39,6 +39,8 @@ COMMANDS = {
     "result": Entry("result", "Print the result of a finished call, or the error that it raised."),
     "cancel": Entry("remove", "Stop calls and delete their Jobs."),
     "clean": Entry("remove", "Delete finished calls and their stored results."),
+    "doctor": Entry("doctor", "Check that calls can run on the cluster, and say what is in their way."),
+    "render": Entry("render", "Print the objects that a call would create, as YAML."),
     "config": Entry("config", "Show backend, image and options of calls from here."),
     "role": Entry("role", "Print the Role that kubefunc needs, as YAML for kubectl apply."),
     "completion": Entry("completion", "Print the script that completes commands and ids in your shell."),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc import errors
-from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
@@ -25,6 +24,7 @@ from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
+from kubefunc.backends.kubernetes.control.call_objects import job_spec
 from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
@@ -36,20 +36,17 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.objects.job import validate
-from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
-from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
 from kubefunc.backends.kubernetes.threads import Clock, Workers
-from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.packages import missing
 from kubefunc.payload import Packer
-from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
+from kubefunc.runner import KEY_FILE
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.warm.pool import Pools
@@ -131,7 +128,8 @@ class KubernetesBackend:
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
         submission = dataclasses.replace(submission, attempt=self._jobs.next_number(submission))
-        spec = self._job_spec(submission, options.namespace or self._config.namespace)
+        namespace = options.namespace or self._config.namespace
+        spec = job_spec(submission, self._session, namespace, self._demands.get(namespace, NOTHING))
         validate(spec)  # a pod_template that cannot work is refused here, in the caller's thread
         attempt = Attempt(
             call=submission.call,
@@ -218,26 +216,6 @@ class KubernetesBackend:
             time.sleep(0.005)
 
     # -- parts of these
-
-    def _job_spec(self, submission: Submission, namespace: str) -> JobSpec:
-        payload, options = submission.payload.data, submission.options
-        uploads = len(payload) > SECRETS_LIMIT
-        spec = pod_spec(submission, upload=uploads).replace(express=options.express and not options.detach)
-        files = {ARCHIVE: archive_bytes(), SPEC_FILE: spec.encoded(), KEY_FILE: submission.key}
-        if not uploads:
-            files[PAYLOAD] = payload
-        return JobSpec(
-            call=submission.call,
-            session=self._session,
-            function=submission.function,
-            namespace=namespace,
-            options=options,
-            files=files,
-            attempt=submission.attempt,
-            origin=origin_here(),
-            module=submission.module,
-            demands=self._demands.get(namespace, NOTHING),
-        )
 
     def _attach(self, call: str, namespace: str, sink: ItemsSink) -> None:
         try:

@@ -90,34 +90,13 @@ class ExecPermission:
 
     def _denied(self, namespace: str) -> set[Action]:
         """Those of the actions that are known not to be allowed."""
-        status = self._review("selfsubjectrulesreviews", "SelfSubjectRulesReview", {"namespace": namespace})
+        status = _review(self._api, "SelfSubjectRulesReview", {"namespace": namespace})
         rules = status.get("resourceRules") or []
         unnamed = {action for action in (*NEEDED, EXEC) if not are_granted(rules, action)}
         if rules and not status.get("incomplete", True):
             return unnamed
         # Webhooks of managed clusters decide without telling their rules: each action is a question then.
-        return {action for action in unnamed if not self._is_allowed(namespace, action)}
-
-    def _is_allowed(self, namespace: str, action: Action) -> bool:
-        resource, _, subresource = action.resource.partition("/")
-        attributes = {
-            "namespace": namespace,
-            "verb": action.verb,
-            "group": action.group,
-            "resource": resource,
-            "subresource": subresource,
-        }
-        spec = {"resourceAttributes": attributes}
-        status = self._review("selfsubjectaccessreviews", "SelfSubjectAccessReview", spec)
-        return bool(status.get("allowed", True))
-
-    def _review(self, resource: str, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
-        try:
-            status = self._api.request("POST", f"{_REVIEWS}/{resource}", body=review).body.get("status")
-        except TROUBLE:
-            return {}  # the call itself will meet the same trouble, and say so
-        return status if isinstance(status, dict) else {}
+        return {action for action in unnamed if not is_allowed(self._api, namespace, action)}
 
     def _try(self, namespace: str, action: Action) -> None:
         """Do it where it has no effect, for the server's words; it may be allowed after all."""
@@ -130,3 +109,26 @@ class ExecPermission:
         except ApiError as error:
             if not error.not_found:
                 raise
+
+
+def is_allowed(api: Api, namespace: str, action: Action) -> bool:
+    """What the server answers about one action; where it does not say, yes: the action itself will show."""
+    resource, _, subresource = action.resource.partition("/")
+    attributes = {
+        "namespace": namespace,
+        "verb": action.verb,
+        "group": action.group,
+        "resource": resource,
+        "subresource": subresource,
+    }
+    status = _review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes})
+    return bool(status.get("allowed", True))
+
+
+def _review(api: Api, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+    try:
+        status = api.request("POST", f"{_REVIEWS}/{kind.lower()}s", body=review).body.get("status")
+    except TROUBLE:
+        return {}  # the call itself will meet the same trouble, and say so
+    return status if isinstance(status, dict) else {}

@@ -12,12 +12,14 @@ from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, a
 from kubefunc.backends.kubernetes.control.jobs import secrets_path
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 from kubefunc.backends.kubernetes.operating import explaining
+from kubefunc.backends.kubernetes.operating.doctor import Doctor
 from kubefunc.backends.kubernetes.operating.following import Follower
 from kubefunc.backends.kubernetes.operating.logs import read_logs
 from kubefunc.backends.kubernetes.operating.reading import events_about, jobs_path, list_all, pods_path
 from kubefunc.backends.kubernetes.operating.stored import in_order, stored_calls
-from kubefunc.backends.operations import LogPiece, LogWish, StoredCall
+from kubefunc.backends.operations import Check, LogPiece, LogWish, StoredCall
 from kubefunc.diagnosis import Diagnosis
+from kubefunc.options import Options
 
 OURS = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 # The API's own default would orphan the Pods (client-python#234).
@@ -58,6 +60,9 @@ class ClusterOperations:
                 yield from Follower(self._api, self, call, wish, tell).pieces()
             else:
                 yield from read_logs(self._api, call, wish)
+
+    def check(self, namespace: str, options: Options) -> Iterator[Check]:
+        return Doctor(self._api, self._config, namespace).checks(options)
 
     def remove(self, call: StoredCall) -> None:
         with _as_ours():

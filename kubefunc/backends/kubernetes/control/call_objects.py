@@ -1,0 +1,46 @@
+"""What a call's Job is made of, and the objects themselves: for who submits it, and for who wants to see them."""
+
+from __future__ import annotations
+
+from kubefunc.archive import archive_bytes
+from kubefunc.backends.base import Submission
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
+from kubefunc.backends.kubernetes.objects.job import build_job
+from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
+from kubefunc.backends.kubernetes.objects.origin import origin_here
+from kubefunc.backends.kubernetes.objects.secrets import build_secrets
+from kubefunc.backends.kubernetes.objects.template import Json
+from kubefunc.backends.runner_specs import pod_spec
+from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
+
+
+def job_spec(submission: Submission, session: str, namespace: str, demands: Demands = NOTHING) -> JobSpec:
+    """All that the Job of a single call is made of."""
+    payload, options = submission.payload.data, submission.options
+    uploads = len(payload) > SECRETS_LIMIT
+    spec = pod_spec(submission, upload=uploads).replace(express=options.express and not options.detach)
+    files = {ARCHIVE: archive_bytes(), SPEC_FILE: spec.encoded(), KEY_FILE: submission.key}
+    if not uploads:
+        files[PAYLOAD] = payload
+    return JobSpec(
+        call=submission.call,
+        session=session,
+        function=submission.function,
+        namespace=namespace,
+        options=options,
+        files=files,
+        attempt=submission.attempt,
+        origin=origin_here(),
+        module=submission.module,
+        demands=demands,
+    )
+
+
+def objects_of(submission: Submission, session: str, namespace: str) -> list[Json]:
+    """The objects of a single call in the order in which they are created.
+
+    Raises:
+        ConfigurationError: ``pod_template`` takes away what kubefunc needs.
+    """
+    spec = job_spec(submission, session, namespace)
+    return [*build_secrets(spec), build_job(spec)]
