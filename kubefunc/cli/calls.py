@@ -115,13 +115,14 @@ def show(*, place: Place, call: str, json_wanted: bool) -> None:
 
 def _facts(call: StoredCall, now: datetime.datetime) -> dict[str, str]:
     made = [f"by {call.user}" if call.user else "", f"with {call.program}" if call.program else ""]
-    made += [f"on {call.host}" if call.host else "", f"{age(call.created, now)} ago" if call.created else ""]
+    made += [f"on {call.host}" if call.host else ""]
+    since = f"{age(call.created, now)} ago" if call.created else ""
     module = f" in {call.module}" if call.module else ""
     return {
         "function": f"{call.function}{module}",
         "items": f"{call.items}, {_done(call)} Pods' shares done" if call.shape == "map" else "",
         "namespace": call.namespace,
-        "made": " ".join(filter(None, made)),
+        "made": ", ".join(filter(None, (" ".join(filter(None, made)), since))),
         "attempt": str(call.attempt) if call.attempt > 1 else "",
         "ran": _ran(call, now),
         "kubefunc": call.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import sys
 import click
 import pytest
 
-from kubefunc.cli.commands import COMMANDS, main
+from kubefunc.backends.operations import Check, StoredCall, StoredPod
+from kubefunc.cli.commands import COMMANDS, EXIT_CODES, main
 from kubefunc.role import role_objects, role_yaml
 from tests.conftest import ROOT
 
@@ -40,6 +42,16 @@ def test_help_loads_click_and_nothing_of_a_cluster(clean_env: dict[str, str]) ->
     assert {name for name in loaded if name.startswith("kubefunc")} == {
         *("kubefunc", "kubefunc.cli", "kubefunc.cli.commands", "kubefunc.errors")
     }
+
+
+def test_the_page_names_every_field_and_exit_code() -> None:
+    """docs/command-line.md is the schema of --json, and repeats the exit codes of --help."""
+    page = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
+    fields = {each.name for kind in (StoredCall, StoredPod, Check) for each in dataclasses.fields(kind)}
+    told = fields - {"words", "missing"} | {"cluster", "missing_rules"}  # of a Check, for people
+    assert [name for name in sorted(told) if f"`{name}`" not in page] == []
+    codes = [line.split()[0] for line in EXIT_CODES.splitlines() if line[:3].strip() == "" and line.strip()]
+    assert [code for code in codes if f"| {code} |" not in page] == []
 
 
 def test_role_is_the_one_of_the_documentation() -> None:
