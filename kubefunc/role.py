@@ -66,6 +66,13 @@ RULES = (
     ),
     Rule(
         "",
+        "pods",
+        ("get",),
+        ('Optional: for owner="pod", unless your program\'s Pod has POD_NAME and POD_UID by the downward API.',),
+        without='With owner="pod", your program\'s Pod needs POD_NAME and POD_UID by the downward API.',
+    ),
+    Rule(
+        "",
         "events",
         ("list", "watch"),
         ("Optional: without events, calls are slower and error messages say less.",),

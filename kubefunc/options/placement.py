@@ -41,6 +41,7 @@ class PlacementChanges(TypedDict, total=False):
     image_pull_secrets: Sequence[str] | Unset | None
     image_pull_policy: PullPolicy | Unset | None
     pod_template: PodTemplate | Sequence[PodTemplate] | Unset | None
+    owner: Literal["pod"] | Unset | None
     mesh: bool | Unset
     evictable: bool | Unset
 
@@ -173,6 +174,17 @@ class Placement(Group):
     before it.
 
     Default: None.
+    Local: ignored.
+    """
+
+    owner: Literal["pod"] | None = option(None, Kind("'pod' or None", names.one_of("pod"), nothing=none))
+    """With ``"pod"``, the Job belongs to the Pod in which your program runs: it is deleted with that Pod.
+
+    So nothing is left of a program that was killed together with its Pod. The Job must be in the Pod's namespace. The
+    Pod's UID comes from its variables ``POD_NAME`` and ``POD_UID`` (downward API), or needs the permission ``get`` on
+    ``pods``.
+
+    Default: None, no owner.
     Local: ignored.
     """
 

@@ -40,6 +40,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "image_pull_secrets": [["registry"]],
     "image_pull_policy": ["Always", "Never"],
     "pod_template": [{"spec": {"hostNetwork": True, "dnsPolicy": "Default"}}],
+    "owner": ["pod"],
     "mesh": [True],
     "evictable": [True],
     "detach": [True],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import importlib
+import json
 import logging
 import pickle
 import subprocess
@@ -546,3 +547,24 @@ def test_logs_are_followed_from_the_start(calling: Space, monkeypatch: pytest.Mo
     assert lines == ["INFO counting", "0", "1", "2"]
     assert call.result(60) == 3
     nothing_left(calling)
+
+
+def test_a_call_goes_with_the_pod_that_owns_it(kube: Space, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``owner="pod"`` and the permission to read that Pod: when it is deleted, so are the Jobs of its program."""
+    spec = {"containers": [{"name": "main", "image": "python:3.11-slim", "command": ["sleep", "600"]}]}
+    kube.admin.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "program"}, "spec": spec})
+    config = json.loads(kube.admin.run("config", "view", "--raw", "-o", "json"))
+    for context in config["contexts"]:
+        context["context"]["namespace"] = kube.namespace
+    (tmp_path / "admin").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "admin"))
+    monkeypatch.setenv("POD_NAME", "program")
+    with fresh_session():
+        call = work.double.options(owner="pod", detach=True, node_selector={"no": "such"}).remote(1)
+        eventually(lambda: bool(kube.admin.get("jobs")), what="the Job")
+        (owner,) = kube.admin.get("job", call.id)["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("Pod", "program")
+        kube.admin.run("delete", "pod", "program", "--grace-period=0", "--force")
+        nothing_left(kube, 60)
+        with pytest.raises(JobDeletedError):
+            call.result(30)

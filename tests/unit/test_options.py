@@ -121,6 +121,7 @@ def test_the_defaults() -> None:
         "image_pull_secrets": (),
         "image_pull_policy": None,
         "pod_template": None,
+        "owner": None,
         "mesh": False,
         "evictable": False,
         "detach": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
@@ -13,6 +14,7 @@ from kubefunc import errors
 from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
+from kubefunc.backends.kubernetes.api.own_pod import own_pod_reference
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
@@ -63,6 +65,7 @@ class Jobs:
         self._owed: set[Attempt] = set()
         self._delayed: dict[Attempt, Callable[[], None]] = {}
         self._warned: set[str] = set()
+        self._owners: dict[str, JsonDict] = {}  # this program's Pod, for Jobs of its namespace
         self._numbers: dict[str, int] = {}  # the newest Job's, of calls that may have several
 
     # -- the numbers of a call's Jobs
@@ -95,7 +98,7 @@ class Jobs:
         made: list[str] = []
         stored = False
         try:
-            spec = self._as_the_cluster_is(attempt, make())
+            spec = self._with_owner(self._as_the_cluster_is(attempt, make()))
             for secret in cast("list[JsonDict]", build_secrets(spec)):
                 if _unwanted(attempt):
                     self._take_back(attempt, made)
@@ -138,6 +141,14 @@ class Jobs:
             return spec
         told = RunnerSpec.read(spec.files[SPEC_FILE]).replace(fetch_grace=0.0, express=False, skip_wait=0.0)
         return dataclasses.replace(spec, files={**spec.files, SPEC_FILE: told.encoded()})
+
+    def _with_owner(self, spec: JobSpec) -> JobSpec:
+        """Let the Job go with the Pod that this program runs in, where that is wanted."""
+        if spec.options.owner is None:
+            return spec
+        if spec.namespace not in self._owners:  # two threads may ask: the answer is the same
+            self._owners[spec.namespace] = own_pod_reference(self._api, spec.namespace, os.environ)
+        return dataclasses.replace(spec, owner=self._owners[spec.namespace])
 
     def _tell_warnings(self, attempt: Attempt, warnings: Sequence[str]) -> None:
         """What the server warns of, said once in a session: hundreds of calls may all get the same words."""

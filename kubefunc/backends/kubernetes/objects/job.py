@@ -50,6 +50,7 @@ def build_job(spec: JobSpec) -> Json:
             "namespace": spec.namespace,
             "labels": labels(spec),
             "annotations": job_annotations(spec),
+            **({} if spec.owner is None else {"ownerReferences": [dict(spec.owner)]}),
         },
         "spec": {
             **_repetition(spec),
