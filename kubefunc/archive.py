@@ -54,11 +54,11 @@ _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
         "__main__ archive attempts code freshness growth ignored leaving log_setup memmaps project_files publishing "
-        "retry role tasks_as_jobs tasks_in_workers volume_notes"
+        "retry role tasks_as_jobs tasks_in_workers untrusted volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
-_COMPILED_TOP = frozenset("__init__ current errors function inputs volumes".split())
+_COMPILED_TOP = frozenset("__init__ current errors function inputs".split())
 _COMPILED_ROOMS = ("options/",)
 # Loaded only when something is wrong, or by hardly any program.
 _NOT_COMPILED = (
@@ -67,6 +67,7 @@ _NOT_COMPILED = (
     "kubefunc/options/pod_templates.py",
     "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",
+    "kubefunc/runner/execution/plain.py",
 )
 # Of the runner, what is loaded only once the version of Python was found to fit.
 _AFTER_THE_CHECK = (

@@ -29,6 +29,7 @@ from kubefunc.outcomes import FIRST_ATTEMPT, Outcomes
 from kubefunc.retry import Again, OutOfMemory, decide, how_error_ended, how_record_ended
 from kubefunc.runner.execution.exceptions import text_of
 from kubefunc.runner.protocol.records import Record
+from kubefunc.untrusted import UntrustedSink
 
 TryAgain = Callable[[Sequence[int], OutOfMemory | Lost], bool]
 
@@ -134,9 +135,10 @@ class Attempts:
         self._lock = threading.RLock()
         self._gatherings: list[_Gathering] = []
 
-    def view(self, sent: Submission) -> View:
+    def view(self, sent: Submission) -> Sink:
         """What the attempt that this submission is may tell."""
-        return View(self._outcomes, sent.attempt, functools.partial(self._try_again, sent))
+        view = View(self._outcomes, sent.attempt, functools.partial(self._try_again, sent))
+        return UntrustedSink(view) if sent.options.untrusted else view
 
     def _try_again(self, sent: Submission, indexes: Sequence[int], ended: OutOfMemory | Lost) -> bool:
         again = decide(sent, ended)

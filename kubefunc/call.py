@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
+from kubefunc.envelope import Raised, Returned, Unread, is_value
 from kubefunc.handles import Waiting, check_process, parse_id
-from kubefunc.outcomes import CANCELLED, Outcomes, Owner
+from kubefunc.outcomes import CANCELLED, Outcomes, Owner, read_outcome
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -304,7 +304,7 @@ class _CallOwner(Owner):
             log_tail=self._call._last_lines(),
             attempts=attempts if type(attempts) is int else None,
         )
-        ended = outcome(Envelope(header, memoryview(record.body)), known)
+        ended = read_outcome(record, known)
         if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
             raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
         return _noted(ended, known, self._call._volumes) if header.get("outcome") == RAISED else ended

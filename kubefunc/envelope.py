@@ -27,6 +27,7 @@ from kubefunc.runner import (
     CODE_EXIT,
     CODE_FAULT,
     CODE_LOAD,
+    CODE_NOT_JSON,
     CODE_OOM,
     CODE_PACKAGES,
     CODE_PYTHON,
@@ -205,7 +206,7 @@ def outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     try:
         return _outcome(envelope, diagnosis)
     except BaseException as error:  # noqa: BLE001 - a header may say anything, and an exception's class do anything
-        return Raised(_not_understood(envelope, diagnosis, error))
+        return Raised(not_understood(envelope, diagnosis, error))
 
 
 def is_value(record: Record) -> bool:
@@ -228,8 +229,8 @@ def record_of(envelope: Envelope, index: int = 0) -> Record:
     )
 
 
-def _not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
-    """Signed, so it is this call's; but not as this version of kubefunc writes it."""
+def not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
+    """The error for an outcome that was signed, and so is this call's, but that this version cannot read."""
     told = _diagnosis(
         known,
         "ResultNotUnderstood",
@@ -479,9 +480,13 @@ def _below(error: BaseException) -> BaseException | None:
 # -- errors that travelled as codes
 
 
+def error_of(header: Mapping[str, Any], diagnosis: Diagnosis) -> errors.KubefuncError:
+    """The error that travelled as this code and detail. Nothing is unpickled."""
+    return _ERRORS[header["code"]](header["detail"], diagnosis)
+
+
 def _error(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
-    code, detail = envelope.header["code"], envelope.header["detail"]
-    error = _ERRORS[code](detail, diagnosis)
+    error = error_of(envelope.header, diagnosis)
     if envelope.header.get("nodes"):
         error.__cause__ = _rebuilt(envelope, diagnosis)
     return error
@@ -549,6 +554,18 @@ def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefunc
         f"The function returned a value that cannot be pickled: {detail['path']} is a {detail['type']} "
         f"({detail['message']}).",
         "Return plain data: read the file, fetch the rows, or turn the generator into a list first.",
+    )
+    return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _not_json(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = _diagnosis(
+        known,
+        "ResultNotJson",
+        f"The function returned a value that cannot travel as JSON: {detail['path']} is of type {detail['type']} "
+        f"({detail['message']}).",
+        "With untrusted=True a function returns numbers, text, True, False, None, and lists and dicts of these (keys "
+        "are text). Convert the value in the function, or write it to a volume.",
     )
     return errors.SerializationError(str(told), diagnosis=told)
 
@@ -689,6 +706,7 @@ _ERRORS = {
     CODE_TIMEOUT: _timeout,
     CODE_DIED: _died,
     CODE_OOM: _out_of_memory,
+    CODE_NOT_JSON: _not_json,
     CODE_UPLOAD: _upload,
     CODE_FAULT: _fault,
 }

@@ -26,6 +26,7 @@
         JobDeletedError              somebody deleted the Job
       CallTimeoutError               timeout= or deadline= is over (result(timeout=) raises the builtin TimeoutError)
       RemoteExitError                the function raised SystemExit, KeyboardInterrupt or GeneratorExit
+      RemoteError                    a function with untrusted=True raised an exception: its type and text
       ResultError                    the function ran, but its result did not arrive
         ResultLostError
         ResultCorruptedError         length, checksum or signature is wrong
@@ -183,6 +184,30 @@ class RemoteExitError(KubefuncError):
     def __init__(self, message: str, *, exit_code: int | None = None, diagnosis: Diagnosis | None = None) -> None:
         super().__init__(message, diagnosis=diagnosis)
         self.exit_code = exit_code
+
+
+class RemoteError(KubefuncError):
+    """A function with ``untrusted=True`` raised an exception, which arrives as text.
+
+    Attributes:
+        type_name: module and name of the exception's class, as the function says.
+        text: the exception's text.
+        traceback: the traceback from the Pod.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type_name: str = "",
+        text: str = "",
+        traceback: str = "",
+        diagnosis: Diagnosis | None = None,
+    ) -> None:
+        super().__init__(message, diagnosis=diagnosis)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
 
 
 class ResultError(KubefuncError):

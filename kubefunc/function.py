@@ -690,11 +690,23 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
         payload=payload,
         items=dict(enumerate(packed)),
         count=len(packed),
-        chunksize=how.chunksize,
+        chunksize=_chunksize(how, options),
         max_parallelism=how.max_parallelism,
         key=key,
     )
     return map_items.start_items(here, backend, submission, return_exceptions=how.return_exceptions)
+
+
+def _chunksize(how: HowToMap, options: Options) -> int | None:
+    """How many items share a Pod. Those of a function that is not trusted share none: one could change another's."""
+    if not options.untrusted:
+        return how.chunksize
+    if how.chunksize not in (None, 1):
+        raise ConfigurationError(
+            f"chunksize={how.chunksize} lets items share a process, and with untrusted=True each item has a Pod of "
+            "its own: leave chunksize out."
+        )
+    return 1
 
 
 def _target(function: RemoteFunction[Any, Any]) -> Any:

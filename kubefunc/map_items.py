@@ -13,11 +13,11 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
 from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Envelope, Raised, Returned, outcome, returned
+from kubefunc.envelope import Raised, Returned, returned
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.handles import Waiting, check_process
 from kubefunc.map_output import MapOutput
-from kubefunc.outcomes import Outcomes, Owner
+from kubefunc.outcomes import Outcomes, Owner, read_outcome
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -268,7 +268,7 @@ class _MapOwner(Owner):
                 raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
         else:
             known = dataclasses.replace(items.diagnosis(index), log_tail=items.output.last_lines(index))
-            ended = outcome(Envelope(record.header, memoryview(record.body)), known)
+            ended = read_outcome(record, known)
         if isinstance(ended, Raised):
             if items.sent is not None and items.sent.options.volumes and sys.version_info >= (3, 11):
                 from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods

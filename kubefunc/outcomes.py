@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 
 from kubefunc.backends.base import Whereabouts
-from kubefunc.envelope import Raised, Returned, Unread, is_value
+from kubefunc.diagnosis import Diagnosis
+from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
 from kubefunc.errors import KubefuncError
 from kubefunc.progress import MapProgress
+from kubefunc.runner import VALUE
 from kubefunc.runner.protocol.records import Record
 from kubefunc.tally import Tally
 from kubefunc.waiters import Waiters
@@ -273,3 +275,13 @@ class Outcomes:
         """While inside, no settled item is read or forgotten by another thread."""
         with self._reading:
             yield
+
+
+def read_outcome(record: Record, known: Diagnosis) -> Returned | Raised:
+    """What came of an item, unpickled if its function is trusted. ``known`` says what is known of it."""
+    envelope = Envelope(record.header or {"outcome": VALUE}, memoryview(record.body))
+    if record.is_plain:
+        from kubefunc import untrusted  # most functions are trusted
+
+        return untrusted.outcome(envelope, known)
+    return outcome(envelope, known)

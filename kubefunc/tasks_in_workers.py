@@ -15,12 +15,11 @@ from kubefunc.arguments import without_misfits
 from kubefunc.attempts import View
 from kubefunc.backends.base import Backend, OpenWork, Submission
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, Returned, Unread, outcome
+from kubefunc.envelope import Raised, Returned, Unread
 from kubefunc.function import KEY_SIZE
 from kubefunc.options import Options
-from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner
+from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
 from kubefunc.payload import Packer, new_id
-from kubefunc.runner import VALUE
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
@@ -173,9 +172,8 @@ class TasksInWorkers(Owner):
             future._settle(self._checked(self._read(came)))
 
     def _read(self, record: Record) -> Returned | Raised:
-        header = {"outcome": VALUE} if record.header is None else record.header
         known = Diagnosis("", "", phase=Phase.RUNNING, call=f"{self._submission.call}[{record.index}]")
-        return outcome(Envelope(header, memoryview(record.body)), known)
+        return read_outcome(record, known)
 
     def _checked(self, ended: Returned | Raised) -> Returned | Raised:
         """Where the initializer has failed, no task can run any more."""

@@ -68,7 +68,7 @@ class Injection:
             raise self._error
 
         now = time.time()
-        header, body = child.invoke(function, (), {}, (), lambda: child.Body(os.devnull))
+        header, body = child.invoke(function, (), {}, (), lambda: child.Body(os.devnull), child.PICKLED)
         return Record(index, now, now, 1, header, body.content())
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
+from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
@@ -135,10 +136,11 @@ class EndedWork:
 def _run(submission: Submission, sink: Sink, directory: Path) -> None:
     single = submission.shape == "single"
     items = {SINGLE: b""} if single else submission.items
+    form = child.form_of(runner_spec(submission))
     try:
         function, args, kwargs, retry_exceptions = child.load(submission.payload.data, str(directory / "code"))
     except BaseException as error:  # noqa: BLE001 - by what the caller's modules do
-        outcome = child.cannot_load(error, lambda: child.Body(str(directory / "body")))
+        outcome = child.cannot_load(error, lambda: child.Body(str(directory / "body")), form)
         for index in sink.missing(items):
             sink.take([_record(index, time.time(), 1, outcome, directory)])
         return
@@ -148,7 +150,7 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
         def call(index: int = index) -> child.Outcome:
             own = () if single else pickle.loads(items[index])
             return child.invoke(
-                function, (*args, *own), kwargs, retry_exceptions, lambda: child.Body(str(directory / "body"))
+                function, (*args, *own), kwargs, retry_exceptions, lambda: child.Body(str(directory / "body")), form
             )
 
         sink.take([_attempts(submission, index, call, directory)])

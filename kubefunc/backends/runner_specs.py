@@ -18,6 +18,7 @@ def runner_spec(submission: Submission) -> RunnerSpec:
         timeout=options.timeout,
         retries=options.retries,
         nested=options.service_account is not None,
+        untrusted=options.untrusted,
         used=submission.used,
         logging=log_setup() if options.logging else None,
     )

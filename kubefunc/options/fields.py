@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kubefunc.errors import ConfigurationError
+from kubefunc.options.advanced import Advanced, AdvancedChanges
 from kubefunc.options.kind import accepted, brief
 from kubefunc.options.option import UNSET, Layer, kinds, merges
 from kubefunc.options.packages import Packages, PackagesChanges
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class OptionChanges(RunningChanges, InPodChanges, PackagesChanges, PlacementChanges, ResultsChanges, total=False):
+class OptionChanges(
+    RunningChanges, InPodChanges, PackagesChanges, PlacementChanges, AdvancedChanges, ResultsChanges, total=False
+):
     """The types that each option accepts. The fields of :class:`Options` explain them."""
 
 
 # A dataclass has the fields of its last base first.
 @dataclass(frozen=True, kw_only=True)
-class Options(Results, Placement, Packages, InPod, Running):
+class Options(Results, Advanced, Placement, Packages, InPod, Running):
     """Where and how a function runs.
 
     The constructor checks all values and converts them: durations to seconds as float, ``cpu`` and ``memory`` to
@@ -43,6 +46,18 @@ class Options(Results, Placement, Packages, InPod, Running):
     Raises:
         ConfigurationError: a value is not accepted; the message names option, value and what is accepted.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.untrusted and self.service_account is not None:
+            raise ConfigurationError(
+                f"service_account={self.service_account!r} gives the Pod a token, and a function with untrusted=True "
+                "gets none: leave one of the two out"
+            )
+        if self.untrusted and self.pool is not None:
+            raise ConfigurationError(
+                "pool= lets calls share Pods, and a function with untrusted=True has one of its own: set pool=None"
+            )
 
     @classmethod
     def of(cls, **changes: Unpack[OptionChanges]) -> Options:

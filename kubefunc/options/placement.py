@@ -60,7 +60,7 @@ class Placement(Group):
     )
     """The kubeconfig's context, which names the cluster.
 
-    Default: None, kubectl's current connames.
+    Default: None, kubectl's current context.
     Local: ignored.
     """
 

@@ -51,7 +51,9 @@ Envelope (a result)
     The header stands last, so that a large body is written in one pass; it holds the body's size and sha256. Nothing
     of the body is unpickled before HMAC, size and sha256 are right. ``outcome`` is ``value`` (body: one pickle),
     ``raised`` (body: pickles of the exceptions of the chain, see :mod:`kubefunc.runner.execution.exceptions`) or
-    ``error`` (one of the codes below and its ``detail``). ``missing`` of one that was ``raised`` names a module or a
+    ``error`` (one of the codes below and its ``detail``). Of a function that its caller does not trust (``"untrusted":
+    true`` in the spec) a value is JSON and an exception text alone
+    (:mod:`kubefunc.runner.execution.plain`). ``missing`` of one that was ``raised`` names a module or a
     variable that the place lacks (:mod:`kubefunc.runner.execution.causes`). ``python`` names the minor version that
     pickled it, ``printed`` counts the bytes that the function printed, ``output`` is the last of them (base64, at most
     16 KiB): most calls need no request for their log.
@@ -144,6 +146,7 @@ ERROR = "error"
 CODE_PYTHON = "python"  # another minor version of Python here; detail: here, there
 CODE_LOAD = "load"  # the payload does not unpickle here; body: the exception
 CODE_UNPICKLABLE = "unpicklable"  # the value does not pickle; detail: path, type; body: the exception
+CODE_NOT_JSON = "not_json"  # of an untrusted function: JSON cannot hold the value; detail: path, type, message
 CODE_EXIT = "exit"  # SystemExit, KeyboardInterrupt, GeneratorExit; detail: type, exit_code
 CODE_TIMEOUT = "timeout"  # detail: timeout, stacks
 CODE_DIED = "died"  # detail: exit_code or signal
@@ -158,6 +161,12 @@ BLOCK_TIME = 0.05  # seconds after which a block is closed
 BLOCK_SIZE = 256 * 1024  # bytes at which it is closed sooner
 SKIP_WAIT = 10.0  # seconds that a replacement waits to hear what it may skip
 TERMINATION_AT = "kubefunc:at:"
+
+PLAIN_LIMIT = 8 * 1024 * 1024  # bytes of an untrusted function's value as JSON: parsed, it may take twenty times that
+PLAIN_HEADER = 1024 * 1024  # bytes beside it in its envelope
+PLAIN_TEXT = 64 * 1024  # characters of an exception's text or traceback
+PLAIN_DEPTH = 100  # values inside each other
+PLAIN_DIGITS = 4000  # of an int: Python refuses to read more than 4,300 by default
 
 ENV_POD_INDEX = "JOB_COMPLETION_INDEX"  # set by Kubernetes
 ENV_FAILURES = "KUBEFUNC_FAILURES"  # of earlier Pods of this index: annotations, by the downward API

@@ -43,6 +43,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "owner": ["pod"],
     "mesh": [True],
     "evictable": [True],
+    "untrusted": [True],
     "detach": [True],
     "on_sigterm": ["cancel"],
     "verbose": [False],

@@ -124,6 +124,7 @@ def test_the_defaults() -> None:
         "owner": None,
         "mesh": False,
         "evictable": False,
+        "untrusted": False,
         "detach": False,
         "on_sigterm": "leave",
         "verbose": True,

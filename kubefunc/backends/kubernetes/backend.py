@@ -47,6 +47,7 @@ from kubefunc.options import Options
 from kubefunc.packages import missing
 from kubefunc.payload import Packer
 from kubefunc.runner import KEY_FILE
+from kubefunc.untrusted import UntrustedSink
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.warm.pool import Pools
@@ -157,7 +158,7 @@ class KubernetesBackend:
             if shape == "map":
                 self._maps.attach(name, namespace, sink)
             else:
-                self._attach(name, namespace, ItemsSink(sink, SINGLE))
+                self._attach(name, namespace, sink)
 
         self._requests.do(lambda: _or_tell(follow, lambda error: sink.fail(None, error)))
         return self._work(name, namespace)
@@ -217,7 +218,8 @@ class KubernetesBackend:
 
     # -- parts of these
 
-    def _attach(self, call: str, namespace: str, sink: ItemsSink) -> None:
+    def _attach(self, call: str, namespace: str, whole: Sink) -> None:
+        sink = ItemsSink(whole, SINGLE)
         try:
             jobs = self._jobs.of_call(namespace, call)
             if not jobs:
@@ -234,13 +236,16 @@ class KubernetesBackend:
             sink.fail(_no_such_call(call, namespace) if lost else as_error(error))
             return
         files = kept.files_of(secret)
+        options = kept.options_of(files)
+        if options.untrusted:
+            sink = ItemsSink(UntrustedSink(whole), SINGLE)
         attempt = Attempt(
             call=call,
             job=name,
             function=call.rpartition("-")[0],
             namespace=namespace,
             key=files.get(KEY_FILE, b""),
-            options=Options(),
+            options=options,
             sink=sink,
             stays=True,
             objects=JobObjects.existing(jobs[-1]["metadata"]["uid"]),

@@ -20,6 +20,7 @@ from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner.execution.request import RECEIVE
+from kubefunc.untrusted import printable_output
 
 if TYPE_CHECKING:
     from kubefunc.backends.local.maps import LocalMap
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kubefunc.local")
 
+EXPOSED = (
+    "untrusted=True on this machine only keeps your program from unpickling what the function sends: it runs as your "
+    "user, reads your files and uses your network"
+)
 AT_ONCE = 8 * (os.cpu_count() or 1)  # calls; a thousand at once must not be a thousand processes
 FOLLOW_EVERY = 0.05
 KILLED_WITHIN = 1.0  # seconds of the time for closing that are kept for those who do not end by themselves
@@ -48,6 +53,7 @@ class LocalBackend:
         self._spare: Pool | None = None
         self._closed = False
         self._told_not_mounted: set[tuple[str, ...]] = set()
+        self._exposed = False  # a function that is not trusted has run, and the user was told what that means here
 
     @property
     def packer(self) -> Packer:
@@ -65,6 +71,9 @@ class LocalBackend:
         return "calls run on this machine"
 
     def submit(self, submission: Submission, sink: Sink) -> Work:
+        if submission.options.untrusted and not self._exposed:
+            self._exposed = True
+            sink.moved(range(submission.count), Whereabouts(Phase.PENDING, EXPOSED))
         if submission.shape == "map":
             workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
             self._open(submission, sink, workers, None)
@@ -94,6 +103,11 @@ class LocalBackend:
         return f"volumes= mounts nothing on this machine, which has no {', '.join(missing)}"
 
     def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
+        if submission.options.untrusted:
+            raise ConfigurationError(
+                "untrusted=True: the tasks of an Executor on this machine share processes, and one could read and "
+                "change what another gets. Use f.remote() for each task, or a cluster, where each has its own Pod."
+            )
         return self._open(submission, sink, workers, claim)
 
     def _open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool] | None) -> LocalMap:
@@ -160,6 +174,10 @@ class LocalBackend:
             run = self._runs.get(call)
         if run is None:
             return
+        pieces = self._printed(run, follow)
+        yield from printable_output(pieces) if run.submission.options.untrusted else pieces
+
+    def _printed(self, run: Run, follow: bool) -> Iterator[bytes]:
         with contextlib.ExitStack() as stack:
             file: BinaryIO | None = None
             while True:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     NewBody = Callable[[], "Body"]
     Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
+    Form = tuple[Callable[[Any, NewBody], Outcome], Callable[[BaseException, NewBody], Outcome]]
     from kubefunc.runner.protocol.spec import RunnerSpec
 else:
     from kubefunc.runner.protocol.record import dataclass
@@ -241,6 +242,7 @@ def _call(job: Job, frames: int) -> Outcome:
     def new_body() -> Body:
         return SealedBody(job.body)
 
+    form = form_of(job.spec)
     try:
         function, args, kwargs, retry_exceptions = load(job.payload, job.code)
         if job.item is not None:
@@ -248,17 +250,26 @@ def _call(job: Job, frames: int) -> Outcome:
     except Terminated:
         raise
     except BaseException as error:
-        return cannot_load(error, new_body)
+        return cannot_load(error, new_body, form)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))
     arm_stacks(job.spec.timeout, job.stacks)
-    header, body = invoke(function, args, kwargs, retry_exceptions, new_body)
+    header, body = invoke(function, args, kwargs, retry_exceptions, new_body, form)
     return {**header, "started": started}, body
 
 
-def cannot_load(error: BaseException, new_body: NewBody) -> Outcome:
+def form_of(spec: RunnerSpec) -> Form:
+    """How a value and an exception of this call travel: as pickles, or as JSON where the caller does not trust it."""
+    if not spec.untrusted:
+        return PICKLED
+    from kubefunc.runner.execution import plain
+
+    return plain.value, plain.raised
+
+
+def cannot_load(error: BaseException, new_body: NewBody, form: Form) -> Outcome:
     """The outcome of a payload that does not unpickle here."""
-    header, body = _raised(error, new_body)
+    header, body = form[1](error, new_body)
     detail = {"cause": causes.told(error), **causes.missing_here(error)}
     return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": detail}, body
 
@@ -269,10 +280,11 @@ def invoke(
     kwargs: dict[str, Any],
     retry_exceptions: Any,
     new_body: NewBody,
+    form: Form,
 ) -> Outcome:
     """Call the function once, whatever comes of it."""
     try:
-        return _invoke(function, args, kwargs, retry_exceptions, new_body)
+        return _invoke(function, args, kwargs, retry_exceptions, new_body, form)
     except BodyNotWritten as error:
         try:
             os.unlink(error.path)  # half of a result: to say so may need its room
@@ -287,21 +299,23 @@ def _invoke(
     kwargs: dict[str, Any],
     retry_exceptions: Any,
     new_body: NewBody,
-) -> tuple[dict[str, Any], Body]:
+    form: Form,
+) -> Outcome:
+    as_value, as_raised = form
     try:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
             import asyncio
 
             value = asyncio.run(value)
-        return _value(value, new_body)
+        return as_value(value, new_body)
     except (BodyNotWritten, Terminated):
         raise
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        header, body = _raised(error, new_body)
+        header, body = as_raised(error, new_body)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
     except BaseException as error:
-        header, body = _raised(error, new_body)
+        header, body = as_raised(error, new_body)
         if attempts.may_retry(error, retry_exceptions):
             said = f"{exceptions.type_name(type(error))}: {exceptions.text_of(error)}"
             header.update(retry=True, error=attempts.short(said))
@@ -497,6 +511,9 @@ def _raised(error: BaseException, new_body: NewBody) -> Outcome:
     body = new_body()
     body.write(pickles)
     return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
+
+
+PICKLED: Form = (_value, _raised)
 
 
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:

@@ -91,7 +91,7 @@ def run(work: Work, frames: int) -> None:
         child.die_of_sigterm()
     except BaseException as error:
         header, body = child.cannot_load(
-            error, lambda: child.SealedBody(work.path("item"))
+            error, lambda: child.SealedBody(work.path("item")), child.form_of(work.spec)
         )  # it may become an envelope
         encoded = json.dumps(header).encode()
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
@@ -127,6 +127,7 @@ class Runner:
         self._args = args
         self._kwargs = kwargs
         self._retry_exceptions = retry_exceptions
+        self._form = child.form_of(work.spec)
         self._timeout: float | None = work.spec.timeout
         if self._timeout is not None:
             self._stacks = os.open(work.path("stacks"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -182,8 +183,10 @@ class Runner:
         except sigterm.Terminated:
             raise
         except BaseException as error:
-            return child.cannot_load(error, new_body)
-        return child.invoke(self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body)
+            return child.cannot_load(error, new_body, self._form)
+        return child.invoke(
+            self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body, self._form
+        )
 
     def _report(self, item: Item, started: float, header: dict[str, Any], body: child.Body) -> None:
         encoded = records.VALUE_HEADER if header["outcome"] == VALUE else json.dumps(header).encode()

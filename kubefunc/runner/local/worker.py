@@ -106,7 +106,9 @@ def run(work: Work) -> None:
     except sigterm.Terminated:
         child.die_of_sigterm()
     except BaseException as error:
-        header, body = child.cannot_load(error, lambda: child.Body(work.path(f"item.broken.{work.seat}")))
+        header, body = child.cannot_load(
+            error, lambda: child.Body(work.path(f"item.broken.{work.seat}")), child.form_of(work.spec)
+        )
         wire.write_all(frames, wire.frame(items.BROKEN, _with_header(header, body.content())))
         return
     runner = _Runner(work, frames, function, args, kwargs, retry_exceptions)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import stat
 import sys
 import time
 
@@ -60,22 +61,54 @@ class Out:
     def has(self, name: str) -> bool:
         return os.path.exists(self.path(name))
 
+    def has_begun(self) -> bool:
+        """Whether main has started: its lock is there, or where the function has removed that, its result."""
+        return self.has("lock") or self.has("result")
+
     def open(self, name: str) -> int:
         """A descriptor to flock. Several processes may be the first."""
-        return os.open(self.path(name), os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+
+    def read(self, name: str) -> int:
+        """A descriptor of a file. The function may have put anything in its place: links and pipes are no files.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        try:
+            file = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            raise FileNotFoundError(str(error)) from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise FileNotFoundError(f"{name} is not a file")
+        return file
+
+    def result_size(self) -> int | None:
+        """Bytes of the result; None where there is none."""
+        try:
+            file = self.read("result")
+        except FileNotFoundError:
+            return None
+        size = os.fstat(file).st_size
+        os.close(file)
+        return size
 
     def wait_for_main(self) -> None:
         """Block until main has freed its lock, which exists."""
-        lock = os.open(self.path("lock"), os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        os.close(lock)
+        try:
+            lock = self.read("lock")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            os.close(lock)
+        except FileNotFoundError:
+            pass  # the function has removed it: ``alive`` decides
         # On some volumes of gVisor and Kata flock does not lock (gvisor#11326, kata#3408): then ``alive`` decides.
-        while not self.has("result") and self.alive_age() < ALIVE_FRESH:
+        while not self.has("result") and abs(self.alive_age()) < ALIVE_FRESH:  # a function may set it to any time
             time.sleep(POLL)
 
     def alive_age(self) -> float:
         try:
-            return time.time() - os.stat(self.path("alive")).st_mtime
+            return time.time() - os.lstat(self.path("alive")).st_mtime
         except FileNotFoundError:
             return ALIVE_FRESH
 
@@ -112,7 +145,7 @@ class Courier:
         if not self._wait_for_start():
             return 0
         self.out.wait_for_main()
-        if not self.out.has("result"):
+        if self.out.result_size() is None:
             return 0
         fetched = self._fetched_within(self._grace())
         if self.out.has("inline"):
@@ -121,7 +154,7 @@ class Courier:
 
     def _wait_for_start(self) -> bool:
         began = time.monotonic()
-        while not self.out.has("lock"):
+        while not self.out.has_begun():
             waited = time.monotonic() - began
             if self.terminating or (waited > SOON and waited > self.spec.pull_allowance):
                 return False
@@ -163,7 +196,8 @@ class Courier:
         return 0
 
     def _fits_into_log(self) -> bool:
-        return self.spec.results_in_log and os.stat(self.out.path("result")).st_size <= LOG_LIMIT
+        size = self.out.result_size()
+        return size is not None and self.spec.results_in_log and size <= LOG_LIMIT
 
     def _leave_in_log(self) -> int:
         """Nobody came: to the log with it, so that the Pod can end; or wait on, where it may not go there."""
@@ -188,8 +222,8 @@ class Courier:
     def _log(self) -> None:
         import binascii
 
-        with open(self.out.path("result"), "rb") as file:
-            envelope = file.read()
+        with open(self.out.read("result"), "rb") as file:
+            envelope = file.read(LOG_LIMIT)
         lines = [f"{LOG_HEAD}{len(envelope)}"]
         lines += [
             binascii.b2a_base64(envelope[start : start + 6000], newline=False).decode()
@@ -217,7 +251,7 @@ class Reader:
         except _LargeBegins:
             return LargeFollower(self.out).run(offset)
         try:
-            result = os.open(self.out.path("result"), os.O_RDONLY)
+            result = self.out.read("result")
         except FileNotFoundError:
             pipes.write_all(1, READER_NOTHING)
             return 0
@@ -229,7 +263,7 @@ class Reader:
         self.heard = time.monotonic()
         signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, FOLLOW_POLL)
-        while not self.out.has("lock"):
+        while not self.out.has_begun():
             time.sleep(0.005)
         self.out.wait_for_main()
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -298,7 +332,7 @@ class Follower:
             ended = self._has_ended()
             for name in ("body", "result"):
                 try:
-                    return os.open(self.out.path(name), os.O_RDONLY)
+                    return self.out.read(name)
                 except FileNotFoundError:
                     continue
             if ended:
@@ -310,7 +344,7 @@ class Follower:
         if self.out.has("result"):
             return True
         try:
-            lock = os.open(self.out.path("lock"), os.O_RDONLY)
+            lock = self.out.read("lock")
         except FileNotFoundError:
             return False
         try:
@@ -319,7 +353,7 @@ class Follower:
             return False
         finally:
             os.close(lock)
-        return self.out.alive_age() >= ALIVE_FRESH
+        return abs(self.out.alive_age()) >= ALIVE_FRESH
 
     def _is_void(self, status: os.stat_result) -> bool:
         return False  # what a chunk has written stays

@@ -13,6 +13,7 @@ import sys
 import time
 
 from kubefunc.runner import (
+    CODE_NOT_JSON,
     CODE_PYTHON,
     CODE_UNPICKLABLE,
     CODE_UPLOAD,
@@ -38,6 +39,9 @@ from kubefunc.runner.pod.place import Place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_RETURNED = (CODE_UNPICKLABLE, CODE_NOT_JSON)  # it has, though its value cannot travel
 
 
 class Ending:
@@ -151,7 +155,7 @@ class Supervisor(Overseer):
         had started was ended, too. That counts as nothing, and the function runs again elsewhere.
         """
         header = ending.header
-        return header is not None and (header["outcome"] == VALUE or header.get("code") == CODE_UNPICKLABLE)
+        return header is not None and (header["outcome"] == VALUE or header.get("code") in _RETURNED)
 
     # -- between attempts
 

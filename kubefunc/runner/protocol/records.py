@@ -58,9 +58,10 @@ class Record:
         attempts: how often the item was started.
         header: None for a value, else as the header of an envelope.
         body: pickles.
+        is_plain: set by the client alone: the function is not trusted, and nothing of this may be unpickled.
     """
 
-    __slots__ = ("attempts", "body", "finished", "header", "index", "started")
+    __slots__ = ("attempts", "body", "finished", "header", "index", "is_plain", "started")
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Record:
         self.attempts = attempts
         self.header = header
         self.body = body
+        self.is_plain = False
 
 
 def join_items(items: Sequence[tuple[int, bytes]]) -> bytes:
@@ -207,7 +209,7 @@ def _header(encoded: bytes) -> dict[str, Any] | None:
         return None
     try:
         header = json.loads(encoded)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(f"the header of a record does not parse ({error})") from error
     if not isinstance(header, dict):
         raise WireError("the header of a record is no mapping")

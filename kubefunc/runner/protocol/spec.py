@@ -35,6 +35,7 @@ class RunnerSpec:
         result_ttl: seconds that it waits with a result that no log takes.
         pull_allowance: seconds that it waits for the function's container to start.
         nested: the function may make remote calls itself.
+        untrusted: what the function returns or raises travels as JSON.
         used: the attempts that were made before, and count against ``retries``.
         disruptions: how often a Pod of the call was replaced by a new Job.
         upload: the payload arrives by the courier instead of a Secret.
@@ -59,6 +60,7 @@ class RunnerSpec:
     result_ttl: float = RESULT_TTL
     pull_allowance: float = PULL_ALLOWANCE
     nested: bool = False
+    untrusted: bool = False
     used: int = 0
     disruptions: int = 0
     upload: bool = False

@@ -31,6 +31,10 @@ class StreamGarbled(TransportError):
     """The far end does not follow the protocol."""
 
 
+class StreamTooLarge(StreamGarbled):
+    """More comes than this client takes."""
+
+
 class ExecFailed(TransportError):
     """The command ended with an exit code other than 0.
 

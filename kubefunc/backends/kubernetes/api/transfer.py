@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc.backends.kubernetes.api.exec import SILENCE, ExecStream
-from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, TransportError
+from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, StreamTooLarge, TransportError
 from kubefunc.runner import (
     COURIER,
     FOLLOW_DATA,
@@ -51,9 +52,11 @@ class ResultBuffer:
         total: the length, once known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = math.inf) -> None:
+        """Empty; it takes no more than so many bytes."""
         self.data = bytearray()
         self.total: int | None = None
+        self._limit = limit
         self._digest = hashlib.sha256()
         self._digested = 0
 
@@ -73,11 +76,17 @@ class ResultBuffer:
             raise StreamGarbled(
                 f"bytes {offset} to {total} were announced, after {self.received} of {self.total} had come"
             )
+        self._check(total)
         self.total = total
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise StreamTooLarge(f"{size:,} bytes, and {self._limit:,} are taken")
 
     def add(self, piece: memoryview) -> None:
         """The next bytes."""
         end = self.received + len(piece)
+        self._check(end)
         if self.total is not None and end > self.total:
             raise StreamGarbled(f"{end} bytes came where {self.total} were announced")
         try:

@@ -30,6 +30,7 @@ three is told by ``waiting.found``; the Job's end without a result (``job_news``
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
+from kubefunc.runner import PLAIN_HEADER, PLAIN_LIMIT
 
 log = logging.getLogger("kubefunc.kubernetes.attempts")
 
@@ -119,7 +121,12 @@ class Attempt:
 
     def new_receipt(self) -> Receipt:
         """For a result that has not begun to come."""
-        return CallReceipt(self.key, self.call)
+        return CallReceipt(self.key, self.call, self.result_limit)
+
+    @property
+    def result_limit(self) -> float:
+        """How many bytes its result may have in this program."""
+        return PLAIN_LIMIT + PLAIN_HEADER if self.options.untrusted else math.inf
 
     def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
         """What must be brought to this Pod by its courier: files by name."""

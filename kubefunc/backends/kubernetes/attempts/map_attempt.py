@@ -319,7 +319,7 @@ class ChunkAttempt(Attempt):
         return self.number in views.indexes(job.failed_indexes)
 
     def new_receipt(self) -> Receipt:
-        return ChunkReceipt(self.key, self.call, self.number, self._take)
+        return ChunkReceipt(self.key, self.call, self.number, self._take, self.result_limit)
 
     def _take(self, outcomes: Sequence[Record]) -> None:
         """They may come before the news that their Pod runs: the stream from its courier is faster."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled
+from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, StreamTooLarge
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream
 from kubefunc.envelope import Envelope, corrupted, verify, verify_chunk
@@ -52,10 +53,12 @@ class Receipt(Protocol):
 class CallReceipt:
     """The result of a call: one envelope, checked when all of it is there."""
 
-    def __init__(self, key: bytes, call: str) -> None:
+    def __init__(self, key: bytes, call: str, limit: float = math.inf) -> None:
+        """For the result of a call, of so many bytes at most."""
         self._key = key
         self._call = call
-        self._buffer = ResultBuffer()
+        self._limit = limit
+        self._buffer = ResultBuffer(limit)
 
     @property
     def received(self) -> int:
@@ -65,8 +68,14 @@ class CallReceipt:
         return ResultStream(api, namespace, pod, (*PROGRAM, "reader", str(self.received)))
 
     def receive(self, stream: ResultStream, flowing: Callable[[], None]) -> Envelope | None:
-        if stream.receive(self._buffer, flowing) is not Outcome.RESULT:
-            self._buffer = ResultBuffer()  # what may have come before is void
+        try:
+            outcome = stream.receive(self._buffer, flowing)
+        except StreamTooLarge as error:
+            raise corrupted(
+                self._call, f"it is larger than the result of an untrusted function may be ({error})"
+            ) from None
+        if outcome is not Outcome.RESULT:
+            self._buffer = ResultBuffer(self._limit)  # what may have come before is void
             return None
         return verify(self._buffer.data, self._key, self._call, self._buffer.sha256)
 
@@ -80,11 +89,12 @@ Take = Callable[[Sequence[records.Record]], None]
 class ChunkReceipt:
     """The outcomes of a chunk: handed to ``take`` block by block, as they come and are right."""
 
-    def __init__(self, key: bytes, call: str, chunk: int, take: Take) -> None:
+    def __init__(self, key: bytes, call: str, chunk: int, take: Take, limit: float = math.inf) -> None:
         self._key = key
         self._call = call
         self._chunk = chunk
         self._take = take
+        self._limit = limit
         self._blocks = records.Blocks(key, call, chunk)
         self.received = 0
 
@@ -104,13 +114,15 @@ class ChunkReceipt:
         raise StreamCut(f"the follower ended after {self.received} bytes")
 
     def whole(self, data: bytes) -> Envelope:
-        fresh = ChunkReceipt(self._key, self._call, self._chunk, self._take)
+        fresh = ChunkReceipt(self._key, self._call, self._chunk, self._take, self._limit)
         fresh.add(data)
         return fresh._end(len(data))
 
     def add(self, data: bytes | memoryview) -> None:
         """The next bytes of the body."""
         self.received += len(data)
+        if self.received > self._limit:
+            raise corrupted(self._call, f"chunk {self._chunk} is larger than {self._limit:,} bytes")
         try:
             for content in self._blocks.feed(data):
                 self._take(list(records.split_records(content)))

@@ -27,10 +27,10 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, KubefuncError
-from kubefunc.options import Options
 from kubefunc.payload import Payload
 from kubefunc.runner import ITEMS, PAYLOAD
 from kubefunc.runner.protocol import records
+from kubefunc.untrusted import UntrustedSink
 
 LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
 LATER_JOB_PAUSE = 2.0
@@ -58,6 +58,8 @@ class AttachedMaps:
             return
         self._jobs.note_number(call, max(attempt_of(job) for job, _, _ in maps))
         function = str(maps[0][2].function)
+        if any(spec.untrusted for _, _, spec in maps):
+            sink = UntrustedSink(sink)
         sink.opened(map_of(maps[0][2])["count"], function)
         cancelled = sink.settled  # while we looked for it: nothing else can have settled it
         left = set(range(map_of(maps[0][2])["count"]))
@@ -66,7 +68,7 @@ class AttachedMaps:
             layout = Layout.from_json(map_of(spec))
             left.difference_update(layout.indexes)
             whole = sink if number == 0 else attempts[-1].whole.later(layout.indexes)
-            attempts.append(_attached(call, namespace, job, files["key"], function, layout, whole))
+            attempts.append(_attached(call, namespace, job, files, function, layout, whole))
         for attempt in reversed(attempts):
             if cancelled:
                 self._jobs.want_deleted(attempt)
@@ -103,9 +105,7 @@ class AttachedMaps:
         mine = items.intersection(layout.indexes)
         if mine:
             whole = lead.whole.later(mine)
-            self._tracker.add_attached(
-                _attached(lead.call, lead.namespace, job, files["key"], lead.function, layout, whole)
-            )
+            self._tracker.add_attached(_attached(lead.call, lead.namespace, job, files, lead.function, layout, whole))
         return mine
 
     def read(self, call: str, namespace: str) -> Submission:
@@ -156,15 +156,15 @@ class AttachedMaps:
 
 
 def _attached(
-    call: str, namespace: str, job: JsonDict, key: bytes, function: str, layout: Layout, whole: Sink
+    call: str, namespace: str, job: JsonDict, files: Mapping[str, bytes], function: str, layout: Layout, whole: Sink
 ) -> MapAttempt:
     return MapAttempt(
         call=call,
         job=job["metadata"]["name"],
         function=function,
         namespace=namespace,
-        key=key,
-        options=Options(),
+        key=files["key"],
+        options=kept.options_of(files),
         sink=ItemsSink(whole, layout.indexes),
         stays=True,
         whole=whole,

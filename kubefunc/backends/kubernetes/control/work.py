@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kubefunc import errors
 from kubefunc.backends.base import Submission
@@ -16,11 +16,13 @@ from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.publish import publish
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.objects import published
+from kubefunc.backends.kubernetes.objects.isolation import UNTRUSTED_LABEL
 from kubefunc.backends.kubernetes.objects.job import owner_of_job
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.output import log_path, printed
 from kubefunc.options import ConfigMapKey, SecretKey
 from kubefunc.runner import MAIN
+from kubefunc.untrusted import printable_output
 
 _FOLLOW_IDLE = 4 * 3600.0
 _FOLLOW_AGAIN = 0.25  # seconds between two looks for a Pod whose log can be followed
@@ -96,7 +98,7 @@ class ClusterWork:
         for pod in self._pods():
             path = log_path(self._namespace, pod["metadata"]["name"])
             with contextlib.suppress(ApiError):  # its container has not started
-                yield from printed([self._api.read_bytes(path, query={"container": MAIN})])
+                yield from _shown(pod, [self._api.read_bytes(path, query={"container": MAIN})])
 
     def _follow(self) -> Iterator[bytes]:
         """Of one Pod after another, each from its start, until the call has ended. A Pod may still have to come."""
@@ -111,7 +113,7 @@ class ClusterWork:
                     path, query = log_path(self._namespace, name), {"container": MAIN, "follow": "true"}
                     with self._api.stream_bytes(path, query, idle_timeout=_FOLLOW_IDLE) as stream:
                         followed.add(name)
-                        yield from printed(stream)
+                        yield from _shown(pod, stream)
                 except ApiError as error:  # its container has not started, or the Pod is gone
                     if error.not_found or not goes_on:
                         followed.add(name)
@@ -122,3 +124,9 @@ class ClusterWork:
     def _pods(self) -> list[JsonDict]:
         path, query = f"/api/v1/namespaces/{self._namespace}/pods", {"labelSelector": f"kubefunc/call={self._call}"}
         return items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
+
+
+def _shown(pod: JsonDict, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What a Pod printed; fit for a terminal, where its function is not trusted."""
+    untrusted = UNTRUSTED_LABEL in pod["metadata"].get("labels", {})
+    return printable_output(printed(pieces)) if untrusted else printed(pieces)

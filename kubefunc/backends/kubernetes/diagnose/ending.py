@@ -24,6 +24,7 @@ from kubefunc.runner import (
     MAIN,
     TERMINATION_UNFETCHED,
 )
+from kubefunc.untrusted import printable
 
 # -- a Pod whose main has ended without an envelope
 
@@ -241,7 +242,8 @@ def _pod_words(pod: Pod) -> tuple[str, ...]:
     ended = f"main {main.reason or main.state or 'never started'}" + (
         f", exit code {main.exit_code}" if main.exit_code is not None else ""
     )
-    words = [ended + (f": {main.message}" if main.message and not main.message.startswith("kubefunc:") else "")]
+    said = "" if main.message.startswith("kubefunc:") else printable(main.message)  # the function may write it
+    words = [ended + (f": {said}" if said else "")]
     if pod.reason:
         words.append(f"{pod.reason}: {pod.message}".strip())
     if pod.disruption:

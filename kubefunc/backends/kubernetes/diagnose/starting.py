@@ -15,6 +15,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.api.errors import quota_is_hopeless
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, sharper
 from kubefunc.backends.kubernetes.diagnose.mounting import MOUNT_EVENTS, about_volumes
+from kubefunc.backends.kubernetes.diagnose.sandbox import sandbox_trouble
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.demands import COURIER_LIMITS
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
@@ -404,6 +405,8 @@ def _of_event(reason: str, words: str) -> Finding | None:
             None,
             outlook=TRIED_AGAIN,
         )
+    if reason == "FailedCreatePodSandBox" and (lacks := sandbox_trouble(words, _line(reason, words))) is not None:
+        return lacks
     if reason in (*MOUNT_EVENTS, "FailedCreatePodSandBox"):
         return _missing_object(words, reason, _line(reason, words)) or Finding(
             errors.PodConfigError,

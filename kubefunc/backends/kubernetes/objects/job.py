@@ -14,11 +14,13 @@ from kubefunc.backends.kubernetes.objects.checks import (
 from kubefunc.backends.kubernetes.objects.containers import ARCHIVE_PATH, keep_guaranteed
 from kubefunc.backends.kubernetes.objects.demands import meeting
 from kubefunc.backends.kubernetes.objects.interpreter import share_python
+from kubefunc.backends.kubernetes.objects.isolation import isolated
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import job_annotations, labels
-from kubefunc.backends.kubernetes.objects.pod import MOST_SECONDS, pod_template
+from kubefunc.backends.kubernetes.objects.pod import MOST_SECONDS, all_in_secrets, pod_template
 from kubefunc.backends.kubernetes.objects.template import Json, customised
 from kubefunc.backends.kubernetes.objects.user_volumes import mount_in_init_containers
+from kubefunc.backends.kubernetes.objects.volumes import OUT_VOLUME
 from kubefunc.options import Options
 from kubefunc.runner import COURIER, COURIER_ENDS, EXIT_COURIER_TERMINATED, EXIT_TERMINATED, EXIT_VALUE, MAIN
 
@@ -133,7 +135,8 @@ def _final_template(spec: JobSpec) -> Json:
 
 def _customised(spec: JobSpec) -> tuple[Json, dict[str, Json]]:
     """Our Pod template with the user's merged into it, and its containers by name."""
-    template = pod_template(spec)
+    limited = (OUT_VOLUME,) if all_in_secrets(spec) else ()  # else what is uploaded goes there too
+    template = isolated(pod_template(spec), spec.options, limited)
     if spec.options.pod_template is None:
         return template, containers_of(template)
     changed = customised(template, spec.options.pod_template)

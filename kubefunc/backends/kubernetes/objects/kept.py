@@ -17,6 +17,7 @@ from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import python_mismatch
+from kubefunc.options import Options
 from kubefunc.payload import commits_to
 from kubefunc.runner import KEY_FILE, PROTOCOL, SPEC_FILE
 from kubefunc.runner.protocol.spec import RunnerSpec
@@ -33,6 +34,15 @@ def files_of(secret: JsonDict) -> dict[str, bytes]:
     """
     data = fields.mapping(secret, "data")
     return {name: base64.b64decode(fields.text(data, name)) for name in data}
+
+
+def options_of(files: Mapping[str, bytes]) -> Options:
+    """What must be known of the options of a call that another process has started, to follow it."""
+    try:
+        spec = RunnerSpec.read(files[SPEC_FILE])
+    except (KeyError, ValueError, TypeError):
+        return Options()  # checked_spec() refuses it
+    return Options(untrusted=bool(spec.untrusted))
 
 
 def checked_spec(call: str, files: Mapping[str, bytes]) -> RunnerSpec:

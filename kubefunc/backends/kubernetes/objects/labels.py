@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kubefunc import __version__
+from kubefunc.backends.kubernetes.objects.isolation import isolation_labels
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.origin import label_value
 from kubefunc.backends.kubernetes.objects.published import PUBLISH_ANNOTATION, written
@@ -44,7 +45,8 @@ def _whose(spec: JobSpec) -> dict[str, str]:
 
 def own_labels(spec: JobSpec) -> dict[str, str]:
     """Those by which a Job, its Pods and its Secrets are found."""
-    return {MANAGED_BY_LABEL: MANAGED_BY, SESSION_LABEL: spec.session, CALL_LABEL: spec.call}
+    own = {MANAGED_BY_LABEL: MANAGED_BY, SESSION_LABEL: spec.session, CALL_LABEL: spec.call}
+    return {**own, **isolation_labels(spec.options)}
 
 
 def pod_labels(spec: JobSpec) -> dict[str, str]:

@@ -60,7 +60,7 @@ def pod_deadline(spec: JobSpec) -> int | None:
         return None
     initial, factor, most = spec.backoff
     # An upload may take as long again, and so may the packages.
-    waits = 1 + (not _all_in_secrets(spec)) + (options.packages is not None)
+    waits = 1 + (not all_in_secrets(spec)) + (options.packages is not None)
     starting = options.pull_allowance * waits
     one_after_another = 1 if spec.indexed is None else spec.indexed.longest
     attempts = (options.retries + 1) * (options.timeout + _ATTEMPT_GRACE) * one_after_another
@@ -69,7 +69,8 @@ def pod_deadline(spec: JobSpec) -> int | None:
     return min(MOST_SECONDS, math.ceil(starting + attempts + backoffs + waiting + _DEADLINE_SLACK))
 
 
-def _all_in_secrets(spec: JobSpec) -> bool:
+def all_in_secrets(spec: JobSpec) -> bool:
+    """Whether nothing is brought to the running Pod."""
     return PAYLOAD in spec.files and (spec.indexed is None or ITEMS in spec.files)
 
 

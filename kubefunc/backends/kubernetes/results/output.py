@@ -14,6 +14,7 @@ from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
 from kubefunc.runner import MAIN
+from kubefunc.untrusted import printable_lines
 
 FOLLOWERS = 10
 FOLLOW_AGAIN = 2.0
@@ -118,7 +119,8 @@ class Outputs:
         data = self._log_tail(attempt, pod, container)
         if not data and container == MAIN:
             data = attempt.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
-        return tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+        lines = tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+        return printable_lines(lines) if attempt.options.untrusted else lines
 
     def _log_tail(self, attempt: Attempt, pod: Pod, container: str) -> bytes:
         query = {"container": container, "tailLines": str(TAIL_LINES)}
