@@ -6,6 +6,7 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose import starting
+from kubefunc.backends.kubernetes.diagnose.creation import creation_trouble
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.views import pod_view
 from kubefunc.diagnosis import Diagnosis
@@ -21,7 +22,7 @@ def start(status: dict[str, object]) -> Finding | None:
 
 def creation(message: str) -> Finding:
     """What a FailedCreate Event with this message means."""
-    return starting.creation_trouble(f'Error creating: pods "train-x-" is forbidden: {message}')
+    return creation_trouble(f'Error creating: pods "train-x-" is forbidden: {message}')
 
 
 @pytest.mark.parametrize("main", [None, CREATING, waiting("PodInitializing"), RUNNING])
@@ -158,7 +159,7 @@ def test_pods_that_are_not_made(
 
 def test_a_webhook_that_does_not_answer_is_waited_for() -> None:
     """The Job controller asks again by itself."""
-    finding = starting.creation_trouble('Internal error occurred: failed calling webhook "x.example.com": timeout')
+    finding = creation_trouble('Internal error occurred: failed calling webhook "x.example.com": timeout')
     assert (finding.reason, finding.fatal_after) == ("WebhookUnreachable", None)
 
 
@@ -224,7 +225,7 @@ def test_what_comes_next_is_told_to_those_who_wait() -> None:
     passing = [
         *(starting.event_trouble([each]) for each in (UNPLACED, event("FailedCreatePodSandBox", "network"))),
         creation(full),
-        *(starting.creation_trouble(words) for words in (silent, "etcd is busy")),
+        *(creation_trouble(words) for words in (silent, "etcd is busy")),
         start(pod(waiting("ErrImagePull", f"{UNPULLED}429 Too Many Requests"), CREATING)),
         start(pod(waiting("ErrImagePull", f"{UNPULLED}502 Bad Gateway"), CREATING)),
         start(pod(waiting("CreateContainerError", "context deadline exceeded"), CREATING)),

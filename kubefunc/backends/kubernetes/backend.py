@@ -31,7 +31,7 @@ from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.work import ClusterWork
-from kubefunc.backends.kubernetes.diagnose import starting
+from kubefunc.backends.kubernetes.diagnose.creation import DEMANDING
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
@@ -302,7 +302,7 @@ class KubernetesBackend:
 
     def _is_sent_again(self, attempt: Attempt, finding: Finding) -> bool:
         """Whether its Pods were refused for what the next Job now meets: limits or bounds of the namespace."""
-        if finding.reason not in starting.DEMANDING or attempt.sink.settled:
+        if finding.reason not in DEMANDING or attempt.sink.settled:
             return False
         demands = grown(attempt.demands, " ".join(finding.words))
         if demands is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
+from kubefunc.backends.kubernetes.objects import admission
+from kubefunc.backends.kubernetes.objects.admission import quota_is_hopeless, refusal
 from kubefunc.backends.kubernetes.objects.spelling import similar_field
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import (
@@ -212,22 +213,17 @@ def _not_accepted(exc: Exception, problem: str, known: Diagnosis) -> Authenticat
     return AuthenticationError(str(told), diagnosis=told)
 
 
-def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
-    """The class of the error, a sentence for a person, and advice."""
+Verdict: TypeAlias = tuple[type[KubefuncError], str, str]
+"""The class of the error, a sentence for a person, and advice."""
+
+
+def _judge(exc: ApiError) -> Verdict:
     what = f"{exc.method} {exc.path}"
-    if _missing_namespace(exc):
-        return (
-            ConfigurationError,
-            f"The namespace {_namespace_of(exc)!r} does not exist.",
-            "Create it with `kubectl create namespace`, or choose another with namespace=.",
-        )
-    if "NamespaceTerminating" in exc.reason or "because it is being terminated" in exc.message:
-        return (
-            ConfigurationError,
-            f"The namespace {_namespace_of(exc)!r} is being deleted.",
-            "Choose another with namespace= or KUBEFUNC_NAMESPACE.",
-        )
-    if _WEBHOOK.search(exc.message):
+    of_namespace = _about_namespace(exc)
+    if of_namespace is not None:
+        return of_namespace
+    refused = refusal(exc.message)
+    if refused is not None and refused.kind in (admission.WEBHOOK_DENIED, admission.WEBHOOK_SILENT):
         return (
             AdmissionError,
             f"An admission webhook refused the request ({what}).",
@@ -255,7 +251,23 @@ def _judge(exc: ApiError) -> tuple[type[KubefuncError], str, str]:
                 "checks fail."
             ),
         )
-    return (ClusterError, f"The API server refused the request with status {exc.status} ({what}).", "")
+    return ClusterError, f"The API server refused the request with status {exc.status} ({what}).", ""
+
+
+def _about_namespace(exc: ApiError) -> Verdict | None:
+    if _missing_namespace(exc):
+        return (
+            ConfigurationError,
+            f"The namespace {_namespace_of(exc)!r} does not exist.",
+            "Create it with `kubectl create namespace`, or choose another with namespace=.",
+        )
+    if "NamespaceTerminating" in exc.reason or "because it is being terminated" in exc.message:
+        return (
+            ConfigurationError,
+            f"The namespace {_namespace_of(exc)!r} is being deleted.",
+            "Choose another with namespace= or KUBEFUNC_NAMESPACE.",
+        )
+    return None
 
 
 _RBAC = re.compile(
@@ -263,7 +275,6 @@ _RBAC = re.compile(
     r'in API group "(?P<group>[^"]*)"'
     r'(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
-_WEBHOOK = re.compile(r"admission webhook .* denied the request|failed calling webhook")
 
 
 # What fieldValidation=Strict answers.
@@ -271,7 +282,7 @@ _UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
 _TEMPLATE_PATH = "spec.template."
 
 
-def _unknown_fields(paths: list[str]) -> tuple[type[KubefuncError], str, str]:
+def _unknown_fields(paths: list[str]) -> Verdict:
     """Fields that a Pod does not have: the server would leave them out without a word."""
     told = [f"pod_template.{path.removeprefix(_TEMPLATE_PATH)}" for path in paths if path.startswith(_TEMPLATE_PATH)]
     if len(told) < len(paths):
@@ -292,25 +303,31 @@ def _unknown_fields(paths: list[str]) -> tuple[type[KubefuncError], str, str]:
     )
 
 
-def _forbidden(exc: ApiError, what: str) -> tuple[type[KubefuncError], str, str]:
-    if quota_is_hopeless(exc.message) is not None:
-        return (
-            QuotaExceededError,
-            "The namespace's quota does not allow what the call asks for.",
-            "Ask for less (cpu=, memory=, gpu=), or have the quota raised: `kubectl describe resourcequota`.",
-        )
-    if "failed quota" in exc.message and "must specify" in exc.message:
-        return (
-            AdmissionError,
-            "The namespace's quota requires limits that the Pod does not set.",
-            "Set cpu= and memory=.",
-        )
-    if "violates PodSecurity" in exc.message:
-        return (
-            AdmissionError,
-            "The security rules of the namespace (Pod Security Standard) refuse the Pod.",
-            "Set run_as_user= to a number other than 0. That is enough even for the level *restricted*.",
-        )
+_NO_ROOM = (
+    QuotaExceededError,
+    "The namespace's quota does not allow what the call asks for.",
+    "Ask for less (cpu=, memory=, gpu=), or have the quota raised: `kubectl describe resourcequota`.",
+)
+_FORBIDDEN: Mapping[str, Verdict] = {
+    admission.QUOTA_HOPELESS: _NO_ROOM,
+    admission.QUOTA_USED: _NO_ROOM,
+    admission.QUOTA_DEMANDS: (
+        AdmissionError,
+        "The namespace's quota requires limits that the Pod does not set.",
+        "Set cpu= and memory=.",
+    ),
+    admission.POD_SECURITY: (
+        AdmissionError,
+        "The security rules of the namespace (Pod Security Standard) refuse the Pod.",
+        "Set run_as_user= to a number other than 0. That is enough even for the level *restricted*.",
+    ),
+}
+
+
+def _forbidden(exc: ApiError, what: str) -> Verdict:
+    refused = refusal(exc.message)
+    if refused is not None and refused.kind in _FORBIDDEN:
+        return _FORBIDDEN[refused.kind]
     lacking = role_lacks(exc.message)
     if lacking is None:
         # Admission plug-ins (LimitRanger, ServiceAccount, SCC ...) answer 403 too, in words of their own.
@@ -368,63 +385,3 @@ def _unreachable(exc: ConnectionFailed, known: Diagnosis) -> ClusterUnreachableE
         events=(f"{exc.reason}: {exc.message}",),
     )
     return ClusterUnreachableError(str(diagnosis), diagnosis=diagnosis)
-
-
-_QUOTA = re.compile(r"exceeded quota: .*?requested: (?P<requested>\S+), used: (?P<used>\S+), limited: (?P<limited>\S+)")
-
-
-def quota_is_hopeless(message: str) -> bool | None:
-    """Whether a quota can never give what was asked for; None where the message is not about an exceeded
-    quota.
-
-    >>> text = "exceeded quota: q, requested: pods=1,cpu=500m, used: pods=3,cpu=2, limited: pods=3,cpu=2"
-    >>> quota_is_hopeless(text)
-    False
-    >>> quota_is_hopeless(text.replace("limited: pods=3", "limited: pods=0"))
-    True
-    >>> quota_is_hopeless("jobs.batch is forbidden") is None
-    True
-    """
-    found = _QUOTA.search(message)
-    if found is None:
-        return None
-    limited = dict(_amounts(found["limited"]))
-    return any(amount > limited[name] for name, amount in _amounts(found["requested"]) if name in limited)
-
-
-def _amounts(text: str) -> list[tuple[str, Decimal]]:
-    pairs = [part.partition("=") for part in text.rstrip(".").split(",")]
-    return [(name, quantity(value)) for name, _, value in pairs]
-
-
-_SUFFIXES = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "k": Decimal(10**3),
-    "M": Decimal(10**6),
-    "G": Decimal(10**9),
-    "T": Decimal(10**12),
-    "P": Decimal(10**15),
-    "E": Decimal(10**18),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}
-
-
-def quantity(text: str) -> Decimal:
-    """A Kubernetes quantity as a number; 0 for what is not one.
-
-    >>> quantity("500m"), quantity("1Gi"), quantity("1e3"), quantity("7")
-    (Decimal('0.500'), Decimal('1073741824'), Decimal('1E+3'), Decimal('7'))
-    """
-    digits = text.rstrip("numkKMGTPEi")
-    suffix = text[len(digits) :]
-    try:
-        return Decimal(digits) * _SUFFIXES.get(suffix, Decimal(1))
-    except InvalidOperation:
-        return Decimal(0)

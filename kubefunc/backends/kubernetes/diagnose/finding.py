@@ -6,11 +6,15 @@ import dataclasses
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.runner import MAIN
 from kubefunc.runner.execution.exceptions import text_of
+
+TRIED_AGAIN: Final = "Kubernetes tries again."
+TELL: Final = "If it does not get better, tell your cluster's administrator."
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,8 @@ def sharper(old: Finding | None, new: Finding | None) -> Finding | None:
     if old is not None and new is not None and new.vague and new.error is old.error:
         return old
     return new
+
+
+def worded(reason: str, words: str) -> str:
+    """The cluster's reason and words, as one line."""
+    return f"{reason}: {words}" if words else reason

@@ -11,7 +11,6 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.user_volumes import Mounted
 
-NODE_GOES_ON: Final = "Kubernetes tries again."
 MOUNT_EVENTS: Final = ("FailedMount", "FailedAttachVolume")
 _CLAIM: Final = "PersistentVolumeClaim"
 
