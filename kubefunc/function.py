@@ -635,7 +635,7 @@ def _submission(
     """One call, packed and with an id."""
     __tracebackhide__ = True
     from kubefunc.backends.base import Submission
-    from kubefunc.payload import new_id
+    from kubefunc.ids import new_id
 
     payload = packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
@@ -675,7 +675,7 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     backend = here.backend(options)
     from kubefunc import map_items
     from kubefunc.backends.base import Submission
-    from kubefunc.payload import new_id
+    from kubefunc.ids import new_id
     from kubefunc.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)

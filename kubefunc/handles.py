@@ -48,7 +48,7 @@ def parse_id(function: str, call: str) -> str:
     Raises:
         ConfigurationError: not a valid call id.
     """
-    from kubefunc.payload import is_valid_id
+    from kubefunc.ids import is_valid_id
 
     name = call.rpartition("/")[2]
     if not is_valid_id(name):

@@ -12,13 +12,10 @@ are here. What is defined in ``__main__``, a notebook or another function travel
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import importlib
 import io
 import operator
 import pickle
-import re
 import sys
 import types
 import zlib
@@ -51,11 +48,7 @@ _SAMPLE = 16 * 1024
 _LOOKED_AT = 256 * 1024  # bytes of a pickle: reading a larger one for what it imports would take longer than it saves
 _ITEMS_LOOKED_AT = 16
 _NO_FILE = "<dynamic-code>"
-_ID = re.compile(r"[a-z](?:[-a-z0-9]{0,30}[a-z0-9])?-[a-z2-7]{16}")
-# Characters of the function's name that an id shows. A label and a Pod's host name have 63, the latter with the number
-# of the attempt and that of the Pod behind the id.
-_ID_NAME = 32
-_ID_HASH = 10  # bytes of the key's hash in an id: 16 letters
+
 
 Compress = Callable[[bytes], "tuple[bytes, str]"]
 Reducers = Mapping[type, Callable[[Any], "tuple[Any, ...]"]]
@@ -458,48 +451,3 @@ def _way_out(culprit: object, cause: Exception) -> str:
         f"Create it inside the function from plain data, or teach {kind.__qualname__} to be pickled "
         "(__reduce__, or __getstate__ and __setstate__)."
     )
-
-
-# --- ids and what the runner is told ---
-
-
-def new_id(function_name: str, key: bytes) -> str:
-    """The id of a call with this key, which is its Job's name: the function's name as a DNS label, and the key's hash.
-
-    So a client with the id can check whether a Job is the call: only its own Job has the key (:func:`commits_to`).
-
-    >>> new_id("Trainer.fit_all", b"a key")
-    'trainer-fit-all-r6r2vmx2vg3z4cqd'
-    >>> is_valid_id(new_id("<lambda>", b"a key"))
-    True
-    """
-    label = re.sub(r"[^a-z0-9]+", "-", function_name.lower()).strip("-")
-    if not label[:1].isalpha():  # a Service of that name must begin with a letter
-        label = f"call-{label}".strip("-")
-    label = label[:_ID_NAME].rstrip("-")
-    return f"{label}-{_hash_of(key)}"
-
-
-def _hash_of(key: bytes) -> str:
-    return base64.b32encode(hashlib.sha256(key).digest()[:_ID_HASH]).decode().lower()
-
-
-def commits_to(call: str, key: bytes) -> bool:
-    """Whether this is the key with which the call of this id was started.
-
-    >>> call = new_id("train", b"a key")
-    >>> commits_to(call, b"a key"), commits_to(call, b"another key")
-    (True, False)
-    """
-    return call.rpartition("-")[2] == _hash_of(key)
-
-
-def is_valid_id(text: str) -> bool:
-    """Whether the text has the form of a call's id.
-
-    >>> is_valid_id("train-x7k2p5qa"), is_valid_id("../etc/passwd")
-    (False, False)
-    >>> is_valid_id("train-x7k2p5qax7k2p5qa")
-    True
-    """
-    return _ID.fullmatch(text) is not None

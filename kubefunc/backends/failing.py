@@ -14,7 +14,7 @@ from kubefunc.backends.inline import EndedWork
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import child, reports
 from kubefunc.runner.protocol.records import Record
 
 SINGLE = 0
@@ -68,7 +68,7 @@ class Injection:
             raise self._error
 
         now = time.time()
-        header, body = child.invoke(function, (), {}, (), lambda: child.Body(os.devnull), child.PICKLED)
+        header, body = child.invoke(function, (), {}, (), lambda: reports.Body(os.devnull), child.PICKLED)
         return Record(index, now, now, 1, header, body.content())
 
 

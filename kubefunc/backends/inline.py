@@ -25,7 +25,7 @@ from kubefunc.errors import ConfigurationError, NestedCallError, SerializationEr
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, VALUE
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import child, reports
 from kubefunc.runner.protocol.records import Record
 
 SINGLE = 0
@@ -140,7 +140,7 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
     try:
         function, args, kwargs, retry_exceptions = child.load(submission.payload.data, str(directory / "code"))
     except BaseException as error:  # noqa: BLE001 - by what the caller's modules do
-        outcome = child.cannot_load(error, lambda: child.Body(str(directory / "body")), form)
+        outcome = child.cannot_load(error, lambda: reports.Body(str(directory / "body")), form)
         for index in sink.missing(items):
             sink.take([_record(index, time.time(), 1, outcome, directory)])
         return
@@ -150,7 +150,7 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
         def call(index: int = index) -> child.Outcome:
             own = () if single else pickle.loads(items[index])
             return child.invoke(
-                function, (*args, *own), kwargs, retry_exceptions, lambda: child.Body(str(directory / "body")), form
+                function, (*args, *own), kwargs, retry_exceptions, lambda: reports.Body(str(directory / "body")), form
             )
 
         sink.take([_attempts(submission, index, call, directory)])

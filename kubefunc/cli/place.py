@@ -133,7 +133,7 @@ def parse_address(written: str, namespace: str) -> tuple[str, str]:
     >>> parse_address("train-x7k2p5qax7k2p5qa", "team"), parse_address("other/train-x7k2p5qax7k2p5qa-r2-hk2xq", "team")
     (('team', 'train-x7k2p5qax7k2p5qa'), ('other', 'train-x7k2p5qax7k2p5qa'))
     """
-    from kubefunc.payload import is_valid_id
+    from kubefunc.ids import is_valid_id
 
     place, _, name = written.strip().rpartition("/")
     behind = _BEHIND_ID.fullmatch(name)

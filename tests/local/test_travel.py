@@ -22,7 +22,8 @@ import os, subprocess, sys, tempfile, json
 from kubefunc.archive import build_archive, find_sources
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, verify
-from kubefunc.payload import Packer, new_id
+from kubefunc.ids import new_id
+from kubefunc.payload import Packer
 from kubefunc.runner.protocol.spec import RunnerSpec
 
 PACKER = Packer.for_cluster()

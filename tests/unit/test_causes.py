@@ -11,7 +11,7 @@ import pytest
 
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, outcome
-from kubefunc.runner.execution import causes, child
+from kubefunc.runner.execution import causes, child, reports
 
 IN_A_POD = Diagnosis("", "", call="f-x7k2p5qa", namespace="science", pod="f-x7k2p5qa-abcde")
 HERE = Diagnosis("", "", call="f-x7k2p5qa")
@@ -74,7 +74,7 @@ def test_the_cause_is_told_with_its_line() -> None:
 
 def load_error(work: Callable[[], object], known: Diagnosis = IN_A_POD) -> str:
     """The message where this was raised while the function was loaded."""
-    header, body = child.cannot_load(raised(work), lambda: child.Body(os.devnull), child.PICKLED)
+    header, body = child.cannot_load(raised(work), lambda: reports.Body(os.devnull), child.PICKLED)
     ended = outcome(Envelope(header, memoryview(body.content())), known)
     assert isinstance(ended, Raised)
     return str(ended.error)
@@ -102,7 +102,7 @@ def test_a_load_error_names_its_cause_and_what_fits(work: Callable[[], object], 
 
 def notes(work: Callable[[], object], known: Diagnosis) -> list[str]:
     """Those of an exception that the function raised, and it is shown once."""
-    header, body = child.invoke(work, (), {}, (), lambda: child.Body(os.devnull), child.PICKLED)
+    header, body = child.invoke(work, (), {}, (), lambda: reports.Body(os.devnull), child.PICKLED)
     ended = outcome(Envelope(header, memoryview(body.content())), known)
     assert isinstance(ended, Raised)
     shown = "".join(traceback.format_exception(ended.error))

@@ -20,7 +20,8 @@ from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_sou
 from kubefunc.errors import ResultCorruptedError, ResultLostError, SerializationError
 from kubefunc.runner import CODE_DIED, CODE_EXIT, CODE_PYTHON, ERROR, OUT_DIR, RAISED, VALUE
 from kubefunc.runner.execution import exceptions
-from kubefunc.runner.execution.child import dumps, storage_error
+from kubefunc.runner.execution.child import dumps
+from kubefunc.runner.execution.reports import storage_error
 from kubefunc.runner.protocol import wire
 
 KEY = b"k" * 32

@@ -13,7 +13,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.objects.kept import checked_spec, files_of, signed, verified
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, verify
-from kubefunc.payload import new_id
+from kubefunc.ids import new_id
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from tests.unit.test_envelope import Noticed, unpickled

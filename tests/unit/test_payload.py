@@ -26,15 +26,13 @@ from hypothesis import strategies as st
 
 from kubefunc.errors import SerializationError
 from kubefunc.function import remote
+from kubefunc.ids import commits_to, is_valid_id, new_id
 from kubefunc.payload import (
     Packer,
     Payload,
-    commits_to,
     compressed_if_it_pays,
     importable_reference,
     is_call,
-    is_valid_id,
-    new_id,
     uncompressed,
 )
 from kubefunc.runner import PAYLOAD_MAGIC

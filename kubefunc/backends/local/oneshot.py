@@ -22,7 +22,7 @@ from typing import IO, Any
 from kubefunc.backends.local.launch import command, start_directory, start_thread
 from kubefunc.backends.local.run import Ended, Run, not_started
 from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
-from kubefunc.runner.execution import attempts, child
+from kubefunc.runner.execution import attempts, reports
 from kubefunc.runner.execution.request import END_GRACE, OUTPUT, RESULT, Request
 from kubefunc.runner.local.oneshot import HEAD
 from kubefunc.runner.protocol import wire
@@ -49,7 +49,7 @@ class _Process:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        self.frames = child.FrameReader(_pipe(self.popen.stdout).fileno())
+        self.frames = reports.FrameReader(_pipe(self.popen.stdout).fileno())
         self._threads: list[threading.Thread] = []  # that were started
 
     def hand_over(self, attempt: int, request: bytes, events: queue.SimpleQueue[_Event]) -> None:
@@ -161,7 +161,7 @@ class _Watcher:
             return process.frames.header
         return self._failure(code, timed_out, started)
 
-    def _mind_the_time(self, frames: child.FrameReader, clock: attempts.Clock, started: float | None) -> float | None:
+    def _mind_the_time(self, frames: reports.FrameReader, clock: attempts.Clock, started: float | None) -> float | None:
         """Set the clock for what comes next; when the function started."""
         timeout = self._request.spec.timeout
         if frames.header is not None and clock.why != "exit":

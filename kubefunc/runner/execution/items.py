@@ -16,7 +16,7 @@ import pickle
 import time
 
 from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
-from kubefunc.runner.execution import attempts, child, sigterm
+from kubefunc.runner.execution import attempts, child, reports, sigterm
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ def run(work: Work, frames: int) -> None:
         child.die_of_sigterm()
     except BaseException as error:
         header, body = child.cannot_load(
-            error, lambda: child.SealedBody(work.path("item")), child.form_of(work.spec)
+            error, lambda: reports.SealedBody(work.path("item")), child.form_of(work.spec)
         )  # it may become an envelope
         encoded = json.dumps(header).encode()
         wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
@@ -160,9 +160,9 @@ class Runner:
         except OSError:  # the function has closed it
             pass
 
-    def new_body(self, item: Item) -> child.Body:
+    def new_body(self, item: Item) -> reports.Body:
         """Where its outcome goes."""
-        return child.Body(self._work.path(f"item.{item.index}"))
+        return reports.Body(self._work.path(f"item.{item.index}"))
 
     def flush(self) -> None:
         """All that the item printed is on its way before its outcome is."""
@@ -174,8 +174,8 @@ class Runner:
             os.pwrite(self._work.note, f"{TERMINATION_AT}{item.index:<{_AT_SIZE}}".encode(), 0)
         wire.write_all(self._frames, wire.frame(ITEM, records.INDEX.pack(item.index)))
 
-    def _invoke(self, item: Item) -> tuple[dict[str, Any], child.Body]:
-        def new_body() -> child.Body:
+    def _invoke(self, item: Item) -> tuple[dict[str, Any], reports.Body]:
+        def new_body() -> reports.Body:
             return self.new_body(item)
 
         try:
@@ -188,7 +188,7 @@ class Runner:
             self._function, (*self._args, *args), self._kwargs, self._retry_exceptions, new_body, self._form
         )
 
-    def _report(self, item: Item, started: float, header: dict[str, Any], body: child.Body) -> None:
+    def _report(self, item: Item, started: float, header: dict[str, Any], body: reports.Body) -> None:
         encoded = records.VALUE_HEADER if header["outcome"] == VALUE else json.dumps(header).encode()
         head = records.pack_record(item.index, started, time.time(), item.attempt, encoded, body.size)
         content = body.content()
@@ -197,6 +197,6 @@ class Runner:
         else:
             self.report_large(head, body)
 
-    def report_large(self, head: bytes, body: child.Body) -> None:
+    def report_large(self, head: bytes, body: reports.Body) -> None:
         """The outcome's body stands in its file."""
         wire.write_all(self._frames, wire.frame(LARGE_RECORD, head))

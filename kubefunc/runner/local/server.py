@@ -38,7 +38,7 @@ import socket
 import time
 
 from kubefunc.runner import EXIT_TERMINATED
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Child, Signals, print_fault, take_over
 from kubefunc.runner.execution.request import (
@@ -193,7 +193,7 @@ class Slot:
             with open(self.path("body"), "ab") as file:
                 file.write(tail)
         except OSError as error:
-            failed = child.storage_error(self.path("body"), error)
+            failed = reports.storage_error(self.path("body"), error)
             self.answer = wire.frame(RESULT, wire.tail({**header, **failed}, self._call.key))
             return
         self.answer = wire.frame(LARGE_RESULT)

@@ -25,7 +25,7 @@ import socket
 import struct
 import time
 
-from kubefunc.runner.execution import child, items, sigterm
+from kubefunc.runner.execution import child, items, reports, sigterm
 from kubefunc.runner.execution.request import Request, read_request
 from kubefunc.runner.protocol import wire
 
@@ -107,7 +107,7 @@ def run(work: Work) -> None:
         child.die_of_sigterm()
     except BaseException as error:
         header, body = child.cannot_load(
-            error, lambda: child.Body(work.path(f"item.broken.{work.seat}")), child.form_of(work.spec)
+            error, lambda: reports.Body(work.path(f"item.broken.{work.seat}")), child.form_of(work.spec)
         )
         wire.write_all(frames, wire.frame(items.BROKEN, _with_header(header, body.content())))
         return
@@ -151,10 +151,10 @@ class _Runner(items.Runner):
         self.run(item)
         return True
 
-    def new_body(self, item: items.Item) -> child.Body:
+    def new_body(self, item: items.Item) -> reports.Body:
         return MemoryBody(self._work.path(f"item.{item.index}"))
 
-    def report_large(self, head: bytes, body: child.Body) -> None:
+    def report_large(self, head: bytes, body: reports.Body) -> None:
         if not isinstance(body, MemoryBody) or body.memory is None:
             super().report_large(head, body)
             return
@@ -181,7 +181,7 @@ class _Runner(items.Runner):
         NOTE.pack_into(self._work.notes, self._work.seat * NOTE.size, since, what)
 
 
-class MemoryBody(child.Body):
+class MemoryBody(reports.Body):
     """A large body in memory that can be handed over, where the system has such; else in its file."""
 
     memory: int | None = None

@@ -20,7 +20,7 @@ from kubefunc.runner import (
     SPEC_FILE,
     STOP_GRACE,
 )
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.attempts import FOREVER
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
 from kubefunc.runner.protocol import wire
@@ -158,7 +158,7 @@ class Place:
                 os.unlink(self.path("body"))
             except OSError:
                 pass
-            self._write({**header, **child.storage_error(self.path("body"), error)}, b"", b"")
+            self._write({**header, **reports.storage_error(self.path("body"), error)}, b"", b"")
         os.close(self.lock)
 
     def _write(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:

@@ -23,7 +23,7 @@ from kubefunc.runner import (
     PAYLOAD,
     VALUE,
 )
-from kubefunc.runner.execution import child
+from kubefunc.runner.execution import reports
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import (
     OUTPUT_READ_WITHIN,
@@ -47,7 +47,7 @@ _RETURNED = (CODE_UNPICKLABLE, CODE_NOT_JSON)  # it has, though its value cannot
 class Ending:
     """How an attempt ended: the header that its child sent and the body with it, or the wait status."""
 
-    def __init__(self, frames: child.FrameReader, status: int, started: float | None, timed_out: bool) -> None:
+    def __init__(self, frames: reports.FrameReader, status: int, started: float | None, timed_out: bool) -> None:
         self.header = frames.header
         self.body = frames.body
         self.status = status
@@ -106,7 +106,7 @@ class Supervisor(Overseer):
             process.close()
 
     def _watch(self, process: Child) -> Ending:
-        frames = child.FrameReader(process.frames)
+        frames = reports.FrameReader(process.frames)
         clock = Clock()
         started: float | None = None
         timed_out = False
@@ -136,7 +136,7 @@ class Supervisor(Overseer):
             frames.header = None  # from a function that was told to end, and returned
         return Ending(frames, status, started, timed_out)
 
-    def _read_rest(self, process: Child, frames: child.FrameReader, pipes: list[int]) -> None:
+    def _read_rest(self, process: Child, frames: reports.FrameReader, pipes: list[int]) -> None:
         """What still is in the pipes; their ends may stay open in a process that got away."""
         while process.frames in pipes and is_readable(process.frames) and frames.read():
             pass

@@ -18,7 +18,7 @@ from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import python_mismatch
 from kubefunc.options import Options
-from kubefunc.payload import commits_to
+from kubefunc.ids import commits_to
 from kubefunc.runner import KEY_FILE, PROTOCOL, SPEC_FILE
 from kubefunc.runner.protocol.spec import RunnerSpec
 

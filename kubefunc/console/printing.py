@@ -1,4 +1,4 @@
-"""What a person sees on ``sys.stderr``: kubefunc's own lines, what functions print, and one live line below it."""
+"""Who writes to ``sys.stderr``: one console for all calls of a program, and a printer for each."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import shutil
 import sys
 import threading
 import time
-import unicodedata
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
-LINE_LIMIT = 1 << 20  # characters: a longer line is shown in pieces, or it would fill the memory
+from kubefunc.console.terminal import NotebookOutput, cells, fit, is_notebook, others_draw, put, redraws
+from kubefunc.console.unfinished import UnfinishedLine
+
 BAR_HOLDS = 0.5  # seconds after its last drawing for which a map's bar keeps the live line
 OWNER_HOLDS = 1.0  # seconds for which the unfinished line of one call keeps it, while others change too
 LOG_FIRST = 1.0  # seconds after which the state of an unfinished line goes to a log file, and twice that, and so on
 LOG_MOST = 30.0
 BACKLOG, BACKLOG_WAIT = 1000, 1.0  # pieces that wait to be written, and the seconds that each further one waits
-NOTEBOOK_EVERY = 0.1  # seconds between two updates of a notebook's output
 _MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhlsu]|\x1b[78]")
-_STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -107,13 +106,13 @@ class Console:
     def is_live(self) -> bool:
         """Whether a line can be drawn over and over: a terminal or a notebook, where nobody else does just now."""
         stream = self._stream()
-        return stream is not None and _redraws(stream, os.environ) and not _others_draw()
+        return stream is not None and redraws(stream, os.environ) and not others_draw()
 
     @property
     def is_notebook(self) -> bool:
         """Whether what is written goes below a notebook's cell."""
         stream = self._stream()
-        return stream is not None and _is_notebook(stream)
+        return stream is not None and is_notebook(stream)
 
     def _do(self, work: Callable[[], None]) -> None:
         """Have it done in order, by whichever thread is writing just now.
@@ -174,11 +173,11 @@ class Console:
         if stream is None:
             return
         self._bar_drawn = self.clock()
-        if _is_notebook(stream):
+        if is_notebook(stream):
             self._notebook.show(text, html)
             return
         self._erase()
-        _put(stream, f"{text}\r")
+        put(stream, f"{text}\r")
         self._live = _Live(stream, text, width, None, self._bar_drawn)
 
     def draw_unfinished(self, printer: Printer, text: str) -> bool:
@@ -192,7 +191,7 @@ class Console:
         stream = self._stream()
         if stream is None:
             return
-        if _is_notebook(stream):
+        if is_notebook(stream):
             self._notebook.update(text)
             return
         now, live = self.clock(), self._live
@@ -204,7 +203,7 @@ class Console:
             return
         since = live.since if live is not None and mine else now
         self._erase()
-        _put(stream, f"{text}\r")
+        put(stream, f"{text}\r")
         self._live = _Live(stream, text, cells(text), printer, since)
 
     def erase(self) -> None:
@@ -220,7 +219,7 @@ class Console:
     def _erase(self) -> None:
         if self._live is not None:
             live, self._live = self._live, None
-            _put(live.stream, f"\r{' ' * live.width}\r")  # an escape sequence would not be known everywhere
+            put(live.stream, f"\r{' ' * live.width}\r")  # an escape sequence would not be known everywhere
 
     def finish_line(self, printer: Printer, text: str) -> None:
         """Write lines of a call's output. Its unfinished line, where one was drawn, is part of them."""
@@ -237,177 +236,10 @@ class Console:
             return
         live = self._live
         self._erase()
-        _put(stream, text)
+        put(stream, text)
         if live is not None and live.owner is not None and live.stream is stream:  # a bar draws itself again
-            _put(stream, f"{live.text}\r")
+            put(stream, f"{live.text}\r")
             self._live = live
-
-
-class NotebookOutput:
-    """One output of a notebook's cell, updated in place; each cell that needs one gets its own.
-
-    What goes to a notebook's stderr is stored for good, each piece an output of its own: a line that is drawn over and
-    over would leave hundreds.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._handle: Any = None
-        self._cell: object = None
-        self._shown_at = 0.0
-
-    def update(self, text: str) -> None:
-        """The same as ``show``, not more often than a person sees."""
-        if self._clock() - self._shown_at >= NOTEBOOK_EVERY:
-            self.show(text, "")
-
-    def show(self, text: str, html: str) -> None:
-        """Replace what is shown, or begin with it."""
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        if shell is None:
-            return
-        from IPython.display import display
-
-        self._shown_at = self._clock()
-        content = {"text/plain": text, **({"text/html": html} if html else {})}
-        try:
-            show: Any = display
-            if self._handle is None or self._cell != shell.execution_count:
-                self._cell = shell.execution_count
-                self._handle = show(content, raw=True, display_id=True)
-            else:
-                self._handle.update(content, raw=True)
-        except Exception:  # noqa: BLE001 - its kernel is going: no call is lost
-            return
-
-
-def cells(text: str) -> int:
-    """How many cells of a terminal the text takes; escape sequences take none.
-
-    >>> cells("ab"), cells("日本"), cells("e\\u0301")
-    (2, 4, 1)
-    """
-    return sum(_cells_of(each) for each in _STYLES.sub("", text))
-
-
-def _cells_of(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def fit(text: str, width: int) -> str:
-    """The beginning of the text that so many cells hold, without colours where it must be cut.
-
-    >>> fit("epoch 1", 20), fit("a very long line", 8)
-    ('epoch 1', 'a very …')
-    """
-    if cells(text) <= width:
-        return text
-    kept, left = [], width - 1
-    for each in _STYLES.sub("", text):
-        left -= _cells_of(each)
-        if left < 0:
-            break
-        kept.append(each)
-    return "".join(kept) + "…"
-
-
-def _put(stream: TextIO, text: str) -> None:
-    try:
-        stream.write(text)
-        stream.flush()
-    except UnicodeEncodeError:
-        encoding = getattr(stream, "encoding", None) or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    except RuntimeError:  # "reentrant call": a signal handler speaks while the program itself is writing
-        _put_below(stream, text)
-    except Exception:  # noqa: BLE001 - closed, its reader has left, or it is anyone's class: no call is lost
-        return
-
-
-def _put_below(stream: TextIO, text: str) -> None:
-    """Write to the stream's file itself, past the buffer that is in use."""
-    with contextlib.suppress(Exception):
-        os.write(stream.fileno(), text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace"))
-
-
-def _is_notebook(stream: TextIO) -> bool:
-    return type(stream).__module__.startswith("ipykernel")
-
-
-def _redraws(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    if _is_notebook(stream):
-        return True
-    try:
-        return stream.isatty() and environ.get("TERM") != "dumb"
-    except Exception:  # noqa: BLE001 - as above
-        return False
-
-
-def _others_draw() -> bool:
-    """Whether a bar of tqdm or a display of rich is on the screen: two of them would spoil each other."""
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if getattr(tqdm, "_instances", None):
-        return True
-    console = getattr(sys.modules.get("rich"), "_console", None)
-    return bool(getattr(console, "_live", None) or getattr(console, "_live_stack", None))
-
-
-class UnfinishedLine:
-    """The line that a function is printing: pieces of it as they come, carriage returns obeyed.
-
-    What follows a carriage return replaces what stands before it, as on a terminal. The cost is linear in what is
-    printed, however it arrives.
-
-    >>> line = UnfinishedLine()
-    >>> for piece in ("10%", "\\r20%", "\\r"):
-    ...     line.add(piece)
-    >>> line.text(80), line.take()
-    ('20%', '20%')
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._size = 0
-        self._before = ""
-        self.moves = False  # it has been drawn over: it is a progress bar, or the like
-
-    def add(self, piece: str) -> None:
-        """Some more of it, without a newline."""
-        *ended, rest = piece.split("\r")
-        for each in ended:
-            whole = "".join((*self._parts, each))
-            self._parts, self._size = [], 0
-            if whole.strip():
-                self._before = whole[:LINE_LIMIT]
-        if rest:
-            self._parts.append(rest)
-            self._size += len(rest)
-        self.moves = self.moves or bool(ended)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it must be shown before it is whole."""
-        return self._size > LINE_LIMIT
-
-    def text(self, most: int) -> str:
-        """Its state by now: at least so many characters of its beginning."""
-        kept, size = [], 0
-        for each in self._parts:
-            kept.append(each[: most - size])
-            size += len(kept[-1])
-            if size >= most:
-                break
-        return "".join(kept) if "".join(kept).strip() else self._before[:most]
-
-    def take(self) -> str:
-        """The whole line; the next one begins."""
-        whole = "".join(self._parts)
-        if not whole.strip() and self._before:
-            whole = self._before
-        self._parts, self._size, self._before, self.moves = [], 0, "", False
-        return whole
 
 
 class Printer:
