@@ -117,9 +117,12 @@ class Api:
         sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        def doze(seconds: float) -> None:
+            self._closed.wait(seconds)
+
         self.config = config
         self._closed = threading.Event()
-        self._sleep = sleep or self._doze
+        self._sleep = sleep or doze
         self._clock = clock
         self._lock = threading.RLock()
         self._opening = threading.local()
@@ -129,9 +132,6 @@ class Api:
         self._contacted = False
         self._last_trouble = float("-inf")
         self._end_at = float("inf")
-
-    def _doze(self, seconds: float) -> None:
-        self._closed.wait(seconds)
 
     def hurry(self, seconds: float) -> None:
         """Of requests that begin from now on, give up those that have no answer by then: the program ends."""
@@ -296,7 +296,7 @@ class Api:
         with self._translated(sent.method, sent.path):
             return session.pool.urlopen(
                 sent.method,
-                self._host(session) + sent.path,
+                _host(session) + sent.path,
                 redirect=False,
                 body=sent.body,
                 headers=all_headers,
@@ -366,10 +366,6 @@ class Api:
             self._header = _Header(session, self._clock() + HEADER_LIFE, value)
             return value
 
-    @staticmethod
-    def _host(session: Session) -> str:
-        return str(session.configuration.host).rstrip("/")
-
     # -- streams
 
     def _announce(self, wire: object) -> None:
@@ -425,3 +421,7 @@ def _with_query(path: str, query: Query | None) -> str:
 
 def _without_query(path: str) -> str:
     return path.partition("?")[0]
+
+
+def _host(session: Session) -> str:
+    return str(session.configuration.host).rstrip("/")
