@@ -610,23 +610,30 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
 
     submission = _submission(function, options, backend.packer, args, kwargs)
 
-    def send() -> Call[R]:
-        call: Call[R] = Call(submission.call, submission.function, here)
-        if options.verbose:
-            call._output.show()
-        call._volumes = options.volumes
-        if options.publish is not None:
-            call._publication = Publication(here, lambda _: options.publish)
-        try:
-            call._work = here.start(backend, submission, Attempts(call._outcomes, backend).view(submission))
-        except BaseException:
-            call._output.end()
-            raise
-        if call._publication is not None:
-            call._publication.submitted(call._work)
-        return call
+    return lambda: _sent(submission, backend, here)
 
-    return send
+
+def _sent(submission: Submission, backend: Backend, here: Session) -> Call[Any]:
+    """Give it to the backend, and begin to follow it."""
+    from kubefunc.attempts import Attempts
+    from kubefunc.call import Call
+    from kubefunc.publishing import Publication
+
+    options = submission.options
+    call: Call[Any] = Call(submission.call, submission.function, here)
+    if options.verbose:
+        call._output.show()
+    call._volumes = options.volumes
+    if options.publish is not None:
+        call._publication = Publication(here, lambda _: options.publish)
+    try:
+        call._work = here.start(backend, submission, Attempts(call._outcomes, backend).view(submission))
+    except BaseException:
+        call._output.end()
+        raise
+    if call._publication is not None:
+        call._publication.submitted(call._work)
+    return call
 
 
 def _submission(

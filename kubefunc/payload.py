@@ -27,16 +27,15 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from kubefunc.errors import SerializationError
 from kubefunc.modules import has_source, imports_in_code, is_hidden
 from kubefunc.runner.execution.pickling import (
-    NamedHereOnly,
     Pickler,
     is_single_dispatch,
     reduce_class,
     reduce_single_dispatch,
 )
 from kubefunc.runner.protocol.wire import join_payload
+from kubefunc.unpicklable import explained, title
 
 if TYPE_CHECKING:
     from kubefunc.code import ProjectCode
@@ -169,8 +168,8 @@ def _pickle_call(
     except Exception as error:  # anything: a class may raise what it likes from __reduce__
         parts = [(f"args[{index}]", value) for index, value in enumerate(args)]
         parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
-        parts += [("retry_exceptions", retry_exceptions), (f"function {_title(function)}", function)]
-        raise _explained(function, parts, error) from error
+        parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
+        raise explained(function, parts, error, _plain_pickle) from error
     return pickled, modules | set((reference or ())[:1])
 
 
@@ -340,6 +339,10 @@ def _pickle(obj: object, reducers: Reducers | None = None) -> tuple[bytes, set[s
 
 
 # Types whose instances hold nothing that cloudpickle would have to look at: C's pickle does them in half a microsecond.
+def _plain_pickle(obj: object) -> bytes:
+    return _pickle(obj)[0]
+
+
 _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
@@ -369,85 +372,10 @@ class _ItemPickler:
         except Exception as error:  # anything: a class may raise what it likes from __reduce__
             alone = len(args) == 1
             parts = [(f"items[{index}]" + ("" if alone else f"[{at}]"), value) for at, value in enumerate(args)]
-            raise _explained(self._function, parts, error) from error
+            raise explained(self._function, parts, error, _plain_pickle) from error
         return self._buffer.getvalue()
 
 
 def is_call(obj: object) -> bool:
     """Whether the object is a handle of a computation: a Call, or any ``concurrent.futures.Future``."""
     return isinstance(obj, Future) or getattr(type(obj), "__kubefunc_call__", False) is True
-
-
-# --- why something does not pickle ---
-
-
-def _explained(
-    function: Callable[..., object], parts: Sequence[tuple[str, object]], error: Exception
-) -> SerializationError:
-    """Which of these parts, named for a person, does not pickle, and what in it."""
-    from kubefunc.runner.execution.culprit import find_unpicklable  # only failures pay for it
-
-    name = _title(function)
-    for root, part in parts:
-        if not _pickles(part):
-            path, culprit, cause = find_unpicklable(part, root, lambda obj: _pickle(obj)[0])
-            return SerializationError(_message(name, path, culprit, cause))
-    return SerializationError(f"{name} cannot be sent: each argument pickles, but all together do not ({_said(error)})")
-
-
-def _title(function: Callable[..., object]) -> str:
-    return str(getattr(function, "__qualname__", None) or repr(function))
-
-
-def _pickles(obj: object) -> bool:
-    try:
-        _pickle(obj)
-    except Exception:  # noqa: BLE001 - as in pack()
-        return False
-    return True
-
-
-def _message(name: str, path: str, culprit: object, cause: Exception) -> str:
-    return (
-        f"{name} cannot be sent: {path} is {_kind(culprit)}, which cannot be pickled ({_said(cause)}). "
-        f"{_way_out(culprit, cause)}"
-    )
-
-
-def _kind(obj: object) -> str:
-    kind = obj if isinstance(obj, type) else type(obj)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"the class {name}" if isinstance(obj, type) else f"of type {name}"
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _way_out(culprit: object, cause: Exception) -> str:
-    """What to do instead, in one sentence."""
-    if getattr(type(culprit), "__kubefunc_call__", False) is True:
-        return "Pass its result: pass call.result() instead of the call."
-    if isinstance(culprit, Future):
-        return "Pass its result: as with a Call, pass call.result() instead of the Future."
-    if isinstance(cause.__cause__ or cause, RecursionError):
-        return "It is nested too deeply: pass it as flat data, such as a list."
-    if isinstance(culprit, io.IOBase):
-        return "Pass its path, and open it inside the function."
-    if isinstance(culprit, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
-        return "Pass a list of its items, or the arguments that it is made from."
-    if isinstance(cause, NamedHereOnly):
-        return cause.advice
-    kind = type(culprit)
-    if kind.__module__.partition(".")[0] in (
-        "_thread",
-        "threading",
-        "multiprocessing",
-        "asyncio",
-        "_asyncio",
-    ):
-        return "Create it inside the function; a class that holds one can leave it out in __getstate__."
-    return (
-        f"Create it inside the function from plain data, or teach {kind.__qualname__} to be pickled "
-        "(__reduce__, or __getstate__ and __setstate__)."
-    )
