@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import binascii
-import contextlib
 import hashlib
 import hmac
 import json
 import os
-import pickle
 import re
 import signal as signals
 import sys
@@ -21,6 +19,8 @@ from typing import Any
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.reading.exceptions import completed, rebuilt
+from kubefunc.reading.unpickling import Buffer, loads
 from kubefunc.runner import (
     CHUNK,
     CODE_DIED,
@@ -42,13 +42,10 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import causes, pickling
-from kubefunc.runner.execution.exceptions import add_note, get_field, members_of, set_field, text_of
+from kubefunc.runner.execution import causes
+from kubefunc.runner.execution.exceptions import add_note, text_of
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.records import Record
-
-_SMALL = 16 * 1024  # bytes
-Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -231,7 +228,7 @@ def record_of(envelope: Envelope, index: int = 0) -> Record:
 
 def not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
     """The error for an outcome that was signed, and so is this call's, but that this version cannot read."""
-    told = _diagnosis(
+    told = completed(
         known,
         "ResultNotUnderstood",
         f"The outcome of the call cannot be read ({type(error).__name__}: {text_of(error)}); it is "
@@ -246,7 +243,7 @@ def not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -
 def python_mismatch(there: str, known: Diagnosis) -> errors.PythonMismatchError:
     """The error for results that this process must not unpickle: pickled code of another minor version may crash it."""
     here = "{}.{}".format(*sys.version_info)
-    told = _diagnosis(
+    told = completed(
         known,
         "PythonMismatch",
         f"The call runs on Python {there}, and so its result is pickled; this program runs on Python {here}. "
@@ -270,7 +267,7 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:
-        error = _rebuilt(envelope, diagnosis)
+        error = rebuilt(envelope.header, envelope.body, diagnosis)
         missing = header.get("missing") or {}
         advice = _how_to_have(missing, diagnosis)
         if advice and causes.FILE not in missing:  # which may be as the function expects it
@@ -288,7 +285,7 @@ def returned(body: Buffer, diagnosis: Callable[[], Diagnosis]) -> Returned | Rai
     try:
         return Returned(loads(body))
     except BaseException as error:  # noqa: BLE001 - a class may raise what it likes, and this thread must go on
-        told = _diagnosis(
+        told = completed(
             diagnosis(),
             "ResultUnreadable",
             f"The function returned, but its value cannot be unpickled here: {type(error).__name__}: {text_of(error)}.",
@@ -297,184 +294,6 @@ def returned(body: Buffer, diagnosis: Callable[[], Diagnosis]) -> Returned | Rai
         failure = errors.SerializationError(str(told), diagnosis=told)
         failure.__cause__ = error
         return Raised(failure)
-
-
-def loads(data: Buffer) -> Any:
-    """Unpickle. A class that a by-value pickle brings from ``__main__`` becomes this ``__main__``'s class of that name,
-    where it has one: so a result that another process asked for can be used with ``isinstance`` here."""
-    if len(data) <= _SMALL:
-        copy = bytes(data)
-        if b"cloudpickle" not in copy:  # then it brings no class by value, and C's unpickler is ten times as fast
-            return pickle.loads(copy)
-    return _Unpickler(memoryview(data)).load()
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: memoryview) -> None:
-        super().__init__(_Reader(data))
-        self._adopted: set[type] = set()
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        if module.startswith("cloudpickle") or module == pickling.__name__:
-            if name == "_make_skeleton_class":
-                return self._skeleton(found)
-            if name == "_make_skeleton_enum":
-                return self._enum_skeleton(found)
-            if name in ("_class_setstate", "set_enum_state"):
-                return self._setstate(found)
-        return found
-
-    def _skeleton(self, make: Any) -> Any:
-        def adopt(kind: Any, name: str, bases: Any, kwargs: Any, *more: Any) -> type:
-            mine = self._own(kwargs.get("__module__"), kwargs.get("__qualname__", name))
-            return make(kind, name, bases, kwargs, *more) if mine is None else mine
-
-        return adopt
-
-    def _enum_skeleton(self, make: Any) -> Any:
-        def adopt(bases: Any, name: str, qualname: str, members: Any, module: str, *more: Any) -> type:
-            mine = self._own(module, qualname)
-            return make(bases, name, qualname, members, module, *more) if mine is None else mine
-
-        return adopt
-
-    def _own(self, module: object, name: str) -> type | None:
-        """This program's class of that name, which the pickle's one becomes."""
-        mine = pickling.look_up("__main__", name) if module == "__main__" else None
-        if not isinstance(mine, type) or mine.__module__ != "__main__":
-            return None
-        self._adopted.add(mine)
-        return mine
-
-    def _setstate(self, setstate: Any) -> Any:
-        def keep_adopted(cls: type, state: Any) -> type:
-            return cls if cls in self._adopted else setstate(cls, state)
-
-        return keep_adopted
-
-
-class _Reader:
-    """A file for the unpickler over bytes that stay where they are: ``readinto`` saves a copy of large buffers."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._at = 0
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._at + size
-        piece = bytes(self._data[self._at : end])
-        self._at += len(piece)
-        return piece
-
-    def readinto(self, target: bytearray) -> int:
-        piece = self._data[self._at : self._at + len(target)]
-        target[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-    def readline(self) -> bytes:
-        start = self._at
-        while self._at < len(self._data) and self._data[self._at] != 0x0A:
-            self._at += 1
-        self._at = min(self._at + 1, len(self._data))
-        return bytes(self._data[start : self._at])
-
-
-# -- exceptions
-
-
-def _rebuilt(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
-    """The raised exception with its chain and notes, the remote traceback at the deepest end."""
-    nodes = envelope.header["nodes"]
-    built = [_node_exception(node, envelope.body, diagnosis) for node in nodes]
-    for node, error in zip(nodes, built, strict=True):
-        _link_members(node, error, built)
-    for node, error in zip(nodes, built, strict=True):
-        if node["cause"] is not None:
-            set_field(error, "__cause__", built[node["cause"]])
-        if node["context"] is not None:
-            set_field(error, "__context__", built[node["context"]])
-        set_field(error, "__suppress_context__", bool(node["suppress"]))
-        _set_notes(error, node["notes"])
-    _hang_traceback(built[0], str(envelope.header["traceback"]))
-    return built[0]
-
-
-def _node_exception(node: Mapping[str, Any], body: memoryview, diagnosis: Diagnosis) -> BaseException:
-    if node["at"] is not None:
-        start, size = node["at"]
-        with contextlib.suppress(BaseException):  # whatever it is, the text below says all that is known
-            loaded = loads(body[start : start + size])
-            if isinstance(loaded, BaseException):
-                return loaded
-    told = _diagnosis(
-        diagnosis,
-        "ExceptionUnreadable",
-        f"The function raised {node['type']}: {node['message']} (the exception itself cannot be pickled).",
-        "Give the exception plain attributes, or define it in a module that both sides can import.",
-    )
-    return errors.SerializationError(str(told), diagnosis=told)
-
-
-def _link_members(node: Mapping[str, Any], error: BaseException, built: list[BaseException]) -> None:
-    """The members of an ExceptionGroup were pickled inside it: put these, which get their chains, into our list."""
-    members = members_of(error)
-    for number, member in zip(node["members"], members, strict=False):
-        built[number] = member
-
-
-def _set_notes(error: BaseException, notes: list[str]) -> None:
-    if notes:
-        get_field(error, "__dict__")["__notes__"] = list(notes)
-
-
-def _hang_traceback(error: BaseException, text: str) -> None:
-    if not text:
-        return
-    deepest = error
-    seen = {id(error)}
-    while (below := _below(deepest)) is not None and id(below) not in seen:
-        seen.add(id(below))
-        deepest = below
-    set_field(deepest, "__cause__", errors.RemoteTraceback(with_source_lines(text)))
-
-
-_FRAME = re.compile(r'(?P<indent>[ |+-]*)File "(?P<file>[^"]+)", line (?P<number>\d+), in ')
-
-
-def with_source_lines(text: str) -> str:
-    """A traceback with the lines of source that are known here alone: of a script, a notebook, a REPL's input.
-
-    What a frame's own side could show is left as it is.
-
-    >>> import linecache
-    >>> linecache.cache["<a cell>"] = (5, None, ["1 / 0"], "<a cell>")
-    >>> print(with_source_lines('  File "<a cell>", line 1, in f'))
-      File "<a cell>", line 1, in f
-        1 / 0
-    """
-    import linecache
-
-    lines = text.split("\n")
-    whole: list[str] = []
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        whole.append(line)
-        frame = _FRAME.match(line)
-        if frame is None or below.startswith(frame["indent"] + "  "):
-            continue
-        source = linecache.getline(frame["file"], int(frame["number"])).strip()
-        if source:
-            whole.append(f"{frame['indent']}  {source}")
-    return "\n".join(whole)
-
-
-def _below(error: BaseException) -> BaseException | None:
-    cause: BaseException | None = get_field(error, "__cause__")
-    if cause is not None:
-        return cause
-    context: BaseException | None = get_field(error, "__context__")
-    return None if get_field(error, "__suppress_context__") else context
 
 
 # -- errors that travelled as codes
@@ -488,18 +307,12 @@ def error_of(header: Mapping[str, Any], diagnosis: Diagnosis) -> errors.Kubefunc
 def _error(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
     error = error_of(envelope.header, diagnosis)
     if envelope.header.get("nodes"):
-        error.__cause__ = _rebuilt(envelope, diagnosis)
+        error.__cause__ = rebuilt(envelope.header, envelope.body, diagnosis)
     return error
 
 
-def _diagnosis(known: Diagnosis, reason: str, message: str, advice: str, **facts: Any) -> Diagnosis:
-    import dataclasses
-
-    return dataclasses.replace(known, reason=reason, message=message, advice=advice, phase=Phase.FINISHED, **facts)
-
-
 def _python(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    told = _diagnosis(
+    told = completed(
         known,
         "PythonMismatch",
         f"The function was pickled by Python {detail['there']}, but its image has Python {detail['here']}: "
@@ -515,9 +328,9 @@ def _load(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     message = f"The function could not be loaded in the place where it should run: {cause}."
     advice = _how_to_have(detail, known) or "Compare the versions of the packages here and in the image."
     if causes.MODULE in detail:
-        told = _diagnosis(known, "MissingModule", message, advice)
+        told = completed(known, "MissingModule", message, advice)
         return errors.MissingModuleError(str(told), name=str(detail[causes.MODULE]), diagnosis=told)
-    told = _diagnosis(known, "LoadFailed", message, advice)
+    told = completed(known, "LoadFailed", message, advice)
     return errors.SerializationError(str(told), diagnosis=told)
 
 
@@ -548,7 +361,7 @@ def _how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
 
 
 def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    told = _diagnosis(
+    told = completed(
         known,
         "ResultUnpicklable",
         f"The function returned a value that cannot be pickled: {detail['path']} is a {detail['type']} "
@@ -559,7 +372,7 @@ def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefunc
 
 
 def _not_json(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    told = _diagnosis(
+    told = completed(
         known,
         "ResultNotJson",
         f"The function returned a value that cannot travel as JSON: {detail['path']} is of type {detail['type']} "
@@ -572,7 +385,7 @@ def _not_json(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErr
 
 def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     said = detail.get("text") or detail["exit_code"]
-    told = _diagnosis(
+    told = completed(
         known,
         "Exit",
         f"The function raised {detail['type']}({'' if said is None else repr(said)}) instead of returning.",
@@ -584,9 +397,7 @@ def _exit(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
 def _timeout(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     stacks = own_frames(str(detail.get("stacks") or ""))
     message = f"The function ran longer than its timeout of {detail['timeout']:g} s and was stopped."
-    told = _diagnosis(
-        known, "Timeout", message, "Raise timeout=, or look at the stacks below to see what it was doing."
-    )
+    told = completed(known, "Timeout", message, "Raise timeout=, or look at the stacks below to see what it was doing.")
     return errors.CallTimeoutError(str(told) + (f"\n\n{stacks}" if stacks else ""), diagnosis=told)
 
 
@@ -611,7 +422,7 @@ def _died(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     else:
         how = f"ended itself with exit code {exit_code} without returning"
         advice = "Look for os._exit() or a library that ends the process."
-    told = _diagnosis(known, "WorkerDied", f"The function's process {how}.", advice, exit_code=exit_code, signal=number)
+    told = completed(known, "WorkerDied", f"The function's process {how}.", advice, exit_code=exit_code, signal=number)
     return errors.WorkerDiedError(str(told), exit_code=exit_code, signal=number, diagnosis=told)
 
 
@@ -626,7 +437,7 @@ def signal_name(number: int) -> str:
 def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     limit = detail.get("limit")
     size = f" of {limit / 2**20:,.0f} MiB" if limit else ""
-    told = _diagnosis(
+    told = completed(
         known,
         "OOMKilled",
         f"The function used more memory than its limit{size}, and the kernel killed it.",
@@ -637,7 +448,7 @@ def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefu
 
 
 def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    told = _diagnosis(
+    told = completed(
         known,
         "UploadMissing",
         f"The arguments did not arrive in the Pod within {detail['waited']:g} s. (They are too large for a Secret, so "
@@ -648,7 +459,7 @@ def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError
 
 
 def _fault(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    told = _diagnosis(
+    told = completed(
         known,
         "RunnerFault",
         f"kubefunc itself failed in the function's process and could not send the result: {detail['error']}.",
@@ -667,7 +478,7 @@ def _storage(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErro
         "removed": f"the folder {os.path.dirname(path)} was removed while the function ran",
         "limited": f"{path} would exceed this process's limit for the size of a file",
     }.get(detail["kind"], f"{path} cannot be written")
-    told = _diagnosis(
+    told = completed(
         known,
         "ResultNotStored",
         f"The function ended, but its result or exception is lost: {what} ({detail['message']}).",
@@ -692,7 +503,7 @@ def _packages(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncErr
     from kubefunc.packages.failures import failure  # only when it is needed
 
     found = failure(detail, "{}.{}".format(*sys.version_info))
-    told = _diagnosis(known, found.reason, found.message, found.advice, log_tail=found.output)
+    told = completed(known, found.reason, found.message, found.advice, log_tail=found.output)
     return errors.PackageInstallError(str(told), diagnosis=told)
 
 

@@ -212,7 +212,7 @@ def pickled(values: list[Any]) -> bytes:
 def main(what: str, file: Path) -> None:
     """One of the two programs above."""
     if what == "read":
-        from kubefunc.envelope import loads
+        from kubefunc.reading.unpickling import loads
 
         check(loads(file.read_bytes()))
         return

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Raised, Returned, loads, outcome, verify, with_source_lines
+from kubefunc.envelope import Raised, Returned, outcome, verify
 from kubefunc.errors import ResultCorruptedError, ResultLostError, SerializationError
+from kubefunc.reading.exceptions import with_source_lines
+from kubefunc.reading.unpickling import loads
 from kubefunc.runner import CODE_DIED, CODE_EXIT, CODE_PYTHON, ERROR, OUT_DIR, RAISED, VALUE
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.execution.child import dumps
