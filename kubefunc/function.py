@@ -604,9 +604,6 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     options = here.options(function._layer)
     backend = here.backend(options)
     # What is needed only now loads while the first backend of this process gets under way.
-    from kubefunc.attempts import Attempts
-    from kubefunc.call import Call
-    from kubefunc.publishing import Publication
 
     submission = _submission(function, options, backend.packer, args, kwargs)
 

@@ -38,7 +38,7 @@ import socket
 import time
 
 from kubefunc.runner import EXIT_TERMINATED
-from kubefunc.runner.execution import child, reports
+from kubefunc.runner.execution import reports
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Child, Signals, print_fault, take_over
 from kubefunc.runner.execution.request import (

@@ -183,7 +183,7 @@ class Collector:
         pod = attempt.pods.ended
         if pod is None or attempt.over:
             return
-        envelope = envelope_in_status(attempt, pod)
+        envelope = self._from_status(attempt, pod)
         if envelope is not None:
             self.deliver(attempt, envelope)
             return
@@ -194,15 +194,31 @@ class Collector:
         with attempt.lock:
             if attempt.fetch.stream is not None:
                 return  # express is there; its end asks again
-            can_fetch = may_fetch(attempt, pod, self._permission)
-            if can_fetch:
+            may_fetch = self._may_fetch(attempt, pod)
+            if may_fetch:
                 attempt.fetch.begin_fetching()
-        if can_fetch:
+        if may_fetch:
             self._stream_for(attempt, lambda: self._fetch(attempt))
             return
         self._without_exec(attempt, pod)
 
+    def _from_status(self, attempt: Attempt, pod: Pod) -> Envelope | None:
+        data = wire.from_termination_text(pod.main.message)
+        if data is None:
+            return None
+        try:
+            return attempt.new_receipt().whole(data)
+        except ResultCorruptedError:
+            return None
+
     # -- by exec
+
+    def _may_fetch(self, attempt: Attempt, pod: Pod) -> bool:
+        return not (
+            attempt.fetch.exec_given_up
+            or pod.courier.state == "terminated"
+            or self._permission.is_refused(attempt.namespace)
+        )
 
     def _fetch(self, attempt: Attempt) -> None:
         try:
@@ -219,9 +235,7 @@ class Collector:
         """Stream after stream, resumed where the last was cut. False: nothing more is to be had this way."""
         until = time.monotonic() + PATIENCE
         damaged, pause = 0, 0.1
-        while (
-            (pod := attempt.pods.ended) is not None and not attempt.over and may_fetch(attempt, pod, self._permission)
-        ):
+        while (pod := attempt.pods.ended) is not None and not attempt.over and self._may_fetch(attempt, pod):
             received = attempt.receipt_of(pod.name).received
             taken = self._fetch_once(attempt, pod.name)
             if taken is Taken.DELIVERED:
@@ -381,24 +395,6 @@ class Collector:
             attempt.fetch.forget_receipt()
         if stream is not None:
             stream.close()
-
-
-def envelope_in_status(attempt: Attempt, pod: Pod) -> Envelope | None:
-    """The envelope that a Pod's termination message holds, or None where it holds none that is whole."""
-    data = wire.from_termination_text(pod.main.message)
-    if data is None:
-        return None
-    try:
-        return attempt.new_receipt().whole(data)
-    except ResultCorruptedError:
-        return None
-
-
-def may_fetch(attempt: Attempt, pod: Pod, permission: ExecPermission) -> bool:
-    """Whether exec may still bring the result."""
-    if attempt.fetch.exec_given_up or pod.courier.state == "terminated":
-        return False
-    return not permission.is_refused(attempt.namespace)
 
 
 def is_partial(envelope: Envelope) -> bool:

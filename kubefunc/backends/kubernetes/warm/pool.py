@@ -23,8 +23,9 @@ from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import Demand, wanted_workers
 from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Worker
 from kubefunc.diagnosis import Phase
+from kubefunc.ids import new_id
 from kubefunc.options import ConfigMapKey, Options, SecretKey
-from kubefunc.payload import Packer, new_id
+from kubefunc.payload import Packer
 from kubefunc.runner import OUT_DIR
 from kubefunc.runner.warm import worker as program
 
