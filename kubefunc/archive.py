@@ -9,8 +9,8 @@ small and quick to start are the two aims.
 - The runner's sources are there as well: an image with another Python ignores a ``.pyc`` with a foreign magic
   number and falls back to them, and so can say what is wrong with the image.
 - The rest is there as source alone, which is half as large as compiled and is hardly ever loaded.
-- Docstrings, comments, the annotations of functions and the columns of compiled lines stay here: they are two
-  fifths of it, and no program reads them there. Lines keep their numbers, for tracebacks.
+- Docstrings, comments, imports for type checkers, the annotations of functions and the columns of compiled lines stay
+  here: they are two fifths of it, and no program reads them there. Lines keep their numbers, for tracebacks.
 - Entries are deflated: stored ones start no faster and would triple the size.
 
 The same sources and the same Python give the same bytes. As compiling takes about 100 ms, the file is kept in
@@ -137,7 +137,7 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
 
     entries: dict[str, bytes] = {}
     for name, whole in {"__main__.py": _MAIN, **sources}.items():
-        source = _without_comments(_without_docstrings(whole))
+        source = _without_comments(_without_types(_without_docstrings(whole)))
         if _is_compiled(name):
             entries[f"{name}c"] = _compiled(name, source)
         if not _is_compiled(name) or _must_run_anywhere(name):
@@ -207,6 +207,20 @@ def _without_comments(source: bytes) -> bytes:
             row, column = token.start
             lines[row - 1] = f"{lines[row - 1][:column].rstrip()}\n"
     return "".join(lines).encode()
+
+
+def _without_types(source: bytes) -> bytes:
+    """The source without what stands under ``if TYPE_CHECKING``.
+
+    >>> _without_types(b"if TYPE_CHECKING:\\n    import typing\\nelse:\\n    x = 1")
+    b'if TYPE_CHECKING:\\n    0\\nelse:\\n    x = 1'
+    """
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            first, last = node.body[0].lineno - 1, (node.body[-1].end_lineno or 0) - 1
+            lines[first : last + 1] = [b" " * node.body[0].col_offset + b"0\n", *[b"\n"] * (last - first)]
+    return b"".join(lines)
 
 
 def _without_docstrings(source: bytes) -> bytes:

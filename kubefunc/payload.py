@@ -35,7 +35,6 @@ from kubefunc.runner.execution.pickling import (
     reduce_single_dispatch,
 )
 from kubefunc.runner.protocol.wire import join_payload
-from kubefunc.unpicklable import explained, title
 
 if TYPE_CHECKING:
     from kubefunc.code import ProjectCode
@@ -168,6 +167,8 @@ def _pickle_call(
     except Exception as error:  # anything: a class may raise what it likes from __reduce__
         parts = [(f"args[{index}]", value) for index, value in enumerate(args)]
         parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
+        from kubefunc.unpicklable import explained, title  # only failures pay for it
+
         parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
         raise explained(function, parts, error, _plain_pickle) from error
     return pickled, modules | set((reference or ())[:1])
@@ -372,6 +373,8 @@ class _ItemPickler:
         except Exception as error:  # anything: a class may raise what it likes from __reduce__
             alone = len(args) == 1
             parts = [(f"items[{index}]" + ("" if alone else f"[{at}]"), value) for at, value in enumerate(args)]
+            from kubefunc.unpicklable import explained
+
             raise explained(self._function, parts, error, _plain_pickle) from error
         return self._buffer.getvalue()
 
