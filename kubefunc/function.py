@@ -47,8 +47,6 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 
-KEY_SIZE = 32  # bytes, of os.urandom: what `secrets` gives too, but its import costs 13 ms
-
 
 class MapOptions(TypedDict, total=False):
     """The keywords of ``map`` and ``starmap`` that do not change the type of their result."""
@@ -679,7 +677,7 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     backend = here.backend(options)
     from kubefunc import map_items
     from kubefunc.backends.base import Submission
-    from kubefunc.ids import new_id
+    from kubefunc.ids import KEY_SIZE, new_id
     from kubefunc.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)

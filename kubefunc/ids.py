@@ -10,6 +10,7 @@ _ID = re.compile(r"[a-z](?:[-a-z0-9]{0,30}[a-z0-9])?-[a-z2-7]{16}")
 # Characters of the function's name that an id shows. A label and a Pod's host name have 63, the latter with the number
 # of the attempt and that of the Pod behind the id.
 _ID_NAME = 32
+KEY_SIZE = 32  # bytes, of os.urandom: what `secrets` gives too, but its import costs 13 ms
 _ID_HASH = 10  # bytes of the key's hash in an id: 16 letters
 
 

@@ -10,6 +10,7 @@ from kubefunc.errors import ConfigurationError
 from kubefunc.options.fields import KINDS, MERGES, OptionChanges
 from kubefunc.options.kind import accepted_text
 from kubefunc.options.option import BACKEND_VARIABLE, PREFIX, UNSET, Layer, replace, variable_of
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_NESTED
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -18,10 +19,10 @@ _NOT_OPTIONS: Final = frozenset(
     {
         BACKEND_VARIABLE,  # read by the session
         "KUBEFUNC_LOCAL_CLEAN_ENV",  # read by the local backend
-        "KUBEFUNC_CALL",  # these four are set by the runner for the function
-        "KUBEFUNC_ATTEMPT",
-        "KUBEFUNC_DISRUPTIONS",
-        "KUBEFUNC_NESTED",
+        ENV_CALL,  # these four are set by the runner for the function
+        ENV_ATTEMPT,
+        ENV_DISRUPTIONS,
+        ENV_NESTED,
     }
 )
 

@@ -54,6 +54,8 @@ READ_TIMEOUT = 30.0
 HEADER_LIFE = 5.0
 # An API server that has just restarted answers 401 and 403 until it has read the roles and keys.
 UNSETTLED = 10.0
+# Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase
@@ -136,7 +137,7 @@ class Checks:
 
     def _look_last(self, attempt: Attempt) -> None:
         """The Job is over and no Pod of it is known to have left a result: look once before saying so."""
-        path, query = pods_path(attempt.namespace), {"labelSelector": f"kubefunc/call={attempt.call}"}
+        path, query = pods_path(attempt.namespace), {"labelSelector": f"{CALL_LABEL}={attempt.call}"}
         try:
             pods = items_of(self._cluster.api.request("GET", path, query=query, is_expected=is_list).body)
         except TROUBLE:

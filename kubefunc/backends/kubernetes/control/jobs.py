@@ -16,12 +16,13 @@ from kubefunc.backends.kubernetes.api.answers import is_list, is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, UNUSABLE, Trouble
 from kubefunc.backends.kubernetes.api.own_pod import own_pod_reference
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed, Query, as_error
+from kubefunc.backends.kubernetes.api.requests import METADATA_ONLY, Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.control.volume_checks import VolumeChecks
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets, encoded
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
@@ -36,8 +37,6 @@ RETRY_DELAY = 5.0
 RETRY_DELAY_AT_EXIT = 0.5
 DELETE_TRIES = 24
 _NOT_TAKEN = "Refused"
-# Else the server sends back all that it was sent, the runner and the payload among it, twice a call.
-_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 # Else the server drops a field that it does not know, and with it what a misspelt pod_template asked for.
 _STRICT = {"fieldValidation": "Strict"}
 _DELETE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
@@ -172,7 +171,7 @@ class Jobs:
                 path,
                 query=query,
                 body=data,
-                accept=_METADATA,
+                accept=METADATA_ONLY,
                 is_expected=is_named(name),
                 on_retry=lambda error: attempt.waiting.found(_not_taken(error)),
             )
@@ -180,7 +179,7 @@ class Jobs:
         except ApiError as error:
             if not error.already_exists:
                 raise
-            there = self._api.request("GET", f"{path}/{name}", accept=_METADATA, is_expected=is_named(name)).body
+            there = self._api.request("GET", f"{path}/{name}", accept=METADATA_ONLY, is_expected=is_named(name)).body
             if not body["metadata"]["labels"].items() <= there["metadata"].get("labels", {}).items():
                 raise
             return there, ()
@@ -220,7 +219,9 @@ class Jobs:
         """Make a Secret belong to a Job, by the patch that says so."""
         path = f"{secrets_path(namespace)}/{secret}"
         kind = "application/merge-patch+json"
-        self._api.request("PATCH", path, body=owner, content_type=kind, accept=_METADATA, is_expected=is_named(secret))
+        self._api.request(
+            "PATCH", path, body=owner, content_type=kind, accept=METADATA_ONLY, is_expected=is_named(secret)
+        )
 
     # -- deleting
 
@@ -289,7 +290,7 @@ class Jobs:
     def delete_job(self, namespace: str, name: str) -> None:
         """``Background`` must be said: the API's own default would orphan the Pods (client-python#234)."""
         with _absent_is_fine():
-            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE, accept=_METADATA)
+            self._api.request("DELETE", f"{jobs_path(namespace)}/{name}", body=_DELETE, accept=METADATA_ONLY)
 
     def delete_secret(self, namespace: str, name: str) -> None:
         """Where no Job owns it."""
@@ -300,7 +301,7 @@ class Jobs:
 
     def of_call(self, namespace: str, call: str) -> list[JsonDict]:
         """The Jobs of a call, the newest attempt last."""
-        query = {"labelSelector": f"kubefunc/call={call}"}
+        query = {"labelSelector": f"{CALL_LABEL}={call}"}
         jobs = items_of(self._api.request("GET", jobs_path(namespace), query=query, is_expected=is_list).body)
         return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
 

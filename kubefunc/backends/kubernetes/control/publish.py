@@ -9,7 +9,7 @@ from typing import Final
 from kubefunc import errors
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, as_error
+from kubefunc.backends.kubernetes.api.requests import METADATA_ONLY, Api, ApiError, as_error
 from kubefunc.backends.kubernetes.objects import published
 from kubefunc.backends.kubernetes.objects.published import Destination
 from kubefunc.backends.kubernetes.objects.template import Json
@@ -17,7 +17,6 @@ from kubefunc.backends.kubernetes.objects.template import Json
 TRIES: Final = 5
 PAUSE: Final = 0.2
 # Else the server would send back the whole object.
-_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
 
 def publish(
@@ -46,7 +45,7 @@ def publish(
             if not _patched(api, namespace, to, content, call):
                 body = published.new(to, content, call, owner())
                 path = published.object_path(to, namespace)
-                api.request("POST", path, body=body, accept=_METADATA, is_expected=is_named(to.name))
+                api.request("POST", path, body=body, accept=METADATA_ONLY, is_expected=is_named(to.name))
             return
         except TROUBLE as error:
             if not _is_conflict(error) or number == TRIES - 1:
@@ -60,7 +59,7 @@ def _patched(api: Api, namespace: str, to: Destination, content: str | bytes, ca
     body = published.patch(to, content, call)
     kind = "application/merge-patch+json"
     try:
-        api.request("PATCH", path, body=body, content_type=kind, accept=_METADATA, is_expected=is_named(to.name))
+        api.request("PATCH", path, body=body, content_type=kind, accept=METADATA_ONLY, is_expected=is_named(to.name))
     except ApiError as error:
         if not error.not_found or error.details.get("kind") == "namespaces":
             raise

@@ -18,6 +18,7 @@ from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.objects import published
 from kubefunc.backends.kubernetes.objects.isolation import UNTRUSTED_LABEL
 from kubefunc.backends.kubernetes.objects.job import owner_of_job
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.output import log_path, printed
 from kubefunc.options import ConfigMapKey, SecretKey
@@ -122,7 +123,7 @@ class ClusterWork:
             time.sleep(_FOLLOW_AGAIN)
 
     def _pods(self) -> list[JsonDict]:
-        path, query = f"/api/v1/namespaces/{self._namespace}/pods", {"labelSelector": f"kubefunc/call={self._call}"}
+        path, query = f"/api/v1/namespaces/{self._namespace}/pods", {"labelSelector": f"{CALL_LABEL}={self._call}"}
         return items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
 
 

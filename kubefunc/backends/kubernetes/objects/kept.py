@@ -21,9 +21,9 @@ from kubefunc.options import Options
 from kubefunc.ids import commits_to
 from kubefunc.runner import KEY_FILE, PROTOCOL, SPEC_FILE
 from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.protocol.wire import MAC_SIZE
 
 _SIGNED = b"kubefunc options\n"  # what else is signed with the key begins otherwise
-_MAC_SIZE = 32
 
 
 def files_of(secret: JsonDict) -> dict[str, bytes]:
@@ -86,7 +86,7 @@ def signed(key: bytes, data: bytes) -> bytes:
 
 def verified(key: bytes, data: bytes) -> bytes | None:
     """What was signed with this key; None for anything else."""
-    mac, content = data[:_MAC_SIZE], data[_MAC_SIZE:]
+    mac, content = data[:MAC_SIZE], data[MAC_SIZE:]
     return content if hmac.compare_digest(mac, hmac.digest(key, _SIGNED + content, "sha256")) else None
 
 

@@ -23,7 +23,7 @@ from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import Demand, wanted_workers
 from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Worker
 from kubefunc.diagnosis import Phase
-from kubefunc.ids import new_id
+from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner import OUT_DIR
@@ -39,7 +39,6 @@ LOSSES = 5  # workers in a row that may get lost before a call has ended
 HOLD_OFF = 30.0  # seconds
 NEWS_FOR = 50  # calls in a queue that are told what their worker waits for
 DIRECTORY = f"{OUT_DIR}/warm"
-KEY_SIZE = 32
 # What may differ between calls that share workers.
 _OF_THE_CALL = ("timeout retries retry_exceptions pool verbose progress logging on_sigterm publish").split()
 
