@@ -29,12 +29,13 @@ from kubefunc.options import Layer, parse_changes, shows_options
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from kubefunc.backends.base import Submission
+    from kubefunc.backends.base import Backend, Submission
     from kubefunc.call import Call
     from kubefunc.map_call import MapCall
     from kubefunc.map_items import MapItems
     from kubefunc.options import OptionChanges, Options
     from kubefunc.payload import Packer
+    from kubefunc.session import Session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -601,10 +602,7 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
-    # What is needed only now loads while the first backend of this process gets under way.
-
     submission = _submission(function, options, backend.packer, args, kwargs)
-
     return lambda: _sent(submission, backend, here)
 
 
