@@ -635,7 +635,7 @@ def _submission(
     """One call, packed and with an id."""
     __tracebackhide__ = True
     from kubefunc.backends.base import Submission
-    from kubefunc.ids import new_id
+    from kubefunc.ids import KEY_SIZE, new_id
 
     payload = packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)

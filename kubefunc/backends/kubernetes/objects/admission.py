@@ -91,10 +91,11 @@ def quota_is_hopeless(message: str) -> bool | None:
 
 def _amounts(text: str) -> list[tuple[str, int]]:
     pairs = [part.partition("=") for part in text.rstrip(".").split(",")]
-    return [(name, _amount(value)) for name, _, value in pairs]
+    return [(name, quantity_or_zero(value)) for name, _, value in pairs]
 
 
-def _amount(text: str) -> int:
+def quantity_or_zero(text: str) -> int:
+    """A quantity in billionths; 0 for what is not one: the cluster may say anything."""
     try:
         return quantity(text)
     except ValueError:

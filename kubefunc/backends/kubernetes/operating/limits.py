@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from kubefunc.backends.kubernetes.api.errors import quantity
 from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.admission import quantity_or_zero
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.operations import Check
 
@@ -38,7 +38,7 @@ def _quota(quota: JsonDict) -> list[Check]:
         return [Check("quota", "ok", f"The quota {name} is for some Pods only (scopes); calls may be among them.")]
     hard, used = fields.mapping(spec, "hard"), fields.mapping(status, "used")
     wanted = {item: amount for item, amount in _NEEDED.items() if item in hard}
-    never = [item for item, amount in wanted.items() if quantity(str(hard[item])) < quantity(amount)]
+    never = [item for item, amount in wanted.items() if quantity_or_zero(str(hard[item])) < quantity_or_zero(amount)]
     if never:
         words = tuple(f"{name}: {item} is limited to {hard[item]}" for item in never)
         message = f"The quota {name} lets no call start, since it allows less than a call needs."
@@ -46,7 +46,7 @@ def _quota(quota: JsonDict) -> list[Check]:
     full = [
         item
         for item, amount in wanted.items()
-        if quantity(str(hard[item])) - quantity(str(used.get(item, "0"))) < quantity(amount)
+        if quantity_or_zero(str(hard[item])) - quantity_or_zero(str(used.get(item, "0"))) < quantity_or_zero(amount)
     ]
     if full:
         words = tuple(f"{name}: {item} used {used.get(item)} of {hard[item]}" for item in full)
@@ -69,7 +69,11 @@ def check_ranges(ranges: Iterable[JsonDict]) -> list[Check]:
 
 def _range(name: str, limit: JsonDict) -> Check:
     most, default = fields.mapping(limit, "max"), fields.mapping(limit, "default")
-    small = [item for item in ("cpu", "memory") if item in most and quantity(str(most[item])) < quantity(_NEEDED[item])]
+    small = [
+        item
+        for item in ("cpu", "memory")
+        if item in most and quantity_or_zero(str(most[item])) < quantity_or_zero(_NEEDED[item])
+    ]
     if small:
         words = tuple(f"{name}: at most {item} {most[item]} per {limit['type']}" for item in small)
         message = (
