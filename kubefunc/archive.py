@@ -53,8 +53,8 @@ _LEFT_OUT = (
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts code freshness growth ignored leaving log_setup memmaps project_files publishing "
-        "retry role tasks_as_jobs tasks_in_workers untrusted volume_notes"
+        "__main__ archive attempts code freshness growth ids ignored leaving log_setup memmaps project_files "
+        "publishing retry role tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.

@@ -16,11 +16,9 @@ from kubefunc.attempts import View
 from kubefunc.backends.base import Backend, OpenWork, Submission
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Raised, Returned, Unread
-from kubefunc.function import KEY_SIZE
-from kubefunc.ids import new_id
+from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
 from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
-from kubefunc.ids import new_id
 from kubefunc.payload import Packer
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
 from kubefunc.runner.protocol.records import Record

@@ -238,7 +238,7 @@ def _of_event(reason: str, words: str) -> Finding | None:
             None,
             outlook=TRIED_AGAIN,
         )
-    if reason == "FailedCreatePodSandBox" and (lacks := sandbox_trouble(words, _line(reason, words))) is not None:
+    if reason == "FailedCreatePodSandBox" and (lacks := sandbox_trouble(words, worded(reason, words))) is not None:
         return lacks
     if reason in (*MOUNT_EVENTS, "FailedCreatePodSandBox"):
         return missing_object(words, reason, worded(reason, words)) or Finding(

@@ -17,8 +17,8 @@ from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import python_mismatch
-from kubefunc.options import Options
 from kubefunc.ids import commits_to
+from kubefunc.options import Options
 from kubefunc.runner import KEY_FILE, PROTOCOL, SPEC_FILE
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.protocol.wire import MAC_SIZE
