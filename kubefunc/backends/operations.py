@@ -141,6 +141,11 @@ class Operations(Protocol):
         """The namespace of calls for which none is given."""
         ...
 
+    @property
+    def user(self) -> str:
+        """What ``StoredCall.user`` is for calls that are made from here."""
+        ...
+
     def list_calls(self, namespace: str | None) -> Sequence[StoredCall]:
         """The calls of a namespace, or of all (None), the oldest first."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kubefunc.backends.operations import StoredCall, StoredPod
-from kubefunc.cli.place import CallId, Place, json_option, with_place
+from kubefunc.cli.place import CallId, Place, json_option, mine_option, with_place
 from kubefunc.cli.shown import (
     Column,
     age,
@@ -31,21 +31,23 @@ PODS_SHOWN = 10
 @with_place
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="The calls of all namespaces.")
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only calls in this state.")
+@mine_option
 @json_option
-def ls(*, place: Place, everywhere: bool, states: tuple[str, ...], json_wanted: bool) -> None:
+def ls(*, place: Place, everywhere: bool, states: tuple[str, ...], mine: bool, json_wanted: bool) -> None:
     """List the calls and maps of a namespace, the newest last.
 
     Results that were collected are gone, and so are their Jobs: finished calls in the list have failed, or were
     made with detach=True.
     """
-    namespace = None if everywhere else place.namespace
-    calls = [call for call in place.operations.list_calls(namespace) if not states or call.state in states]
+    found = place.list_calls(everywhere=everywhere, mine=mine)
+    calls = [call for call in found if not states or call.state in states]
     if json_wanted:
         print_json([call_as_json(call) for call in calls])
         return
     if not calls:
         where = "any namespace" if everywhere else f"the namespace {place.namespace}"
-        click.echo(f"No calls{' in this state' if states else ''} in {where}.", err=True)
+        which = f"{' of yours' if mine else ''}{' in this state' if states else ''}"
+        click.echo(f"No calls{which} in {where}.", err=True)
         return
     now = datetime.datetime.now(datetime.timezone.utc)
     columns = [

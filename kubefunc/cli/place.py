@@ -45,6 +45,11 @@ class Place:
     context: str | None
     choice: BackendChoice
 
+    def list_calls(self, *, everywhere: bool = False, mine: bool = False) -> list[StoredCall]:
+        """The calls of the namespace, or of all; those of this user alone, where that is wanted."""
+        found = self.operations.list_calls(None if everywhere else self.namespace)
+        return [call for call in found if not mine or call.user == self.operations.user]
+
     def short(self, call: StoredCall) -> str:
         """How a person names this call here."""
         return call.id if call.namespace == self.namespace else call.address
@@ -92,6 +97,7 @@ def with_place(command: Callable[..., Any]) -> Callable[..., Any]:
 
 namespace_option = click.option("-n", "--namespace", help="The namespace of the calls. Default: that of your context.")
 context_option = click.option("--context", help="The context of your kubeconfig. Default: the current one.")
+mine_option = click.option("--mine", is_flag=True, help="Only calls of your user name, as their label says it.")
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
 
 

@@ -11,7 +11,7 @@ import click
 from kubefunc.backends.operations import StoredCall
 from kubefunc.cli.calls import call_as_json
 from kubefunc.cli.logs import Duration
-from kubefunc.cli.place import NOT_FOUND, CallId, NotFound, Place, json_option, parse_address, with_place
+from kubefunc.cli.place import NOT_FOUND, CallId, NotFound, Place, json_option, mine_option, parse_address, with_place
 from kubefunc.cli.shown import moment, print_json, visible
 
 
@@ -55,6 +55,7 @@ def cancel(*, place: Place, calls: tuple[str, ...], json_wanted: bool) -> None:
 @with_place
 @click.argument("calls", metavar="[ID...]", nargs=-1, type=CallId(finished=True))
 @click.option("--failed", "only_failed", is_flag=True, help="Only failed calls: results of others stay.")
+@mine_option
 @click.option("--older-than", type=Duration(), help="Only calls that ended so long ago: 30m, 12h, 7d.")
 @click.option("--dry-run", is_flag=True, help="Say which, and delete nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -64,6 +65,7 @@ def clean(
     place: Place,
     calls: tuple[str, ...],
     only_failed: bool,
+    mine: bool,
     older_than: float | None,
     dry_run: bool,
     yes: bool,
@@ -71,10 +73,10 @@ def clean(
 ) -> None:
     """Delete finished calls: their Jobs, Pods, Secrets and stored results.
 
-    Without ids: those of the whole namespace, whoever made them. Calls that run or wait are never deleted (see
-    `kubefunc cancel`). A result that nobody has collected is lost.
+    Without ids: those of the whole namespace, whoever made them (--mine: yours alone). Calls that run or wait are
+    never deleted (see `kubefunc cancel`). A result that nobody has collected is lost.
     """
-    chosen = _chosen(place, calls)
+    chosen = _chosen(place, calls) if calls else place.list_calls(mine=mine)
     now = datetime.datetime.now(datetime.timezone.utc)
     finished = [call for call in chosen if call.is_finished and (call.state == "failed" or not only_failed)]
     if older_than is not None:
@@ -93,8 +95,6 @@ def clean(
 
 
 def _chosen(place: Place, calls: Sequence[str]) -> Sequence[StoredCall]:
-    if not calls:
-        return place.operations.list_calls(place.namespace)
     found = [place.find(call) for call in calls]
     for call in found:
         if not call.is_finished:

@@ -45,7 +45,7 @@ def render(
 
     \b
     kubefunc render jobs:train 3 --no-secrets
-    kubefunc render jobs.py:train 3 rate=0.1 | kubectl apply --dry-run=server -f -
+    kubefunc render jobs.py:train 3 rate=0.1 | kubectl create --dry-run=server -f -
     """
     found = find_function(function)
     given = {"namespace": namespace, "context": context}

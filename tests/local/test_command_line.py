@@ -76,6 +76,14 @@ def test_ls_of_one_state(shell: Shell) -> None:
     assert [call["id"] for call in shell.json("ls", "--state", "failed", "--state", "pending")] == [FAILED, WAITS]
 
 
+def test_ls_of_ones_own_calls(shell: Shell) -> None:
+    """By the label that says who made them, which nobody checks."""
+    shell.cluster.jobs[0]["metadata"]["labels"]["kubefunc/user"] = "ada_lab"
+    mine = Shell({**shell.env, "LOGNAME": "ada@lab"}, shell.cluster)
+    assert [call["id"] for call in mine.json("ls", "--mine")] == [RUNS]
+    assert shell.run("clean", "--mine", "--yes").stderr == "Nothing to delete in the namespace team.\n"
+
+
 @pytest.mark.parametrize(("columns", "titles"), [(120, "ID STATE AGE RAN DONE FUNCTION"), (40, "ID STATE")])
 def test_ls_on_a_terminal_fits_its_width(columns: int, titles: str, shell: Shell) -> None:
     """Where it is narrow, less important columns are left out. Ids are whole: they are there to be copied."""

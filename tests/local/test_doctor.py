@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.operating.doctor import Doctor
+from kubefunc.options import Options
 from kubefunc.role import RULES
-from tests.local.api_server import Peer, Request, Server
+from tests.local.api_server import Peer, Request, Server, config_of
 from tests.local.stored import write_kubeconfig
 
 JsonDict = dict[str, Any]
@@ -160,13 +163,16 @@ def test_an_old_server(examine: Examine) -> None:
 
 
 @pytest.mark.parametrize(("resource", "verb"), [(rule.resource, verb) for rule in RULES for verb in rule.verbs])
-def test_each_missing_verb(resource: str, verb: str, examine: Examine) -> None:
-    """It is named, with the rule to add as YAML. Only what calls can do without leaves the cluster ready."""
-    code, told = examine(Namespace(refused={(resource, verb)}))
+def test_each_missing_verb(resource: str, verb: str, tmp_path: Path) -> None:
+    """It is named, with the rule to add. Only what calls can do without leaves the cluster ready."""
+    with Server(Namespace(refused={(resource, verb)})) as server:
+        config = config_of(server.url, tmp_path, token="t")
+        checks = list(Doctor(Api(config), config, "team").checks(Options()))
+    (check,) = (each for each in checks if each.missing)
     (rule,) = (each for each in RULES if each.resource == resource and verb in each.verbs)
-    assert code == (0 if rule.without else 1)
-    assert f"{resource}: {verb}" in told
-    assert f"    resources: [{resource}]\n    verbs: [{verb}]\n" in told
+    assert check.status == ("warning" if rule.without else "problem")
+    assert f"{resource}: {verb}" in check.message
+    assert [(each.resource, each.verbs) for each in check.missing] == [(resource, (verb,))]
 
 
 def test_all_missing_verbs_at_once(examine: Examine) -> None:

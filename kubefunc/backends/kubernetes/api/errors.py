@@ -342,10 +342,11 @@ def role_lacks(message: str) -> tuple[str, str] | None:
         return None
     verb, resource, group = refused["verb"], refused["resource"], refused["group"]
     place = f"in the namespace {refused['namespace']!r}" if refused["namespace"] else "in the whole cluster"
+    where = "the user's Role" if refused["namespace"] else "a ClusterRole of the user"
     rule = f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}'
     return (
         f"The user {refused['user']} of your kubeconfig may not {verb} {resource} {place}.",
-        f"Ask your cluster's administrator to add this rule to the user's Role: {rule}.",
+        f"Ask your cluster's administrator to add this rule to {where}: {rule}.",
     )
 
 

@@ -11,6 +11,7 @@ from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error
 from kubefunc.backends.kubernetes.control.jobs import secrets_path
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
+from kubefunc.backends.kubernetes.objects.origin import label_value, origin_here
 from kubefunc.backends.kubernetes.operating import explaining
 from kubefunc.backends.kubernetes.operating.doctor import Doctor
 from kubefunc.backends.kubernetes.operating.following import Follower
@@ -36,6 +37,10 @@ class ClusterOperations:
     @property
     def namespace(self) -> str:
         return self._config.namespace
+
+    @property
+    def user(self) -> str:
+        return label_value(origin_here().user)
 
     def list_calls(self, namespace: str | None) -> Sequence[StoredCall]:
         with _as_ours():
