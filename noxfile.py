@@ -141,6 +141,7 @@ def cluster(session: nox.Session) -> None:
 
     Calls mostly wait for a kubelet, so three tests at once fit on two cores; those marked ``alone`` follow.
     """
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "packages"))
     if session.posargs:
         _pytest(session, "tests/cluster")
         return

@@ -68,6 +68,8 @@ _NOT_COMPILED = (
     "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",
     "kubefunc/runner/execution/plain.py",
+    "kubefunc/runner/execution/packages.py",
+    "kubefunc/runner/pod/installer.py",
 )
 # Of the runner, what is loaded only once the version of Python was found to fit.
 _AFTER_THE_CHECK = (

@@ -60,7 +60,7 @@ class CodeArchive:
         data: the archive.
         modules: the names of its units.
         notes: what the person should know of it.
-        graph: what importing it imports.
+        graph: what importing it surely imports.
     """
 
     data: bytes

@@ -78,7 +78,7 @@ class MissingModuleError(SerializationError, ImportError):
         name: the module.
     """
 
-    name: str
+    name: str | None
 
     def __init__(self, message: str, *, name: str = "", diagnosis: Diagnosis | None = None) -> None:
         super().__init__(message, diagnosis=diagnosis)

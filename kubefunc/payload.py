@@ -63,6 +63,7 @@ class Payload:
         call_size: bytes of function and arguments in it, as stored.
         notes: what the person should know of the project code in it.
         needs: finds out which modules of others the place where it runs must have.
+        imported: finds out which modules it refers to, and which its code may import.
     """
 
     data: bytes = field(repr=False)
@@ -71,6 +72,7 @@ class Payload:
     call_size: int
     notes: tuple[Note, ...] = ()
     needs: Callable[[], Sequence[Need]] = field(default=list, repr=False, compare=False)
+    imported: Callable[[], frozenset[str]] = field(default=frozenset, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -115,8 +117,8 @@ class Packer:
             SerializationError: a part cannot be pickled (the message has the path to it), a Call or another
                 Future is among the arguments, or the project code is too large.
         """
-        pickled, modules = _pickle_call(function, tuple(args), dict(kwargs or {}), tuple(retry_exceptions))
-        return self._payload(function, [pickled], modules)
+        pickled, names = _pickle_call(function, tuple(args), dict(kwargs or {}), tuple(retry_exceptions))
+        return self._payload(function, [pickled], names)
 
     def pack_map(
         self,
@@ -131,14 +133,14 @@ class Packer:
             SerializationError: as :meth:`pack`; the message names the item: ``items[17].session.lock``.
         """
         __tracebackhide__ = True
-        pickled, modules = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions))
+        pickled, names = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions))
         pickler = _ItemPickler(function)
         packed = list(map(pickler.dump, items))
-        return self._payload(function, [pickled, *packed[:_ITEMS_LOOKED_AT]], modules | pickler.modules), packed
+        return self._payload(function, [pickled, *packed[:_ITEMS_LOOKED_AT]], names | pickler.names), packed
 
-    def _payload(self, function: Callable[..., object], pickles: Sequence[bytes], modules: set[str]) -> Payload:
+    def _payload(self, function: Callable[..., object], pickles: Sequence[bytes], names: _Names) -> Payload:
         """Of a function; what is unpickled first stands first."""
-        code = self._code.collect(modules)
+        code = self._code.collect(names.all)
         call, compression = self._compress(pickles[0])
         data = join_payload(code.data, call, compression)
         # Looked at later, and only if somebody asks: not all of them may stay in memory for that.
@@ -150,7 +152,30 @@ class Packer:
             reference = importable_reference(function)
             return needs_of(function, reference and reference[0], small, code.graph)
 
-        return Payload(data, code.modules, len(code.data), len(call), code.notes, needs)
+        def imported() -> frozenset[str]:
+            return frozenset(names.imported) if code.graph is None else code.graph.reached(names.imported)
+
+        return Payload(data, code.modules, len(code.data), len(call), code.notes, needs, imported)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The modules that a pickle has to do with.
+
+    Attributes:
+        imported: where it is unpickled or run.
+        by_value: of functions that travel by value: their files travel, and nobody need import them.
+    """
+
+    imported: frozenset[str]
+    by_value: frozenset[str]
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.imported | self.by_value
+
+    def __or__(self, other: _Names) -> _Names:
+        return _Names(self.imported | other.imported, self.by_value | other.by_value)
 
 
 def _pickle_call(
@@ -158,12 +183,12 @@ def _pickle_call(
     args: tuple[object, ...],
     kwargs: dict[str, object],
     retry_exceptions: tuple[type[BaseException], ...],
-) -> tuple[bytes, set[str]]:
+) -> tuple[bytes, _Names]:
     """The section ``call`` of a payload, and the modules that it names."""
     reference = importable_reference(function)
     named: tuple[object, ...] = ("value", function) if reference is None else ("import", *reference)
     try:
-        pickled, modules = _pickle((named, args, kwargs, retry_exceptions))
+        pickled, names = _pickle((named, args, kwargs, retry_exceptions))
     except Exception as error:  # anything: a class may raise what it likes from __reduce__
         parts = [(f"args[{index}]", value) for index, value in enumerate(args)]
         parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
@@ -171,7 +196,7 @@ def _pickle_call(
 
         parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
         raise explained(function, parts, error, _plain_pickle) from error
-    return pickled, modules | set((reference or ())[:1])
+    return pickled, names | _Names(frozenset((reference or ())[:1]), frozenset())
 
 
 def uncompressed(data: bytes) -> tuple[bytes, str]:
@@ -263,6 +288,11 @@ class _Pickler(Pickler):
             self.dispatch_table = {**Pickler.dispatch_table, **reducers}
         super().__init__(file)
         self.modules: set[str] = set()
+        self.by_value: set[str] = set()  # modules of functions that travel by value
+
+    @property
+    def names(self) -> _Names:
+        return _Names(frozenset(self.modules), frozenset(self.by_value))
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for every object that is not of a simple builtin type."""
@@ -276,10 +306,10 @@ class _Pickler(Pickler):
             self.modules |= modules
             return pickle.loads, (data,)
         module = getattr(obj, "__module__", None)
+        if isinstance(obj, types.FunctionType):
+            return self._reduce_function(obj, module)
         if isinstance(module, str):
             self.modules.add(module)
-        if isinstance(obj, types.FunctionType):
-            return self._reduce_function(obj)
         if isinstance(obj, types.CodeType):
             return _reduce_code(obj)
         reduced = super().reducer_override(obj)
@@ -290,7 +320,21 @@ class _Pickler(Pickler):
     def is_importable(self, module: str) -> bool:
         return has_source(module) and not _goes_by_value(module)
 
-    def _reduce_function(self, function: types.FunctionType) -> Any:
+    def _reduce_function(self, function: types.FunctionType, module: object) -> Any:
+        by_name = self._function_by_name(function)
+        names = self.modules if by_name is not None else self.by_value
+        if isinstance(module, str):
+            names.add(module)
+        if by_name is not None:
+            return by_name
+        if is_single_dispatch(function):
+            return reduce_single_dispatch(function)
+        package = function.__globals__.get("__package__") or ""
+        self.modules |= imports_in_code(function.__code__, str(package))
+        return self._dynamic_function_reduce(function)
+
+    def _function_by_name(self, function: types.FunctionType) -> Any:
+        """How it is found in its module; None if it travels by value."""
         found = _named(function)
         if found is function:
             return self._function_reduce(function)  # by name, or as register_pickle_by_value() says
@@ -301,11 +345,7 @@ class _Pickler(Pickler):
         bound = None if found is None else _function_of(found)
         if isinstance(bound, types.MethodType) and bound.__func__ is function:
             return _by_path(function, "function.__func__")  # the same with @remote above
-        if is_single_dispatch(function):
-            return reduce_single_dispatch(function)
-        package = function.__globals__.get("__package__") or ""
-        self.modules |= imports_in_code(function.__code__, str(package))
-        return self._dynamic_function_reduce(function)
+        return None
 
 
 def _by_path(function: types.FunctionType, attribute: str) -> tuple[object, ...]:
@@ -329,14 +369,15 @@ def pickled(obj: object, reducers: Reducers) -> tuple[bytes, set[str]]:
         obj: anything.
         reducers: for the types that are to be pickled in another way than theirs: as in ``copyreg.dispatch_table``.
     """
-    return _pickle(obj, reducers)
+    data, names = _pickle(obj, reducers)
+    return data, set(names.all)
 
 
-def _pickle(obj: object, reducers: Reducers | None = None) -> tuple[bytes, set[str]]:
+def _pickle(obj: object, reducers: Reducers | None = None) -> tuple[bytes, _Names]:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, reducers)
     pickler.dump(obj)
-    return buffer.getvalue(), pickler.modules
+    return buffer.getvalue(), pickler.names
 
 
 # Types whose instances hold nothing that cloudpickle would have to look at: C's pickle does them in half a microsecond.
@@ -357,8 +398,8 @@ class _ItemPickler:
         self._count = 0
 
     @property
-    def modules(self) -> set[str]:
-        return self._pickler.modules
+    def names(self) -> _Names:
+        return self._pickler.names
 
     def dump(self, args: tuple[object, ...]) -> bytes:
         index = self._count

@@ -131,9 +131,8 @@ class Session:
             ConfigurationError: options contradict each other, or the file cannot be read.
         """
         options = Options.from_layers(*self.layers(), *layers)
-        if options.packages is None:
-            return options
-        return dataclasses.replace(options, packages=options.requirements())
+        wanted = options.requirements()
+        return options if wanted is None else dataclasses.replace(options, packages=wanted)
 
     # -- backends
 

@@ -22,23 +22,43 @@ def wheel(
     directory: Path, name: str, version: str, files: Mapping[str, str] | None = None, requires: Sequence[str] = ()
 ) -> Path:
     """Write a pure-Python wheel; without files it has one module of its name, which knows its version."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, text in _content(name, version, files, requires, "py3-none-any").items():
+            archive.writestr(path, text)
+    target = directory / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    target.write_bytes(buffer.getvalue())
+    return target
+
+
+def install(
+    site: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    requires: Sequence[str] = (),
+    tag: str = "py3-none-any",
+) -> None:
+    """Put the content of such a wheel into a directory of installed packages."""
+    for path, text in _content(name, version, files, requires, tag).items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+
+
+def _content(
+    name: str, version: str, files: Mapping[str, str] | None, requires: Sequence[str], tag: str
+) -> dict[str, str]:
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     content = {
         **(files or {f"{name.replace('-', '_')}.py": f"VERSION = {version!r}\n"}),
         f"{info}/METADATA": "\n".join([*metadata, *(f"Requires-Dist: {each}" for each in requires), ""]),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     record = [f"{path},sha256={_digest(text)},{len(text.encode())}" for path, text in content.items()]
     content[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, text in content.items():
-            archive.writestr(path, text)
-    target = directory / f"{stem}-py3-none-any.whl"
-    target.write_bytes(buffer.getvalue())
-    return target
+    return content
 
 
 def _digest(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from kubefunc.backends.base import Submission
 from kubefunc.log_setup import log_setup
 from kubefunc.options import Options
-from kubefunc.options.parsers.requirements import Requirements
+from kubefunc.options.parsers.requirements import Requirements, Sent
 from kubefunc.runner.protocol.spec import RunnerSpec
 
 
@@ -52,7 +54,19 @@ def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
         "constraints": wanted.constraints,
         "hashes": wanted.has_hashes,
         "index": options.package_index or "",
-        "title": wanted.title,
+        "title": "" if wanted.sent is not None else wanted.title,
         "seconds": options.pull_allowance,
         "cache": options.package_cache is not None,
+        "sent": None if wanted.sent is None else _sent_spec(wanted.sent),
+    }
+
+
+def _sent_spec(sent: Sent) -> dict[str, object]:
+    """What the runner must know of the archive that is brought to it."""
+    return {
+        "title": f"{', '.join(sent.names)} ({sent.size / 2**20:,.0f} MB from your machine)",
+        "digest": PurePath(sent.path).name.partition(".")[0],
+        "machine": sent.machine,
+        "glibc": sent.glibc,
+        "pinned": sent.pinned,
     }

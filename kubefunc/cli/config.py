@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -87,4 +88,6 @@ def _shown(layer: Layer, name: str) -> str:
     value = layer[name]
     if isinstance(value, Mapping):
         return ", ".join(value if name == "env" else (f"{key}={item}" for key, item in value.items()))
+    if name == "package_index":  # its user and password are not for a screen
+        return re.sub("://[^/@]+@", "://****@", str(value))
     return "none" if value is None else str(value)

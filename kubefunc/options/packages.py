@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Final, TypedDict, cast
 
 from kubefunc.options.kind import Kind, Refused, none
 from kubefunc.options.option import Group, Unset, option
@@ -39,7 +39,12 @@ def _packages(value: object) -> object:
     return tuple(cast("list[str]", listed)) or None
 
 
+SYNC: Final = "sync"
+
+
 def _file(path: str) -> str:
+    if path == SYNC:
+        return SYNC
     if path.endswith((".txt", ".in")) or os.path.isfile(path):
         return path
     raise Refused(f"a text is the path of a requirements file, which ends in .txt. For packages write [{path!r}]")
@@ -50,7 +55,7 @@ def _read_packages(text: str) -> object:
     if text.lstrip().startswith("["):
         return mappings.read_json(text)
     words = text.split()
-    return words[0] if len(words) == 1 and words[0].endswith((".txt", ".in")) else words
+    return words[0] if len(words) == 1 and words[0].endswith((SYNC, ".txt", ".in")) else words
 
 
 def _index(value: object) -> str:
@@ -86,14 +91,15 @@ class Packages(Group):
     packages: str | tuple[str, ...] | Requirements | None = option(
         None,
         Kind(
-            "a list of requirements such as ['numpy>=2', 'pandas'], the path of a requirements file, or None",
+            "a list of requirements such as ['numpy>=2', 'pandas'], the path of a requirements file, 'sync', or None",
             _packages,
             _read_packages,
             none,
         ),
     )
-    """Packages that are installed in the Pod before the function is loaded: a list such as ``["numpy>=2"]``, or a file.
+    """Packages that the Pod gets before the function is loaded: a list such as ``["numpy>=2"]``, a file, or ``"sync"``.
 
+    ``packages="sync"`` sends what your Python has of what the function imports; no index is needed where it fits.
     ``packages="requirements.txt"`` reads a file in pip's format when the call is made, from the current directory. The
     Pod installs with uv, if its image has it, else with pip; images without both raise PackageInstallError. Each Pod
     installs once, also for a map. Installing does not count for ``timeout``; it may take as long as
@@ -131,7 +137,7 @@ class Packages(Group):
         Raises:
             ConfigurationError: the file cannot be read, or has a wrong line.
         """
-        if self.packages is None:
+        if self.packages is None or self.packages == SYNC:
             return None
         from kubefunc.options.parsers import requirements
 

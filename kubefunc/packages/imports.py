@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import NamedTuple
 
-from kubefunc.modules import parsed, resolved_import
+from kubefunc.modules import imports_in_source, parsed, resolved_import
 
 # What a stock image has beside the standard library.
 _IN_STOCK_IMAGES = frozenset({"pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel"})
@@ -130,6 +130,21 @@ class LoadGraph:
                     need = Need(each.module, f"imported by {file}, line {each.line}")
                     found.setdefault(need.top, need)
         return found
+
+    def reached(self, modules: Iterable[str]) -> frozenset[str]:
+        """All modules that these may import, through those that travel: also inside functions, and on conditions."""
+        found: set[str] = set()
+        pending = [part for module in modules for part in _with_parents(module)]
+        while pending:
+            module = pending.pop()
+            if module in found:
+                continue
+            found.add(module)
+            file = self._file_of(module)
+            source = None if file is None else self._read(self._files[file])
+            if file is not None and source is not None:
+                pending += [part for name in imports_in_source(source, file) for part in _with_parents(name)]
+        return frozenset(found)
 
     def travels(self, module: str) -> bool:
         """Whether it is among the files, or in a package that is."""

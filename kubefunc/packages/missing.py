@@ -54,12 +54,21 @@ def _closure(wanted: tuple[Requirement, ...]) -> frozenset[str] | None:
         if each.name in found:
             continue
         try:
-            lines = metadata.requires(each.name) or ()
+            pending += required_by(each.name, each.extras)
         except metadata.PackageNotFoundError:
             return None
         found.add(each.name)
-        pending += [below for line in lines if (below := _needed(line, each.extras)) is not None]
     return frozenset(found)
+
+
+def required_by(name: str, extras: Sequence[str] = ()) -> list[Requirement]:
+    """What a distribution that is installed here requires, with these extras, on this machine.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    lines = metadata.requires(name) or ()
+    return [below for line in lines if (below := _needed(line, extras)) is not None]
 
 
 def _needed(line: str, extras: Sequence[str]) -> Requirement | None:
@@ -82,7 +91,23 @@ def distributions_of(top: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _distributions() -> dict[str, list[str]]:
-    return {top: list(dict.fromkeys(names)) for top, names in metadata.packages_distributions().items()}
+    """As importlib.metadata.packages_distributions(), which on Python 3.10 knows only a part of them."""
+    found: dict[str, list[str]] = {}
+    for each in metadata.distributions():
+        for top in _tops(each):
+            names = found.setdefault(top, [])
+            if each.metadata["Name"] not in names:
+                names.append(each.metadata["Name"])
+    return found
+
+
+def _tops(distribution: metadata.Distribution) -> set[str]:
+    """The topmost modules of a distribution: as it says itself, or those of its files."""
+    listed = (distribution.read_text("top_level.txt") or "").split()
+    if listed:
+        return set(listed)
+    code = (file for file in distribution.files or () if file.suffix in (".py", ".so", ".pyd"))
+    return {file.parts[0].partition(".")[0] for file in code if ".." not in file.parts}
 
 
 def _message(lacking: Sequence[Need], options: Options) -> str:

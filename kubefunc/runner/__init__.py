@@ -17,7 +17,7 @@ Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3
     ``reader N``   started in *courier* by exec: waits for the result, sends it from byte N on; a large one while it is
                    still written
     ``follower N`` the same for a chunk, from its first record on, while it still runs
-    ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items`` or ``skip``
+    ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items``, ``packages`` or ``skip``
     ``sharer S``   started in *courier* by exec: has a chunk give back the items that it will not begin within S seconds
 
 Files in ``/kubefunc/out``
@@ -38,7 +38,9 @@ Files in ``/kubefunc/out``
 Packages
     ``packages`` in the spec is what :mod:`kubefunc.runner.pod.installer` installs before the function is loaded:
     ``requirements`` and ``constraints`` (lines of files), ``hashes`` (each requirement must have one), ``index`` (a URL
-    or nothing), ``title`` (for people), ``seconds`` (the most that it may take) and ``cache`` (the volume stays).
+    or nothing), ``title`` (for people), ``seconds`` (the most that it may take), ``cache`` (the volume stays) and
+    ``sent``: an archive (gzip of tar) that arrives as ``/kubefunc/out/packages``, the ``machine`` and ``glibc`` that it
+    fits, and what is ``pinned``, to be installed where it does not.
     They go to ``/kubefunc/packages``, a volume of *main* alone: an emptyDir, or a claim of the user's.
 
 Payload
@@ -92,6 +94,7 @@ PROTOCOL = 1
 IN_DIR = "/kubefunc/in"
 OUT_DIR = "/kubefunc/out"
 PACKAGES_DIR = "/kubefunc/packages"
+SENT_PACKAGES = "packages"
 TERMINATION_LOG = "/dev/termination-log"
 ARCHIVE = "kubefunc.pyz"
 SPEC_FILE = "spec.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,19 @@ def test_numpy_pandas_scikit_learn_and_pyarrow(hermetic: Cluster, images: dict[s
     with served(real_wheels(REAL), listening=listen_inside(hermetic.sandbox)) as index:
         function = remote(compute).options(image=images["uv"], packages=list(REAL), package_index=index.url)
         assert function.remote().result(WAIT) == (45, 2.0, True, 10)
+
+
+def test_sync_sends_the_packages_of_this_machine(calling: Space, capfd: pytest.CaptureFixture[str]) -> None:
+    """To the stock image, which has no installer, without any index: numpy, for a call and for a map of two Pods."""
+    del calling
+
+    def total(seed: int) -> tuple[str, int]:
+        import numpy
+
+        return numpy.__version__, int(numpy.arange(10).sum()) + seed
+
+    function = remote(total).options(packages="sync", run_as_user=1000)
+    version = metadata.version("numpy")
+    assert function.remote(1).result(WAIT) == (version, 46)
+    assert f"kubefunc: unpacking packages: numpy {version} (" in capfd.readouterr().err
+    assert function.map(range(4), chunksize=2, max_parallelism=2).result(WAIT) == [(version, 45 + n) for n in range(4)]

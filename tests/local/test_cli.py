@@ -92,9 +92,10 @@ def test_config_where_local_is_wanted(clean_env: dict[str, str], kubeconfig: str
 
 
 def test_config_shows_no_secret(clean_env: dict[str, str], kubeconfig: str) -> None:
-    """Neither a token of the kubeconfig nor a value of env is printed: only the variables' names."""
-    env = {**clean_env, "KUBECONFIG": kubeconfig, "KUBEFUNC_ENV": "PASSWORD=hunter2,USER=me"}
-    result = _kubefunc("config", env=env)
+    """Neither a token of the kubeconfig, a value of env nor the login of an index: of env only the names."""
+    secrets = {"KUBEFUNC_ENV": "PASSWORD=hunter2,USER=me", "KUBEFUNC_PACKAGE_INDEX": "https://ada:hunter2@pypi.example"}
+    result = _kubefunc("config", env={**clean_env, "KUBECONFIG": kubeconfig, **secrets})
+    assert "https://****@pypi.example" in result.stdout
     assert "PASSWORD, USER" in result.stdout
     assert "hunter2" not in result.stdout + result.stderr
     assert "secret-token" not in result.stdout + result.stderr

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
+import platform
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from tests.local.pod import Pod
-from tests.wheels import Index, served, wheel
+from tests.wheels import Index, install, served, wheel
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Pods are Linux")
 
@@ -242,6 +245,48 @@ def test_the_end_of_the_pod_ends_the_installer(installing: Installing) -> None:
         assert ends(main) == EXIT_TERMINATED
         connection.close()
     assert not pod.has("result")
+
+
+# -- what is sent from the caller's machine
+
+
+def sent(pod: Pod, tmp_path: Path, **fits: Any) -> dict[str, Any]:
+    """Bring an archive with one package to the Pod, as its courier does."""
+    install(tmp_path / "site", "greeting", "7.0", {"greeting.py": "VERSION = '7.0'\n"})
+    with tarfile.open(pod.out_dir / "packages", "w:gz") as archive:
+        archive.add(tmp_path / "site", arcname=".")
+    return {"title": "greeting 7.0", "digest": "d", "machine": "", "glibc": None, "pinned": ["greeting==1.0"], **fits}
+
+
+def test_packages_that_are_sent_need_no_installer(installing: Installing, tmp_path: Path) -> None:
+    """And no index: they are unpacked, and the archive is removed."""
+    pod = installing(lambda: importlib.import_module("greeting").VERSION, index="http://127.0.0.1:9/simple")
+    tell(pod, sent=sent(pod, tmp_path), requirements=[])
+    code, printed = pod.run("main")
+    assert (code, value(pod)) == (EXIT_VALUE, "7.0"), printed.decode()
+    assert printed.startswith(b"kubefunc: unpacking packages: greeting 7.0\n")
+    assert not pod.has("packages")
+
+
+@pytest.mark.parametrize(
+    "fits", [{"machine": "z80", "glibc": [2, 0]}, {"machine": platform.machine(), "glibc": [99, 0]}]
+)
+def test_where_they_do_not_fit_the_same_versions_are_installed(
+    installing: Installing, tmp_path: Path, fits: dict[str, Any]
+) -> None:
+    """Another processor, or an older C library."""
+    pod = installing(lambda: importlib.import_module("greeting").VERSION)
+    tell(pod, sent=sent(pod, tmp_path, **fits), requirements=[])
+    code, printed = pod.run("main")
+    assert (code, value(pod)) == (EXIT_VALUE, "1.0"), printed.decode()
+    assert b"installing packages with pip: greeting==1.0" in printed
+
+
+def tell(pod: Pod, **changes: Any) -> None:
+    """Change what the Pod is told about packages."""
+    spec = json.loads((pod.in_dir / "spec.json").read_text())
+    spec["packages"].update(changes, title="")
+    pod.write("spec.json", json.dumps(spec).encode())
 
 
 # -- the cache

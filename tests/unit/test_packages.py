@@ -81,6 +81,7 @@ def test_what_the_runner_is_told() -> None:
         "title": "numpy>=2",
         "seconds": 60.0,
         "cache": False,
+        "sent": None,
     }
 
 

@@ -24,7 +24,7 @@ from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
 from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
-from kubefunc.backends.kubernetes.control.call_objects import job_spec
+from kubefunc.backends.kubernetes.control.call_objects import job_spec, with_packages
 from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
 from kubefunc.backends.kubernetes.control.maps import Maps
@@ -97,6 +97,7 @@ class KubernetesBackend:
 
     def submit(self, submission: Submission, sink: Sink) -> Work:
         namespace = submission.options.namespace or self._config.namespace
+        submission = with_packages(submission)
         missing.check(submission.payload.needs, submission.options)
         if submission.options.pool is not None:
             self._sweep_later(namespace)

@@ -62,6 +62,27 @@ class Requirement:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Packages that are sent from this machine, as an archive.
+
+    Attributes:
+        path: of the archive here.
+        size: bytes of it.
+        names: names and versions in it, for people.
+        pinned: what to install instead where it does not fit, and all else that belongs to it.
+        machine: the processor that it fits, such as ``x86_64``; empty: any.
+        glibc: the oldest C library that it fits; None: any.
+    """
+
+    path: str
+    size: int
+    names: tuple[str, ...]
+    pinned: tuple[str, ...]
+    machine: str = ""
+    glibc: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Requirements:
     """All that an installer is given.
 
@@ -69,11 +90,13 @@ class Requirements:
         lines: of a requirements file: requirements and options.
         parsed: the requirements among them.
         constraints: lines of a constraints file.
+        sent: what comes from this machine instead.
     """
 
     lines: tuple[str, ...]
     parsed: tuple[Requirement, ...]
     constraints: tuple[str, ...] = ()
+    sent: Sent | None = None
 
     @property
     def has_hashes(self) -> bool:

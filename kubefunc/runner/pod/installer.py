@@ -201,7 +201,8 @@ def _place(wanted: Mapping[str, Any], volume: str) -> str:
     with open(f"{link}.lock", "ab") as lock:
         is_alone = _lock(lock.fileno())
         if os.path.exists(link):
-            print(f"kubefunc: packages found in the cache: {wanted['title']}", flush=True)
+            title = wanted["title"] or wanted["sent"]["title"]
+            print(f"kubefunc: packages found in the cache: {title}", flush=True)
             return os.path.realpath(link)
         if is_alone:  # a Pod that was killed has left them
             _remove_unfinished(volume, os.path.basename(link))
@@ -221,7 +222,7 @@ def cache_key(wanted: Mapping[str, Any]) -> str:
 
     present = sorted(f"{each.metadata['Name']}=={each.version}" for each in metadata.distributions())
     made_of = [
-        *(sorted(wanted["requirements"]), sorted(wanted["constraints"])),
+        *(sorted(wanted["requirements"]), sorted(wanted["constraints"]), (wanted.get("sent") or {}).get("digest")),
         without_credentials(wanted["index"].encode()).decode(),
         *(sys.version, sys.base_prefix, platform.machine(), platform.libc_ver(), present),
     ]
@@ -250,11 +251,16 @@ def _lock(file: int) -> bool:
 
 def _made(wanted: Mapping[str, Any], place: str) -> str:
     started = time.monotonic()
-    name, command = installer(place)
-    print(f"kubefunc: installing packages with {name}: {wanted['title']}", flush=True)
+    sent = wanted.get("sent")
+    is_fitting = sent is not None and fits_here(sent)
+    requirements = wanted["requirements"] if sent is None or is_fitting else sent["pinned"]
     try:
         _make_environment(place)
-        _run(name, command, wanted, place)
+        if sent is not None and is_fitting:
+            print(f"kubefunc: unpacking packages: {sent['title']}", flush=True)
+            unpack(wanted["archive"], site_of(place))
+        if requirements:
+            _run({**wanted, "requirements": requirements}, place)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -290,7 +296,39 @@ def _make_environment(place: str) -> None:
             file.writelines(f"{directory}\n" for directory in site.getsitepackages())
 
 
-def _run(name: str, command: Sequence[str], wanted: Mapping[str, Any], place: str) -> None:
+def fits_here(sent: Mapping[str, Any]) -> bool:
+    """Whether compiled packages from another machine work with this processor and C library."""
+    import platform
+
+    if sent["glibc"] is None:
+        return True
+    name, version = platform.libc_ver()
+    here = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return name == "glibc" and platform.machine() == sent["machine"] and here >= list(sent["glibc"])
+
+
+def unpack(archive: str, directory: str) -> None:
+    """Put the files of an archive below a directory, as the archive is read. It is removed: the disk has both."""
+    import gzip
+    import tarfile
+
+    with gzip.open(archive) as content, tarfile.open(fileobj=content, mode="r|") as members:
+        for member in members:
+            path = os.path.join(directory, member.name)
+            file = members.extractfile(member)
+            if file is None or ".." in member.name.split("/"):
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as target:
+                shutil.copyfileobj(file, target, 1 << 20)
+            os.chmod(path, member.mode)
+    os.unlink(archive)
+
+
+def _run(wanted: Mapping[str, Any], place: str) -> None:
+    name, command = installer(place)
+    title = wanted["title"] or ", ".join(wanted["requirements"])
+    print(f"kubefunc: installing packages with {name}: {title}", flush=True)
     scratch = f"{place}/tmp"  # on the same volume: what is unpacked there need not be copied
     os.mkdir(scratch)
     files = [*_file(scratch, "-r", wanted["requirements"]), *_file(scratch, "-c", wanted["constraints"])]

@@ -10,6 +10,7 @@ import sys
 import time
 
 from kubefunc.runner import (
+    CODE_UPLOAD,
     ENV_FAILURES,
     ENV_IGNORED_FAILURES,
     ENV_STOP_GRACE,
@@ -17,11 +18,12 @@ from kubefunc.runner import (
     KEY_FILE,
     PACKAGES_DIR,
     PAYLOAD,
+    SENT_PACKAGES,
     SPEC_FILE,
     STOP_GRACE,
 )
 from kubefunc.runner.execution import child, reports
-from kubefunc.runner.execution.attempts import FOREVER
+from kubefunc.runner.execution.attempts import FOREVER, error_header
 from kubefunc.runner.execution.process import ALIVE_EVERY, Child, Signals, fork_child
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.spec import RunnerSpec
@@ -103,6 +105,10 @@ class Place:
             return None
         from kubefunc.runner.pod import installer  # most calls do not need it
 
+        if wanted.get("sent"):
+            if not overseer.wait_for_file(SENT_PACKAGES, self.spec.pull_allowance):
+                return None if overseer.ending else error_header(CODE_UPLOAD, {"waited": self.spec.pull_allowance})
+            wanted = {**wanted, "archive": self.path(SENT_PACKAGES)}
         volume = os.environ.get("KUBEFUNC_PACKAGES_DIR", PACKAGES_DIR)
         place, failed = installer.install(overseer, wanted, lambda run: fork_child(run, self._forget), volume)
         self.spec = self.spec.replace(packages={**wanted, "place": place})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
+import mmap
 import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -245,7 +246,7 @@ def upload(
     namespace: str,
     pod: str,
     command: Sequence[str],
-    data: bytes | bytearray | memoryview,
+    data: bytes | bytearray | memoryview | mmap.mmap,
     *,
     container: str = COURIER,
     silence: float = SILENCE,

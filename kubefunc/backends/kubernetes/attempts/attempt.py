@@ -32,10 +32,11 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Submission, Whereabouts
+from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of
 from kubefunc.backends.kubernetes.attempts.fetch import Fetch
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
@@ -45,7 +46,6 @@ from kubefunc.backends.kubernetes.attempts.receipt import CallReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
-from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
@@ -128,12 +128,10 @@ class Attempt:
         """How many bytes its result may have in this program."""
         return PLAIN_LIMIT + PLAIN_HEADER if self.options.untrusted else math.inf
 
-    def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
+    def cargo(self, pod: str) -> Cargo:
         """What must be brought to this Pod by its courier: files by name."""
         submission = self.submission
-        if submission is None or submission.payload.size <= SECRETS_LIMIT:
-            return {}
-        return {"payload": lambda: submission.payload.data}
+        return {} if submission is None else cargo_of(submission)
 
     @property
     def default_image(self) -> str | None:

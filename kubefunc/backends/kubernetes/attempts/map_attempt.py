@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of
 from kubefunc.backends.kubernetes.attempts.held import HeldPod, HeldPods
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
@@ -18,7 +19,6 @@ from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt, Receipt
 from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
-from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -334,11 +334,9 @@ class ChunkAttempt(Attempt):
         if pod.uid != self.heard_of or pod.where not in _BEFORE_RUNNING:
             super().move(pod)
 
-    def cargo(self, pod: str) -> Mapping[str, Callable[[], bytes]]:
-        cargo: dict[str, Callable[[], bytes]] = {}
+    def cargo(self, pod: str) -> Cargo:
         sent = self.of.sent
-        if sent is not None and sent.payload.size > SECRETS_LIMIT:
-            cargo["payload"] = lambda: sent.payload.data
+        cargo: Cargo = {} if sent is None else cargo_of(sent)
         if sent is not None and self.of.uploads_items:
             cargo["items"] = lambda: records.join_items([(index, sent.items[index]) for index in self.items])
         if any(each.name == pod and each.replaces for each in list(self.pods.known.values())):

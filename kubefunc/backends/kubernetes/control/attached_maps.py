@@ -123,7 +123,7 @@ class AttachedMaps:
         except TROUBLE as error:
             raise as_error(error) from error
         spec = kept.checked_spec(call, files)
-        if spec.upload or spec.upload_items:
+        if spec.upload or spec.upload_items or (spec.packages or {}).get("sent"):
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
         layout = Layout.from_json(map_of(spec))
         items = joined(files, ITEMS)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from kubefunc.archive import archive_bytes
+import dataclasses
+import os
+import sys
+
+from kubefunc.archive import archive_bytes, cache_directory
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import build_job
@@ -11,6 +15,8 @@ from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
+from kubefunc.options.packages import SYNC
+from kubefunc.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
 
@@ -42,5 +48,17 @@ def objects_of(submission: Submission, session: str, namespace: str) -> list[Jso
     Raises:
         ConfigurationError: ``pod_template`` takes away what kubefunc needs.
     """
-    spec = job_spec(submission, session, namespace)
+    spec = job_spec(with_packages(submission), session, namespace)
     return [*build_secrets(spec), build_job(spec)]
+
+
+def with_packages(submission: Submission) -> Submission:
+    """With what ``packages="sync"`` means for this function."""
+    options = submission.options
+    if options.packages != SYNC:
+        return submission
+    from kubefunc.packages.sync import plan  # only for those who use it
+
+    modules = {name.partition(".")[0] for name in submission.payload.imported() if is_foreign(name)}
+    wanted = plan(modules, cache_directory(os.environ, sys.platform) / "packages")
+    return dataclasses.replace(submission, options=dataclasses.replace(options, packages=wanted))

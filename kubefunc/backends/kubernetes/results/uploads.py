@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import time
 from collections.abc import Callable
 
@@ -39,7 +40,7 @@ class Uploads:
             send = functools.partial(self._send, attempt, pod, name, content)
             self._streams.do(functools.partial(guarded, attempt, self._fail, send))
 
-    def _send(self, attempt: Attempt, pod: str, name: str, content: Callable[[], bytes]) -> None:
+    def _send(self, attempt: Attempt, pod: str, name: str, content: Callable[[], bytes | mmap.mmap]) -> None:
         for pause in PAUSES:
             if attempt.over:
                 return
@@ -59,11 +60,11 @@ class Uploads:
             attempt.brought.fail(pod, name)
 
 
-def _refused(data: bytes, words: str) -> Finding:
+def _refused(data: bytes | mmap.mmap, words: str) -> Finding:
     return Finding(
         errors.PermissionDeniedError,
         "UploadRefused",
-        f"Arguments of {len(data):,} bytes travel by exec, and the cluster refuses that.",
+        f"Arguments or packages of {len(data):,} bytes travel by exec, and the cluster refuses that.",
         "Ask for pods/exec (create, get) in the Role, or put the data on a volume and pass its path.",
         (words,),
     )
