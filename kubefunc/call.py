@@ -22,6 +22,7 @@ from kubefunc.outcomes import CANCELLED, Outcomes, Owner, read_outcome
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
+from kubefunc.serving import OneItem, Reachable
 from kubefunc.session import Session, session
 from kubefunc.unread_future import UnreadFuture
 
@@ -55,7 +56,7 @@ class CallStats:
     node: str | None = None
 
 
-class Call(UnreadFuture[R]):
+class Call(UnreadFuture[R], Reachable):
     """One call of a remote function, from ``f.remote(...)`` or :func:`attach`.
 
     It is a ``concurrent.futures.Future``: ``result``, ``exception``, ``add_done_callback``,
@@ -228,6 +229,9 @@ class Call(UnreadFuture[R]):
         if self._work is None:
             raise RuntimeError(f"{self._id} was not submitted")
         return self._work
+
+    def _running(self) -> OneItem:
+        return OneItem(self._id, self._outcomes, self._index)
 
     def _whereabouts(self) -> Whereabouts:
         where = self._outcomes.where(self._index)

@@ -27,6 +27,7 @@
       CallTimeoutError               timeout= or deadline= is over (result(timeout=) raises the builtin TimeoutError)
       RemoteExitError                the function raised SystemExit, KeyboardInterrupt or GeneratorExit
       RemoteError                    a function with untrusted=True raised an exception: its type and text
+      PortForwardError               a forwarded port leads nowhere: nothing listens, or the Pod has ended
       ResultError                    the function ran, but its result did not arrive
         ResultLostError
         ResultCorruptedError         length, checksum or signature is wrong
@@ -208,6 +209,10 @@ class RemoteError(KubefuncError):
         self.type_name = type_name
         self.text = text
         self.traceback = traceback
+
+
+class PortForwardError(KubefuncError):
+    """A port that ``forward`` opened leads nowhere: nothing listens there, or the Pod has ended."""
 
 
 class ResultError(KubefuncError):

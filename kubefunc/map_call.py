@@ -10,17 +10,19 @@ import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from kubefunc.backends.base import Work
 from kubefunc.call import Call
 from kubefunc.handles import parse_id
 from kubefunc.map_items import ItemCalls, MapItems
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.progress import MapProgress
+from kubefunc.serving import AllItems, Reachable
 from kubefunc.session import session
 
 R = TypeVar("R")
 
 
-class MapCall(Generic[R]):
+class MapCall(Reachable, Generic[R]):
     """Many calls of one function, from ``f.map(...)`` or :func:`attach_map`.
 
     Iterating gives the results in the order of the inputs, each as soon as it and all results before it are there. A
@@ -69,6 +71,12 @@ class MapCall(Generic[R]):
     def __await__(self) -> Generator[Any, None, list[R]]:
         """The same as :meth:`result`, in an event loop."""
         return self._all().__await__()
+
+    def _known_work(self) -> Work:
+        return self._items.known_work()
+
+    def _running(self) -> AllItems:
+        return AllItems(self.id, self._items.outcomes)
 
     async def _all(self) -> list[R]:
         import asyncio

@@ -360,6 +360,9 @@ class ItemCall(Call[R]):
         printed = self._items.output.text_of(self._index)
         return iter(printed.splitlines()) if follow else printed
 
+    def _known_work(self) -> Work:
+        return self._items.known_work()
+
     def _stop(self) -> None:
         self._items.cancel([self._index])
 

@@ -112,6 +112,16 @@ class Outcomes:
         """Where an item is, or was when it ended."""
         return self._tally.where(index)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an item runs now."""
+        return self._tally.is_running
+
+    def running_pods(self) -> list[str]:
+        """The Pods in which items run now."""
+        with self._lock:
+            return self._tally.pods()
+
     def record(self, index: int) -> Record | None:
         """What came of an item, without its value once that was read."""
         return self._records.get(index)

@@ -78,6 +78,23 @@ RULES = (
         ("Optional: without events, calls are slower and error messages say less.",),
         without="Calls are slower, and error messages say less.",
     ),
+    Rule(
+        "",
+        "services",
+        ("create", "get", "patch", "delete"),
+        (
+            "Optional: only for functions with service=. get and delete let a name be used again, patch lets a Job",
+            "that replaces another keep the Service.",
+        ),
+        without="Functions with service= do not start.",
+    ),
+    Rule(
+        "",
+        "pods/portforward",
+        ("create", "get"),
+        ("Optional: only for call.forward(). Older API servers check get and newer ones check create.",),
+        without="call.forward() does not work.",
+    ),
 )
 
 _HEAD = """\

@@ -31,6 +31,15 @@ class Tally:
         """Where an item is, or was when it ended."""
         return self._where.get(index, UNSENT)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an item runs now."""
+        return bool(self._running)
+
+    def pods(self) -> list[str]:
+        """The Pods in which items run now."""
+        return list(dict.fromkeys(self._pods.values()))
+
     def move(self, index: int, where: Whereabouts) -> None:
         """It is there now."""
         self._where[index] = where if where.pod is not None else _with_place_of(self.where(index), where)

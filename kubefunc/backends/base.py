@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer, Payload
 from kubefunc.runner.protocol.records import Record
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 Shape = Literal["single", "map"]
 
@@ -135,6 +138,64 @@ class Sink(Protocol):
         ...
 
 
+class Places(Protocol):
+    """Where a call or map runs now: for who connects to it."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for messages."""
+        ...
+
+    def pods(self) -> Sequence[str]:
+        """The names of the Pods that run."""
+        ...
+
+    def ended(self) -> bool:
+        """Whether nothing of it will run any more."""
+        ...
+
+
+class Forward(Protocol):
+    """A local port that leads to a port of a call while its context lasts. Entering it raises KubefuncError.
+
+    Attributes:
+        trouble: why the last connection that failed did so; empty where none has.
+    """
+
+    trouble: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, here."""
+        ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Access(Protocol):
+    """How other programs connect to a call or map."""
+
+    def endpoint(self) -> str:
+        """The address, ``host:port``, under which other Pods of the cluster reach it, or other programs here.
+
+        Raises:
+            ConfigurationError: it has no Service, or no port.
+        """
+        ...
+
+    def forward(self, port: str | int | None, places: Places) -> Forward:
+        """A local port that leads to this port of it, given by name, by number, or None for its only one.
+
+        Raises:
+            ConfigurationError: it has no such port.
+        """
+        ...
+
+
 class Work(Protocol):
     """A call or map that a backend was given, or found: what can be done with it besides waiting for its outcomes."""
 
@@ -160,6 +221,10 @@ class Work(Protocol):
 
     def logs(self, follow: bool) -> Iterator[bytes]:
         """What the function has printed."""
+        ...
+
+    def access(self) -> Access:
+        """How other programs connect to it."""
         ...
 
     def drain(self, seconds: float) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
+from kubefunc.backends.base import Access, OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
@@ -116,6 +116,9 @@ class EndedWork:
     def logs(self, follow: bool) -> Iterator[bytes]:
         """Nothing: it printed to this process's own output."""
         return iter(())
+
+    def access(self) -> Access:
+        raise ConfigurationError(f"{self._call} ran in this process and has ended: nothing listens on its ports.")
 
     def drain(self, seconds: float) -> None:
         """All is printed."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from kubefunc.errors import ConfigurationError
 from kubefunc.options.advanced import Advanced, AdvancedChanges
 from kubefunc.options.kind import accepted, brief
+from kubefunc.options.network import Network, NetworkChanges
 from kubefunc.options.option import UNSET, Layer, kinds, merges
 from kubefunc.options.packages import Packages, PackagesChanges
 from kubefunc.options.placement import Placement, PlacementChanges
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 
 
 class OptionChanges(
-    RunningChanges, InPodChanges, PackagesChanges, PlacementChanges, AdvancedChanges, ResultsChanges, total=False
+    RunningChanges,
+    InPodChanges,
+    PackagesChanges,
+    NetworkChanges,
+    PlacementChanges,
+    AdvancedChanges,
+    ResultsChanges,
+    total=False,
 ):
     """The types that each option accepts. The fields of :class:`Options` explain them."""
 
 
 # A dataclass has the fields of its last base first.
 @dataclass(frozen=True, kw_only=True)
-class Options(Results, Advanced, Placement, Packages, InPod, Running):
+class Options(Results, Advanced, Placement, Network, Packages, InPod, Running):
     """Where and how a function runs.
 
     The constructor checks all values and converts them: durations to seconds as float, ``cpu`` and ``memory`` to

@@ -36,6 +36,8 @@ _SYNONYMS: Final = {
     "image_pull_policy": "pull_policy image_pull",
     "run_as_user": "user uid run_as user_id",
     "priority_class": "priority priority_class_name",
+    "ports": "port container_port container_ports expose exposed_ports target_port",
+    "service": "service_name load_balancer service_type",
     "detach": "detached fire_and_forget keep_alive background",
     "verbose": "quiet silent stream_logs log_output get_logs show_logs output",
     "packages": "package pip pip_packages pip_install requirements dependencies deps runtime_env modules imports",
@@ -77,7 +79,7 @@ _ELSEWHERE: Final = {
     "queue queue_name local_queue": "Choose a queue of Kueue with labels={'kueue.x-k8s.io/queue-name': '...'}.",
     "command cmd args entrypoint": "The container runs the function itself; pass arguments to f.remote(...).",
     "affinity runtime_class runtime_class_name security_context container_security_context init_containers sidecars "
-    "host_network host_aliases ports topology_spread_constraints node_name dns_policy dns_config scheduler_name "
+    "host_network host_aliases topology_spread_constraints node_name dns_policy dns_config scheduler_name "
     "working_dir workdir cwd lifecycle ephemeral_storage storage": (
         "Set it with pod_template, as in a Pod's spec: pod_template={'runtimeClassName': 'gvisor'}."
     ),

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from kubefunc.backends.kubernetes.objects.containers import CONTAINER_ORDER
-from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
+from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch, validate
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
 from kubefunc.backends.kubernetes.objects.origin import Origin, label_value
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
+from kubefunc.backends.kubernetes.objects.service import Reach, build_service, reach_of
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
@@ -907,3 +908,45 @@ def test_volumes_are_mounted_where_the_function_and_init_containers_run() -> Non
     assert seen == {"main": True, "courier": False, "prepare": True}
     claim = {"claimName": "corpus", "readOnly": True}
     assert {"name": "volume-data", "persistentVolumeClaim": claim} in made["volumes"]
+
+
+# -- ports and Services
+
+
+def test_ports_stand_in_main_alone() -> None:
+    """By name and number; without service= nothing else changes."""
+    assert container("main", ports={"http": 8080})["ports"] == [{"name": "http", "containerPort": 8080}]
+    assert "ports" not in container("courier", ports={"http": 8080})
+    assert "readinessProbe" not in container("main", ports={"http": 8080})
+    assert build_service(spec(ports={"http": 8080}), "uid-1") is None
+
+
+def test_a_service_leads_to_the_pods_of_all_jobs_of_its_call() -> None:
+    """It goes with the Job that owns it, and sends nothing to Pods that do not listen, or are about to end."""
+    serving = spec(ports={"http": 8080, "admin": 9}, service="scores", attempt=2)
+    made: Any = build_service(serving, "uid-1")
+    assert made["metadata"]["name"] == "scores"
+    assert made["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": f"{CALL}-r2", "uid": "uid-1"}
+    ]
+    assert made["spec"]["selector"] == {"kubefunc/call": CALL}
+    assert made["spec"]["ports"] == [
+        {"name": "http", "port": 8080, "targetPort": "http"},
+        {"name": "admin", "port": 9, "targetPort": "admin"},
+    ]
+    main = container("main", ports={"http": 8080, "admin": 9}, service="scores")
+    assert main["readinessProbe"]["tcpSocket"] == {"port": "http"}
+    assert main["lifecycle"] == {"preStop": {"sleep": {"seconds": 2}}}
+
+
+def test_who_attaches_reads_ports_and_service_from_the_job() -> None:
+    """Whatever set them."""
+    job: Any = build_job(spec(ports={"http": 8080}, service="scores"))
+    assert reach_of("team-a", job) == Reach("team-a", {"http": 8080}, "scores")
+    assert reach_of("team-a", build_job(spec())) == Reach("team-a", {}, None)
+
+
+def test_a_service_without_ports_is_refused() -> None:
+    """Before anything is sent."""
+    with pytest.raises(ConfigurationError, match=r"service='scores' needs ports="):
+        validate(spec(service="scores"))

@@ -107,6 +107,8 @@ def test_the_defaults() -> None:
         "env": {},
         "service_account": None,
         "run_as_user": None,
+        "ports": {},
+        "service": None,
         "volumes": {},
         "packages": None,
         "package_index": None,

@@ -107,7 +107,7 @@ class KubernetesBackend:
         else:
             self._submit_single(submission, ItemsSink(sink, SINGLE))
         self._sweep_later(namespace)
-        return self._work(submission.call, namespace)
+        return self._work(submission.call, namespace, submission.options)
 
     def _open_pools(self) -> Pools:
         from kubefunc.backends.kubernetes.warm.pool import Host, Pools  # most programs have none
@@ -162,10 +162,10 @@ class KubernetesBackend:
                 self._attach(name, namespace, sink)
 
         self._requests.do(lambda: _or_tell(follow, lambda error: sink.fail(None, error)))
-        return self._work(name, namespace)
+        return self._work(name, namespace, None)
 
-    def _work(self, call: str, namespace: str) -> ClusterWork:
-        return ClusterWork(call, namespace, self.api, self._jobs, self._tracker, self._maps)
+    def _work(self, call: str, namespace: str, options: Options | None) -> ClusterWork:
+        return ClusterWork(call, namespace, options, self.api, self._jobs, self._tracker, self._maps)
 
     def forget(self) -> None:
         """Connections are closed with the objects that hold them, and nothing is sent on them."""
@@ -257,7 +257,7 @@ class KubernetesBackend:
         kept.checked_spec(call, files)
         self._tracker.add_attached(attempt)
         if sink.settled and not attempt.over:  # or just now
-            self._work(call, namespace).cancel()
+            self._work(call, namespace, None).cancel()
 
     def _sweep_later(self, namespace: str) -> None:
         """Once a namespace, when the first calls are out of the way."""

@@ -9,12 +9,15 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
+from kubefunc.backends.local.forward import LocalAccess
 from kubefunc.backends.local.run import SINGLE, Ended, Processes, Run, not_started, usable_cpus
+from kubefunc.backends.reach import check_reach
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
@@ -79,7 +82,7 @@ class LocalBackend:
             self._open(submission, sink, workers, None)
         else:
             self._submit_single(submission, sink)
-        return LocalWork(self, submission.call)
+        return LocalWork(self, submission.call, submission.options.ports)
 
     def _submit_single(self, submission: Submission, sink: Sink) -> None:
         _check(submission.options)
@@ -313,9 +316,10 @@ class LocalBackend:
 class LocalWork:
     """Implements :class:`kubefunc.backends.base.Work`. What an item prints is handed over before its outcome."""
 
-    def __init__(self, backend: LocalBackend, call: str) -> None:
+    def __init__(self, backend: LocalBackend, call: str, ports: Mapping[str, int] = MappingProxyType({})) -> None:
         self._backend = backend
         self._call = call
+        self._ports = ports
 
     def address(self) -> str:
         raise SerializationError(
@@ -346,11 +350,15 @@ class LocalWork:
     def logs(self, follow: bool) -> Iterator[bytes]:
         return self._backend.logs(self._call, follow)
 
+    def access(self) -> LocalAccess:
+        return LocalAccess(self._call, self._ports)
+
     def drain(self, seconds: float) -> None:
         """There is nothing to wait for."""
 
 
 def _check(options: Options) -> None:
+    check_reach(options)
     if options.detach:
         raise ConfigurationError(
             "detach=True needs a cluster: on this machine a call ends with the program that made it. "

@@ -49,8 +49,13 @@ class Session:
     folder: str
 
 
-def open_session(config: ClusterConfig, announce: Callable[[object], None]) -> Session:
+def open_session(config: ClusterConfig, announce: Callable[[object], None], connections: int) -> Session:
     """Load the credentials of `config`, which may run a credential plugin, and make a pool.
+
+    Args:
+        config: from ``find_config``.
+        announce: is told each socket that waits for an answer.
+        connections: how many the pool has at most.
 
     Raises:
         ConfigurationError: they cannot be read.
@@ -60,7 +65,9 @@ def open_session(config: ClusterConfig, announce: Callable[[object], None]) -> S
     try:
         configuration = _load(config, folder)
         try:
-            return Session(configuration, _new_pool(configuration, announce), _digest(configuration), folder)
+            return Session(
+                configuration, _new_pool(configuration, announce, connections), _digest(configuration), folder
+            )
         except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
             raise ConfigurationError(
                 f"The certificates of the context {config.context!r} in {config.source} cannot be used: {exc}"
@@ -145,12 +152,12 @@ def same_connections(old: Session, new: Session) -> bool:
     return same and old.digest == new.digest and not getattr(after, "cert_file", None)
 
 
-def _new_pool(configuration: Any, announce: Callable[[object], None]) -> urllib3.PoolManager:
+def _new_pool(configuration: Any, announce: Callable[[object], None], connections: int) -> urllib3.PoolManager:
     """The pool that `kubernetes` would use, made bounded, kept alive by TCP, and telling us its sockets."""
     from kubernetes.client import rest
 
     pool: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
-    pool.connection_pool_kw.update(maxsize=CONNECTIONS, block=True, socket_options=_socket_options())
+    pool.connection_pool_kw.update(maxsize=connections, block=True, socket_options=_socket_options())
     _share_tls_context(pool.connection_pool_kw)
     pool.pool_classes_by_scheme = {
         scheme: _announcing(kind, announce) for scheme, kind in pool.pool_classes_by_scheme.items()

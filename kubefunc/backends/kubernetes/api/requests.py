@@ -28,6 +28,7 @@ from kubefunc.backends.kubernetes.api.errors import ApiError, ConnectionFailed, 
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig, find_config
 from kubefunc.backends.kubernetes.api.patience import FIRST_CONTACT_PATIENCE, Patience, failure_of
 from kubefunc.backends.kubernetes.api.pool import (
+    CONNECTIONS,
     Session,
     authorization,
     diagnose,
@@ -110,6 +111,7 @@ class Api:
     Args:
         config: from :func:`find_config`.
         sleep, clock: for tests.
+        connections: how many there are at once, at most.
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class Api:
         *,
         sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        connections: int = CONNECTIONS,
     ) -> None:
         def doze(seconds: float) -> None:
             self._closed.wait(seconds)
 
         self.config = config
+        self._connections = connections
         self._closed = threading.Event()
         self._sleep = sleep or doze
         self._clock = clock
@@ -337,7 +341,7 @@ class Api:
     def _session(self) -> Session:
         with self._lock:
             if self._current is None:
-                self._current = open_session(self.config, self._announce)
+                self._current = open_session(self.config, self._announce, self._connections)
             return self._current
 
     def _reload(self, refused: Session) -> Session:
@@ -349,7 +353,7 @@ class Api:
         with self._lock:
             if self._current is not None and self._current is not refused:
                 return self._current
-            fresh = open_session(self.config, self._announce)
+            fresh = open_session(self.config, self._announce, self._connections)
             if same_connections(refused, fresh):
                 fresh = dataclasses.replace(fresh, pool=refused.pool)
             else:

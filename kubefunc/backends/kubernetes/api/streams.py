@@ -256,6 +256,25 @@ class Websocket(Link):
             raise BrokenPipeError("the stream is closed")
         wire.sendall(data)
 
+    def send_some(self, data: bytes | bytearray | memoryview) -> int:
+        """Write what the connection takes now; how many bytes. Only with a timeout of 0. Raises OSError."""
+        wire = self._wire
+        if wire is None or self.closed:
+            raise BrokenPipeError("the stream is closed")
+        return int(wire.send(data))
+
+    def fileno(self) -> int:
+        """The socket's number, to wait for it. Raises BrokenPipeError once it is closed."""
+        wire = self._wire
+        if wire is None or self.closed:
+            raise BrokenPipeError("the stream is closed")
+        return int(wire.fileno())
+
+    def has_buffered(self) -> bool:
+        """Whether TLS holds bytes that are read already: no wait for the socket tells of them."""
+        pending = getattr(self._wire, "pending", None)
+        return bool(self._early) or (pending is not None and pending() > 0)
+
     def set_timeout(self, seconds: float) -> None:
         """How long the next reads and writes may take."""
         wire = self._wire

@@ -18,6 +18,7 @@ from kubefunc.backends.kubernetes.api.own_pod import own_pod_reference
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import METADATA_ONLY, Api, ApiError, ConnectionFailed, Query, as_error
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.control.services import Services
 from kubefunc.backends.kubernetes.control.volume_checks import VolumeChecks
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
@@ -54,6 +55,7 @@ class Jobs:
         refused: Callable[[Attempt, errors.KubefuncError], None],
     ) -> None:
         self._api = api
+        self._services = Services(api)
         self._requests = requests
         self._clock = clock
         self._permission = permission
@@ -98,6 +100,7 @@ class Jobs:
         stored = False
         try:
             spec = self._with_owner(self._as_the_cluster_is(attempt, make()))
+            self._services.check(spec)
             for secret in cast("list[JsonDict]", build_secrets(spec)):
                 if _unwanted(attempt):
                     self._take_back(attempt, made)
@@ -109,6 +112,7 @@ class Jobs:
                 self._take_back(attempt, made)
                 return
             job, warnings = self._post(attempt, jobs_path(attempt.namespace), build_job(spec), _STRICT)
+            self._services.create(spec, job["metadata"]["uid"])
         except TROUBLE as error:
             # Whether a request whose answer was lost has been carried out is not known: then all is deleted too.
             self._not_created(attempt, make, made if stored or _maybe_carried_out(error) else [], error)

@@ -11,6 +11,7 @@ from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error
+from kubefunc.backends.kubernetes.control.access import ClusterAccess
 from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.publish import publish
@@ -21,7 +22,7 @@ from kubefunc.backends.kubernetes.objects.job import owner_of_job
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.results.output import log_path, printed
-from kubefunc.options import ConfigMapKey, SecretKey
+from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.runner import MAIN
 from kubefunc.untrusted import printable_output
 
@@ -32,9 +33,13 @@ _FOLLOW_AGAIN = 0.25  # seconds between two looks for a Pod whose log can be fol
 class ClusterWork:
     """Implements :class:`kubefunc.backends.base.Work`. It holds no state: what is known is the tracker's."""
 
-    def __init__(self, call: str, namespace: str, api: Api, jobs: Jobs, tracker: Tracker, maps: Maps) -> None:
+    def __init__(
+        self, call: str, namespace: str, options: Options | None, api: Api, jobs: Jobs, tracker: Tracker, maps: Maps
+    ) -> None:
+        """``options``: where this client has submitted it."""
         self._call = call
         self._namespace = namespace
+        self._options = options
         self._api = api
         self._jobs = jobs
         self._tracker = tracker
@@ -86,6 +91,9 @@ class ClusterWork:
     def _newest_job(self) -> JsonDict | None:
         jobs = self._jobs.of_call(self._namespace, self._call)
         return jobs[-1] if jobs else None
+
+    def access(self) -> ClusterAccess:
+        return ClusterAccess(self._api, self._jobs, self._call, self._namespace, self._options)
 
     def drain(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -8,6 +8,7 @@ from typing import Final, cast
 from kubefunc.backends.kubernetes.objects.interpreter import PYTHON
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import INDEX_FAILURES, INDEX_IGNORED_FAILURES
+from kubefunc.backends.kubernetes.objects.ports import container_ports, lifecycle, readiness_probe
 from kubefunc.backends.kubernetes.objects.secrets import shards_of
 from kubefunc.backends.kubernetes.objects.security import CONTAINER_SECURITY
 from kubefunc.backends.kubernetes.objects.template import Json, deep_copy, without_none
@@ -47,6 +48,9 @@ def container(spec: JobSpec, name: str) -> Json:
             "imagePullPolicy": options.image_pull_policy,
             "command": list(COMMANDS[name]),
             "env": _environment(spec) + _index_history(spec) if name == MAIN else None,
+            "ports": container_ports(options) if name == MAIN else None,
+            "readinessProbe": readiness_probe(options) if name == MAIN else None,
+            "lifecycle": lifecycle(options) if name == MAIN else None,
             "resources": _main_resources(options) if name == MAIN else deep_copy(_COURIER_RESOURCES),
             "securityContext": deep_copy(CONTAINER_SECURITY),
             "volumeMounts": mounts(name, options),

@@ -21,6 +21,7 @@ from kubefunc.backends.kubernetes.objects.pod import MOST_SECONDS, all_in_secret
 from kubefunc.backends.kubernetes.objects.template import Json, customised
 from kubefunc.backends.kubernetes.objects.user_volumes import mount_in_init_containers
 from kubefunc.backends.kubernetes.objects.volumes import OUT_VOLUME
+from kubefunc.backends.reach import check_reach
 from kubefunc.options import Options
 from kubefunc.runner import COURIER, COURIER_ENDS, EXIT_COURIER_TERMINATED, EXIT_TERMINATED, EXIT_VALUE, MAIN
 
@@ -32,8 +33,10 @@ def validate(spec: JobSpec) -> None:
     """Refuse what cannot work, before anything is sent.
 
     Raises:
-        ConfigurationError: ``pod_template`` takes away what kubefunc needs, or its resources are no quantities.
+        ConfigurationError: ``pod_template`` takes away what kubefunc needs, or its resources are no quantities;
+            ``service`` has no ports.
     """
+    check_reach(spec.options)
     _final_template(spec)
 
 

@@ -25,6 +25,7 @@ HOST_ANNOTATION: Final = "kubefunc/host"
 ATTEMPT_ANNOTATION: Final = "kubefunc/attempt"
 VERSION_ANNOTATION: Final = "kubefunc/version"
 ITEMS_ANNOTATION: Final = "kubefunc/items"
+SERVICE_ANNOTATION: Final = "kubefunc/service"
 
 # Set by the Job controller.
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
@@ -57,9 +58,10 @@ def pod_labels(spec: JobSpec) -> dict[str, str]:
 def job_annotations(spec: JobSpec) -> dict[str, str]:
     """Of the Job: what it runs, for people and for those who attach."""
     size = {} if spec.indexed is None else {ITEMS_ANNOTATION: str(spec.indexed.items)}
-    to = spec.options.publish
+    to, service = spec.options.publish, spec.options.service
     publish = {} if to is None else {PUBLISH_ANNOTATION: written(to)}
-    return {**_notes(spec), **size, **publish, **spec.options.annotations}
+    reach = {} if service is None else {SERVICE_ANNOTATION: service}
+    return {**_notes(spec), **size, **publish, **reach, **spec.options.annotations}
 
 
 def pod_annotations(spec: JobSpec) -> dict[str, str]:

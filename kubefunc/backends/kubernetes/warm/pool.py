@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc import errors
-from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.base import Access, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.control.publish import publish
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import Demand, wanted_workers
@@ -314,6 +314,10 @@ class Pools:
                 "publish= with owned=True does not go with pool=: the call has no Job that could be the owner. "
                 "Leave owned= out, or pool=."
             )
+        if options.service is not None:
+            raise errors.ConfigurationError(
+                f"service={options.service!r} does not go with pool=: other calls use its Pods too. Leave one out."
+            )
         pool = self._pool(config, options, namespace)
         indexes = [0] if submission.shape == "single" else list(submission.items)
         runs = [Run(submission, index, sink, DIRECTORY) for index in indexes]
@@ -400,3 +404,9 @@ class WarmWork:
 
     def read(self) -> Submission:
         raise errors.ConfigurationError(f"{self._call} ran in a pool: nothing of it is kept.")
+
+    def access(self) -> Access:
+        raise errors.ConfigurationError(
+            f"{self._call} runs in a pool, whose Pods other calls use too: its ports cannot be reached. Leave pool= "
+            "out."
+        )
