@@ -23,6 +23,7 @@ __all__ = [
     "Call",
     "ConfigMapKey",
     "Executor",
+    "GangCall",
     "MapCall",
     "Options",
     "Pool",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from kubefunc.call import Call, attach
     from kubefunc.executor import Executor
     from kubefunc.function import RemoteFunction, remote
+    from kubefunc.gang_call import GangCall
     from kubefunc.map_call import MapCall, attach_map
     from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.pool import Pool
@@ -54,6 +56,7 @@ else:
         "attach": "kubefunc.call",
         "Executor": "kubefunc.executor",
         "RemoteFunction": "kubefunc.function",
+        "GangCall": "kubefunc.gang_call",
         "remote": "kubefunc.function",
         "MapCall": "kubefunc.map_call",
         "attach_map": "kubefunc.map_call",

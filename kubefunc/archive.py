@@ -45,6 +45,7 @@ _LEFT_OUT = (
     "testing/",
     "backends/operations.py",
     "backends/queue.py",
+    "backends/reach.py",
     "packages/",
     "cli/",
     "backends/runner_specs.py",
@@ -53,8 +54,8 @@ _LEFT_OUT = (
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts code freshness growth ids ignored leaving log_setup memmaps project_files "
-        "publishing retry role tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
+        "__main__ archive attempts chunks code freshness gang_attempts growth ids ignored leaving log_setup memmaps "
+        "project_files publishing retry role serving tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
@@ -62,11 +63,14 @@ _COMPILED_TOP = frozenset("__init__ current errors function inputs".split())
 _COMPILED_ROOMS = ("options/",)
 # Loaded only when something is wrong, or by hardly any program.
 _NOT_COMPILED = (
+    "kubefunc/options/network.py",
+    "kubefunc/options/parsers/ports.py",
     "kubefunc/options/parsers/requirements.py",
     "kubefunc/options/parsers/versions.py",
     "kubefunc/options/pod_templates.py",
     "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",
+    "kubefunc/runner/execution/gang.py",
     "kubefunc/runner/execution/plain.py",
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",

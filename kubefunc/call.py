@@ -17,17 +17,17 @@ from kubefunc.backends.base import Whereabouts, Work
 from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Raised, Returned, Unread, is_value
-from kubefunc.handles import Waiting, check_process, parse_id
+from kubefunc.handles import Reachable, Waiting, check_process, parse_id
 from kubefunc.outcomes import CANCELLED, Outcomes, Owner, read_outcome
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
-from kubefunc.serving import OneItem, Reachable
 from kubefunc.session import Session, session
 from kubefunc.unread_future import UnreadFuture
 
 if TYPE_CHECKING:
     from kubefunc.publishing import Publication
+    from kubefunc.serving import Running
     from kubefunc.volumes import Volume
 
 R = TypeVar("R")
@@ -230,7 +230,9 @@ class Call(UnreadFuture[R], Reachable):
             raise RuntimeError(f"{self._id} was not submitted")
         return self._work
 
-    def _running(self) -> OneItem:
+    def _running(self) -> Running:
+        from kubefunc.serving import OneItem  # here, as it does not travel to Pods
+
         return OneItem(self._id, self._outcomes, self._index)
 
     def _whereabouts(self) -> Whereabouts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, ENV_PEERS, ENV_RANK
 
 
 def call_id() -> str | None:
@@ -52,6 +52,35 @@ def index() -> int | None:
     """
     text = os.environ.get(ENV_INDEX)
     return None if text is None else int(text)
+
+
+def rank() -> int | None:
+    """Return the rank of this process in its gang, from 0, or None outside of a gang.
+
+    >>> rank() is None
+    True
+    """
+    text = os.environ.get(ENV_RANK)
+    return None if text is None else int(text)
+
+
+def world_size() -> int:
+    """Return how many ranks the gang has; 1 outside of a gang.
+
+    >>> world_size()
+    1
+    """
+    return len(peers()) or 1
+
+
+def peers() -> list[str]:
+    """Return the host names of all ranks of the gang, in order of rank; none outside of a gang.
+
+    >>> peers()
+    []
+    """
+    text = os.environ.get(ENV_PEERS, "")
+    return text.split(",") if text else []
 
 
 def may_call_on() -> bool:

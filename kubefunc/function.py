@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kubefunc.backends.base import Backend, Submission
     from kubefunc.call import Call
+    from kubefunc.gang_call import GangCall
     from kubefunc.map_call import MapCall
     from kubefunc.map_items import MapItems
     from kubefunc.options import OptionChanges, Options
@@ -589,6 +590,11 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
         ConfigurationError: an option is wrong, or the kubeconfig is broken.
     """
     __tracebackhide__ = True
+    refuse_nested()
+    from kubefunc.session import session
+
+    if session().options(function._layer).gang is not None:
+        return cast("Call[R]", start_gang(function, args, kwargs))
     return prepare(function, args, kwargs)()
 
 
@@ -601,6 +607,8 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
 
     here = session()
     options = here.options(function._layer)
+    if options.gang is not None:
+        raise ConfigurationError(f"{function._name} has gang={options.gang}: an executor cannot start a gang.")
     backend = here.backend(options)
     submission = _submission(function, options, backend.packer, args, kwargs)
     return lambda: _sent(submission, backend, here)
@@ -649,6 +657,48 @@ def _submission(
     )
 
 
+def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> GangCall[R]:
+    """As :func:`start`, with ranks that start together.
+
+    Raises:
+        NestedCallError: inside a call whose Pod has no credentials.
+        SerializationError: the function or an argument cannot be pickled.
+        ConfigurationError: an option is wrong, or does not go together with ``gang``.
+    """
+    __tracebackhide__ = True
+    refuse_nested()
+    _refuse_unbound(function)
+    from kubefunc import gang_attempts
+    from kubefunc.backends.base import Submission
+    from kubefunc.gang_call import GangCall
+    from kubefunc.ids import KEY_SIZE, new_id
+    from kubefunc.publishing import refuse_many
+    from kubefunc.session import session
+
+    here = session()
+    options = here.options(function._layer)
+    gang_attempts.refuse_misfits(options)
+    refuse_many(f"{function._name}.remote() with gang={options.gang}", options.publish)
+    backend = here.backend(options)
+    ranks = [args] * (options.gang or 1)
+    payload, packed = backend.packer.pack_map(_target(function), ranks, kwargs, options.retry_exceptions)
+    key = os.urandom(KEY_SIZE)
+    submission = Submission(
+        shape="map",
+        call=new_id(function._name, key),
+        function=function._name,
+        module=getattr(function.function, "__module__", None) or "",
+        options=options,
+        payload=payload,
+        items=dict(enumerate(packed)),
+        count=len(packed),
+        chunksize=1,
+        max_parallelism=len(packed),
+        key=key,
+    )
+    return GangCall(gang_attempts.start_gang(here, backend, submission), submission.count)
+
+
 def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:
     """As :func:`start`, for many items: the handle of :func:`start_items`."""
     __tracebackhide__ = True
@@ -679,6 +729,11 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     from kubefunc.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)
+    if options.gang is not None:
+        raise ConfigurationError(
+            f"{function._name}.map() with gang={options.gang}: each item would be a gang. Make a call for each: "
+            "[f.remote(item) for item in items]."
+        )
     payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
     submission = Submission(

@@ -4,9 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from kubefunc.errors import ConfigurationError
 from kubefunc.session import Session
+
+if TYPE_CHECKING:
+    from kubefunc.backends.base import Work
+    from kubefunc.serving import Running
+
+
+class Reachable:
+    """What calls, maps and gangs have in common: other programs may connect to the function while it runs."""
+
+    def _known_work(self) -> Work:
+        raise NotImplementedError
+
+    def _running(self) -> Running:
+        raise NotImplementedError
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the function's Service inside the cluster, such as ``scores.default.svc:8080``.
+
+        The port is the first of ``ports``. Without a cluster it is ``127.0.0.1`` and that port.
+
+        Raises:
+            ConfigurationError: the function has no ``service``.
+        """
+        return self._known_work().access().endpoint()
+
+    def forward(self, port: str | int | None = None) -> AbstractContextManager[tuple[str, int]]:
+        """Forward a local port to the function: ``with call.forward("http") as (host, port): ...``.
+
+        Waits until the function runs. A connection waits up to 15 s until the function listens. Connections go through
+        the cluster's API server, so this works from wherever ``kubectl port-forward`` does, with any number of
+        connections at once.
+
+        Args:
+            port: a name in ``ports``, or a number. It can be left out if ``ports`` has one.
+
+        Raises:
+            ConfigurationError: ``ports`` has no such name.
+            PermissionDeniedError: you lack ``pods/portforward``.
+            PortForwardError: the function has ended, or ended while a connection was open.
+        """
+        from kubefunc.serving import forwarded  # here, as it does not travel to Pods
+
+        return forwarded(self._known_work(), port, self._running())
 
 
 def check_process(what: str, of: Session) -> None:

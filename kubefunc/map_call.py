@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kubefunc.backends.base import Work
 from kubefunc.call import Call
-from kubefunc.handles import parse_id
+from kubefunc.handles import Reachable, parse_id
 from kubefunc.map_items import ItemCalls, MapItems
 from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.progress import MapProgress
-from kubefunc.serving import AllItems, Reachable
 from kubefunc.session import session
+
+if TYPE_CHECKING:
+    from kubefunc.serving import Running
 
 R = TypeVar("R")
 
@@ -75,7 +77,9 @@ class MapCall(Reachable, Generic[R]):
     def _known_work(self) -> Work:
         return self._items.known_work()
 
-    def _running(self) -> AllItems:
+    def _running(self) -> Running:
+        from kubefunc.serving import AllItems  # here, as it does not travel to Pods
+
         return AllItems(self.id, self._items.outcomes)
 
     async def _all(self) -> list[R]:

@@ -36,6 +36,7 @@ class MapItems(Generic[R]):
         work: what the backend gave for them; None for an empty map, which is not sent.
         unwanted: it was cancelled before its items were known.
         keeps: lives as long as this does.
+        on_failure: is told when items have failed.
         sent: what was submitted; None for an attached map, until its failed items run again.
     """
 
@@ -58,6 +59,7 @@ class MapItems(Generic[R]):
         self.watch: Watch | Unwatched = Unwatched()
         self.unwanted = False
         self.keeps: object = None
+        self.on_failure: Callable[[], None] | None = None
         self.calls: dict[int, ItemCall[R]] = {}  # those that somebody has asked for
         self._making = threading.RLock()
         self._heard_out = 0  # the attempt of which all output is here
@@ -301,6 +303,9 @@ class _MapOwner(Owner):
         for index, call in [(index, calls[index]) for index in indexes if index in calls] if calls else ():
             self._items.session.dispatcher.do(_completing(self._items, index, call))
         self._items.output.end(indexes)
+        told = self._items.on_failure
+        if told is not None and any(map(self._items.outcomes.has_failed, indexes)):
+            told()
 
     def over(self, *, stop: bool) -> None:
         """Nothing goes on for those that were cancelled."""

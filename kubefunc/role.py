@@ -83,10 +83,10 @@ RULES = (
         "services",
         ("create", "get", "patch", "delete"),
         (
-            "Optional: only for functions with service=. get and delete let a name be used again, patch lets a Job",
-            "that replaces another keep the Service.",
+            "Optional: only for functions with service= or gang=. get and delete let a name be used again, patch",
+            "lets a Job that replaces another keep the Service.",
         ),
-        without="Functions with service= do not start.",
+        without="Functions with service= or gang= do not start.",
     ),
     Rule(
         "",

@@ -89,63 +89,29 @@ def _error_of(outcomes: Outcomes, index: int) -> BaseException | None:
     return ended.error if isinstance(ended, Raised) else None
 
 
-class Reachable:
-    """What calls and maps have in common: other programs may connect to the function while it runs."""
-
-    def _known_work(self) -> Work:
-        raise NotImplementedError
-
-    def _running(self) -> Running:
-        raise NotImplementedError
-
-    @property
-    def endpoint(self) -> str:
-        """The address of the function's Service inside the cluster, such as ``scores.default.svc:8080``.
-
-        The port is the first of ``ports``. Without a cluster it is ``127.0.0.1`` and that port.
-
-        Raises:
-            ConfigurationError: the function has no ``service``.
-        """
-        return self._known_work().access().endpoint()
-
-    @contextlib.contextmanager
-    def forward(self, port: str | int | None = None) -> Generator[tuple[str, int]]:
-        """Forward a local port to the function: ``with call.forward("http") as (host, port): ...``.
-
-        Waits until the function runs. A connection waits up to 15 s until the function listens. Connections go through
-        the cluster's API server, so this works from wherever ``kubectl port-forward`` does, with any number of
-        connections at once.
-
-        Args:
-            port: a name in ``ports``, or a number. It can be left out if ``ports`` has one.
-
-        Raises:
-            ConfigurationError: ``ports`` has no such name.
-            PermissionDeniedError: you lack ``pods/portforward``.
-            PortForwardError: the function has ended, or ended while a connection was open.
-        """
-        running = self._running()
-        forward = self._known_work().access().forward(port, running)
-        while not running.running():
+@contextlib.contextmanager
+def forwarded(work: Work, port: str | int | None, running: Running) -> Generator[tuple[str, int]]:
+    """Host and port of a local port that leads to a function while it runs, see :meth:`Reachable.forward`."""
+    forward = work.access().forward(port, running)
+    while not running.running():
+        if running.ended():
+            raise _ended(running)
+        time.sleep(_LOOK)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(forward)
+        except PortForwardError:
             if running.ended():
-                raise _ended(running)
-            time.sleep(_LOOK)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(forward)
-            except PortForwardError:
-                if running.ended():
-                    raise _ended(running) from None
+                raise _ended(running) from None
+            raise
+        before = set(running.pods())
+        try:
+            yield forward.address
+        except _broken_connections() as error:
+            why = _explanation(forward, running, before)
+            if not why:
                 raise
-            before = set(running.pods())
-            try:
-                yield forward.address
-            except _broken_connections() as error:
-                why = _explanation(forward, running, before)
-                if not why:
-                    raise
-                raise PortForwardError(f"{why} ({type(error).__name__}: {error})") from error
+            raise PortForwardError(f"{why} ({type(error).__name__}: {error})") from error
 
 
 def _ended(running: Running) -> BaseException:

@@ -56,6 +56,8 @@ class InlineBackend:
         return "calls run in this process"
 
     def submit(self, submission: Submission, sink: Sink) -> Work:
+        if submission.options.gang is not None:
+            raise ConfigurationError("gang=: the ranks of a gang run at the same time, and here each call runs alone.")
         if submission.options.detach:
             raise ConfigurationError("detach=True: a call that runs in this process has ended before it could be left.")
         with contextlib.nullcontext() if threading.get_ident() in self._inside else self._one:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from kubefunc.backends.base import Submission
@@ -45,6 +46,11 @@ def pod_spec(submission: Submission, *, upload: bool) -> RunnerSpec:
         upload=upload,
         packages=None if wanted is None else packages_spec(wanted, options),
     )
+
+
+def gang_spec(peers: Sequence[str], meeting: int, master: int, *, apart: bool) -> dict[str, object]:
+    """What the ranks of a gang must know, see :func:`kubefunc.runner.execution.gang.enter`."""
+    return {"peers": list(peers), "meeting": meeting, "master": master, "apart": apart}
 
 
 def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:

@@ -10,7 +10,7 @@ from kubefunc.errors import ConfigurationError
 from kubefunc.options.fields import KINDS, MERGES, OptionChanges
 from kubefunc.options.kind import accepted_text
 from kubefunc.options.option import BACKEND_VARIABLE, PREFIX, UNSET, Layer, replace, variable_of
-from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_NESTED
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_NESTED, ENV_PEERS, ENV_RANK
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -23,6 +23,8 @@ _NOT_OPTIONS: Final = frozenset(
         ENV_ATTEMPT,
         ENV_DISRUPTIONS,
         ENV_NESTED,
+        ENV_RANK,  # and these two, of a gang
+        ENV_PEERS,
     }
 )
 

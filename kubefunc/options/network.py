@@ -9,8 +9,19 @@ from typing import TypedDict
 from kubefunc.errors import ConfigurationError
 from kubefunc.options.kind import Kind, none
 from kubefunc.options.option import Group, Unset, by_key, option
-from kubefunc.options.parsers import mappings
-from kubefunc.options.parsers import ports as parsers
+from kubefunc.options.parsers import mappings, numbers
+
+
+def _ports(value: object) -> object:
+    from kubefunc.options.parsers import ports  # here, as a Pod that imports kubefunc hardly ever needs it
+
+    return ports.ports(value)
+
+
+def _service_name(value: object) -> object:
+    from kubefunc.options.parsers import ports
+
+    return ports.service_name(value)
 
 
 class NetworkChanges(TypedDict, total=False):
@@ -18,6 +29,7 @@ class NetworkChanges(TypedDict, total=False):
 
     ports: Mapping[str, int] | Unset | None
     service: str | Unset | None
+    gang: int | Unset | None
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -26,7 +38,7 @@ class Network(Group):
 
     ports: Mapping[str, int] = option(
         {},
-        Kind("a dict of port names to numbers, or None", parsers.ports, mappings.read_json, dict),
+        Kind("a dict of port names to numbers, or None", _ports, mappings.read_json, dict),
         merge=by_key,
     )
     """Ports that the function listens on, by name: ``{"http": 8080}``. Merged by name.
@@ -38,15 +50,31 @@ class Network(Group):
     Local: the function listens on this machine, at 127.0.0.1.
     """
 
-    service: str | None = option(
-        None, Kind("a Service's name such as 'scores', or None", parsers.service_name, nothing=none)
-    )
+    service: str | None = option(None, Kind("a Service's name such as 'scores', or None", _service_name, nothing=none))
     """The name of a Service to create in front of the Pods of this call or map. ``call.endpoint`` is its address.
 
     It spreads connections over those Pods that listen on the first of ``ports``, and is deleted with the Job.
 
     Default: None, no Service.
     Local: no Service; ``call.endpoint`` is the address on this machine.
+    """
+
+    gang: int | None = option(
+        None,
+        Kind(
+            "a number of Pods from 1 to 1000, or None",
+            numbers.whole_number(1, 1000),
+            numbers.read_whole_number,
+            none,
+        ),
+    )
+    """Run the function in so many Pods that start together and know each other: the ranks of a gang.
+
+    ``.remote()`` gives a :class:`kubefunc.GangCall` then, whose result is a list by rank. In the function,
+    ``current.rank()``, ``current.world_size()`` and ``current.peers()`` say who is there.
+
+    Default: None, one Pod.
+    Local: processes of this machine.
     """
 
     def __post_init__(self) -> None:

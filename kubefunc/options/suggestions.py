@@ -36,6 +36,7 @@ _SYNONYMS: Final = {
     "image_pull_policy": "pull_policy image_pull",
     "run_as_user": "user uid run_as user_id",
     "priority_class": "priority priority_class_name",
+    "gang": "replicas nodes num_nodes nnodes world_size n_ranks ranks completions",
     "ports": "port container_port container_ports expose exposed_ports target_port",
     "service": "service_name load_balancer service_type",
     "detach": "detached fire_and_forget keep_alive background",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.job_spec import Indexed, JobSpec
 from kubefunc.backends.kubernetes.objects.pod import pod_deadline
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
+from kubefunc.backends.kubernetes.objects.service import build_gang_service
 from kubefunc.backends.kubernetes.objects.shards import SHARD_BYTES
 from kubefunc.options import Options
 
@@ -139,3 +141,16 @@ def test_items_and_payload_share_secrets(payload: int, items: int) -> None:
         joined = found[name] if name in found else b"".join(found[part] for part in parts)
         assert joined == files[name]
     assert len(made) == max(1, -(-(payload + items + 1) // SHARD_BYTES))
+
+
+def test_the_pods_of_a_gang_have_names_in_dns() -> None:
+    """By a headless Service with the Job's name, which the Job owns; no Pod alone takes another's place."""
+    of = dataclasses.replace(spec(chunks=3, longest=1, gang=3), attempt=2)
+    service: Any = build_gang_service(of, "uid-1")
+    job: Any = build_job(of)
+    name = job["metadata"]["name"]
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name
+    assert service["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}

@@ -109,6 +109,7 @@ def test_the_defaults() -> None:
         "run_as_user": None,
         "ports": {},
         "service": None,
+        "gang": None,
         "volumes": {},
         "packages": None,
         "package_index": None,

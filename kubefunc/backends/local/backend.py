@@ -79,6 +79,8 @@ class LocalBackend:
             sink.moved(range(submission.count), Whereabouts(Phase.PENDING, EXPOSED))
         if submission.shape == "map":
             workers = min(usable_cpus(), submission.max_parallelism or usable_cpus(), len(submission.items))
+            if submission.options.gang is not None:  # each rank waits for all others
+                workers = len(submission.items)
             self._open(submission, sink, workers, None)
         else:
             self._submit_single(submission, sink)

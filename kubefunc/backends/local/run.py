@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.local.environment import function_environment
 from kubefunc.backends.local.launch import working_directory
-from kubefunc.backends.runner_specs import runner_spec
+from kubefunc.backends.runner_specs import gang_spec, runner_spec
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
@@ -24,6 +24,7 @@ from kubefunc.runner.execution.request import LARGE_RESULT, OUTPUT, RESULT, join
 
 _NOT_STARTED = "no process could be started for it"
 LIMIT = "Free memory or end other processes, or raise the limit on processes (ulimit -u)."
+LOOPBACK = "127.0.0.1"
 SINGLE = (0,)  # the items of a call
 INLINE = 64 * 1024  # bytes: larger payloads go to a file, so that no send ever waits for its reader
 
@@ -176,12 +177,21 @@ class Processes(Protocol):
         ...
 
 
+def _gang_of(submission: Submission) -> dict[str, object] | None:
+    """Ranks on this machine: they meet at ports that are free now."""
+    if submission.options.gang is None:
+        return None
+    with socket.create_server((LOOPBACK, 0)) as one, socket.create_server((LOOPBACK, 0)) as other:
+        meeting, master = one.getsockname()[1], other.getsockname()[1]
+    return gang_spec([LOOPBACK] * submission.count, meeting, master, apart=False)
+
+
 def request_header(submission: Submission, directory: Path, environ: Mapping[str, str]) -> dict[str, object]:
     """What a process is told: how to run, and the caller's surroundings at this moment."""
     options = submission.options
     wanted = function_environment(os.environ, {name: str(value) for name, value in options.env.items()})
     return {
-        "spec": runner_spec(submission).as_json(),
+        "spec": runner_spec(submission).replace(gang=_gang_of(submission)).as_json(),
         "key": submission.key.hex(),
         "directory": str(directory),
         "cwd": working_directory(),

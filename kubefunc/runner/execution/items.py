@@ -101,6 +101,10 @@ def run(work: Work, frames: int) -> None:
         for position, item in enumerate(work.items):
             if work.tickets is not None and not work.tickets.allows(position):
                 break
+            if work.spec.gang is not None:
+                from kubefunc.runner.execution import gang
+
+                gang.enter(work.spec.gang, item.index)
             runner.run(item)
     except sigterm.Terminated:
         child.die_of_sigterm()

@@ -25,7 +25,7 @@ import socket
 import struct
 import time
 
-from kubefunc.runner.execution import child, items, reports, sigterm
+from kubefunc.runner.execution import child, gang, items, reports, sigterm
 from kubefunc.runner.execution.request import Request, read_request
 from kubefunc.runner.protocol import wire
 
@@ -141,6 +141,8 @@ class _Runner(items.Runner):
         data = bytes(self._buffer[MESSAGE.size : size])
         item = items.Item(index, data)
         item.attempt = attempt
+        if self._work.spec.gang is not None:
+            gang.enter(self._work.spec.gang, index)
         self._at = FIRST + index
         self._note(self._at, time.monotonic())
         if place == IN_FILE:

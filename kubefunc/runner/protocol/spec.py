@@ -42,6 +42,7 @@ class RunnerSpec:
         logging: level, format, datefmt and style for the root logger; None: it is left as it is.
         packages: what is installed before the function is loaded, and its ``place`` once it is.
         map: of a map: which items it has, for those who attach.
+        gang: the items are ranks that start together (:mod:`kubefunc.runner.execution.gang`).
         upload_items: the items of a chunk arrive by the courier, too.
         skip_wait: seconds that a replacement waits to hear which items it may skip.
     """
@@ -67,6 +68,7 @@ class RunnerSpec:
     logging: Mapping[str, Any] | None = None
     packages: Mapping[str, Any] | None = None
     map: Mapping[str, Any] | None = None
+    gang: Mapping[str, Any] | None = None
     upload_items: bool = False
     skip_wait: float = 0.0
 

@@ -172,7 +172,7 @@ class MapAttempt(Attempt):
             function=self.function,
             namespace=self.namespace,
             key=self.key,
-            options=_without_schedule_timeout(self.options),
+            options=_options_of_chunk(self.options),
             sink=mine,
             mine=mine,
             stays=self.stays,
@@ -349,6 +349,8 @@ class ChunkAttempt(Attempt):
         return records.pack_indexes(index for index in everything if index not in missing)
 
 
-def _without_schedule_timeout(options: Options) -> Options:
+def _options_of_chunk(options: Options) -> Options:
     """A chunk may wait for a node as long as others run."""
-    return options if options.schedule_timeout is None else dataclasses.replace(options, schedule_timeout=None)
+    if options.schedule_timeout is None or options.gang is not None:  # in a gang all wait for each
+        return options
+    return dataclasses.replace(options, schedule_timeout=None)

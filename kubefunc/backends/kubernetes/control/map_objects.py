@@ -16,7 +16,7 @@ from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
 from kubefunc.backends.kubernetes.objects.labels import ATTEMPT_ANNOTATION
 from kubefunc.backends.kubernetes.objects.volumes import IN_VOLUME
-from kubefunc.backends.runner_specs import pod_spec
+from kubefunc.backends.runner_specs import gang_spec, pod_spec
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
@@ -25,6 +25,8 @@ from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.spec import RunnerSpec
 
 OPTIONS = "options"
+MEETING_PORT = 29400
+MASTER_PORT = 29500  # the default of torch.distributed
 PLACES_NEEDED = (
     "it has more chunks than Pods at once, so a chunk's results above 4 MiB are kept for "
     f"{RESULT_TTL:.0f} s only, unless you give result_ttl=: collect them sooner, or raise max_parallelism="
@@ -63,9 +65,19 @@ def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout) 
     return pod_spec(submission, upload=submission.payload.size > SECRETS_LIMIT).replace(
         result_ttl=wait,
         map=described,
+        gang=_gang_of(attempt, submission),
         upload_items=attempt.uploads_items,
         skip_wait=0.0 if submission.options.detach else SKIP_WAIT,
     )
+
+
+def _gang_of(attempt: MapAttempt, submission: Submission) -> dict[str, object] | None:
+    """Its ranks, by the names that the Job and its headless Service give the Pods."""
+    if submission.options.gang is None:
+        return None
+    job = attempt.job
+    peers = [f"{job}-{rank}.{job}.{attempt.namespace}.svc" for rank in range(submission.count)]
+    return gang_spec(peers, MEETING_PORT, MASTER_PORT, apart=True)
 
 
 def map_of(spec: RunnerSpec) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from kubefunc.backends.kubernetes.api.requests import Api, JsonDict, Query
 from kubefunc.backends.kubernetes.objects.job import owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
-from kubefunc.backends.kubernetes.objects.service import build_service
+from kubefunc.backends.kubernetes.objects.service import build_gang_service, build_service
 from kubefunc.backends.kubernetes.objects.views import job_view
 from kubefunc.errors import ConfigurationError
 
@@ -34,8 +34,13 @@ class Services:
         Raises:
             ConfigurationError: a Service of that name exists, and it may not be replaced.
         """
+        if spec.attempt > 1:
+            return
+        headless = build_gang_service(spec, None)
+        if headless is not None:
+            self._post(spec, headless, _DRY_RUN)
         service = build_service(spec, None)
-        if service is None or spec.attempt > 1:
+        if service is None:
             return
         there = self._post(spec, service, _DRY_RUN)
         if there is not None:
@@ -47,6 +52,9 @@ class Services:
         Raises:
             ConfigurationError: a Service of that name exists, and it may not be replaced.
         """
+        headless = build_gang_service(spec, job_uid)
+        if headless is not None:
+            self._post(spec, headless, None)  # what is there already was created by an earlier try
         service = build_service(spec, job_uid)
         if service is None:
             return
@@ -64,7 +72,7 @@ class Services:
         except ApiError as error:
             if not error.already_exists:
                 raise
-            return self._get(f"{path}/{spec.options.service}") or {}
+            return self._get(f"{path}/{service['metadata']['name']}") or {}
         return None
 
     def _is_taken_over(self, spec: JobSpec, there: JsonDict, job_uid: str) -> bool:

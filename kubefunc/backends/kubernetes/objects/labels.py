@@ -28,6 +28,7 @@ ITEMS_ANNOTATION: Final = "kubefunc/items"
 SERVICE_ANNOTATION: Final = "kubefunc/service"
 
 # Set by the Job controller.
+JOB_NAME_LABEL: Final = "batch.kubernetes.io/job-name"
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 INDEX_FAILURES: Final = "batch.kubernetes.io/job-index-failure-count"
 INDEX_IGNORED_FAILURES: Final = "batch.kubernetes.io/job-index-ignored-failure-count"

@@ -8,7 +8,7 @@ from typing import Any
 
 from kubefunc.backends.kubernetes.objects.job import owner_of_job
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
-from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, SERVICE_ANNOTATION, labels
+from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, JOB_NAME_LABEL, SERVICE_ANNOTATION, labels
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.runner import MAIN
 
@@ -34,6 +34,25 @@ def reach_of(namespace: str, job: Mapping[str, Any]) -> Reach:
     (main,) = (container for container in containers if container["name"] == MAIN)
     ports = {str(port["name"]): int(port["containerPort"]) for port in main.get("ports", ()) if "name" in port}
     return Reach(namespace, ports, job["metadata"].get("annotations", {}).get(SERVICE_ANNOTATION))
+
+
+def build_gang_service(spec: JobSpec, job_uid: str | None) -> Json | None:
+    """The headless Service that gives the Pods of a gang's Job their names in DNS, also before they are ready."""
+    if spec.options.gang is None:
+        return None
+    metadata: Json = {"name": spec.name, "namespace": spec.namespace, "labels": labels(spec)}
+    if job_uid is not None:
+        metadata["ownerReferences"] = [owner_of_job(spec.name, job_uid)]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {JOB_NAME_LABEL: spec.name},
+        },
+    }
 
 
 def build_service(spec: JobSpec, job_uid: str | None) -> Json | None:
