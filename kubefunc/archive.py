@@ -49,6 +49,7 @@ _LEFT_OUT = (
     "packages/",
     "cli/",
     "backends/runner_specs.py",
+    "options/suggestions.py",
     "runner/local/",
 )
 _LEFT_OUT_TOP = frozenset(
@@ -67,8 +68,9 @@ _NOT_COMPILED = (
     "kubefunc/options/parsers/ports.py",
     "kubefunc/options/parsers/requirements.py",
     "kubefunc/options/parsers/versions.py",
+    "kubefunc/options/kube_objects.py",
+    "kubefunc/options/parsers/taints.py",
     "kubefunc/options/pod_templates.py",
-    "kubefunc/options/suggestions.py",
     "kubefunc/runner/execution/culprit.py",
     "kubefunc/runner/execution/gang.py",
     "kubefunc/runner/execution/plain.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ from kubefunc.options.running import Running, RunningChanges
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
 
 class OptionChanges(
@@ -57,14 +60,31 @@ class Options(Results, Advanced, Placement, Network, Packages, InPod, Running):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for contradiction in self._contradictions():
+            raise ConfigurationError(contradiction)
+
+    def _contradictions(self) -> Iterator[str]:
+        """Options of several groups that do not go together."""
         if self.untrusted and self.service_account is not None:
-            raise ConfigurationError(
+            yield (
                 f"service_account={self.service_account!r} gives the Pod a token, and a function with untrusted=True "
                 "gets none: leave one of the two out"
             )
         if self.untrusted and self.pool is not None:
-            raise ConfigurationError(
-                "pool= lets calls share Pods, and a function with untrusted=True has one of its own: set pool=None"
+            yield "pool= lets calls share Pods, and a function with untrusted=True has one of its own: set pool=None"
+        if self.backoff_limit and not self.max_disruptions:
+            yield (
+                f"backoff_limit={self.backoff_limit} replaces failed Pods, and with max_disruptions=0 the function "
+                "runs at most once: leave one of the two out"
+            )
+        label = self.labels.get(QUEUE_LABEL)
+        if self.queue is not None and label not in (None, self.queue):
+            yield f"queue={self.queue!r} and labels[{QUEUE_LABEL!r}]={label!r} name two queues: leave one out"
+        user = self.security_context.get("runAsUser")
+        if self.run_as_user is not None and user not in (None, self.run_as_user):
+            yield (
+                f"run_as_user={self.run_as_user} and security_context['runAsUser']={user} name two users: leave one of "
+                "the two out"
             )
 
     @classmethod
@@ -126,11 +146,17 @@ def parse_changes(where: str, /, **changes: object) -> Layer:
 
 
 def _no_such_option(where: str, name: str, value: object) -> ConfigurationError:
-    from kubefunc.options.suggestions import suggestion  # here, as it is needed only when something is wrong already
-
     # A dict, or a text under an unknown name, may hold a password.
     shown = f" (={brief(value, most=100)})" if isinstance(value, (int, float)) or _is_quantity(value) else ""
-    return ConfigurationError(f"{where}: there is no option {name!r}{shown}. {suggestion(name, KINDS)}")
+    return ConfigurationError(f"{where}: there is no option {name!r}{shown}. {_suggestion(name)}")
+
+
+def _suggestion(name: str) -> str:
+    try:
+        from kubefunc.options import suggestions  # here, as it is needed only when something is wrong already
+    except ImportError:  # in a Pod, where it does not travel
+        return f"The options are: {', '.join(KINDS)}."
+    return suggestions.suggestion(name, KINDS)
 
 
 def _is_quantity(value: object) -> bool:

@@ -21,7 +21,8 @@ _SYNONYMS: Final = {
     "retries": "max_retries num_retries n_retries retry attempts max_attempts tries max_tries retry_count max_restarts "
     "restart_policy",
     "retry_exceptions": "retry_on retry_for autoretry_for retry_on_exceptions retryable_exceptions",
-    "max_disruptions": "backoff_limit max_preemptions preemptions",
+    "max_disruptions": "max_preemptions preemptions",
+    "backoff_limit": "backoff_limit_per_index job_backoff_limit pod_retries",
     "deadline": "active_deadline_seconds job_timeout startup_timeout startup_timeout_seconds",
     "schedule_timeout": "pending_timeout queue_timeout wait_timeout",
     "env": "env_vars envs environ environment environment_variables env_variables envvars secret_env_vars",
@@ -46,7 +47,17 @@ _SYNONYMS: Final = {
     "progress": "progress_bar show_progress tqdm",
     "ttl": "ttl_seconds_after_finished ttl_seconds keep_finished",
     "volumes": "volume volume_mounts volume_mount mounts mount pvc pvcs persistent_volume_claim disk disks",
-    "pod_template": "pod_spec pod_override full_pod_spec pod_template_file template job_template",
+    "pod_template": "pod_spec pod_override full_pod_spec pod_template_file template",
+    "job_template": "job_spec job_manifest job_override",
+    "untrusted": "sandbox sandboxed isolated isolation trusted safe",
+    "runtime_class": "runtime_class_name runtime",
+    "queue": "queue_name local_queue kueue_queue local_queue_name",
+    "affinity": "affinities node_affinity pod_affinity pod_anti_affinity anti_affinity",
+    "topology_spread": "topology_spread_constraints spread",
+    "init_containers": "init_container init",
+    "sidecars": "sidecar sidecar_containers side_cars extra_containers",
+    "host_aliases": "extra_hosts hostaliases add_host",
+    "security_context": "container_security_context pod_security_context securitycontext",
 }
 # What no option of ours does under a name like it, and what does it instead.
 _ELSEWHERE: Final = {
@@ -77,12 +88,13 @@ _ELSEWHERE: Final = {
     "resources requests limits container_resources": "Use cpu=, memory= and gpu=. Set others with pod_template.",
     "backend": "Set the backend for the whole program: kubefunc.configure(backend='local'), or KUBEFUNC_BACKEND=local.",
     "kubeconfig config_file kube_config": "Set the file with KUBECONFIG, and the context in it with context=.",
-    "queue queue_name local_queue": "Choose a queue of Kueue with labels={'kueue.x-k8s.io/queue-name': '...'}.",
     "command cmd args entrypoint": "The container runs the function itself; pass arguments to f.remote(...).",
-    "affinity runtime_class runtime_class_name security_context container_security_context init_containers sidecars "
-    "host_network host_aliases topology_spread_constraints node_name dns_policy dns_config scheduler_name "
-    "working_dir workdir cwd lifecycle ephemeral_storage storage": (
-        "Set it with pod_template, as in a Pod's spec: pod_template={'runtimeClassName': 'gvisor'}."
+    "host_network host_pid host_users node_name dns_policy dns_config scheduler_name working_dir workdir cwd lifecycle "
+    "ephemeral_storage storage": (
+        "Set it with pod_template, as in a Pod's spec: pod_template={'dnsPolicy': 'Default'}."
+    ),
+    "suspend completions completion_mode pod_failure_policy active_deadline": (
+        "Set other fields of the Job with job_template={'spec': {...}}."
     ),
     "wait blocking asynchronous async_": "f.remote() returns at once; .result() waits.",
 }

@@ -8,6 +8,11 @@ from typing import Any, Final
 from kubefunc import ConfigMapKey, SecretKey
 from kubefunc.volumes import PersistentVolumeClaim
 
+PREFERRED: Final = {
+    "weight": 1,
+    "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}},
+}
+SPREAD: Final = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
 CASES: Final[Mapping[str, Sequence[Any]]] = {
     "pool": [True],
     "image": ["registry.example:5000/team/image@sha256:" + "0" * 64],
@@ -44,6 +49,18 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "mesh": [True],
     "evictable": [True],
     "untrusted": [True],
+    "runtime_class": ["gvisor"],
+    "queue": ["team-a"],
+    "affinity": [{"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [PREFERRED]}}],
+    "topology_spread": [
+        [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}]
+    ],
+    "init_containers": [[{"name": "prepare", "command": ["true"]}]],
+    "sidecars": [[{"name": "proxy", "image": "envoyproxy/envoy:v1.30-latest"}]],
+    "host_aliases": [{"10.0.0.7": ["db", "db.internal"]}],
+    "security_context": [{"fsGroup": 1000, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}],
+    "backoff_limit": [0, 3],
+    "job_template": [{"metadata": {"annotations": {"a": "b"}}, "spec": {"suspend": True}}],
     "detach": [True],
     "on_sigterm": ["cancel"],
     "verbose": [False],

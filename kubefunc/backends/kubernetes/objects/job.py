@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.objects.demands import meeting
 from kubefunc.backends.kubernetes.objects.interpreter import share_python
 from kubefunc.backends.kubernetes.objects.isolation import isolated
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.backends.kubernetes.objects.knobs import backoff_limit, customised_job, with_knobs
 from kubefunc.backends.kubernetes.objects.labels import job_annotations, labels
 from kubefunc.backends.kubernetes.objects.pod import MOST_SECONDS, all_in_secrets, pod_template
 from kubefunc.backends.kubernetes.objects.template import Json, customised
@@ -37,17 +38,20 @@ def validate(spec: JobSpec) -> None:
             ``service`` has no ports.
     """
     check_reach(spec.options)
-    _final_template(spec)
+    if spec.options.job_template is None:
+        _final_template(spec)
+    else:
+        build_job(spec)
 
 
 def build_job(spec: JobSpec) -> Json:
     """The Job of a call.
 
     Raises:
-        ConfigurationError: ``pod_template`` takes away what kubefunc needs.
+        ConfigurationError: ``pod_template`` or ``job_template`` takes away what kubefunc needs.
     """
     options = spec.options
-    return {
+    job: Json = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
@@ -65,6 +69,7 @@ def build_job(spec: JobSpec) -> Json:
             "template": _final_template(spec),
         },
     }
+    return customised_job(job, spec)
 
 
 def _job_deadline(options: Options) -> int:
@@ -89,15 +94,15 @@ def owner_of_job(name: str, uid: str) -> Json:
 
 def _repetition(spec: JobSpec) -> Json:
     """How many Pods there are, and when another takes the place of one."""
-    most = spec.options.max_disruptions
+    most, limit = spec.options.max_disruptions, backoff_limit(spec.options)
     indexed = spec.indexed
     if indexed is None:
-        return {"backoffLimit": most, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
+        return {"backoffLimit": limit, "podFailurePolicy": {"rules": _failure_rules(most, "FailJob")}}
     return {
         "completionMode": "Indexed",
         "completions": indexed.chunks,
         "parallelism": min(indexed.chunks, indexed.parallelism),
-        "backoffLimitPerIndex": most,
+        "backoffLimitPerIndex": limit,
         # A Job that fails kills the Pods whose results are still to be fetched: so no number of them fails it.
         "maxFailedIndexes": _most_failed(indexed.chunks),
         "podFailurePolicy": {"rules": _failure_rules(most, "FailIndex")},
@@ -139,7 +144,7 @@ def _final_template(spec: JobSpec) -> Json:
 def _customised(spec: JobSpec) -> tuple[Json, dict[str, Json]]:
     """Our Pod template with the user's merged into it, and its containers by name."""
     limited = (OUT_VOLUME,) if all_in_secrets(spec) else ()  # else what is uploaded goes there too
-    template = isolated(pod_template(spec), spec.options, limited)
+    template = isolated(with_knobs(pod_template(spec), spec), spec.options, limited)
     if spec.options.pod_template is None:
         return template, containers_of(template)
     changed = customised(template, spec.options.pod_template)

@@ -10,6 +10,7 @@ from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.origin import label_value
 from kubefunc.backends.kubernetes.objects.published import PUBLISH_ANNOTATION, written
 from kubefunc.options import Options
+from kubefunc.options.fields import QUEUE_LABEL
 from kubefunc.runner import MAIN
 
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
@@ -36,7 +37,8 @@ INDEX_IGNORED_FAILURES: Final = "batch.kubernetes.io/job-index-ignored-failure-c
 
 def labels(spec: JobSpec) -> dict[str, str]:
     """Of Job, Pod and Secret."""
-    return {**_whose(spec), **spec.options.labels, **own_labels(spec)}
+    queue = {} if spec.options.queue is None else {QUEUE_LABEL: spec.options.queue}
+    return {**_whose(spec), **spec.options.labels, **queue, **own_labels(spec)}
 
 
 def _whose(spec: JobSpec) -> dict[str, str]:

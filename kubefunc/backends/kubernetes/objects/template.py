@@ -53,6 +53,15 @@ def _customised_once(template: Json, custom: PodTemplate) -> Json:
     return cast(Json, fields)
 
 
+def merged(base: Mapping[str, object], patch: Mapping[str, object], *, at: str) -> Json:
+    """A dict merged into another, as ``kubectl patch`` does it; ``at`` begins the message of a refusal.
+
+    Raises:
+        ConfigurationError: a part of it does not fit.
+    """
+    return _merge_maps(base, patch, at=at)
+
+
 def _merge_maps(base: Mapping[str, object], patch: Mapping[str, object], *, at: str) -> Json:
     """Maps key by key, known lists item by item, all else replaced; None takes a field away."""
     merged = deep_copy(base)
