@@ -11,25 +11,28 @@ from tests.cluster import failing, work
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually, nothing_left
 
-SERVER = "import http.server; http.server.HTTPServer(('127.0.0.1', 8099), http.server.SimpleHTTPRequestHandler).serve_forever()"
+SERVER = """
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+HTTPServer(("127.0.0.1", 8099), SimpleHTTPRequestHandler).serve_forever()
+"""
+ASK = """
+import socket, time
+for _ in range(100):
+    try:
+        socket.create_connection(("127.0.0.1", 8099))
+        break
+    except OSError:
+        time.sleep(0.1)
+else:
+    raise SystemExit(1)
+"""
 
 
 def test_a_sidecar_serves_the_function_and_does_not_keep_the_job(calling: Space) -> None:
     """It runs before the init container, which asks it; the Job ends with the function."""
     call = failing.double.options(
         sidecars=[{"name": "server", "command": ["python3", "-c", SERVER]}],
-        init_containers=[
-            {
-                "name": "asks",
-                "command": [
-                    "python3",
-                    "-c",
-                    "import socket, time\nfor _ in range(100):\n"
-                    "    try: socket.create_connection(('127.0.0.1', 8099)); break\n"
-                    "    except OSError: time.sleep(0.1)\nelse: raise SystemExit(1)",
-                ],
-            }
-        ],
+        init_containers=[{"name": "asks", "command": ["python3", "-c", ASK]}],
         host_aliases={"10.0.0.7": ["db.internal"]},
         keep="always",
     ).remote(4)
