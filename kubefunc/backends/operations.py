@@ -48,6 +48,7 @@ class StoredCall:
         user, program, host, module: who made it, with what, and where the function is defined; empty where the Job
             does not say so.
         version: of the kubefunc that made it.
+        is_untrusted: its caller does not trust its function (``untrusted=True``).
         jobs: the names of its Jobs, the newest last.
     """
 
@@ -69,6 +70,7 @@ class StoredCall:
     host: str = ""
     module: str = ""
     version: str = ""
+    is_untrusted: bool = False
     jobs: tuple[str, ...] = ()
     pods: tuple[StoredPod, ...] = ()
 

@@ -10,6 +10,8 @@ import pytest
 from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.objects import kept
+from kubefunc.backends.kubernetes.operating.logs import as_pieces
+from kubefunc.backends.operations import StoredCall, StoredPod
 from tests.unit.test_manifest import FILES, build_job, container, pod, spec, template
 
 
@@ -97,3 +99,10 @@ def test_who_attaches_learns_that_it_is_untrusted() -> None:
     for other in (json.dumps(known).encode(), b"{}", b"not JSON"):
         assert not kept.options_of({"spec.json": other}).untrusted
     assert not kept.options_of({}).untrusted
+
+
+def test_the_command_line_shows_no_escapes_of_an_untrusted_function() -> None:
+    """Whoever made the call: its Job's label says so."""
+    call = StoredCall(id="f-abcdefgh", namespace="n", function="f", shape="single", state="running", is_untrusted=True)
+    pieces = as_pieces(call, StoredPod(name="p", state="running"), [b"\x1b[2Jgone\n"])
+    assert [piece.data for piece in pieces] == [b"\\x1b[2Jgone\n"]

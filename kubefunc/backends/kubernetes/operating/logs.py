@@ -9,6 +9,7 @@ from kubefunc.backends.kubernetes.api.streams import split_lines
 from kubefunc.backends.kubernetes.results.output import log_path, printed
 from kubefunc.backends.operations import LogPiece, LogWish, StoredCall, StoredPod
 from kubefunc.runner import MAIN
+from kubefunc.untrusted import printable_output
 
 
 def read_logs(api: Api, call: StoredCall, wish: LogWish) -> Iterator[LogPiece]:
@@ -42,7 +43,12 @@ def log_query(wish: LogWish) -> dict[str, str]:
 
 
 def as_pieces(call: StoredCall, pod: StoredPod, log: Iterable[bytes]) -> Iterator[LogPiece]:
-    """Of a call as it comes; of a map by lines, since its Pods print at the same time."""
+    """Of a call as it comes; of a map by lines, since its Pods print at the same time.
+
+    What a function printed that its caller does not trust cannot control the terminal.
+    """
+    if call.is_untrusted:
+        log = printable_output(log)
     if call.shape == "map":
         for line in split_lines(log):
             yield LogPiece(line + b"\n", pod.index)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from kubefunc.backends.kubernetes.objects import fields, labels, views
 from kubefunc.backends.kubernetes.objects.fields import BadObject, JsonDict
+from kubefunc.backends.kubernetes.objects.isolation import UNTRUSTED_LABEL
 from kubefunc.backends.operations import State, StoredCall, StoredPod
 from kubefunc.runner import EXIT_RAISED, EXIT_VALUE, MAIN
 
@@ -109,6 +110,7 @@ def _stored_call(
         succeeded=sum(part.succeeded for part in counted),
         failed=sum(part.failed for part in counted),
         version=fields.text(notes, labels.VERSION_ANNOTATION),
+        is_untrusted=UNTRUSTED_LABEL in marks,
         jobs=tuple(fields.name_of(job) for job in jobs),
         pods=tuple(sorted(pods, key=lambda pod: (pod.index or 0, pod.started or "~", pod.name))),
         **_who(marks, notes),
