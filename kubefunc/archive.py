@@ -69,6 +69,8 @@ _NOT_COMPILED = (
     "kubefunc/options/parsers/requirements.py",
     "kubefunc/options/parsers/versions.py",
     "kubefunc/options/kube_objects.py",
+    "kubefunc/options/parsers/exceptions.py",
+    "kubefunc/options/parsers/quantities.py",
     "kubefunc/options/parsers/taints.py",
     "kubefunc/options/pod_templates.py",
     "kubefunc/runner/execution/culprit.py",
