@@ -93,7 +93,7 @@ _ELSEWHERE: Final = {
     "ephemeral_storage storage": (
         "Set it with pod_template, as in a Pod's spec: pod_template={'dnsPolicy': 'Default'}."
     ),
-    "suspend completions completion_mode pod_failure_policy active_deadline": (
+    "suspend completion_mode pod_failure_policy active_deadline": (
         "Set other fields of the Job with job_template={'spec': {...}}."
     ),
     "wait blocking asynchronous async_": "f.remote() returns at once; .result() waits.",

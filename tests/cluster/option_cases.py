@@ -49,6 +49,9 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "mesh": [True],
     "evictable": [True],
     "untrusted": [True],
+    "ports": [{"http": 8080}],
+    "service": ["scores"],
+    "gang": [4],
     "runtime_class": ["gvisor"],
     "queue": ["team-a"],
     "affinity": [{"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [PREFERRED]}}],
@@ -74,6 +77,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "ttl": [0, 0.5],
     "keep": ["always"],
 }
+NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {"service": {"ports": {"http": 8080}}}  # beside the option
 PAIRS: Final = [(name, value) for name, values in CASES.items() for value in values]
 
 

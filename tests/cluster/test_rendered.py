@@ -14,7 +14,7 @@ import pytest
 from kubefunc.backends.kubernetes.api.requests import Api, find_config
 from tests.cluster import failing
 from tests.cluster.conftest import ClusterUnderTest
-from tests.cluster.option_cases import PAIRS, case_name
+from tests.cluster.option_cases import NEEDED, PAIRS, case_name
 from tests.cluster.spaces import Space, make_space, remove_space
 from tests.conftest import ROOT
 
@@ -50,8 +50,8 @@ def accepted(api: Api, objects: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(("name", "value"), PAIRS, ids=case_name)
 def test_the_server_accepts_the_objects_of_each_option(name: str, value: object, api: Api, space: Space) -> None:
-    """In a plain call that sets this option alone."""
-    options: dict[str, Any] = {"namespace": space.namespace, name: value}
+    """In a plain call that sets this option alone, or with what it cannot do without."""
+    options: dict[str, Any] = {"namespace": space.namespace, name: value, **NEEDED.get(name, {})}
     options["namespace"] = space.namespace
     accepted(api, failing.double.options(**options).manifest(1))
 
