@@ -23,6 +23,7 @@ from kubefunc.errors import (
     OutOfMemoryError,
     PermissionDeniedError,
     PodLostError,
+    ResultLostError,
     WorkerDiedError,
 )
 from tests.cluster import mapped
@@ -423,6 +424,19 @@ def test_pods_that_keep_large_results_make_way(calling: Space) -> None:
     """Where another Pod of the map waits for the place, what has been fetched is kept no longer."""
     a_map = mapped.make.map([5_000_000] * 3, chunksize=1, max_parallelism=1)
     assert list(map(len, a_map.result(WAIT))) == [5_000_000] * 3
+    nothing_left(calling)
+
+
+def test_a_full_output_volume_costs_the_item_that_does_not_fit(calling: Space) -> None:
+    """Its error says so; the chunk goes on with the others."""
+    small = {"name": "kubefunc-out", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}}
+    make = mapped.make.options(pod_template={"spec": {"volumes": [small]}})
+    a_map = make.map([100_000, 1_500_000, 7], chunksize=3, return_exceptions=True)
+    first, second, third = a_map.result(WAIT)
+    assert (len(first), len(third)) == (100_000, 7)
+    assert isinstance(second, ResultLostError)
+    assert "is full" in str(second)
+    a_map.discard()
     nothing_left(calling)
 
 

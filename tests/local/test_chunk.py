@@ -264,6 +264,40 @@ def test_many_outcomes_are_few_blocks(tmp_path: Path) -> None:
     assert len(chunk.records) == 3000
 
 
+# -- an output volume without room
+
+
+def run_with_room(chunk: Chunk, size: int) -> int:
+    """The chunk's exit code, where no file can be larger than this."""
+    import resource
+
+    with chunk.start() as main:
+        resource.prlimit(main.pid, resource.RLIMIT_FSIZE, (size, size))
+        return main.wait(TIMEOUT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit() is Linux's")
+def test_a_large_value_without_room_costs_its_item_alone(tmp_path: Path) -> None:
+    """Its error says why; the others have their values, those before it and those after it."""
+    chunk = Chunk(tmp_path, lambda size: time.sleep(0.5) or bytes(size), [(300_000,), (300_000,), (3,)])
+    assert run_with_room(chunk, 450_000) == EXIT_RAISED
+    header = chunk.read().header
+    assert (header["complete"], header["failed"]) == (True, 1)
+    assert {index: len(value) for index, value in chunk.values().items()} == {0: 300_000, 2: 3}
+    error = chunk.errors()[1]
+    assert (error["code"], error["detail"]["message"]) == ("storage", "File too large")
+    assert not list(chunk.out_dir.glob("item.*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit() is Linux's")
+def test_without_room_for_small_outcomes_the_chunk_says_so(tmp_path: Path) -> None:
+    """Its envelope holds for each item; nobody looks for a program that has stopped the Pod."""
+    chunk = Chunk(tmp_path, lambda size: time.sleep(0.5) or os.urandom(size), [(50_000,)] * 4)
+    assert run_with_room(chunk, 60_000) == EXIT_RAISED
+    header = chunk.read().header
+    assert (header["code"], header["detail"]["kind"]) == ("storage", "limited")
+
+
 # -- SIGTERM
 
 

@@ -28,7 +28,7 @@ from kubefunc.runner import (
     ITEMS,
     PAYLOAD,
 )
-from kubefunc.runner.execution import items, memory
+from kubefunc.runner.execution import items, memory, reports
 from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
 from kubefunc.runner.execution.tickets import Tickets
@@ -37,13 +37,21 @@ from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
     from kubefunc.runner.pod.place import Place
 
 _COPY = 1 << 20
+
+
+class NotWritten(Exception):
+    """The output volume takes nothing more, not even a few small records."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class BlockWriter:
@@ -71,17 +79,16 @@ class BlockWriter:
             self.flush()
 
     def add_large(self, head: bytes, path: str) -> None:
-        """A record whose body stands in a file: a block of its own. The file is removed."""
+        """A record whose body stands in a file: a block of its own. The file is removed.
+
+        Raises:
+            OSError: there is no room for it. Other records may still find some.
+        """
         self.flush()
-        self._begin(len(head) + os.stat(path).st_size)
-        digest = hashlib.sha256(head)
-        self._write(head)
-        with open(path, "rb", buffering=0) as file:
-            while data := file.read(_COPY):
-                digest.update(data)
-                self._write(data)
-        os.unlink(path)
-        self._end(digest.digest())
+        try:
+            self._put(_pieces(head, path), len(head) + os.stat(path).st_size)
+        finally:
+            os.unlink(path)
 
     def left(self) -> float:
         """Seconds until what is there should be closed."""
@@ -92,22 +99,43 @@ class BlockWriter:
         if not self._records:
             return
         content = b"".join(self._records)
+        try:
+            self._put((content,), len(content))
+        except OSError as error:
+            raise NotWritten(error) from error
         self._records, self._size = [], 0
-        self._begin(len(content))
-        self._write(content)
-        self._end(hashlib.sha256(content).digest())
 
-    def _begin(self, size: int) -> None:
-        self._write(records.BLOCK.pack(records.BLOCK_MAGIC, self.count, size))
+    def close(self) -> None:
+        """Nothing more is written, and the room is free once the file has no name."""
+        os.close(self._file)
 
-    def _end(self, digest: bytes) -> None:
-        self._write(records.block_mac(self._key, self._call, self._chunk, self.count, digest))
+    def _put(self, pieces: Iterable[bytes], size: int) -> None:
+        """Write a block, whole or not at all."""
+        start, digest = self.written, hashlib.sha256()
+        try:
+            self._write(records.BLOCK.pack(records.BLOCK_MAGIC, self.count, size))
+            for piece in pieces:
+                digest.update(piece)
+                self._write(piece)
+            self._write(records.block_mac(self._key, self._call, self._chunk, self.count, digest.digest()))
+        except OSError:
+            os.ftruncate(self._file, start)  # one who follows finds out by the next block's MAC, and begins anew
+            os.lseek(self._file, start, os.SEEK_SET)
+            self.written = start
+            raise
         self.count += 1
         self._closed_at = time.monotonic()
 
     def _write(self, data: bytes) -> None:
         wire.write_all(self._file, data)
         self.written += len(data)
+
+
+def _pieces(head: bytes, path: str) -> Iterator[bytes]:
+    yield head
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_COPY):
+            yield data
 
 
 class _Run:
@@ -147,6 +175,12 @@ class Chunk(Overseer):
 
     def run(self) -> int:
         """All items, each until it has an outcome; publishes the chunk and returns the exit code."""
+        try:
+            return self._run()
+        except NotWritten as lost:
+            return self._publish_error(reports.storage_error(self.port.path("body"), lost.cause))
+
+    def _run(self) -> int:
         here = "{}.{}".format(*sys.version_info)
         if self.spec.python != here:
             return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec.python, "here": here}))
@@ -246,7 +280,10 @@ class Chunk(Overseer):
         for index in sharing.share(run.due, run.tickets, run.pace, seconds, now):
             del self.todo[index]
             self.sharing.given.append(index)
-        self.sharing.answer(name, run.pace, now)
+        try:
+            self.sharing.answer(name, run.pace, now)
+        except OSError as error:  # the items that were just given back would run nowhere
+            raise NotWritten(error) from error
 
     def _kill_if_due(self, run: _Run) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
@@ -297,11 +334,21 @@ class Chunk(Overseer):
         elif self.ending and records.has_header(content):
             self._undo(index, letter)
         elif letter == items.LARGE_RECORD:
-            self._count(index, content)
-            self.blocks.add_large(content, self.port.path(f"item.{index}"))
+            self._add_large(index, content)
         else:
             self._count(index, content)
             self.blocks.add(content)
+
+    def _add_large(self, index: int, head: bytes) -> None:
+        """A body for which there is no room costs its item alone."""
+        attempt = self.todo[index].attempt
+        self._count(index, head)
+        try:
+            self.blocks.add_large(head, self.port.path(f"item.{index}"))
+        except OSError as error:
+            self.failed += not records.has_header(head)
+            encoded = json.dumps(reports.storage_error(self.port.path("body"), error)).encode()
+            self.blocks.add(records.pack_record(index, time.time(), time.time(), attempt, encoded, 0))
 
     def _undo(self, index: int, letter: bytes) -> None:
         """An item that fails once SIGTERM has come fails because of that: the Pod that replaces this one runs it."""
@@ -357,6 +404,7 @@ class Chunk(Overseer):
             "peak_memory": self.largest,
             "size": self.blocks.written,
         }
+        self.blocks.close()
         self.port.publish(header, None, bytes(self.tail))
         if self.todo:
             return EXIT_TERMINATED
@@ -385,6 +433,7 @@ class Chunk(Overseer):
             attempts=0,
             printed=self.printed,
         )
+        self.blocks.close()
         self.port.publish(header, body, bytes(self.tail))
         return self._exit_code(len(self.todo) or 1)
 
