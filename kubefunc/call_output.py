@@ -10,11 +10,7 @@ from typing import Any
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.console import Console, Printer, Silent
-from kubefunc.runner.execution.attempts import without_runner
-from kubefunc.transcript import Transcript
-
-_TAIL_LINES = 20
-_TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
+from kubefunc.transcript import Transcript, last_lines
 
 
 class CallOutput:
@@ -63,9 +59,8 @@ class CallOutput:
     def last_lines(self, header: Mapping[str, Any]) -> tuple[str, ...]:
         """Its last lines; those that the Pod has sent with the result where nothing was seen live."""
         with self._lock:
-            data = self._kept.tail(_TAIL)
-        lines = without_runner((data or _sent_with(header)).decode("utf-8", "replace").splitlines())
-        return tuple(lines)[-_TAIL_LINES:]
+            data = self._kept.tail()
+        return last_lines(data or _sent_with(header))
 
 
 def _sent_with(header: Mapping[str, Any]) -> bytes:

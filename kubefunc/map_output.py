@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from kubefunc.backends.base import Whereabouts
 from kubefunc.console import Console, Printer, Silent
 from kubefunc.diagnosis import Phase
-from kubefunc.transcript import Transcript
-
-_TAIL_LINES = 20
-_TAIL = 16 * 1024  # bytes of output that an error looks at for its last lines
+from kubefunc.transcript import Transcript, last_lines
 
 
 class _Log:
@@ -75,8 +72,8 @@ class MapOutput:
 
     def last_lines(self, index: int) -> tuple[str, ...]:
         with self._lock:
-            data = b"".join(log.kept.tail(_TAIL) for log in self._of(index))
-        return tuple(data.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+            data = b"".join(log.kept.tail() for log in self._of(index))
+        return last_lines(data)
 
     def _of(self, index: int) -> list[_Log]:
         log = self._logs.get(index)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from kubefunc.runner import OUTPUT_TAIL
+from kubefunc.runner.execution.attempts import without_runner
+
 MOST = 64 << 20  # bytes: a program that follows chatty calls for days must not fill its memory with their output
+TAIL_LINES = 20
 _SLACK = 8 << 20  # that more before the oldest goes: to let go of a little each time would copy all of it each time
 
 
@@ -48,6 +52,11 @@ class Transcript:
         """What came after so many bytes, as far as it is kept."""
         return bytes(self._data[max(0, position - self._dropped) :])
 
-    def tail(self, size: int) -> bytes:
-        """The last bytes."""
-        return bytes(self._data[-size:])
+    def tail(self) -> bytes:
+        """Enough of its end for :func:`last_lines`."""
+        return bytes(self._data[-OUTPUT_TAIL:])
+
+
+def last_lines(data: bytes) -> tuple[str, ...]:
+    """The last lines of what a function printed, as an error shows them."""
+    return tuple(without_runner(data.decode("utf-8", "replace").splitlines()))[-TAIL_LINES:]

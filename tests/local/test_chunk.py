@@ -18,7 +18,7 @@ import pytest
 
 from kubefunc import current, errors
 from kubefunc.backends.kubernetes.attempts.receipt import FollowIntake
-from kubefunc.backends.kubernetes.results.collect import envelope_in_log
+from kubefunc.backends.kubernetes.results.courier_log import envelope_in_log
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from kubefunc.runner.protocol import records
 from tests.local.chunks import CALL, KEY, TIMEOUT, Chunk

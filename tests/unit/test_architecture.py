@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kubefunc
-from kubefunc.backends.base import Backend, Work
+from kubefunc.backends.base import Backend, Sink, Work
 
 PACKAGE = Path(kubefunc.__file__).parent
 # What a layer above may not ask: which sink, which attempt, which backend it has.
@@ -138,6 +138,49 @@ def test_no_modules_import_each_other() -> None:
     The package's own ``__init__`` only names what there is, and loads it when it is used.
     """
     assert cycles(imports()) == set()
+
+
+def test_there_is_one_sink_and_one_filter_before_it() -> None:
+    """What takes outcomes is the view of an attempt; of untrusted functions, what they say is cleaned before.
+
+    A warm worker is told of its own Job, which has no outcome.
+    """
+    needed = {name for name in vars(Sink) if not name.startswith("_")}
+    sinks = {
+        (name, node.name)
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        if needed <= {method.name for method in node.body if isinstance(method, ast.FunctionDef)}
+    }
+    of_calls = {("attempts.py", "View"), ("untrusted.py", "UntrustedSink")}
+    of_workers = {("backends/kubernetes/warm/worker.py", "Worker")}
+    assert sinks == {("backends/base.py", "Sink")} | of_calls | of_workers
+
+
+def test_one_module_decides_whether_the_client_runs_items_again() -> None:
+    """No other lets memory grow, and one carries out what it decides."""
+    graph = imports()
+    assert {name for name, others in graph.items() if "kubefunc.growth" in others} == {"kubefunc.retry"}
+    askers = {name for name, tree in sources() if "decide" in imported_names(tree, "kubefunc.retry")}
+    assert askers == {"attempts.py"}
+
+
+def imported_names(tree: ast.Module, module: str) -> set[str]:
+    """What a module imports from another."""
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == module]
+    return {alias.name for node in froms for alias in node.names}
+
+
+def test_nobody_reads_what_is_inside_a_map_by_its_handle() -> None:
+    """A MapCall is for users: others use its MapItems, which it hides."""
+    found = {
+        name
+        for name, tree in sources(True)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "_items" and ast.unparse(node.value) != "self"
+    }
+    assert found == set()
 
 
 def test_a_circle_would_be_found() -> None:

@@ -18,7 +18,7 @@ from kubefunc import errors
 from kubefunc.attempts import View
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.objects import fields, views
-from kubefunc.backends.kubernetes.results.collect import announced_size, envelope_in_log
+from kubefunc.backends.kubernetes.results.courier_log import announced_size, envelope_in_log
 from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, verify, verify_chunk

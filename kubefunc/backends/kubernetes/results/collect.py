@@ -6,29 +6,27 @@ the watch of Pods, a stream that has ended, the clock. So no news can be lost be
 
 from __future__ import annotations
 
-import binascii
 import enum
 import threading
 import time
 from collections.abc import Callable
 
-from kubefunc.backends.kubernetes.api.errors import UNUSABLE
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, StreamGarbled, TransportError
 from kubefunc.backends.kubernetes.api.permission import ExecPermission
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError, ConnectionFailed
+from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
 from kubefunc.backends.kubernetes.attempts.held import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
-from kubefunc.backends.kubernetes.objects.fields import whole_number
 from kubefunc.backends.kubernetes.objects.views import Pod
-from kubefunc.backends.kubernetes.results.output import Outputs, log_path
+from kubefunc.backends.kubernetes.results.courier_log import CourierLog
+from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
 from kubefunc.errors import ResultCorruptedError
-from kubefunc.runner import CHUNK, COURIER, EXIT_VALUE, LOG_HEAD, LOG_LIMIT, LOG_TAIL, TERMINATION_SIZE
+from kubefunc.runner import CHUNK
 from kubefunc.runner.protocol import wire
 
 STREAMS = 14
@@ -43,7 +41,6 @@ GIVE_UP = 30.0  # and after which it ends in any case
 GIVE_UP_ENDED = 1.0  # the same once main has ended: then the first byte is due
 PATIENCE = 120.0  # seconds without a further byte after which a fetch turns to the log
 DAMAGED_LIMIT = 3
-LOG_MISSES = 3
 
 
 class Taken(enum.Enum):
@@ -78,6 +75,7 @@ class Collector:
         self._acknowledging: set[Attempt] = set()
         self._next_live = 0.0
         self._lock = threading.RLock()
+        self._log = CourierLog(api, permission, self.deliver, fail)
 
     # -- express
 
@@ -200,7 +198,7 @@ class Collector:
         if may_fetch:
             self._stream_for(attempt, lambda: self._fetch(attempt))
             return
-        self._without_exec(attempt, pod)
+        self._log.read(attempt, pod)
 
     def _from_status(self, attempt: Attempt, pod: Pod) -> Envelope | None:
         data = wire.from_termination_text(pod.main.message)
@@ -323,55 +321,6 @@ class Collector:
         except (ResultCorruptedError, TransportError):
             return
 
-    # -- without exec
-
-    def _without_exec(self, attempt: Attempt, pod: Pod) -> None:
-        """The courier leaves a result that nobody fetched in its log, and ends: then it is read there."""
-        broken = ending.courier_trouble(pod)
-        if broken is not None:
-            self._fail(attempt, broken)
-            return
-        if pod.courier.state == "terminated" or pod.phase in ("Succeeded", "Failed"):
-            self._from_courier_log(attempt, pod)
-            return
-        large = announced_size(pod.main.message) > LOG_LIMIT or not attempt.options.results_in_log
-        if large and self._permission.is_refused(attempt.namespace):
-            self._fail(attempt, ending.needs_exec(pod))
-            return
-        lost = ending.main_trouble(pod)
-        if attempt.fetch.exec_given_up and pod.courier.state != "running" and lost is not None:
-            self._fail(attempt, lost)  # a courier that has not started by now leaves nothing in its log
-
-    def _from_courier_log(self, attempt: Attempt, pod: Pod) -> None:
-        try:
-            log = self._api.read_bytes(log_path(attempt.namespace, pod.name), query={"container": COURIER})
-        except (ConnectionFailed, *UNUSABLE):
-            return  # the clock asks again
-        except ApiError:
-            log = b""
-        data = envelope_in_log(log)
-        if data is not None:
-            self._deliver_from_log(attempt, pod, data)
-            return
-        if attempt.fetch.miss_in_log() < LOG_MISSES:
-            return
-        lost = ending.main_trouble(pod)
-        job = attempt.job_news.job
-        if pod.courier.exit_code and pod.main.exit_code == EXIT_VALUE and not (job is not None and job.failed):
-            attempt.write_off(pod)  # the courier was killed: such a Pod has failed, and its Job runs another
-        elif lost is not None:
-            self._fail(attempt, lost)
-        else:
-            attempt.write_off(pod)  # ended from outside, in the middle of a chunk
-
-    def _deliver_from_log(self, attempt: Attempt, pod: Pod, data: bytes) -> None:
-        try:
-            envelope = attempt.new_receipt().whole(data)
-        except ResultCorruptedError as error:
-            self._fail(attempt, ending.corrupted(error))
-            return
-        self.deliver(attempt, envelope)
-
     # -- the end
 
     def deliver(self, attempt: Attempt, envelope: Envelope) -> bool:
@@ -400,24 +349,3 @@ class Collector:
 def is_partial(envelope: Envelope) -> bool:
     """Whether this is what a chunk had when SIGTERM came."""
     return envelope.header["outcome"] == CHUNK and not envelope.header["complete"]
-
-
-def announced_size(message: str) -> int:
-    """The result's size that a termination message names, or 0."""
-    if not message.startswith(TERMINATION_SIZE):
-        return 0
-    return whole_number(message[len(TERMINATION_SIZE) :].partition(":")[0]) or 0
-
-
-def envelope_in_log(log: bytes) -> bytes | None:
-    """The envelope that a courier left in its log, or None where it is not there whole."""
-    lines = log.decode("ascii", "replace").splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith(LOG_HEAD)]
-    if not starts or LOG_TAIL not in lines[starts[-1] :]:
-        return None
-    start = starts[-1]
-    try:
-        data = b"".join(binascii.a2b_base64(line) for line in lines[start + 1 : lines.index(LOG_TAIL, start)])
-    except ValueError:  # binascii.Error, or what is not ASCII
-        return None
-    return data if str(len(data)) == lines[start][len(LOG_HEAD) :] else None

@@ -14,6 +14,7 @@ from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
 from kubefunc.runner import MAIN
+from kubefunc.transcript import TAIL_LINES, last_lines
 from kubefunc.untrusted import printable_lines
 
 FOLLOWERS = 10
@@ -22,7 +23,6 @@ READ_DEADLINE = 5.0
 READ_AGAIN = 0.1
 LATE = 2.0  # seconds without a byte after which a log is taken to be whole
 MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
-TAIL_LINES = 20
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
 
 
@@ -119,7 +119,7 @@ class Outputs:
         data = self._log_tail(attempt, pod, container)
         if not data and container == MAIN:
             data = attempt.output_of(pod.name).recent  # after the log was asked for: the follower may have heard more
-        lines = tuple(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+        lines = last_lines(data)
         return printable_lines(lines) if attempt.options.untrusted else lines
 
     def _log_tail(self, attempt: Attempt, pod: Pod, container: str) -> bytes:
