@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Envelope, Raised, Returned, error_of, not_understood
+from kubefunc.envelope import Envelope, Raised, Returned, not_understood
 from kubefunc.errors import KubefuncError
+from kubefunc.reading.failures import error_of
 from kubefunc.runner import ERROR, PLAIN_DEPTH, PLAIN_LIMIT, PLAIN_TEXT, RAISED, VALUE
 from kubefunc.runner.protocol.records import Record
 

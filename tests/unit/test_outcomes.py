@@ -9,7 +9,8 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Raised, outcome, own_frames, verify
+from kubefunc.envelope import Raised, outcome, verify
+from kubefunc.reading.failures import own_frames
 from kubefunc.runner import CODE_OOM, CODE_TIMEOUT, RAISED
 from kubefunc.runner.execution.causes import missing_here
 from kubefunc.runner.execution.exceptions import encode

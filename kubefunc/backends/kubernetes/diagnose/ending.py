@@ -12,7 +12,7 @@ from kubefunc import errors
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.diagnose.mounting import about_volumes
 from kubefunc.backends.kubernetes.objects.views import Container, Job, Pod
-from kubefunc.envelope import signal_name
+from kubefunc.reading.failures import signal_name
 from kubefunc.runner import (
     COURIER,
     COURIER_ENDS,
