@@ -149,3 +149,79 @@ def test_attempts_hold_their_state_in_structs() -> None:
     assert {"stream", "receipt", "fetching"} <= owners["fetch.py"]
     assert {"finding", "quiet", "warned"} <= owners["waiting.py"]
     assert {"known", "asked", "begun"} <= SHARED
+
+
+# --- sizes: what a reader can hold in the head
+
+MODULE_LINES, CLASS_METHODS, FUNCTION_LINES, COLLABORATORS = 450, 25, 40, 6
+# What is larger, and why. Each stands here once, by module and name.
+LARGER = {
+    "function.py": "a quarter of it are overloads of map and starmap: types for checkers, with no code",
+    "runner/pod/courier.py": "each program that exec starts loads it: a second module would cost every reader time",
+    "outcomes.py Outcomes": "the one store of a submission: what each layer asks of it stands here once",
+    "backends/kubernetes/control/work.py ClusterWork": "five collaborators; the call's id and its namespace are values",
+    "call.py Call": "a Future, whose methods it overrides, and what a call adds to one",
+    "backends/kubernetes/api/errors.py ApiError": "an exception: what was refused, as values",
+    "backends/kubernetes/api/errors.py ConnectionFailed": "an exception: what was asked and of whom, as values",
+    "backends/kubernetes/api/watcher.py Watcher": "four collaborators; path, query, name and a time limit are values",
+    "backends/kubernetes/attempts/attempt.py Attempt": "most are one line: what a map and a chunk answer otherwise",
+    "backends/kubernetes/results/collect.py Collector": "the ways to a result, of which each falls back to the next",
+    "backends/kubernetes/warm/worker.py Worker": "a state machine: its transitions are its methods",
+    "runner/warm/worker.py Worker": "a state machine: its transitions are its methods",
+}
+ROOT = Path(kubefunc.__file__).parent
+
+
+def larger_than_allowed(name: str, source: str) -> Iterator[str]:
+    """The module, its classes and functions that are too large, by their names."""
+    if source.count("\n") > MODULE_LINES:
+        yield name
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+            if len({each.name for each in methods}) > CLASS_METHODS or any(map(_takes_too_much, methods)):
+                yield f"{name} {node.name}"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _lines(node) > FUNCTION_LINES:
+            yield f"{name} {node.name}"
+
+
+def _takes_too_much(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    taken = [*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs]
+    return method.name == "__init__" and len(taken) - 1 > COLLABORATORS
+
+
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Those of the body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None and function.body[1:] else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1
+
+
+def test_what_is_large_says_why() -> None:
+    """A module has 450 lines at most, a class 25 methods, a function 40 lines, a constructor six collaborators."""
+    found = {
+        each
+        for path in sorted(ROOT.rglob("*.py"))
+        for each in larger_than_allowed(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+    }
+    assert found - LARGER.keys() == set(), "split it, or say in LARGER why it is one thing"
+
+
+def test_what_may_be_large_is_there() -> None:
+    """The list of exceptions names no module and no class that is gone."""
+    for name in LARGER:
+        module, _, of_class = name.partition(" ")
+        assert f"class {of_class}" in (ROOT / module).read_text(encoding="utf-8"), name
+
+
+def test_the_sizes_are_counted_as_they_are_meant() -> None:
+    """A docstring is no line of a function's body, an overload no method, and self no collaborator."""
+    long = "def f():\n    '''Doc.'''\n" + "    x = 1\n" * 41
+    assert list(larger_than_allowed("m.py", long)) == ["m.py f"]
+    assert list(larger_than_allowed("m.py", long.replace("    x = 1\n", "", 1))) == []
+    many = "class C:\n" + "".join(f"    def m{number}(self): ...\n" for number in range(26))
+    assert list(larger_than_allowed("m.py", many)) == ["m.py C"]
+    assert list(larger_than_allowed("m.py", many.replace("m25", "m24"))) == []
+    takes = "class C:\n    def __init__(self, a, b, c, d, e, f, *, g): ...\n"
+    assert list(larger_than_allowed("m.py", takes)) == ["m.py C"]
+    assert list(larger_than_allowed("m.py", takes.replace(", g", "").replace("*", "*g"))) == []
+    assert list(larger_than_allowed("m.py", "\n" * 451)) == ["m.py"]
