@@ -47,6 +47,7 @@ _LEFT_OUT = (
     "backends/queue.py",
     "backends/reach.py",
     "packages/",
+    "reading/failures.py",
     "cli/",
     "backends/runner_specs.py",
     "options/suggestions.py",

@@ -17,7 +17,6 @@ from typing import Any
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.reading.exceptions import completed, rebuilt
-from kubefunc.reading.failures import error_of, how_to_have
 from kubefunc.reading.unpickling import Buffer, loads
 from kubefunc.runner import (
     CHUNK,
@@ -251,6 +250,8 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:
+        from kubefunc.reading.failures import how_to_have  # here, as it stays out of what travels
+
         error = rebuilt(envelope.header, envelope.body, diagnosis)
         missing = header.get("missing") or {}
         advice = how_to_have(missing, diagnosis)
@@ -281,6 +282,8 @@ def returned(body: Buffer, diagnosis: Callable[[], Diagnosis]) -> Returned | Rai
 
 
 def _error(envelope: Envelope, diagnosis: Diagnosis) -> BaseException:
+    from kubefunc.reading.failures import error_of
+
     error = error_of(envelope.header, diagnosis)
     if envelope.header.get("nodes"):
         error.__cause__ = rebuilt(envelope.header, envelope.body, diagnosis)
