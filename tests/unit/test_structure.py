@@ -165,7 +165,6 @@ LARGER = {
     "backends/kubernetes/api/errors.py ConnectionFailed": "an exception: what was asked and of whom, as values",
     "backends/kubernetes/api/watcher.py Watcher": "four collaborators; path, query, name and a time limit are values",
     "backends/kubernetes/attempts/attempt.py Attempt": "most are one line: what a map and a chunk answer otherwise",
-    "backends/kubernetes/results/collect.py Collector": "the ways to a result, of which each falls back to the next",
     "backends/kubernetes/warm/worker.py Worker": "a state machine: its transitions are its methods",
     "runner/warm/worker.py Worker": "a state machine: its transitions are its methods",
 }
