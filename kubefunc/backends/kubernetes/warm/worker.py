@@ -27,7 +27,8 @@ from kubefunc.runner.warm.worker import ACKNOWLEDGE, HELLO, LEAVING, PING, WELCO
 
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
 SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
-AGAIN = 0.05  # seconds before the first new stream; the worker may still be starting
+AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
+SLOWER = 1.2
 AGAIN_AT_MOST = 2.0
 
 
@@ -90,7 +91,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._waiting: deque[bytes | Run] = deque()
         self._wake, self._wake_end = os.pipe()
-        self._pause = threading.Event()
+        self._hurry = threading.Event()
         self._heard = time.monotonic()
 
     # -- from the pool
@@ -115,7 +116,7 @@ class Worker:
     def close(self) -> None:
         """Let it go."""
         self._over = True
-        self._pause.set()
+        self._hurry.set()
         stream = self._stream
         if stream is not None:
             stream.close()
@@ -143,10 +144,13 @@ class Worker:
         """It was not attached to."""
 
     def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
-        if where.phase is not Phase.RUNNING or where.pod is None:
+        if where.phase is not Phase.RUNNING:
             self._owner.worker_moved(self, where)
+        if where.pod is None:
             return
         if self.pod == where.pod:
+            if where.phase is Phase.RUNNING:
+                self._hurry.set()
             return
         before, self.pod, self.node = self.pod, where.pod, where.node
         self.namespace = where.namespace or self.namespace
@@ -202,8 +206,10 @@ class Worker:
             if not self._over and time.monotonic() - self._heard > RECONNECT:
                 self._over = True
                 self._owner.worker_over(self, None)
-            self._pause.wait(0.0 if self._over else pause)
-            pause = min(2 * pause, AGAIN_AT_MOST)
+            if self._hurry.wait(0.0 if self._over else pause):
+                self._hurry.clear()
+                pause = AGAIN
+            pause = min(SLOWER * pause, AGAIN_AT_MOST)
         os.close(self._wake)
         os.close(self._wake_end)
 
