@@ -230,7 +230,7 @@ class WarmPool:
             run = worker.take_back()
             self._losses += 1
             hopeless = not self._workers and self._is_hopeless(error)
-            if error is not None and worker.pod is None:
+            if error is not None and not worker.has_served:
                 self._not_before = time.monotonic() + HOLD_OFF
             queued = list(self._queue) if hopeless else []
             if hopeless:

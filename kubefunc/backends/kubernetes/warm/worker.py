@@ -73,6 +73,7 @@ class Worker:
         token: what shows the worker that we are its client.
         run: the call that it has been given. The pool's lock guards it.
         ready: whether it can be given one.
+        has_served: whether it ever could.
     """
 
     def __init__(self, owner: Owner, api: Api, namespace: str, call: str, key: bytes) -> None:
@@ -80,7 +81,7 @@ class Worker:
         self.key = key
         self.token = os.urandom(16).hex()
         self.run: Run | None = None
-        self.ready = False
+        self.ready = self.has_served = False
         self.pod: str | None = None
         self.node: str | None = None
         self.namespace = namespace
@@ -279,7 +280,7 @@ class Worker:
         run = self.run
         if run is None:
             self._waiting.clear()
-            self.ready = True
+            self.ready = self.has_served = True
             self._owner.worker_ready(self)
         elif has != run.id:
             self._waiting.clear()
