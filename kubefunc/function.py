@@ -141,7 +141,8 @@ class RemoteFunction(Generic[P, R]):
         """Return the objects that ``.remote()`` would create with these arguments: Secrets, then the Job.
 
         No cluster is asked, and none need be configured. Each time it is another call, with an id of its own. The
-        Secrets hold code, arguments and the values of ``env`` as base64.
+        Secrets hold code, arguments and the values of ``env`` as base64; arguments above 8 MiB are in none of the
+        objects, since ``.remote()`` uploads them into the Pod.
 
         Raises:
             TypeError: the function does not take these arguments.

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kubefunc.backends.operations import Check
+from kubefunc.choice import choose_backend
 from kubefunc.cli.place import Place, context_option, json_option, namespace_option, place_of
 from kubefunc.cli.shown import print_json, styled, visible, visible_lines
 from kubefunc.errors import KubefuncError, PythonMismatchError
@@ -51,12 +52,15 @@ def doctor(*, namespace: str | None, context: str | None, call: bool, json_wante
 
 def _checks(namespace: str | None, context: str | None, *, with_call: bool) -> Iterator[Check]:
     try:
-        place = place_of(namespace, context)
+        place = place_of(namespace, context, "kubernetes")
+        calls_run_here = choose_backend(None, place.context, os.environ).cluster is None
     except KubefuncError as error:
         yield Check("kubeconfig", "problem", str(error))
         return
     where = f"Context {place.choice.cluster.context} of {place.choice.cluster.source}" if place.choice.cluster else ""
     yield Check("kubeconfig", "ok", f"{where}, namespace {place.namespace}.")
+    if calls_run_here:
+        yield Check("backend", "warning", "KUBEFUNC_BACKEND=local: calls run on this machine.", "Unset it.")
     problems = 0
     for check in place.operations.check(place.namespace, Options.from_layers(environment_layer(os.environ))):
         problems += check.status == "problem"

@@ -68,8 +68,13 @@ class Place:
         return found
 
 
-def place_of(namespace: str | None, context: str | None) -> Place:
+def place_of(namespace: str | None, context: str | None, wanted: str | None = None) -> Place:
     """The place that the command line, the environment and the kubeconfig name.
+
+    Args:
+        namespace: from the command line.
+        context: from the command line.
+        wanted: a backend, whichever calls would use.
 
     Raises:
         ConfigurationError: one of them is wrong, or there is no cluster.
@@ -80,7 +85,7 @@ def place_of(namespace: str | None, context: str | None) -> Place:
     given = {"namespace": namespace, "context": context}
     changes = parse_changes("kubefunc", **{name: value for name, value in given.items() if value is not None})
     options = Options.from_layers(environment_layer(os.environ), changes)
-    choice = choose_backend(None, options.context, os.environ)
+    choice = choose_backend(wanted, options.context, os.environ)
     found = operations(choice)
     return Place(found, options.namespace or found.namespace, options.context, choice)
 

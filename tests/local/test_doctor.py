@@ -102,8 +102,15 @@ def test_no_kubeconfig(clean_env: dict[str, str]) -> None:
     """Neither a file nor a Pod's account."""
     result = doctor(clean_env)
     assert result.returncode == 1
-    assert "no cluster configured" in result.stdout
+    assert "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config)" in result.stdout
     assert result.stdout.endswith("Kubernetes: not ready\n")
+
+
+def test_calls_that_run_on_this_machine(examine: Examine) -> None:
+    """The cluster is examined all the same, and a line says that calls do not use it."""
+    code, told = examine(Namespace(), KUBEFUNC_BACKEND="local")
+    assert code == 0
+    assert "warning  backend     KUBEFUNC_BACKEND=local: calls run on this machine." in told
 
 
 def test_a_kubeconfig_that_is_broken(clean_env: dict[str, str], tmp_path: Path) -> None:

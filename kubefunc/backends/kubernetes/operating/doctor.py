@@ -65,7 +65,8 @@ class Doctor:
 
     def _lacking(self, rule: Rule) -> Rule | None:
         verbs = [verb for verb in rule.verbs if not self._may(Action(verb, rule.resource, rule.group))]
-        return Rule(rule.group, rule.resource, tuple(verbs), (), rule.without) if verbs else None
+        comment = (f"Optional. Without it: {rule.without}",) if rule.without else ()
+        return Rule(rule.group, rule.resource, tuple(verbs), comment, rule.without) if verbs else None
 
     def _may(self, action: Action) -> bool:
         return is_allowed(self._api, self._namespace, action)
