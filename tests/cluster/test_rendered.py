@@ -19,7 +19,11 @@ from tests.cluster.spaces import Space, make_space, remove_space
 from tests.conftest import ROOT
 
 _STRICT = {"dryRun": "All", "fieldValidation": "Strict"}  # a field that the server does not know is an error
-_PATHS = {"Secret": "/api/v1/namespaces/{}/secrets", "Job": "/apis/batch/v1/namespaces/{}/jobs"}
+_PATHS = {
+    "Secret": "/api/v1/namespaces/{}/secrets",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "Service": "/api/v1/namespaces/{}/services",
+}
 
 
 @pytest.fixture(scope="module")

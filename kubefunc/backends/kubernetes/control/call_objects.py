@@ -13,8 +13,10 @@ from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
 from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
+from kubefunc.backends.kubernetes.objects.service import build_service
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
+from kubefunc.errors import ConfigurationError
 from kubefunc.options.packages import SYNC
 from kubefunc.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
@@ -46,10 +48,15 @@ def objects_of(submission: Submission, session: str, namespace: str) -> list[Jso
     """The objects of a single call in the order in which they are created.
 
     Raises:
-        ConfigurationError: ``pod_template`` takes away what kubefunc needs.
+        ConfigurationError: ``pod_template`` takes away what kubefunc needs, or it is a gang, which is no single call.
     """
+    if submission.options.gang is not None:
+        raise ConfigurationError(
+            "manifest() gives the objects of a call with one Pod: leave gang= out, or set it to None."
+        )
     spec = job_spec(with_packages(submission), session, namespace)
-    return [*build_secrets(spec), build_job(spec)]
+    service = build_service(spec, None)
+    return [*build_secrets(spec), build_job(spec), *([service] if service is not None else [])]
 
 
 def with_packages(submission: Submission) -> Submission:
