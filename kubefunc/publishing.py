@@ -73,7 +73,7 @@ class Publication:
 
     def _write(self, value: object) -> None:
         self._submitted.wait()
-        to = self._destination(self._work) if self._work is not None else None
+        to = self._asked_destination()
         if self._work is None or to is None:
             return
         where = f"publish={to!r}"
@@ -83,6 +83,14 @@ class Publication:
                 self._session.say_once(where, f"{where}: nothing is written, as no cluster runs the call")
         except KubefuncError as error:
             raise _failed(f"{where}: {error}", value, error) from error
+
+    def _asked_destination(self) -> Destination | None:
+        """Of an attached call, the cluster must be asked. Most have none: that it cannot say so costs no result."""
+        try:
+            return None if self._work is None else self._destination(self._work)
+        except KubefuncError as error:
+            self._session.console.say(f"whether the result is to be published cannot be found out: {error}")
+            return None
 
     # -- for the session, at exit
 

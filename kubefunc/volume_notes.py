@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from kubefunc.runner.execution.exceptions import add_note
-from kubefunc.volumes import ConfigMap, EmptyDir, HostPath, ImageVolume, PersistentVolumeClaim, Secret, Volume
+from kubefunc.volumes import ConfigMap, EmptyDir, HostPath, PersistentVolumeClaim, Secret, Volume
 
 _MOST_CAUSES: Final = 10
+_MAIN_FIELDS: Final = ("name", "reference", "path", "size")  # each volume has one of them
 
 
 def note_volume(error: BaseException, volumes: Mapping[str, Volume]) -> None:
@@ -69,8 +70,7 @@ def _path_of(error: OSError, volumes: Mapping[str, Volume]) -> str | None:
 
 
 def _option(path: str, volume: Volume) -> str:
-    what = {ImageVolume: "reference", HostPath: "path", EmptyDir: "size"}.get(type(volume), "name")
-    value = getattr(volume, what)
+    value = next(getattr(volume, name) for name in _MAIN_FIELDS if hasattr(volume, name))
     return f'volumes={{"{path}": {type(volume).__name__}({"" if value is None else repr(value)})}}'
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -34,18 +36,25 @@ def kube(cluster: ClusterUnderTest, tmp_path_factory: pytest.TempPathFactory) ->
     space = make_space(cluster.admin, tmp_path_factory.mktemp("volumes"))
     directory = tmp_path_factory.mktemp("persistent")
     directory.chmod(0o777)
-    for name, modes in (("data", ["ReadWriteOnce"]), ("single", ["ReadWriteOncePod"])):
-        space.admin.apply(volume_of(space, name, modes, directory / name))
-        space.admin.apply(claim_of(space, name, modes))
+    data, single = ({"hostPath": {"path": str(directory / n), "type": "DirectoryOrCreate"}} for n in "ab")
+    silent = {"nfs": {"server": "192.0.2.1", "path": "/"}}  # an address of documentation: nobody answers
+    for name, mode, source in (
+        ("data", "ReadWriteOnce", data),
+        ("single", "ReadWriteOncePod", single),
+        ("silent", "ReadWriteMany", silent),
+    ):
+        space.admin.apply(volume_of(space, name, [mode], source))
+        space.admin.apply(claim_of(space, name, [mode]))
+    space.admin.apply(claim_of(space, "unbound", ["ReadWriteOnce"]))
     space.admin.run("create", "configmap", "app", "--from-literal=app.yaml=a: 1", "--from-literal=other=b")
     space.admin.run("create", "secret", "generic", "login", "--from-literal=password=hunter2")
     yield space
     remove_space(space)
-    names = [f"{space.namespace}-{name}" for name in ("data", "single")]
-    space.admin.run("delete", "persistentvolume", "--wait=false", *names)
+    names = [f"{space.namespace}-{name}" for name in ("data", "single", "silent", "unbound")]
+    space.admin.run("delete", "persistentvolume", "--ignore-not-found", "--wait=false", *names)
 
 
-def volume_of(space: Space, name: str, modes: list[str], directory: Path) -> dict[str, Any]:
+def volume_of(space: Space, name: str, modes: list[str], source: dict[str, Any]) -> dict[str, Any]:
     """A PersistentVolume that only the claim of this name can have."""
     return {
         "apiVersion": "v1",
@@ -56,8 +65,8 @@ def volume_of(space: Space, name: str, modes: list[str], directory: Path) -> dic
             "accessModes": modes,
             "storageClassName": space.namespace,
             "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": str(directory), "type": "DirectoryOrCreate"},
             "claimRef": {"namespace": space.namespace, "name": name},
+            **source,
         },
     }
 
@@ -199,6 +208,37 @@ def test_a_mount_that_cannot_work_is_told_soon(
         assert knew is not None
         print(f"{ended - knew:.1f} s after the cluster knew")
         assert ended - knew < SOON
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_mount_that_may_work_later_is_said_soon(capsys: pytest.CaptureFixture[str], witness: Witness) -> None:
+    """A call and a map wait for a file server, and say so. (The node has no NFS at all, but who knows that?)"""
+    function = mounting.contents.options(volumes={"/in": PersistentVolumeClaim("silent")})
+    starts: list[Callable[[], Any]] = [lambda: function.remote("/in"), lambda: function.map(["/in"] * 2, chunksize=1)]
+    for start in starts:
+        waiting, said = start(), io.StringIO()
+
+        def is_told(job: str = waiting.id, said: io.StringIO = said) -> bool:
+            said.write(capsys.readouterr().err)
+            return re.search(rf"{job}: waiting .*The node cannot mount the volume at /in", said.getvalue()) is not None
+
+        eventually(is_told, 150, "a line about the mount")
+        knew = witness.first(waiting.id, "FailedMount")
+        assert knew is not None
+        assert time.monotonic() - knew < SOON
+        assert waiting.cancel()
+
+
+def test_a_claim_that_is_bound_later_is_waited_for(
+    calling: Space, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No error: a line says that the claim has no volume yet, and the call runs when it has."""
+    call = mounting.write.options(volumes={"/data": PersistentVolumeClaim("unbound")}).remote("/data/x", "text")
+    eventually(lambda: "The PersistentVolumeClaim 'unbound' (/data) has no volume yet" in capsys.readouterr().err, 60)
+    tmp_path.chmod(0o777)
+    source = {"hostPath": {"path": str(tmp_path / "volume"), "type": "DirectoryOrCreate"}}
+    calling.admin.apply(volume_of(calling, "unbound", ["ReadWriteOnce"], source))
+    assert call.result(120) == "text"
 
 
 @pytest.mark.usefixtures("calling")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from kubefunc import errors
+from kubefunc.backends.kubernetes.attempts.waiting import Waiting
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import views
@@ -136,10 +138,23 @@ def test_a_mount_that_cannot_work_ends_the_call(words: str, message: str, advice
 
 def test_a_mount_that_may_work_later_is_told_at_once() -> None:
     """A file server that does not answer: the call waits, and says for what without waiting five seconds."""
-    finding = of_event("FailedMount", 'MountVolume.SetUp failed for volume "pv-nfs" : mount failed: exit status 32')
+    finding = of_event("FailedMount", 'MountVolume.SetUp failed for volume "pv-nfs" : mount failed\nMounting: mount')
     assert (finding.fatal_after, finding.at_once) == (None, True)
+    assert finding.words[0].endswith("mount failed Mounting: mount")
     assert finding.message == "The node cannot mount the volume at /data."
     assert 'volumes={"/data": PersistentVolumeClaim(...)}' in finding.advice
+
+
+def test_news_of_a_mount_does_not_wait_for_the_next_line() -> None:
+    """What was said before it does not hold it back; the same trouble is not said again at once."""
+    waiting = Waiting()
+    waiting.looks.say(time.monotonic())
+    assert not waiting.has_urgent_news
+    waiting.found(of_event("FailedMount", 'MountVolume.SetUp failed for volume "pv-nfs" : mount failed'))
+    assert waiting.has_urgent_news
+    waiting.looks.say(time.monotonic())
+    waiting.found(of_event("FailedMount", 'MountVolume.SetUp failed for volume "pv-nfs" : mount failed again'))
+    assert not waiting.has_urgent_news
 
 
 @pytest.mark.parametrize(

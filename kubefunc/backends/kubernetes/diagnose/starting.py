@@ -241,6 +241,7 @@ def _of_event(reason: str, words: str) -> Finding | None:
     if reason == "FailedCreatePodSandBox" and (lacks := sandbox_trouble(words, worded(reason, words))) is not None:
         return lacks
     if reason in (*MOUNT_EVENTS, "FailedCreatePodSandBox"):
+        words = " ".join(words.split())  # mount(8) prints several lines
         return missing_object(words, reason, worded(reason, words)) or Finding(
             errors.PodConfigError,
             reason,

@@ -90,7 +90,7 @@ def _why_waiting(job: Job, pods: Sequence[Pod], events_of: EventsOf) -> tuple[Fi
         if finding is not None:
             return finding, pod
     if waiting:
-        return starting.event_trouble(events_of(waiting[0].uid)), waiting[0]
+        return starting.event_trouble(events_of(waiting[0].uid), waiting[0].volumes), waiting[0]
     return starting.event_trouble(events_of(job.uid)), None
 
 
