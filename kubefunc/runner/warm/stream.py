@@ -53,17 +53,17 @@ class Stream:
 
     def flush(self) -> bool:
         """Write what can be written now. False if nobody reads any more."""
-        try:
-            while self._pending:
-                data = self._next()
-                if data:
-                    written = os.write(self.output, data)
-                    if written < len(data):
-                        self._pending.insert(0, data[written:])
-        except BlockingIOError:
-            self._pending.insert(0, data)
-        except OSError:
-            return False
+        while self._pending:
+            data = self._next()
+            try:
+                written = os.write(self.output, data) if data else 0
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                return False
+            if written < len(data):
+                self._pending.insert(0, data[written:])
+                break
         return True
 
     def _next(self) -> bytes:
