@@ -147,6 +147,18 @@ def test_a_call_is_ended_and_the_worker_stays(client: WarmClient) -> None:
     assert pickle.loads(client.outcome("run-2").body) == 0
 
 
+def test_a_call_that_is_ended_as_it_comes_never_begins(client: WarmClient, tmp_path: Path) -> None:
+    """The client may change its mind before the worker has looked at the call."""
+    client.worker.process.send_signal(signal.SIGSTOP)
+    client.call(Path.touch, tmp_path / "begun")
+    client.send(TERMINATE)
+    client.worker.process.send_signal(signal.SIGCONT)
+    client.receive(ENDED)
+    assert not (tmp_path / "begun").exists()
+    client.call(int, run="run-2")
+    assert pickle.loads(client.outcome("run-2").body) == 0
+
+
 # -- streams that break
 
 

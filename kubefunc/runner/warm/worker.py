@@ -35,7 +35,7 @@ import socket
 import struct
 import time
 
-from kubefunc.runner import ENV_CALL, OUT_DIR
+from kubefunc.runner import ENV_CALL, EXIT_TERMINATED, OUT_DIR
 from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Signals
 from kubefunc.runner.execution.request import CALL, END_GRACE, ENDED, OUTPUT, RESULT, TERMINATE, Request
@@ -159,18 +159,23 @@ class Worker:
 
     def _run_call(self, call: _Call) -> None:
         call.waits = False
-        self._asked_to_end = self._was_asked = False
+        if self._asked_to_end:  # both came together
+            self._end_call(call, EXIT_TERMINATED)
+            return
         supervisor = Supervisor(self, self._signals)
         status = supervisor.run()
         kill_orphans(keep=set() if self._spare is None else {self._spare.child.pid})
+        self._end_call(call, status)
+        if supervisor.ending and not self._was_asked:
+            raise _Leave("it was told to end (SIGTERM)")
+        self._leave_if_unneeded()
+
+    def _end_call(self, call: _Call, status: int) -> None:
         call.ended = status
         self._busy = time.monotonic()
         if self._stream is not None:
             self._send_end(self._stream, call)
         self.tick()
-        if supervisor.ending and not self._was_asked:
-            raise _Leave("it was told to end (SIGTERM)")
-        self._leave_if_unneeded()
 
     def _say_goodbye(self, why: str) -> None:
         if self._spare is not None:
@@ -268,6 +273,7 @@ class Worker:
             request, self._incoming = Request(bytes(self._incoming)), bytearray()
             if self._last is None or self._last.ended is not None:
                 self._last = _Call(request)
+                self._asked_to_end = self._was_asked = False
                 self._busy = time.monotonic()
         elif letter == TERMINATE:
             self._asked_to_end = True

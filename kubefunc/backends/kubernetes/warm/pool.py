@@ -26,7 +26,6 @@ from kubefunc.diagnosis import Phase
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
-from kubefunc.runner import OUT_DIR
 from kubefunc.runner.warm import worker as program
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ TICK = 0.25  # seconds between two looks at a queue that does not get shorter
 WEIGHT = 0.2  # of the newest call in the mean time that calls take
 LOSSES = 5  # workers in a row that may get lost before a call has ended
 HOLD_OFF = 30.0  # seconds
+THREADS_END_WITHIN = 0.5  # seconds; on a dead network some do not
 NEWS_FOR = 50  # calls in a queue that are told what their worker waits for
-DIRECTORY = f"{OUT_DIR}/warm"
 # What may differ between calls that share workers.
 _OF_THE_CALL = ("timeout retries retry_exceptions pool verbose progress logging on_sigterm publish").split()
 
@@ -118,6 +117,9 @@ class WarmPool:
         for worker in workers:
             worker.close()
             self._host.discard(worker.call)
+        until = time.monotonic() + THREADS_END_WITHIN
+        for worker in workers:
+            worker.join(max(0.0, until - time.monotonic()))
         for run in lost:
             if not run.over:
                 run.fail(errors.WorkerDiedError(f"The pool of {run.call} was closed before it had ended."))
@@ -320,7 +322,8 @@ class Pools:
             )
         pool = self._pool(config, options, namespace)
         indexes = [0] if submission.shape == "single" else list(submission.items)
-        runs = [Run(submission, index, sink, DIRECTORY) for index in indexes]
+        changed = threading.Condition()
+        runs = [Run(submission, index, sink, changed) for index in indexes]
         with self._lock:
             work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
         work.add(pool, runs)

@@ -12,11 +12,12 @@ from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import KubefuncError, ResultCorruptedError
-from kubefunc.runner import ENV_INDEX
+from kubefunc.runner import ENV_INDEX, OUT_DIR
 from kubefunc.runner.execution.request import CALL, join_request
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.worker import DATA, OFFSET
 
+DIRECTORY = f"{OUT_DIR}/warm"
 PIECE = 1 << 18  # bytes of a request in one frame
 OUTPUT_KEPT = 1 << 20  # bytes, for logs()
 _NUMBERS = itertools.count(1)
@@ -33,7 +34,23 @@ class Run:
         over: nobody waits for it any more.
     """
 
-    def __init__(self, submission: Submission, index: int, sink: Sink, directory: str) -> None:
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_changed",
+        "_output",
+        "_printed",
+        "_sink",
+        "_submission",
+        "began",
+        "call",
+        "id",
+        "index",
+        "over",
+    )
+
+    def __init__(self, submission: Submission, index: int, sink: Sink, changed: threading.Condition) -> None:
+        """``changed`` is for all runs of a map: there may be very many."""
         self.call = submission.call
         self.index = index
         self.id = f"{submission.call}.{index}.{next(_NUMBERS)}"
@@ -41,12 +58,11 @@ class Run:
         self.over = False
         self._submission = submission
         self._sink = sink
-        self._directory = directory
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""
         self._answer: bytes | None = None
         self._printed = 0
-        self._output = bytearray()
-        self._changed = threading.Condition()
+        self._output = b""
+        self._changed = changed
 
     @property
     def settled(self) -> bool:
@@ -69,7 +85,7 @@ class Run:
             "spec": runner_spec(self._submission).replace(disruptions=self._submission.disruptions).as_json(),
             "key": self._submission.key.hex(),
             "payload": None,
-            "directory": self._directory,
+            "directory": DIRECTORY,
             "cwd": None,
             "path": None,
             "set": {ENV_INDEX: str(self.index)} if self._submission.shape == "map" else {},
@@ -97,16 +113,18 @@ class Run:
 
     def forget_answer(self) -> None:
         """The stream is another one: what comes now begins anew."""
-        self._body.clear()
+        self._body = b""
         self._answer = None
 
     def hear_body(self, content: bytes) -> None:
         """A piece of a large outcome."""
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
         self._body += content
 
     def hear_answer(self, content: bytes) -> None:
         """The rest of the outcome."""
-        self._answer = bytes(self._body + content)
+        self._answer = bytes(self._body) + content
 
     @property
     def is_answered(self) -> bool:
@@ -146,8 +164,7 @@ class Run:
     def _end(self) -> None:
         with self._changed:
             self.over = True
-            self._body.clear()
-            self._answer = None
+            self._body, self._answer = b"", None
             self._changed.notify_all()
 
     def begin(self, pod: str, node: str | None, namespace: str) -> None:

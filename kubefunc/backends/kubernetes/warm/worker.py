@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -91,7 +92,7 @@ class Worker:
         self._stream: Conversation | None = None
         self._thread: threading.Thread | None = None
         self._waiting: deque[bytes | Run] = deque()
-        self._wake, self._wake_end = os.pipe()
+        self._wake, self._wake_end = socket.socketpair()  # not a pipe: who is late finds it closed, and not another's
         self._hurry = threading.Event()
         self._heard = time.monotonic()
 
@@ -117,6 +118,8 @@ class Worker:
     def close(self) -> None:
         """Let it go."""
         self._over = True
+        if self._thread is None:
+            self._close_wake()
         self._hurry.set()
         stream = self._stream
         if stream is not None:
@@ -130,7 +133,7 @@ class Worker:
     def _send(self, what: bytes | Run) -> None:
         self._waiting.append(what)
         with contextlib.suppress(OSError):  # its thread has ended
-            os.write(self._wake_end, b".")
+            self._wake_end.send(b".")
 
     # -- its own Job's news
 
@@ -147,7 +150,7 @@ class Worker:
     def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
         if where.phase is not Phase.RUNNING:
             self._owner.worker_moved(self, where)
-        if where.pod is None:
+        if where.pod is None or self._over:
             return
         if self.pod == where.pod:
             if where.phase is Phase.RUNNING:
@@ -211,8 +214,11 @@ class Worker:
                 self._hurry.clear()
                 pause = AGAIN
             pause = min(SLOWER * pause, AGAIN_AT_MOST)
-        os.close(self._wake)
-        os.close(self._wake_end)
+        self._close_wake()
+
+    def _close_wake(self) -> None:
+        self._wake.close()
+        self._wake_end.close()
 
     def _open_stream(self) -> None:
         program = (*PROGRAM, "attach")
@@ -233,12 +239,12 @@ class Worker:
         stream.send(wire.frame(HELLO, json.dumps(told).encode()))
         frames = wire.Frames()
         while not self._over:
-            data, woken = stream.hear(self._wake, SILENCE)
+            data, woken = stream.hear(self._wake.fileno(), SILENCE)
             for letter, content in frames.feed(data):
                 self._heard = time.monotonic()
                 self._hear(stream, letter, content)
             if woken:
-                os.read(self._wake, 512)
+                self._wake.recv(512)
             self._send_waiting(stream)
 
     def _send_waiting(self, stream: Conversation) -> None:
