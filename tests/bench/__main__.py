@@ -1,7 +1,7 @@
-"""``python -m tests.bench [local | cluster | ROW ...] [--pairs N] [--write]``: measure, print, write down.
+"""``python -m tests.bench [local | cluster | warm | ROW ...] [--pairs N] [--write]``: measure, print, write down.
 
-``local`` and ``cluster`` are all rows of that kind; without a word, all of both. ``--write`` puts what was measured
-into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
+``local``, ``cluster`` and ``warm`` are all rows of that kind; without a word, all of them. ``--write`` puts what was
+measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import maps_on_cluster, on_cluster, on_this_machine
+from tests.bench import maps_on_cluster, on_cluster, on_this_machine, warm
 from tests.bench.figures import HEAD, Figure, row
 from tests.cluster.cluster import down, up
 from tests.cluster.spaces import make_space
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-KINDS = {"local": tuple(on_this_machine.ROWS), "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS)}
+ON_CLUSTER = {**on_cluster.ROWS, **maps_on_cluster.ROWS, **warm.ROWS}
+KINDS = {
+    "local": tuple(on_this_machine.ROWS),
+    "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
+    "warm": tuple(warm.ROWS),
+}
 
 
 def main() -> None:
@@ -69,7 +74,7 @@ def _on_cluster(names: Sequence[str], pairs: int) -> Iterator[Figure]:
         with tempfile.TemporaryDirectory() as directory:
             ground = on_cluster.Ground(cluster, make_space(cluster.admin, Path(directory)), pairs)
             for name in names:
-                yield from {**on_cluster.ROWS, **maps_on_cluster.ROWS}[name](ground)
+                yield from ON_CLUSTER[name](ground)
     finally:
         down(cluster)
         os.close(reading_end)
@@ -84,7 +89,7 @@ def table(figures: Sequence[Figure]) -> str:
 def about(kind: str, pairs: int) -> str:
     """When, by what command and on what it was measured."""
     command = f"nox -s bench -- {kind}" + (f" --pairs {pairs}" if kind == "cluster" else "")
-    cluster = ", Kubernetes 1.34 on the same machine" if kind == "cluster" else ""
+    cluster = "" if kind == "local" else ", Kubernetes 1.34 on the same machine"
     what = f"{os.cpu_count()} cores, {sys.platform}, Python {platform.python_version()}{cluster}"
     load = f"load {os.getloadavg()[0]:.1f} at the start"
     return f"`{command}`, {datetime.date.today().isoformat()}: {what}; {load}."

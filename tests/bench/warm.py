@@ -1,0 +1,133 @@
+"""The figures of warm workers: against the least that such a stream can do, in turn, in one run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterator
+
+from kubefunc import Pool, remote
+from kubefunc.backends.kubernetes import configured
+from kubefunc.backends.kubernetes.api.conversation import Conversation
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.function import RemoteFunction
+from tests.bench.figures import Figure, at_most, percentile, spread
+from tests.bench.on_cluster import Ground
+from tests.bench.work import measured
+from tests.cluster.conftest import fresh_session
+
+WITHIN = 60.0
+CALLS = 100  # in a round
+ROUNDS = 5
+ITEMS = 1_000
+
+# A process for each line, as a call has one; it answers, and the next line may come when it has ended.
+_RAW = """
+import os
+while data := os.read(0, 65536):
+    pid = os.fork()
+    if pid == 0:
+        os.write(1, data)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def warm_call(ground: Ground) -> Iterator[Figure]:
+    """A call on a worker that is there, against a raw forked echo through API server and kubelet to the same Pod."""
+    with _calling(ground), Pool(max_workers=1) as pool:
+        call = remote(pool=pool, verbose=False)(measured.double)
+        first = call.remote(1)
+        first.result(WITHIN)
+        with _raw(ground.space.namespace, first.stats.pod or "") as raw:
+            mine, theirs = [], []
+            for _ in range(ROUNDS):
+                mine += [_call(call) for _ in range(CALLS)]
+                theirs += [_timed(raw) for _ in range(CALLS)]
+    detail = f"ours {_milliseconds(mine)}; raw {_milliseconds(theirs)}"
+    ratio = statistics.median(mine) / statistics.median(theirs)
+    yield at_most("warm call against a raw forked echo on such a stream, median / median", ratio, 1.6, detail=detail)
+
+
+def first_warm_call(ground: Ground) -> Iterator[Figure]:
+    """The call that starts a worker, against a call that is a Job."""
+    mine, theirs = [], []
+    with _calling(ground):
+        plain = remote(verbose=False)(measured.double)
+        plain.remote(1).result(WITHIN)
+        for _ in range(8):
+            theirs.append(_call(plain))
+            with Pool(max_workers=1) as pool:
+                mine.append(_call(plain.options(pool=pool)))
+    detail = f"ours {spread(mine)}; a Job {spread(theirs)}"
+    ratio = statistics.fmean(mine) / statistics.fmean(theirs)
+    yield at_most("first call of a pool against a call that is a Job, mean / mean", ratio, 1.0, detail=detail)
+
+
+def warm_map(ground: Ground) -> Iterator[Figure]:
+    """Trivial items on two workers, a process for each."""
+    with _calling(ground), Pool(min_workers=2, max_workers=2) as pool:
+        call = remote(pool=pool, verbose=False)(measured.double)
+        call.map(range(20)).result(WITHIN)
+        took = [_timed(lambda: call.map(range(ITEMS)).result(WITHIN)) for _ in range(3)]
+    summed = f"{statistics.median(took):.2f} s ({spread(took)})"
+    yield Figure(f"map of {ITEMS:,} trivial items on 2 warm workers", summed)
+
+
+@contextlib.contextmanager
+def _calling(ground: Ground) -> Generator[None]:
+    """This process calls."""
+    before = os.environ.get("KUBECONFIG")
+    os.environ["KUBECONFIG"] = str(ground.space.kubeconfig)
+    try:
+        with fresh_session():
+            yield
+    finally:
+        if before is None:
+            del os.environ["KUBECONFIG"]
+        else:
+            os.environ["KUBECONFIG"] = before
+
+
+@contextlib.contextmanager
+def _raw(namespace: str, pod: str) -> Generator[Callable[[], object]]:
+    """An echo over a stream of our own to that Pod."""
+    config = configured(None, os.environ)
+    if config is None:
+        raise RuntimeError("no cluster is configured")
+    api = Api(config)
+    wake, wake_end = socket.socketpair()  # nobody wakes it
+    try:
+        with wake, wake_end, Conversation(api, namespace, pod, ("python3", "-c", _RAW)) as stream:
+
+            def echo() -> object:
+                stream.send(b"x" * 400)  # about what a call sends
+                return stream.hear(wake.fileno(), WITHIN)
+
+            echo()
+            yield echo
+    finally:
+        api.close()
+
+
+def _call(function: RemoteFunction[[int], int]) -> float:
+    return _timed(lambda: function.remote(1).result(WITHIN))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _milliseconds(values: list[float]) -> str:
+    return (
+        f"median {1000 * statistics.median(values):.2f} ms, 99 % {1000 * percentile(values, 0.99):.1f}, "
+        f"{1000 * min(values):.2f}-{1000 * max(values):.1f}, n={len(values)}"
+    )
+
+
+ROWS = {"warm-call": warm_call, "warm-first": first_warm_call, "warm-map": warm_map}
