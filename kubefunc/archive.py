@@ -42,7 +42,7 @@ _LEFT_OUT = (
     "backends/local/",
     "backends/inline.py",
     "backends/failing.py",
-    "testing/",
+    "testing/fixtures.py",
     "backends/operations.py",
     "backends/queue.py",
     "backends/reach.py",
@@ -65,14 +65,9 @@ _COMPILED_TOP = frozenset("__init__ current errors function inputs".split())
 _COMPILED_ROOMS = ("options/",)
 # Loaded only when something is wrong, or by hardly any program.
 _NOT_COMPILED = (
-    "kubefunc/options/network.py",
-    "kubefunc/options/parsers/ports.py",
     "kubefunc/options/parsers/requirements.py",
     "kubefunc/options/parsers/versions.py",
     "kubefunc/options/kube_objects.py",
-    "kubefunc/options/parsers/exceptions.py",
-    "kubefunc/options/parsers/quantities.py",
-    "kubefunc/options/parsers/taints.py",
     "kubefunc/options/pod_templates.py",
     "kubefunc/runner/execution/culprit.py",
     "kubefunc/runner/execution/gang.py",
@@ -152,7 +147,7 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
         if _is_compiled(name):
             entries[f"{name}c"] = _compiled(name, source)
         if not _is_compiled(name) or _must_run_anywhere(name):
-            entries[name] = source
+            entries[name] = narrow(source)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(entries):
@@ -202,6 +197,27 @@ def _lean(source: bytes) -> ast.Module:
         if isinstance(node, (ast.expr, ast.stmt)) and sys.version_info >= (3, 11):  # older ones keep no columns
             node.end_lineno, node.col_offset, node.end_col_offset = node.lineno, -1, -1
     return tree
+
+
+def narrow(source: bytes) -> bytes:
+    """The source with one space for each step of indentation, not four.
+
+    >>> narrow(b"if x:\\n    y = (1,\\n        2)\\n")
+    b'if x:\\n y = (1,\\n  2)\\n'
+    """
+    import tokenize
+
+    inside: set[int] = set()  # the lines of texts that have several
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if "STRING" in tokenize.tok_name[token.type]:
+            inside.update(range(token.start[0] + 1, token.end[0] + 1))
+    lines = source.decode().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        code = line.lstrip(" ")
+        steps, rest = divmod(len(line) - len(code), 4)
+        if number not in inside:
+            lines[number - 1] = " " * (steps + rest) + code
+    return "".join(lines).encode()
 
 
 def _without_comments(source: bytes) -> bytes:

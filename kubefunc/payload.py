@@ -12,7 +12,6 @@ are here. What is defined in ``__main__``, a notebook or another function travel
 
 from __future__ import annotations
 
-import importlib
 import io
 import operator
 import pickle
@@ -357,7 +356,9 @@ def _by_path(function: types.FunctionType, attribute: str) -> tuple[object, ...]
 def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
     """With the name of its file, which cloudpickle leaves out: a traceback from there must say where it was here."""
     reduce: Callable[[types.CodeType], tuple[object, tuple[object, ...]]]
-    reduce = importlib.import_module("cloudpickle.cloudpickle")._code_reduce
+    # Loaded with cloudpickle. An import here would take a lock that a signal handler which pickles, too, cannot share
+    # before Python 3.12.
+    reduce = sys.modules["cloudpickle.cloudpickle"]._code_reduce
     make, parts = reduce(code)
     return make, tuple(code.co_filename if part == _NO_FILE else part for part in parts)
 

@@ -41,9 +41,8 @@ def last_lines(status: JsonDict, kubelet: Handler, folder: Path, followed: bytes
     """What an error would show."""
     with Server(kubelet) as server:
         config = config_of(server.url, folder)
-        open_session(
-            config, lambda _: None
-        )  # kubernetes, which takes a while: not within the time in which the log is asked for
+        # Loads kubernetes, which takes a while: not within the time in which the log is asked for.
+        open_session(config, lambda _: None, connections=1)
         api = Api(config)
         try:
             options = Options.of()

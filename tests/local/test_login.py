@@ -15,6 +15,7 @@ import pytest
 from kubefunc import configure, remote
 from kubefunc.errors import AuthenticationError
 from tests.cluster.conftest import fresh_session
+from tests.local import work
 from tests.local.api_server import Handler, Peer, Request, Server
 
 ANONYMOUS = (
@@ -23,10 +24,7 @@ ANONYMOUS = (
 )
 
 
-@remote(verbose=False)
-def double(number: int) -> int:
-    """Never runs here."""
-    return 2 * number
+double = remote(verbose=False)(work.double)
 
 
 @pytest.fixture

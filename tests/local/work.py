@@ -11,6 +11,11 @@ from pathlib import Path
 from kubefunc import remote
 
 
+def double(number: int) -> int:
+    """Something to call."""
+    return 2 * number
+
+
 class TwoArguments(Exception):
     """An ``__init__`` that pickle cannot repeat."""
 

@@ -114,9 +114,14 @@ class KubernetesBackend:
 
         with self._pools_lock:
             if self._pools is None:
-                host = Host(self.api, self.packer, self._start_worker, self._discard, self._cluster.later)
+                host = Host(
+                    self.api, self._connect, self.packer, self._start_worker, self._discard, self._cluster.later
+                )
                 self._pools = Pools(host)
             return self._pools
+
+    def _connect(self, connections: int) -> Api:
+        return Api(self._config, connections=connections)
 
     def _start_worker(self, submission: Submission, sink: Sink) -> None:
         self._submit_single(submission, ItemsSink(sink, SINGLE))

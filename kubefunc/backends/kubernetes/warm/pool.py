@@ -48,6 +48,7 @@ class Host:
 
     Attributes:
         api: the API server.
+        connect: the same, by so many connections at most.
         packer: packs the workers' own function.
         start: submits a worker's own call.
         discard: deletes the Job of a call, by its id.
@@ -55,6 +56,7 @@ class Host:
     """
 
     api: Api
+    connect: Callable[[int], Api]
     packer: Packer
     start: Callable[[Submission, Sink], None]
     discard: Callable[[str], None]
@@ -69,6 +71,8 @@ class WarmPool:
         self._config = config
         self._options = options
         self._namespace = namespace
+        # A stream of its own for each worker: from the session's connections they would leave none for requests.
+        self._api = host.connect(config.max_workers)
         self._lock = threading.RLock()
         self._queue: deque[Run] = deque()
         self._workers: set[Worker] = set()
@@ -120,6 +124,7 @@ class WarmPool:
         until = time.monotonic() + THREADS_END_WITHIN
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
+        self._api.close()
         for run in lost:
             if not run.over:
                 run.fail(errors.WorkerDiedError(f"The pool of {run.call} was closed before it had ended."))
@@ -173,7 +178,7 @@ class WarmPool:
 
     def _new_worker(self) -> Worker:
         key = os.urandom(KEY_SIZE)
-        worker = Worker(self, self._host.api, self._namespace, new_id("worker", key), key)
+        worker = Worker(self, self._api, self._namespace, new_id("worker", key), key)
         self._workers.add(worker)
         return worker
 
