@@ -23,8 +23,8 @@ def note_volume(error: BaseException, volumes: Mapping[str, Volume]) -> None:
 def note_for(error: BaseException, volumes: Mapping[str, Volume]) -> str | None:
     """What an OSError, or one that caused this exception, has to do with the volumes.
 
-    >>> note_for(OSError(30, "Read-only file system", "/conf/x"), {"/conf": ConfigMap("app")})
-    'volumes={"/conf": ConfigMap(\'app\')} is read-only: write elsewhere, such as to /tmp.'
+    >>> print(note_for(OSError(30, "Read-only file system", "/conf/x"), {"/conf": ConfigMap("app")}))
+    volumes={"/conf": ConfigMap('app')} is read-only: write elsewhere, such as to /tmp.
     """
     if not volumes:
         return None

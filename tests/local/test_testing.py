@@ -89,7 +89,7 @@ def test_what_cannot_travel_is_found_inline() -> None:
     with testing.inline():
         with pytest.raises(errors.SerializationError, match="lock"):
             square.remote(threading.Lock())
-        error = remote(threading.Lock).remote().exception()
+        error = remote(lambda: threading.Lock()).remote().exception()
     assert isinstance(error, errors.SerializationError)
 
 

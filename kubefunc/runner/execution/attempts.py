@@ -62,6 +62,13 @@ class Clock:
     def is_over(self) -> bool:
         return time.monotonic() >= self.at
 
+    def timeout_has_come(self) -> bool:
+        """Whether the timeout is over, if perhaps not yet the time for the stacks.
+
+        A process that dies then, dies of it: faulthandler may crash while it writes the stacks of a running thread.
+        """
+        return self.why == "timeout" and self.left() <= STACKS_GRACE
+
 
 def may_retry(error: BaseException, kinds: Any) -> bool:
     """Whether an attempt that ended so is followed by another: an exception of these kinds, and not a DoNotRetry."""

@@ -170,8 +170,8 @@ class Pool:
         """What the header says of the item that the worker was at: the clock, the kernel, or how it ended."""
         code, detail = CODE_DIED, {}
         before, self.oom_kills = self.oom_kills, memory.oom_kills()
-        if seat in self.timed_out and self.request is not None:
-            self.timed_out.remove(seat)
+        if self.request is not None and (seat in self.timed_out or self._timeout_has_come(seat, self.request)):
+            self.timed_out.discard(seat)
             stacks = attempts.read_stacks(self.request.path(f"stacks.{seat}"))
             code, detail = CODE_TIMEOUT, {"timeout": self.request.spec.timeout, "stacks": stacks}
         elif not os.WIFSIGNALED(status):
@@ -181,6 +181,10 @@ class Pool:
         else:
             detail = {"signal": os.WTERMSIG(status)}
         return attempts.error_header(code, detail)
+
+    def _timeout_has_come(self, seat: int, request: Request) -> bool:
+        """Whether a worker that died did so at its item's timeout: of faulthandler, perhaps."""
+        return request.spec.timeout is not None and self._is_overdue(seat, request.spec.timeout)
 
     def _kill_overdue(self, allowed: float) -> None:
         """The worker's own faulthandler has written the stacks by now."""

@@ -268,6 +268,7 @@ class Chunk(Overseer):
             pass
         while process.output in run.pipes and is_readable(process.output) and self.pump(process.output):
             pass
+        run.timed_out = run.timed_out or (not run.ended and clock.timeout_has_come())
         return status
 
     def _share(self, run: _Run) -> None:

@@ -132,6 +132,7 @@ class Supervisor(Overseer):
             status = 0 if frames.ended else self.reap(process.pid)
         kill_group(process.pid, signal.SIGKILL)  # what the function left running
         self._read_rest(process, frames, pipes)
+        timed_out = timed_out or (frames.header is None and clock.timeout_has_come())
         if timed_out and self.spec.nested:
             frames.header = None  # from a function that was told to end, and returned
         return Ending(frames, status, started, timed_out)
