@@ -28,7 +28,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 
@@ -147,7 +147,7 @@ def build_archive(sources: Mapping[str, bytes]) -> bytes:
         if _is_compiled(name):
             entries[f"{name}c"] = _compiled(name, source)
         if not _is_compiled(name) or _must_run_anywhere(name):
-            entries[name] = narrow(source)
+            entries[name] = narrow(unannotated(source))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(entries):
@@ -197,6 +197,34 @@ def _lean(source: bytes) -> ast.Module:
         if isinstance(node, (ast.expr, ast.stmt)) and sys.version_info >= (3, 11):  # older ones keep no columns
             node.end_lineno, node.col_offset, node.end_col_offset = node.lineno, -1, -1
     return tree
+
+
+def unannotated(source: bytes) -> bytes:
+    """The source without functions' annotations, as far as each stands on one line.
+
+    >>> unannotated(b"def f(a: int, *, b: str = '') -> None: ...")
+    b"def f(a, *, b = ''): ..."
+    """
+    lines = source.splitlines(keepends=True)
+    gone = sorted(_annotations(ast.parse(source), lines), reverse=True)  # from the end: what stands before stays put
+    for row, start, end in gone:
+        lines[row] = lines[row][:start] + lines[row][end:]
+    return b"".join(lines)
+
+
+def _annotations(tree: ast.Module, lines: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
+    """Line, start and end of what may go."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            start, told = node.col_offset + len(node.arg.encode()), node.annotation
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns is not None:
+            told = node.returns
+            start = lines[told.lineno - 1].rfind(b" ->", 0, told.col_offset)
+        else:
+            continue
+        first = node.lineno if isinstance(node, ast.arg) else told.lineno
+        if start >= 0 and first == told.lineno == told.end_lineno and told.end_col_offset is not None:
+            yield told.lineno - 1, start, told.end_col_offset
 
 
 def narrow(source: bytes) -> bytes:
