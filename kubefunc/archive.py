@@ -56,7 +56,7 @@ _LEFT_OUT = (
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts chunks code freshness gang_attempts growth ids ignored leaving log_setup memmaps "
+        "__main__ archive attempts chunks code freshness gang_attempts growth ignored leaving log_setup memmaps "
         "project_files publishing retry role serving tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
     ).split()
 )

@@ -372,13 +372,13 @@ def attach(call: str) -> Call[Any]:
     Raises:
         ConfigurationError: this is not an id, or there is no cluster. Calls on this machine end with their process.
     """
-    from kubefunc.attempts import View  # here, as these do not travel to Pods
-    from kubefunc.publishing import Publication
-
     name = parse_id("attach", call)
     here = session()
     options = here.options()
-    backend = here.backend(options)
+    backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
+    from kubefunc.attempts import View
+    from kubefunc.publishing import Publication
+
     handle: Call[Any] = Call(name, name.rpartition("-")[0], here)
     handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next
     if options.verbose:

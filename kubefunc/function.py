@@ -669,18 +669,19 @@ def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: 
     __tracebackhide__ = True
     refuse_nested()
     _refuse_unbound(function)
+    from kubefunc.session import session
+
+    here = session()
+    options = here.options(function._layer)
+    backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
     from kubefunc import gang_attempts
     from kubefunc.backends.base import Submission
     from kubefunc.gang_call import GangCall
     from kubefunc.ids import KEY_SIZE, new_id
     from kubefunc.publishing import refuse_many
-    from kubefunc.session import session
 
-    here = session()
-    options = here.options(function._layer)
     gang_attempts.refuse_misfits(options)
     refuse_many(f"{function._name}.remote() with gang={options.gang}", options.publish)
-    backend = here.backend(options)
     ranks = [args] * (options.gang or 1)
     payload, packed = backend.packer.pack_map(_target(function), ranks, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)

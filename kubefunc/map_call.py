@@ -172,12 +172,12 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
     Raises:
         ConfigurationError: this is not an id, or there is no cluster. Maps on this machine end with their process.
     """
-    from kubefunc.attempts import View  # here, as it does not travel to Pods
-
     name = parse_id("attach_map", call)
     here = session()
     options = here.options()
-    backend = here.backend(options)
+    backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
+    from kubefunc.attempts import View
+
     items: MapItems[Any] = MapItems(
         name,
         name.rpartition("-")[0],

@@ -26,6 +26,7 @@ from kubefunc.archive import (
     narrow,
     unannotated,
 )
+from kubefunc.runner.execution.child import TRAVELS_IN_PART
 
 SOURCES = {
     "kubefunc/__init__.py": b"",
@@ -76,6 +77,15 @@ def test_what_only_the_client_needs_is_left_out() -> None:
     assert not [name for name in found if name.startswith(left_out)]
     assert "kubefunc/archive.py" not in found
     assert [name for name in found if name.startswith("cloudpickle/")]
+
+
+def test_a_function_that_makes_calls_finds_the_rest_in_its_image() -> None:
+    """Each package of which only a part travels is named where the Pod looks for the rest."""
+    package = Path(kubefunc.__file__).parent
+    here = {f"kubefunc/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
+    travels = {name for name in find_sources() if name.startswith("kubefunc/")}
+    in_part = {name.rpartition("/")[0] for name in here - travels} & {name.rpartition("/")[0] for name in travels}
+    assert sorted(TRAVELS_IN_PART) == sorted(name.replace("/", ".") for name in in_part)
 
 
 def test_compiled_files_are_never_compared_with_a_source() -> None:

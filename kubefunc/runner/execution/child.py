@@ -86,6 +86,10 @@ class Job:
     item: bytes | None = None
 
 
+# What a function that makes calls itself needs more of than travels: the rest is in the image.
+TRAVELS_IN_PART = ("kubefunc", "kubefunc.backends", "kubefunc.options", "kubefunc.reading", "kubefunc.testing")
+
+
 def renew_streams() -> None:
     """New sys.stdout and sys.stderr: those from the start may have been made for a terminal or file, or by Windows."""
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -280,11 +284,12 @@ def die_of_sigterm() -> NoReturn:
 
 def _open_to_installed_kubefunc() -> None:
     """A function that calls on needs what travels with no Pod, the backend: it is taken from the image's kubefunc."""
+    import importlib
     import pkgutil
 
-    import kubefunc
-
-    kubefunc.__path__ = pkgutil.extend_path(kubefunc.__path__, kubefunc.__name__)
+    for name in TRAVELS_IN_PART:
+        package = importlib.import_module(name)
+        package.__path__ = pkgutil.extend_path(package.__path__, name)
 
 
 def arm_stacks(timeout: float | None, path: str) -> None:
