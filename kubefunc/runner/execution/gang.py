@@ -34,6 +34,8 @@ def enter(gang: Mapping[str, Any], rank: int) -> None:
     """
     peers = gang["peers"]
     os.environ.update(variables(peers, rank, gang["master"], apart=gang["apart"]))
+    for peer in peers:
+        _until_known(peer)
     if rank == 0:
         _receive(len(peers), gang["meeting"])
     else:
@@ -103,6 +105,17 @@ def _rank_of(connection: socket.socket) -> int | None:
     except OSError:
         return None
     return int.from_bytes(said, "big") if len(said) == _RANK_SIZE else None
+
+
+def _until_known(peer: str) -> None:
+    """Who comes to the meeting knows where all others are: a function may connect to any of them at once."""
+    while True:
+        try:
+            socket.getaddrinfo(peer, None)
+        except OSError:  # its Pod has not started, or its name has not come round yet
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def _go_to(host: str, port: int, rank: int) -> None:

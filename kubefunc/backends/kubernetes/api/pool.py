@@ -188,6 +188,17 @@ def _announcing(pool_class: Any, announce: Callable[[object], None]) -> Any:
     class Connection(pool_class.ConnectionCls):  # type: ignore[misc]
         response_class = _Response
 
+        def send(self, data: Any) -> None:
+            # A server may refuse before it has read all, and closes then: of a Secret above 256 KiB that may not be
+            # created, Go reads no more. Its answer is there all the same; urllib3 looks for it after this error alone.
+            is_connected = self.sock is not None
+            try:
+                super().send(data)
+            except (ssl.SSLError, ConnectionResetError, TimeoutError) as error:
+                if not is_connected:
+                    raise
+                raise BrokenPipeError(f"the request was not taken: {error}") from error
+
         def getresponse(self) -> Any:
             announce(self.sock)
             return super().getresponse()
