@@ -1,6 +1,6 @@
-"""``python -m tests.bench [local | cluster | warm | ROW ...] [--pairs N] [--write]``: measure, print, write down.
+"""``python -m tests.bench [local | cluster | pool | ROW ...] [--pairs N] [--write]``: measure, print, write down.
 
-``local``, ``cluster`` and ``warm`` are all rows of that kind; without a word, all of them. ``--write`` puts what was
+``local``, ``cluster`` and ``pool`` are all rows of that kind; without a word, all of them. ``--write`` puts what was
 measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
 """
 
@@ -26,7 +26,7 @@ ON_CLUSTER = {**on_cluster.ROWS, **maps_on_cluster.ROWS, **warm.ROWS}
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
-    "warm": tuple(warm.ROWS),
+    "pool": tuple(warm.ROWS),
 }
 
 

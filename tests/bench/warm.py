@@ -130,4 +130,4 @@ def _milliseconds(values: list[float]) -> str:
     )
 
 
-ROWS = {"warm-call": warm_call, "warm-first": first_warm_call, "warm-map": warm_map}
+ROWS = {"pool-call": warm_call, "pool-first": first_warm_call, "pool-map": warm_map}
