@@ -675,28 +675,14 @@ def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: 
     options = here.options(function._layer)
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
     from kubefunc import gang_attempts
-    from kubefunc.backends.base import Submission
     from kubefunc.gang_call import GangCall
-    from kubefunc.ids import KEY_SIZE, new_id
     from kubefunc.publishing import refuse_many
 
     gang_attempts.refuse_misfits(options)
     refuse_many(f"{function._name}.remote() with gang={options.gang}", options.publish)
-    ranks = [args] * (options.gang or 1)
-    payload, packed = backend.packer.pack_map(_target(function), ranks, kwargs, options.retry_exceptions)
-    key = os.urandom(KEY_SIZE)
-    submission = Submission(
-        shape="map",
-        call=new_id(function._name, key),
-        function=function._name,
-        module=getattr(function.function, "__module__", None) or "",
-        options=options,
-        payload=payload,
-        items=dict(enumerate(packed)),
-        count=len(packed),
-        chunksize=1,
-        max_parallelism=len(packed),
-        key=key,
+    size = options.gang or 1
+    submission = _submission_of_many(
+        function, options, backend.packer, [args] * size, kwargs, chunksize=1, max_parallelism=size
     )
     return GangCall(gang_attempts.start_gang(here, backend, submission), submission.count)
 
@@ -726,8 +712,6 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     options = here.options(function._layer)
     backend = here.backend(options)
     from kubefunc import map_items
-    from kubefunc.backends.base import Submission
-    from kubefunc.ids import KEY_SIZE, new_id
     from kubefunc.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)
@@ -736,9 +720,36 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
             f"{function._name}.map() with gang={options.gang}: each item would be a gang. Make a call for each: "
             "[f.remote(item) for item in items]."
         )
-    payload, packed = backend.packer.pack_map(_target(function), items, how.kwargs, options.retry_exceptions)
+    submission = _submission_of_many(
+        function,
+        options,
+        backend.packer,
+        items,
+        how.kwargs,
+        chunksize=_chunksize(how, options),
+        max_parallelism=how.max_parallelism,
+    )
+    return map_items.start_items(here, backend, submission, return_exceptions=how.return_exceptions)
+
+
+def _submission_of_many(
+    function: RemoteFunction[Any, Any],
+    options: Options,
+    packer: Packer,
+    items: Iterable[tuple[Any, ...]],
+    kwargs: dict[str, Any],
+    *,
+    chunksize: int | None,
+    max_parallelism: int | None,
+) -> Submission:
+    """Many items, packed and with an id."""
+    __tracebackhide__ = True
+    from kubefunc.backends.base import Submission
+    from kubefunc.ids import KEY_SIZE, new_id
+
+    payload, packed = packer.pack_map(_target(function), items, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
-    submission = Submission(
+    return Submission(
         shape="map",
         call=new_id(function._name, key),
         function=function._name,
@@ -747,11 +758,10 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
         payload=payload,
         items=dict(enumerate(packed)),
         count=len(packed),
-        chunksize=_chunksize(how, options),
-        max_parallelism=how.max_parallelism,
+        chunksize=chunksize,
+        max_parallelism=max_parallelism,
         key=key,
     )
-    return map_items.start_items(here, backend, submission, return_exceptions=how.return_exceptions)
 
 
 def _chunksize(how: HowToMap, options: Options) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
-
-_NUMBERS = itertools.count(1)
 
 
 class OpenPool(Protocol):
@@ -73,7 +70,6 @@ class Pool:
             raise ConfigurationError(f"Pool: preload={preload!r} is not a list of modules: preload=['pandas'].")
         self.idle_timeout = float(idle_timeout)
         self.preload = tuple(preload)
-        self.number = next(_NUMBERS)  # of this pool in this process
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def opened(self, pool: OpenPool) -> None:

@@ -53,7 +53,21 @@ class PersistentVolumeClaim:
 
 
 @dataclass(frozen=True)
-class ConfigMap:
+class _Keys:
+    """An object whose keys are mounted as files."""
+
+    name: str
+    sub_path: str | None = None
+    items: Mapping[str, str] | None = None
+    mode: int | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        _check_files(self)
+
+
+@dataclass(frozen=True)
+class ConfigMap(_Keys):
     """A ConfigMap that exists in the call's namespace: a read-only file for each of its keys.
 
     Args:
@@ -67,18 +81,9 @@ class ConfigMap:
         ConfigurationError: a value is not accepted.
     """
 
-    name: str
-    sub_path: str | None = None
-    items: Mapping[str, str] | None = None
-    mode: int | None = None
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        _check_files(self)
-
 
 @dataclass(frozen=True)
-class Secret:
+class Secret(_Keys):
     """A Secret that exists in the call's namespace: a read-only file for each of its keys.
 
     Args:
@@ -91,15 +96,6 @@ class Secret:
     Raises:
         ConfigurationError: a value is not accepted.
     """
-
-    name: str
-    sub_path: str | None = None
-    items: Mapping[str, str] | None = None
-    mode: int | None = None
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        _check_files(self)
 
 
 @dataclass(frozen=True)
@@ -200,7 +196,7 @@ def _optional(parse: Parse) -> Parse:
     return lambda value: None if value is None else parse(value)
 
 
-def _check_files(volume: ConfigMap | Secret) -> None:
+def _check_files(volume: _Keys) -> None:
     _check(volume, "name", names.object_name)
     _check(volume, "sub_path", _optional(_relative_path))
     _check(volume, "items", _optional(_items))
@@ -210,14 +206,14 @@ def _check_files(volume: ConfigMap | Secret) -> None:
         _check_sub_path(volume, volume.sub_path)
 
 
-def _check_sub_path(volume: ConfigMap | Secret, sub_path: str) -> None:
+def _check_sub_path(volume: _Keys, sub_path: str) -> None:
     """Kubernetes mounts an empty directory where the file of this name does not exist, and says nothing."""
     why = _wrong_sub_path(volume, sub_path)
     if why is not None:
         raise _refusal(volume, "sub_path", repr(sub_path), why)
 
 
-def _wrong_sub_path(volume: ConfigMap | Secret, sub_path: str) -> str | None:
+def _wrong_sub_path(volume: _Keys, sub_path: str) -> str | None:
     if volume.optional:
         return (
             "with optional=True, Kubernetes would mount an empty directory instead of a missing file; "

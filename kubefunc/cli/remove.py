@@ -73,7 +73,7 @@ def clean(
 ) -> None:
     """Delete finished calls: their Jobs, Pods, Secrets and stored results.
 
-    Without ids: those of the whole namespace, whoever made them (--mine: yours alone). Calls that run or wait are
+    Without ids: those of the whole namespace, also those of others (--mine: yours alone). Calls that run or wait are
     never deleted (see `kubefunc cancel`). A result that nobody has collected is lost.
     """
     chosen = _chosen(place, calls) if calls else place.list_calls(mine=mine)

@@ -32,8 +32,8 @@ class Unfinished(click.ClickException):
 def result(*, place: Place, call: str, wait: bool, json_wanted: bool) -> None:
     """Print what a finished call has returned, as Python writes it; of a map a line for each item.
 
-    The result stays where it is. It is unpickled here, which runs code of whoever made the call: trust them. Run this
-    with the Python version of the call, in the directory of its modules.
+    The result stays where it is. It is unpickled here, which runs code of the person who made the call: trust them.
+    Run this with the Python version of the call, in the directory of its modules.
     """
     found = place.find(call)
     if not found.is_finished:

@@ -33,9 +33,9 @@ def main() -> int:
 
         return run_one(arguments)
     if program == "attach":
-        from kubefunc.runner.warm.attach import attach
+        from kubefunc.runner.warm.attach import FOLDER, attach
 
-        return attach(os.path.join(out_dir, "warm"))
+        return attach(os.path.join(out_dir, FOLDER))
     return _data_port(program, arguments, in_dir, out_dir)
 
 

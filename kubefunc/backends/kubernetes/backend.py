@@ -126,11 +126,8 @@ class KubernetesBackend:
     def _start_worker(self, submission: Submission, sink: Sink) -> None:
         self._submit_single(submission, ItemsSink(sink, SINGLE))
 
-    def _discard(self, call: str) -> None:
-        for attempt in self._tracker.of(call):
-            attempt.claim()
-            self._jobs.want_deleted(attempt)
-            self._tracker.let_go(attempt)
+    def _discard(self, call: str, namespace: str) -> None:
+        self._work(call, namespace, None).cancel()
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options

@@ -359,7 +359,7 @@ def installer_environment(environ: Any, index: str, scratch: str) -> dict[str, s
     given = {**_PIP, **_UV, **kept, "TMPDIR": scratch, "PIP_USER": "0"}
     if index:
         given.update(PIP_INDEX_URL=index, UV_INDEX_URL=index, UV_DEFAULT_INDEX=index)
-    if index.startswith("http://"):  # whoever writes that has said so
+    if index.startswith("http://"):  # the user has said so
         host = index.removeprefix("http://").rpartition("@")[2].partition("/")[0]
         given["PIP_TRUSTED_HOST"] = f"{given.get('PIP_TRUSTED_HOST', '')} {host}".strip()
     return given

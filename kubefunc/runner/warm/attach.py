@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 
+FOLDER = "warm"  # in the output volume: the worker's socket, and its calls' files
 SOCKET = "socket"
 ABSENT = 69  # exit code: no worker listens (EX_UNAVAILABLE)
 

@@ -35,14 +35,14 @@ import socket
 import struct
 import time
 
-from kubefunc.runner import ENV_CALL, EXIT_TERMINATED, OUT_DIR
+from kubefunc.runner import EXIT_TERMINATED, OUT_DIR
 from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Signals
 from kubefunc.runner.execution.request import CALL, END_GRACE, ENDED, OUTPUT, RESULT, TERMINATE, Request
 from kubefunc.runner.execution.spare import Spare
 from kubefunc.runner.pod.supervisor import Supervisor
 from kubefunc.runner.protocol import wire
-from kubefunc.runner.warm.attach import SOCKET
+from kubefunc.runner.warm.attach import FOLDER, SOCKET
 from kubefunc.runner.warm.stream import Stream
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ LAST_WORDS = 2.0  # seconds that a leaving worker tries to say so
 
 def directory() -> str:
     """Where a worker's socket and its calls' files are."""
-    return os.path.join(os.environ.get("KUBEFUNC_OUT", OUT_DIR), "warm")
+    return os.path.join(os.environ.get("KUBEFUNC_OUT", OUT_DIR), FOLDER)
 
 
 def serve(token: str, idle_timeout: float, reconnect: float, preload: Sequence[str]) -> str:
@@ -358,7 +358,7 @@ class Worker:
         call.answer = (body or b"") + wire.tail(header, call.request.key)
 
     def give_up(self) -> None:
-        """Whoever asked for the end knows that there is no result."""
+        """The client asked for the end, and knows that there is no result."""
 
 
 class _Call:
@@ -395,5 +395,4 @@ def _listen(path: str) -> socket.socket:
     listener.bind(path)
     os.chmod(path, 0o600)
     listener.listen(8)
-    os.environ.pop(ENV_CALL, None)  # a call of this worker has an id of its own
     return listener

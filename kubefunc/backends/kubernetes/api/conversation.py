@@ -6,7 +6,7 @@ import select
 import time
 
 from kubefunc.backends.kubernetes.api.exec import STDOUT, ExecStream
-from kubefunc.backends.kubernetes.api.exec_errors import StreamSilent
+from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamSilent
 from kubefunc.backends.kubernetes.api.frames import CLOSE, PING
 
 _SCRATCH = 256 * 1024
@@ -61,5 +61,5 @@ class Conversation(ExecStream):
                 ended = True
         if ended and not heard:
             self._judge()
-            raise StreamSilent("the command has ended")
+            raise StreamCut("the command has ended")
         return bytes(heard)

@@ -66,7 +66,7 @@ class VolumeChecks:
         except TROUBLE as error:
             if isinstance(error, ApiError) and error.denied_by_role:
                 self._unreadable.add(namespace)
-            return None  # whoever creates the Pods will say what is wrong
+            return None  # the Job controller will say what is wrong
         modes = fields.mapping(claim, "spec").get("accessModes")
         option = f'volumes={{"{path}": PersistentVolumeClaim({name!r})}}'
         if modes == _ONE_POD:

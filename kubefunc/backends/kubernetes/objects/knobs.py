@@ -8,12 +8,10 @@ from typing import Any, Final, cast
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, own_labels
 from kubefunc.backends.kubernetes.objects.security import CONTAINER_SECURITY
-from kubefunc.backends.kubernetes.objects.template import Json, deep_copy, items, merged
+from kubefunc.backends.kubernetes.objects.template import Json, deep_copy, items, made_by, merged
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
-from kubefunc.options.kind import Refused
 from kubefunc.options.kube_objects import CONTAINER_SECURITY as CONTAINER_FIELDS
-from kubefunc.options.pod_templates import checked_fields
 
 # What a job_template must leave as it is, and the option that is for it.
 _KEPT: Final = {
@@ -90,21 +88,12 @@ def customised_job(job: Json, spec: JobSpec) -> Json:
     custom = spec.options.job_template
     if custom is None:
         return job
-    changed = _plain(custom(deep_copy(job))) if callable(custom) else merged(job, custom, at="job_template")
+    if callable(custom):
+        changed = made_by(custom, job, option="job_template", what="the Job as a dict")
+    else:
+        changed = merged(job, custom, at="job_template")
     _check(job, changed, spec)
     return changed
-
-
-def _plain(made: object) -> Json:
-    try:
-        fields = checked_fields(made, at="")
-    except Refused as refused:
-        raise ConfigurationError(f"job_template: the function's result{refused.at}: {refused.why}") from None
-    if not isinstance(fields, dict):
-        raise ConfigurationError(
-            f"job_template: the function returned {type(made).__name__}; it must return the Job as a dict"
-        )
-    return cast(Json, fields)
 
 
 def _check(before: Json, after: Json, spec: JobSpec) -> None:

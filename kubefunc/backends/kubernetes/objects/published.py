@@ -106,7 +106,7 @@ def read(annotation: str) -> Destination:
 def read_from(job: JsonDict) -> Destination | None:
     """What a Job says of its result; None where it says nothing, or nothing that can be read.
 
-    Whoever may change Jobs here may also let a result go to another object of this namespace.
+    A user who may change Jobs here may also let a result go to another object of this namespace.
     """
     annotation = fields.mapping(fields.mapping(job, "metadata"), "annotations").get(PUBLISH_ANNOTATION)
     try:

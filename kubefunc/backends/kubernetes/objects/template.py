@@ -6,7 +6,7 @@ Pure: nothing that goes in is changed. ``None`` in a dict takes a field away.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from kubefunc.errors import ConfigurationError
@@ -41,15 +41,22 @@ def customised(template: Json, custom: PodTemplate | tuple[PodTemplate, ...]) ->
 def _customised_once(template: Json, custom: PodTemplate) -> Json:
     if isinstance(custom, Mapping):
         return _merge_maps(template, custom, at="pod_template")
-    changed = custom(deep_copy(template))
+    return made_by(custom, template, option="pod_template", what="the Pod template")
+
+
+def made_by(custom: Callable[[Json], object], base: Json, *, option: str, what: str) -> Json:
+    """What a template that is a function makes of an object.
+
+    Raises:
+        ConfigurationError: it is no object; the message names the option, and what was to be returned.
+    """
+    changed = custom(deep_copy(base))
     try:
         fields = checked_fields(changed, at="")
     except Refused as refused:
-        raise ConfigurationError(f"pod_template: the function's result{refused.at}: {refused.why}") from None
+        raise ConfigurationError(f"{option}: the function's result{refused.at}: {refused.why}") from None
     if not isinstance(fields, dict):
-        raise ConfigurationError(
-            f"pod_template: the function returned {type(changed).__name__}; it must return the Pod template"
-        )
+        raise ConfigurationError(f"{option}: the function returned {type(changed).__name__}; it must return {what}")
     return cast(Json, fields)
 
 

@@ -1,7 +1,7 @@
 """The option ``volumes``, as the Pod's volumes and their mounts. Data in, dicts out.
 
 The names of the Pod's volumes come from the mount paths, so that the kubelet's words about a volume lead back to the
-option: :func:`mounted` reads them from a Pod, whoever has started it.
+option: :func:`mounted` reads them from a Pod, also from one that another program started.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Host:
         connect: the same, by so many connections at most.
         packer: packs the workers' own function.
         start: submits a worker's own call.
-        discard: deletes the Job of a call, by its id.
+        discard: deletes the Job of a call, by its id and namespace.
         later: does something after so many seconds.
     """
 
@@ -59,7 +59,7 @@ class Host:
     connect: Callable[[int], Api]
     packer: Packer
     start: Callable[[Submission, Sink], None]
-    discard: Callable[[str], None]
+    discard: Callable[[str, str], None]
     later: Callable[[float, Callable[[], None]], None]
 
 
@@ -120,7 +120,7 @@ class WarmPool:
         lost = [*left, *(worker.run for worker in workers if worker.run is not None)]
         for worker in workers:
             worker.close()
-            self._host.discard(worker.call)
+            self._host.discard(worker.call, worker.namespace)
         until = time.monotonic() + THREADS_END_WITHIN
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
@@ -243,7 +243,7 @@ class WarmPool:
             if hopeless:
                 self._queue.clear()
         if known:
-            self._host.discard(worker.call)
+            self._host.discard(worker.call, worker.namespace)
         if run is not None:
             self._without_worker(run, error)
         for each in queued:
@@ -299,7 +299,7 @@ class Pools:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._lock = threading.RLock()
-        self._pools: dict[tuple[int, str, str], WarmPool] = {}
+        self._pools: dict[tuple[Pool, str, str], WarmPool] = {}
         self._work: weakref.WeakValueDictionary[str, WarmWork] = weakref.WeakValueDictionary()
 
     def submit(self, submission: Submission, sink: Sink, namespace: str) -> WarmWork:
@@ -338,7 +338,7 @@ class Pools:
 
     def _pool(self, config: Pool, options: Options, namespace: str) -> WarmPool:
         own = dataclasses.replace(options, **{name: getattr(_DEFAULTS, name) for name in _OF_THE_CALL}, keep="never")
-        key = (config.number, namespace, repr(own))
+        key = (config, namespace, repr(own))
         with self._lock:
             if key not in self._pools or self._pools[key].closed:
                 self._pools[key] = made = WarmPool(self._host, config, own, namespace)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from kubefunc.errors import KubefuncError, ResultCorruptedError
 from kubefunc.runner import ENV_INDEX, OUT_DIR
 from kubefunc.runner.execution.request import CALL, join_request
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.warm.attach import FOLDER
 from kubefunc.runner.warm.worker import DATA, OFFSET
 
-DIRECTORY = f"{OUT_DIR}/warm"
+DIRECTORY = f"{OUT_DIR}/{FOLDER}"
 PIECE = 1 << 18  # bytes of a request in one frame
 OUTPUT_KEPT = 1 << 20  # bytes, for logs()
-_NUMBERS = itertools.count(1)
 
 
 class Run:
@@ -53,7 +52,7 @@ class Run:
         """``changed`` is for all runs of a map: there may be very many."""
         self.call = submission.call
         self.index = index
-        self.id = f"{submission.call}.{index}.{next(_NUMBERS)}"
+        self.id = f"{submission.call}.{index}.{submission.attempt}"
         self.began: float | None = None
         self.over = False
         self._submission = submission
