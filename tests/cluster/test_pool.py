@@ -225,6 +225,16 @@ def test_a_worker_that_cannot_start_is_explained(pool: Pool) -> None:
     assert {type(call.exception(WAIT)) for call in calls} == {errors.ImagePullError}
 
 
+def test_a_module_that_cannot_be_preloaded_is_named(calling: Space) -> None:
+    """Once, by the first worker; no further ones are started."""
+    with Pool(preload=["no_such_module"]) as pool:
+        error = remote(pool=pool)(abs).remote(-1).exception(WAIT)
+    assert isinstance(error, errors.PodStartError)
+    assert "no_such_module" in str(error)
+    assert "preload=" in str(error)
+    nothing_left(calling)
+
+
 def test_pools_need_exec(calling: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the permission the error names it."""
     monkeypatch.setenv("KUBECONFIG", str(calling.without("pods/exec")))

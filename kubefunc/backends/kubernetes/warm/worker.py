@@ -18,8 +18,9 @@ from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportE
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.diagnosis import Phase
-from kubefunc.errors import KubefuncError
+from kubefunc.diagnosis import Diagnosis, Phase
+from kubefunc.envelope import Envelope, Raised, is_value, outcome
+from kubefunc.errors import KubefuncError, PodStartError
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.records import Record
@@ -89,6 +90,7 @@ class Worker:
         self._owner = owner
         self._api = api
         self._over = False
+        self._runs = False  # as far as its Pod's news says; streams are tried before that
         self._stream: Conversation | None = None
         self._thread: threading.Thread | None = None
         self._waiting: deque[bytes | Run] = deque()
@@ -152,9 +154,11 @@ class Worker:
             self._owner.worker_moved(self, where)
         if where.pod is None or self._over:
             return
+        if where.phase is Phase.RUNNING and not self._runs:
+            self._runs = True
+            self._heard = time.monotonic()  # however long its image took
+            self._hurry.set()
         if self.pod == where.pod:
-            if where.phase is Phase.RUNNING:
-                self._hurry.set()
             return
         before, self.pod, self.node = self.pod, where.pod, where.node
         self.namespace = where.namespace or self.namespace
@@ -162,7 +166,8 @@ class Worker:
             self._thread = threading.Thread(target=self._serve, name=f"kubefunc-{self.call}", daemon=True)
             self._thread.start()
             return
-        self._heard = time.monotonic()  # Kubernetes has replaced the Pod: what ran there is lost
+        self._runs = where.phase is Phase.RUNNING  # Kubernetes has replaced the Pod: what ran there is lost
+        self._heard = time.monotonic()
         run, self.run, self.ready = self.run, None, False
         if self._stream is not None:
             self._stream.close()
@@ -173,7 +178,7 @@ class Worker:
         """Calls send theirs over the stream; this is what preloaded modules print."""
 
     def take(self, outcomes: Sequence[Record]) -> None:
-        self._end(None)
+        self._end(_why_it_failed(outcomes[0], self.call))
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         self._end(error)
@@ -202,12 +207,12 @@ class Worker:
                 self._open_stream()
             except ExecRefused as error:
                 self._owner.worker_refused(self, str(error))
-                return
+                break
             except (TransportError, OSError):
                 pass  # it is starting, or the way to it is broken
             if self._heard > heard:
                 pause = AGAIN
-            if not self._over and time.monotonic() - self._heard > RECONNECT:
+            if not self._over and self._runs and time.monotonic() - self._heard > RECONNECT:
                 self._over = True
                 self._owner.worker_over(self, None)
             if self._hurry.wait(0.0 if self._over else pause):
@@ -299,3 +304,18 @@ class Worker:
             self._owner.run_ended(self, run)
         else:
             self._owner.run_lost(self, run)
+
+
+def _why_it_failed(record: Record, call: str) -> KubefuncError | None:
+    """Why a worker could not serve; None where it has ended as it should."""
+    if is_value(record):
+        return None
+    envelope = Envelope(record.header or {}, memoryview(record.body))
+    ended = outcome(envelope, Diagnosis("WorkerFailed", "", phase=Phase.FINISHED, call=call))
+    error = ended.error if isinstance(ended, Raised) else None
+    told = PodStartError(
+        f"The workers of the pool cannot start: {type(error).__name__}: {error}. Correct preload=, or give the workers "
+        "what it imports: packages=, or another image=."
+    )
+    told.__cause__ = error
+    return told
