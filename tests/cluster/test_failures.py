@@ -26,7 +26,7 @@ from tests.cluster import failing, needs_click, work
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import ClusterUnderTest, fresh_session
 from tests.cluster.spaces import Space, make_space, remove_space
-from tests.cluster.waiting import eventually
+from tests.cluster.waiting import eventually, pod_security
 from tests.cluster.witness import Witness, witnessing
 from tests.conftest import ROOT, clean_environment
 
@@ -462,8 +462,7 @@ def test_a_quota_of_no_pods(elsewhere: Space) -> None:
 
 def test_pod_security_restricted(elsewhere: Space) -> None:
     """Refused as root, with the option that helps; with it, HOME and /tmp are writable on a read-only root."""
-    level = "pod-security.kubernetes.io/enforce=restricted"
-    elsewhere.admin.run("label", "namespace", elsewhere.namespace, level)
+    pod_security(elsewhere, "enforce")
     with witnessing(elsewhere.admin) as witness:
         call = failing.double.remote(1)
         watch = Stopwatch(call)

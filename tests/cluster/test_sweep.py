@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from tests.cluster import work
 from tests.cluster.spaces import OURS, Space
-from tests.cluster.waiting import eventually, nothing_left, until_running
+from tests.cluster.waiting import eventually, nothing_left, pod_security, until_running
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_without_permission_nothing_happens(kube: Space) -> None:
 
 def test_a_warning_of_the_server_is_kept(calling: Space) -> None:
     """What it warned of at the Job's creation stands in the diagnosis, beside what went wrong."""
-    calling.admin.run("label", "namespace", calling.namespace, "pod-security.kubernetes.io/warn=restricted")
+    pod_security(calling, "warn")
     call = work.double_later.remote(1, 60)
     until_running(call)
     threading.Thread(target=lambda: calling.admin.run("delete", "job", call.id, "--wait=false")).start()

@@ -8,7 +8,7 @@ from kubernetes import client
 from kubefunc import errors
 from tests.cluster import mapped
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import nothing_left
+from tests.cluster.waiting import nothing_left, pod_security
 
 WAIT = 60
 TYPO = {"spec": {"Volumes": [], "containers": [{"name": "main", "resources": {"limit": {"cpu": "1"}}}]}}
@@ -38,7 +38,7 @@ def test_an_object_of_the_kubernetes_client(calling: Space) -> None:
 
 def test_what_the_cluster_warns_of_is_shown_once(calling: Space, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, for the first of several calls that get the same warning."""
-    calling.admin.run("label", "namespace", calling.namespace, "pod-security.kubernetes.io/warn=restricted")
+    pod_security(calling, "warn")
     calls = [mapped.double.remote(n) for n in range(3)]
     assert [call.result(WAIT) for call in calls] == [0, 2, 4]
     said = [line for line in capsys.readouterr().err.splitlines() if "the cluster warns: would violate" in line]

@@ -8,6 +8,7 @@ from typing import Any
 
 from kubefunc import Call
 from kubefunc.runner import STOP_GRACE
+from tests.cluster.kubectl import KubectlError
 from tests.cluster.spaces import Space
 
 
@@ -23,6 +24,21 @@ def eventually(holds: Callable[[], bool], within: float = 20.0, what: str = "wha
 def until_running(call: Call[Any], within: float = 30.0) -> None:
     """Return once the function runs."""
     eventually(call.running, within, f"{call.id} running")
+
+
+def pod_security(space: Space, mode: str, level: str = "restricted") -> None:
+    """Set the namespace's level, and return once the server goes by it: admission reads namespaces from a cache."""
+    admin = space.admin
+    admin.run("label", "namespace", space.namespace, f"pod-security.kubernetes.io/{mode}={level}")
+
+    def noticed() -> bool:
+        try:
+            admin.run("run", "probe", "--image=none", "--dry-run=server", "--warnings-as-errors")
+        except KubectlError as refused:
+            return "PodSecurity" in str(refused)
+        return False
+
+    eventually(noticed, 20, f"the level {level} of {space.namespace}")
 
 
 def nothing_left(space: Space, within: float = 20.0) -> None:

@@ -24,6 +24,9 @@ from kubefunc.runner.protocol import wire
 KEPT_IDLE = max(2, os.cpu_count() or 1)  # slots that wait for the next call
 SOCKET_BUFFER = 4 * INLINE
 SERVER_END = 3.0  # seconds that the server gets to kill what it has started
+# Seconds between the end of a slot and that of its server, when both are one: a kernel closes the files of a process
+# that is killed in an order of its own.
+SERVER_GONE = 0.1
 
 
 class _Slot:
@@ -196,7 +199,8 @@ class Forked:
             os.read(self._wake, 512)
             self._watch_new()
         elif isinstance(key.data, ServerProcess):
-            self._server_died(key.data)
+            if key.data.control.fileno() >= 0:  # else a slot of its own has told it
+                self._server_died(key.data)
         elif key.data in self._slots:  # else it was let go since select() said so
             self._hear(key.data)
 
@@ -212,6 +216,9 @@ class Forked:
             data = slot.socket.recv(RECEIVE)
         except ConnectionError:
             data = b""
+        if not data and slot.server.has_gone(SERVER_GONE):
+            self._server_died(slot.server)
+            return
         if not data:
             self._slot_died(slot)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -130,6 +131,12 @@ class ServerProcess:
                 ours.close()
                 raise
         return ours
+
+    def has_gone(self, seconds: float) -> bool:
+        """Whether its end is known, or is known within these seconds: all that it ever sends is its end."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def end(self, seconds: float) -> None:
         """Its sign to end is the end of what we send; its own end is that of its socket."""
