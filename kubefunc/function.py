@@ -594,22 +594,32 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     refuse_nested()
     from kubefunc.session import session
 
-    if session().options(function._layer).gang is not None:
+    options = session().options(function._layer)
+    if options.gang is not None:
         return cast("Call[R]", start_gang(function, args, kwargs))
-    return prepare(function, args, kwargs)()
+    return _prepared(function, options, args, kwargs)()
 
 
 def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Call[R]]:
     """The first half of :func:`start`, with its errors: pack it now. What this gives is called once, to send it."""
     __tracebackhide__ = True
     refuse_nested()
+    from kubefunc.session import session
+
+    options = session().options(function._layer)
+    if options.gang is not None:
+        raise ConfigurationError(f"{function._name} has gang={options.gang}: an executor cannot start a gang.")
+    return _prepared(function, options, args, kwargs)
+
+
+def _prepared(
+    function: RemoteFunction[Any, R], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Call[R]]:
+    __tracebackhide__ = True
     _refuse_unbound(function)
     from kubefunc.session import session
 
     here = session()
-    options = here.options(function._layer)
-    if options.gang is not None:
-        raise ConfigurationError(f"{function._name} has gang={options.gang}: an executor cannot start a gang.")
     backend = here.backend(options)
     submission = _submission(function, options, backend.packer, args, kwargs)
     return lambda: _sent(submission, backend, here)

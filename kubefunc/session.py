@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kubefunc.choice import BackendChoice, BackendName, choose_backend, create_backend
 from kubefunc.console import Console
 from kubefunc.errors import ConfigurationError
-from kubefunc.options import Layer, Options, environment_layer, parse_changes, shows_options
+from kubefunc.options import Layer, Options, Resolved, environment_layer, parse_changes, shows_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -99,6 +99,7 @@ class Session:
         self.kept: dict[str, Any] = {}  # what a plug-in keeps as long as this lasts, by its name
         self._unfinished: dict[str, _Unfinished] = {}
         self._said: set[str] = set()
+        self._resolved = Resolved()
 
     # -- options
 
@@ -130,7 +131,7 @@ class Session:
         Raises:
             ConfigurationError: options contradict each other, or the file cannot be read.
         """
-        options = Options.from_layers(*self.layers(), *layers)
+        options = self._resolved.of(self._defaults, *layers)
         wanted = options.requirements()
         return options if wanted is None else dataclasses.replace(options, packages=wanted)
 

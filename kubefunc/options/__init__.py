@@ -18,6 +18,7 @@ from kubefunc.options.option import UNSET, Layer, PodTemplate, Unset
 from kubefunc.options.placement import PullPolicy
 from kubefunc.options.pod import EnvValue
 from kubefunc.options.references import ConfigMapKey, SecretKey
+from kubefunc.options.resolved import Resolved
 from kubefunc.options.results import Keep, OnSigterm
 from kubefunc.options.running import default_image
 
@@ -32,6 +33,7 @@ __all__ = [
     "Options",
     "PodTemplate",
     "PullPolicy",
+    "Resolved",
     "SecretKey",
     "Unset",
     "default_image",
