@@ -56,6 +56,7 @@ class MapOptions(TypedDict, total=False):
     kwargs: dict[str, Any] | None
     chunksize: int | None
     max_parallelism: int | None
+    fail_fast: bool
 
 
 class _Bound(functools.partial[Any]):
@@ -256,6 +257,7 @@ class RemoteFunction(Generic[P, R]):
         chunksize: int | None = None,
         max_parallelism: int | None = None,
         return_exceptions: bool = False,
+        fail_fast: bool = False,
     ) -> MapCall[Any]:
         """Call the function once for each item, all items in one Job, and return at once.
 
@@ -269,6 +271,8 @@ class RemoteFunction(Generic[P, R]):
             max_parallelism: how many Pods run at once, from the start. Default: few Pods, and more if items are slow,
                 at most 500. Local: how many processes run at once. Default: one for each CPU.
             return_exceptions: return the exception of a failed item as its result, instead of raising it.
+            fail_fast: cancel all other items when an item fails, after its retries. Whoever waits for any result gets
+                the exception of that item at once.
 
         Returns:
             a :class:`kubefunc.MapCall`. Iterating over it gives the results in order.
@@ -280,7 +284,14 @@ class RemoteFunction(Generic[P, R]):
         """
         __tracebackhide__ = True
         where = f"{self._name}.map()"
-        how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
+        how = parse_how(
+            where,
+            kwargs,
+            chunksize=chunksize,
+            max_parallelism=max_parallelism,
+            return_exceptions=return_exceptions,
+            fail_fast=fail_fast,
+        )
         return self._start_many(where, map_items(where, iterables), how)
 
     @overload
@@ -364,11 +375,19 @@ class RemoteFunction(Generic[P, R]):
         chunksize: int | None = None,
         max_parallelism: int | None = None,
         return_exceptions: bool = False,
+        fail_fast: bool = False,
     ) -> MapCall[Any]:
         """Do as :meth:`map` for items that are tuples of arguments: ``f.starmap([(1, 2), (3, 4)])``."""
         __tracebackhide__ = True
         where = f"{self._name}.starmap()"
-        how = parse_how(where, kwargs, chunksize, max_parallelism, return_exceptions)
+        how = parse_how(
+            where,
+            kwargs,
+            chunksize=chunksize,
+            max_parallelism=max_parallelism,
+            return_exceptions=return_exceptions,
+            fail_fast=fail_fast,
+        )
         return self._start_many(where, starmap_items(where, iterable), how)
 
     def _start_many(self, where: str, items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[Any]:
@@ -739,7 +758,9 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
         chunksize=_chunksize(how, options),
         max_parallelism=how.max_parallelism,
     )
-    return map_items.start_items(here, backend, submission, return_exceptions=how.return_exceptions)
+    return map_items.start_items(
+        here, backend, submission, return_exceptions=how.return_exceptions, fail_fast=how.fail_fast
+    )
 
 
 def _submission_of_many(

@@ -18,20 +18,28 @@ class HowToMap:
         chunksize: items for one Pod one after another; None: kubefunc decides.
         max_parallelism: Pods, or processes of this machine, at once; None: kubefunc decides.
         return_exceptions: a failed item gives its exception as its result.
+        fail_fast: the first failure cancels all other items.
     """
 
     kwargs: dict[str, object]
     chunksize: int | None
     max_parallelism: int | None
     return_exceptions: bool
+    fail_fast: bool = False
 
 
 def parse_how(
-    where: str, kwargs: object, chunksize: object, max_parallelism: object, return_exceptions: object
+    where: str,
+    kwargs: object,
+    *,
+    chunksize: object,
+    max_parallelism: object,
+    return_exceptions: object,
+    fail_fast: object,
 ) -> HowToMap:
     """Check the keywords where they are written.
 
-    >>> parse_how("f.map()", None, 0, None, False)
+    >>> parse_how("f.map()", None, chunksize=0, max_parallelism=None, return_exceptions=False, fail_fast=False)
     Traceback (most recent call last):
     ...
     kubefunc.errors.ConfigurationError: f.map(): chunksize=0 is not accepted. Accepted: an int of 1 or more, or None.
@@ -44,14 +52,19 @@ def parse_how(
     """
     if kwargs is not None and not (isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)):
         raise _refused(where, "kwargs", kwargs, "a dict of argument names to values, or None")
-    if not isinstance(return_exceptions, bool):
-        raise _refused(where, "return_exceptions", return_exceptions, "True or False")
     return HowToMap(
         kwargs=dict(kwargs or {}),
         chunksize=_count(where, "chunksize", chunksize),
         max_parallelism=_count(where, "max_parallelism", max_parallelism),
-        return_exceptions=return_exceptions,
+        return_exceptions=_switch(where, "return_exceptions", return_exceptions),
+        fail_fast=_switch(where, "fail_fast", fail_fast),
     )
+
+
+def _switch(where: str, name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _refused(where, name, value, "True or False")
+    return value
 
 
 def _count(where: str, name: str, value: object) -> int | None:

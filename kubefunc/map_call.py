@@ -151,7 +151,8 @@ class MapCall(Reachable, Generic[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is the handle that :func:`attach_map` gives to the process that unpickles it."""
-        return _attached, (self._items.known_work().address(), self._items.return_exceptions)
+        items = self._items
+        return _attached, (items.known_work().address(), items.return_exceptions, items.outcomes.fails_fast)
 
     def __repr__(self) -> str:
         if self._items.outcomes.count is None:
@@ -162,12 +163,13 @@ class MapCall(Reachable, Generic[R]):
         return f"<MapCall {self.id} {now.ended} of {now.total} done{told}>"
 
 
-def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
+def attach_map(call: str, *, return_exceptions: bool = False, fail_fast: bool = False) -> MapCall[Any]:
     """Return the handle of a map that another process made.
 
     Args:
         call: ``id`` or ``namespace/id``.
         return_exceptions: return the exception of a failed item as its result, instead of raising it.
+        fail_fast: cancel all other items when an item fails, or has failed already.
 
     Raises:
         ConfigurationError: this is not an id, or there is no cluster. Maps on this machine end with their process.
@@ -188,9 +190,10 @@ def attach_map(call: str, *, return_exceptions: bool = False) -> MapCall[Any]:
     )
     if options.progress:
         items.show_progress()
-    items.work = backend.attach(call, "map", View(items.outcomes))
+    items.outcomes.fails_fast = fail_fast
+    items.follow(backend.attach(call, "map", View(items.outcomes)))
     return MapCall(items)
 
 
-def _attached(call: str, return_exceptions: bool) -> MapCall[Any]:  # noqa: FBT001 - what a pickle calls has no keywords
-    return attach_map(call, return_exceptions=return_exceptions)
+def _attached(call: str, return_exceptions: bool, fail_fast: bool = False) -> MapCall[Any]:  # noqa: FBT001, FBT002 - what a pickle calls has no keywords
+    return attach_map(call, return_exceptions=return_exceptions, fail_fast=fail_fast)

@@ -129,14 +129,23 @@ class MapItems(Generic[R]):
     # -- outcomes
 
     def give(self, index: int) -> R:
-        """What a settled item returned; raises what it raised."""
+        """What a settled item returned; raises what it raised, or what ended the whole map."""
         __tracebackhide__ = True
+        first = self.outcomes.first_failure
+        if first is not None and not self.return_exceptions:
+            self.watch.finish()
+            index = first
         return self._value_of(self.outcomes.get(index))
 
     def hand_over(self, index: int) -> R:
         """The same, once: the value is its receiver's alone."""
         __tracebackhide__ = True
         return self._value_of(self.outcomes.hand_over(index))
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a failure has ended all of it: no result is given any more."""
+        return self.outcomes.first_failure is not None and not self.return_exceptions
 
     def _value_of(self, ended: Returned | Raised) -> R:
         __tracebackhide__ = True
@@ -188,7 +197,13 @@ class MapItems(Generic[R]):
     def start(self, sent: Submission) -> None:
         """Submit it, or some of its items again."""
         self.sent = self.sent or sent
-        self.work = self.session.start(self.backend, sent, self.attempts.view(sent))
+        self.follow(self.session.start(self.backend, sent, self.attempts.view(sent)))
+
+    def follow(self, work: Work) -> None:
+        """Take what the backend gave for them."""
+        self.work = work
+        if self.outcomes.first_failure is not None:  # meanwhile: who stopped it had nothing to cancel yet
+            work.cancel()
 
     def known_work(self) -> Work:
         """What the backend gave for them.
@@ -237,7 +252,9 @@ class MapItems(Generic[R]):
         self.output.end_all()
 
 
-def start_items(of: Session, backend: Backend, submission: Submission, *, return_exceptions: bool) -> MapItems[Any]:
+def start_items(
+    of: Session, backend: Backend, submission: Submission, *, return_exceptions: bool, fail_fast: bool = False
+) -> MapItems[Any]:
     """A map, which is sent in the background; one without items is not sent at all."""
     options = submission.options
     items: MapItems[Any] = MapItems(
@@ -250,6 +267,7 @@ def start_items(of: Session, backend: Backend, submission: Submission, *, return
     )
     if options.progress:
         items.show_progress()
+    items.outcomes.fails_fast = fail_fast
     items.outcomes.open(submission.count)
     if submission.count:
         items.start(submission)

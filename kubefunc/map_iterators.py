@@ -19,12 +19,13 @@ class InOrder(Iterator[R]):
 
     def __next__(self) -> R:
         __tracebackhide__ = True
-        index = self._next
-        if index >= self._items.count(None):
+        index, count = self._next, self._items.count(None)
+        if index >= count:
             self._items.watch.finish()
             raise StopIteration
         self._items.wait(index, None)
-        self._next += 1  # not before: a wait that was interrupted is taken up again
+        # Not before: a wait that was interrupted is taken up again.
+        self._next = count if self._items.is_cut_short else index + 1
         return self._items.give(index)
 
 
@@ -37,12 +38,12 @@ class InOrderAsync(AsyncIterator[R]):
 
     async def __anext__(self) -> R:
         __tracebackhide__ = True
-        index = self._next
-        if index >= await self._items.count_async():
+        index, count = self._next, await self._items.count_async()
+        if index >= count:
             self._items.watch.finish()
             raise StopAsyncIteration
         await self._items.wait_async(index)
-        self._next += 1
+        self._next = count if self._items.is_cut_short else index + 1
         return self._items.give(index)
 
 
@@ -63,6 +64,8 @@ class AsCompleted(Iterator[tuple[int, R]]):
         self._items.wait_until(self._finds_next, None)
         index = self._order[self._next - 1]
         self._given[index] = 1
+        if self._items.is_cut_short:
+            self._given = bytearray(b"\1" * len(self._given))
         return index, self._items.give(index)
 
     def _finds_next(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 
@@ -65,6 +66,8 @@ class Outcomes:
         order: the items that ended, in the order in which they did. Another list after :meth:`begin_again`.
         attempt: the newest attempt.
         waiters: who waits for news of the items.
+        fails_fast: the first failure of an item cancels all others. Set before :meth:`open`.
+        first_failure: the item whose failure has done that.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -75,6 +78,8 @@ class Outcomes:
         self.order: list[int] = []
         self.attempt = FIRST_ATTEMPT
         self.waiters = Waiters()
+        self.fails_fast = False
+        self.first_failure: int | None = None
         self._lock = self.waiters.lock
         self._reading = threading.RLock()  # an outcome is unpickled once; taken before _lock
         self._records: dict[int, Record] = {}
@@ -129,7 +134,8 @@ class Outcomes:
     def progress(self, waits_for: str) -> MapProgress:
         """How many items are where."""
         with self._lock:
-            return self._tally.progress(self.count or 0, len(self.order) + self._forgotten, waits_for)
+            now = self._tally.progress(self.count or 0, len(self.order) + self._forgotten, waits_for)
+            return dataclasses.replace(now, stopped_by=self.first_failure)
 
     def get(self, index: int) -> Returned | Raised:
         """The outcome of a settled item, unpickled now unless it was asked for before."""
@@ -226,6 +232,8 @@ class Outcomes:
                     settled.append(index)
             if not settled:
                 return 0
+            if self.fails_fast:
+                settled += self._end_at_failure(settled)
             wakers = self.waiters.tell(settled)
             over = len(self.order) + self._forgotten == self.count
             still_runs = self._tally.cancelled > 0 and attempt is not None
@@ -244,6 +252,18 @@ class Outcomes:
             self._ended[index] = ended
             self._tally.end(index, failed=ended is not CANCELLED, cancelled=ended is CANCELLED)
         self.order.append(index)
+
+    def _end_at_failure(self, settled: Sequence[int]) -> list[int]:
+        """Cancel all items that have not ended, if one of these has failed. In one step, so nobody sees half of it."""
+        failed = (i for i in settled if self.has_failed(i) and self._ended.get(i) is not CANCELLED)
+        first = next(failed, None)
+        if first is None or self.first_failure is not None:
+            return []
+        self.first_failure = first
+        others = [index for index in range(self.count or 0) if not self.is_settled(index)]
+        for index in others:
+            self._count_in(index, CANCELLED)
+        return others
 
     # -- attempts
 
@@ -272,6 +292,7 @@ class Outcomes:
         """Forget the outcomes of these items: a new attempt runs them. Its number."""
         with self._reading, self._lock:
             self.attempt += 1
+            self.first_failure = None
             for index in indexes:
                 self._tally.begin_again(index, was_cancelled=self._ended.pop(index, None) is CANCELLED)
                 self._records.pop(index, None)

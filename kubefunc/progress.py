@@ -39,6 +39,7 @@ class MapProgress:
         cancelled: were cancelled.
         waits_for: what those that wait are waiting for, in a person's words, where that is known; else empty.
         pods: how many Pods work on those that run; 0 on this machine.
+        stopped_by: with ``fail_fast``, the index of the item that failed first: the others were cancelled for it.
     """
 
     total: int
@@ -49,6 +50,7 @@ class MapProgress:
     cancelled: int
     waits_for: str = ""
     pods: int = 0
+    stopped_by: int | None = None
 
     @property
     def ended(self) -> int:
@@ -67,7 +69,7 @@ def progress_parts(now: MapProgress, rate: float | None) -> list[tuple[str, str]
     if now.failed:
         parts.append((f"{now.failed:,} failed", "red"))
     if now.cancelled:
-        parts.append((f"{now.cancelled:,} cancelled", "yellow"))
+        parts.append((_cancelled(now), "yellow"))
     if rate and now.ended < now.total:
         parts += [(f"{rate:.3g}/s", ""), (f"{_duration((now.total - now.ended) / rate)} left", "")]
     if now.running:
@@ -95,8 +97,19 @@ def summary(now: MapProgress, seconds: float) -> str:
     '998 of 1,000 succeeded, 2 failed, in 1 min 20 s'
     """
     parts = [f"{now.succeeded:,} of {now.total:,} succeeded"]
-    parts += [f"{count:,} {word}" for count, word in ((now.failed, "failed"), (now.cancelled, "cancelled")) if count]
+    parts += [f"{now.failed:,} failed"] if now.failed else []
+    parts += [_cancelled(now)] if now.cancelled else []
     return f"{', '.join(parts)}, in {_duration(seconds)}"
+
+
+def _cancelled(now: MapProgress) -> str:
+    """How many were cancelled, and for whose failure.
+
+    >>> _cancelled(MapProgress(100, 0, 0, 2, 1, 97, stopped_by=17))
+    '97 cancelled after item 17 failed'
+    """
+    why = "" if now.stopped_by is None else f" after item {now.stopped_by} failed"
+    return f"{now.cancelled:,} cancelled{why}"
 
 
 class Rate:

@@ -150,6 +150,8 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
             sink.take([_record(index, time.time(), 1, outcome, directory)])
         return
     for index in sink.missing(items):
+        if sink.settled:  # by the failure of the one before, or it was cancelled
+            return
         sink.moved([index], Whereabouts(Phase.RUNNING))
 
         def call(index: int = index) -> child.Outcome:

@@ -338,6 +338,17 @@ def test_cancel_in_the_middle_leaves_no_pod(calling: Space) -> None:
         a_map.result()
 
 
+def test_fail_fast_ends_a_map_at_its_first_failure(calling: Space) -> None:
+    """The exception comes at once, though items before it still run; Pods and Job go."""
+    kinds = ["", "", "", "raise", "", ""]
+    a_map = mapped.trouble.map(range(6), kinds, [600, 600, 600, 0, 600, 600], fail_fast=True, chunksize=1)
+    with pytest.raises(LookupError, match="3"):
+        a_map.result(WAIT)
+    assert a_map.progress.stopped_by == 3
+    assert a_map.progress.cancelled == 5
+    nothing_left(calling, 60)
+
+
 def test_retry_failed(calling: Space) -> None:
     """Only what failed runs again: under the same id, in a Job of its own."""
     failing = mapped.trouble.map(range(4), ["", "raise", "", "raise"], return_exceptions=True)

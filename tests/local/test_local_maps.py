@@ -290,6 +290,38 @@ def test_cancel_stops_what_runs() -> None:
         started.result(SECONDS)
 
 
+def test_fail_fast_ends_what_runs_and_what_waits(tmp_path: Path) -> None:
+    """The failure is raised at once, though items before it are not done; their processes end."""
+    begun = tmp_path / "begun"
+
+    def fails_or_naps(number: int) -> None:
+        if number == 0:
+            begun.write_text(str(os.getpid()))
+            time.sleep(600)
+        while not begun.exists() or not begun.read_text():
+            time.sleep(0.01)
+        raise LookupError(number)
+
+    started = mapped(fails_or_naps).map(range(6), fail_fast=True, max_parallelism=2)
+    with pytest.raises(LookupError) as failure:
+        started.result(SECONDS)
+    assert failure.value.args == (started.progress.stopped_by,)
+    assert started.calls[0].cancelled()
+    assert not _lives_on(int(begun.read_text()))
+    assert started.progress.ended == 6
+
+
+def test_fail_fast_waits_for_the_retries_of_an_item(tmp_path: Path) -> None:
+    """An attempt that fails is no failure of the item."""
+
+    def second_time(number: int) -> int:
+        if current.attempt() == 1:
+            raise LookupError(number)
+        return number
+
+    assert mapped(second_time, retries=1).map(range(3), fail_fast=True).result(SECONDS) == [0, 1, 2]
+
+
 def test_futures_of_a_map_work_with_the_standard_library() -> None:
     """as_completed and callbacks, as for calls."""
 

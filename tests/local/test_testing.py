@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,6 +23,20 @@ class Repeated:
 
     def __mul__(self, other: object) -> bytes:
         return b"x" * 1_000_000
+
+
+class Shared:
+    """Calls a function of this process: pickled, it is just a reference to it."""
+
+    functions: ClassVar[dict[int, Callable[..., Any]]] = {}
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__name__ = "shared"
+        self.key = id(function)
+        self.functions[self.key] = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.functions[self.key](*args)
 
 
 @remote
@@ -62,6 +77,22 @@ def test_a_map_runs_in_this_process() -> None:
         results = square.map([1, "two", 3], return_exceptions=True).result()
     assert [results[0], results[2]] == [1, 9]
     assert isinstance(results[1], TypeError)
+
+
+def test_a_map_that_fails_fast_runs_no_further_item_inline() -> None:
+    """The items behind the failure are cancelled before they begin."""
+    ran = []
+
+    def inverse(n: int) -> float:
+        ran.append(n)
+        return 1 / n
+
+    with testing.inline():
+        started = remote(Shared(inverse)).map([1, 0, 2], fail_fast=True)
+    with pytest.raises(ZeroDivisionError):
+        started.result()
+    assert ran == [1, 0]
+    assert started.calls[2].cancelled()
 
 
 def test_retries_and_env_work_inline_and_leave_nothing() -> None:

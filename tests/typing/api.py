@@ -101,6 +101,8 @@ def two(a: int, b: str = "") -> float:
 assert_type(bare.map([1, 2]), MapCall[str])
 assert_type(bare.map(range(3), kwargs={"scale": 2.0}, chunksize=10, max_parallelism=3), MapCall[str])
 assert_type(bare.map([1], return_exceptions=True), MapCall[str | BaseException])
+assert_type(bare.map([1], fail_fast=True), MapCall[str])
+assert_type(two.starmap([(1, "a")], fail_fast=True, return_exceptions=True), MapCall[float | BaseException])
 assert_type(two.map([1, 2], ["a", "b"]), MapCall[float])
 assert_type(two.map(n for n in range(3)), MapCall[float])
 assert_type(two.starmap([(1, "a"), (2, "b")]), MapCall[float])

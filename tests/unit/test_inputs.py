@@ -67,10 +67,11 @@ def test_starmap_takes_tuples_of_arguments() -> None:
         ({"kwargs": [1]}, r"kwargs=\[1\] is not accepted. Accepted: a dict"),
         ({"kwargs": {1: 2}}, r"kwargs=\{1: 2\}"),
         ({"return_exceptions": 1}, r"return_exceptions=1"),
+        ({"fail_fast": "yes"}, r"f\.map\(\): fail_fast='yes' is not accepted\. Accepted: True or False"),
     ],
 )
 def test_a_wrong_keyword_is_refused_at_once(changes: dict[str, Any], said: str) -> None:
     """The message has name, value and what is accepted."""
-    given = {"kwargs": None, "chunksize": None, "max_parallelism": None, "return_exceptions": False, **changes}
+    given = {"kwargs": None, "chunksize": None, "max_parallelism": None, "return_exceptions": False, "fail_fast": False}
     with pytest.raises(ConfigurationError, match=said):
-        parse_how("f.map()", **given)
+        parse_how("f.map()", **given | changes)
