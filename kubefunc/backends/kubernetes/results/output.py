@@ -21,7 +21,8 @@ FOLLOWERS = 10
 FOLLOW_AGAIN = 2.0
 READ_DEADLINE = 5.0
 READ_AGAIN = 0.1
-LATE = 2.0  # seconds without a byte after which a log is taken to be whole
+LATE = 2.0  # seconds that the log of what has just ended gets to have a line
+STALLED = 5.0  # seconds without a byte after which the node is taken to have no more: it may be busy
 MOST_READING = 30.0  # seconds that a result may be held back for what was printed before it
 _IDLE = 4 * 3600.0  # the kubelet's own limit for a stream without a byte
 
@@ -93,7 +94,7 @@ class Outputs:
             now = time.monotonic()
             if len(newer) > len(log):
                 log, grown = newer, now
-            if len(log) >= size or now - grown > LATE or now - begun > MOST_READING:
+            if len(log) >= size or now - grown > STALLED or now - begun > MOST_READING:
                 return log
             time.sleep(READ_AGAIN)
 
@@ -102,7 +103,7 @@ class Outputs:
         until = time.monotonic() + MOST_READING
         log = bytearray()
         try:
-            with self._api.stream_bytes(log_path(attempt.namespace, pod), query, idle_timeout=LATE) as stream:
+            with self._api.stream_bytes(log_path(attempt.namespace, pod), query, idle_timeout=STALLED) as stream:
                 for data in printed(stream):
                     log += data
                     if len(log) >= size or time.monotonic() > until:
