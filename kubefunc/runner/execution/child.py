@@ -412,9 +412,8 @@ def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
     flush()  # before the result: all that the function printed is in the pipe then
     header.update(finished=time.time(), peak_memory=peak_memory())
     content = body.content()
-    if body.in_memory:
-        wire.write_all(frames, wire.frame(FRAME_BODY, content))
-    wire.write_all(frames, wire.frame(FRAME_FINISH, json.dumps(header).encode()))
+    ended = wire.frame(FRAME_BODY, content) if body.in_memory else b""
+    wire.write_all(frames, ended + wire.frame(FRAME_FINISH, json.dumps(header).encode()))
 
 
 def run_exit_handlers() -> None:

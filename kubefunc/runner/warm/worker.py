@@ -164,8 +164,8 @@ class Worker:
             return
         supervisor = Supervisor(self, self._signals)
         status = supervisor.run()
-        kill_orphans(keep=set() if self._spare is None else {self._spare.child.pid})
         self._end_call(call, status)
+        kill_orphans(keep=set() if self._spare is None else {self._spare.child.pid})
         if supervisor.ending and not self._was_asked:
             raise _Leave("it was told to end (SIGTERM)")
         self._leave_if_unneeded()
