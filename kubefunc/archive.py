@@ -56,8 +56,9 @@ _LEFT_OUT = (
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts chunks code freshness gang_attempts growth ignored leaving log_setup memmaps "
-        "project_files publishing retry role serving tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
+        "__main__ archive attempts chunks code freshness gang_attempts growth html ignored leaving log_setup memmaps "
+        "notebook project_files publishing retry role serving tasks_as_jobs tasks_in_workers unpicklable untrusted "
+        "volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.

@@ -197,6 +197,14 @@ class Call(UnreadFuture[R], Reachable):
         state = self._state.lower() if self.done() else self._whereabouts().phase.value
         return f"<Call {self._id} {state}>"
 
+    def _repr_html_(self) -> str:
+        from kubefunc.notebook import ShownCall, call_card  # only notebooks ask for it
+
+        where, record = self._whereabouts(), self._outcomes.record(self._index)
+        return call_card(
+            ShownCall(self._id, self._queued, where, record, error=self._known_error(), is_cancelled=self.cancelled())
+        )
+
     # -- inside
 
     async def _wait(self) -> R:

@@ -87,6 +87,11 @@ class GangCall(Reachable, Generic[R]):
     def __repr__(self) -> str:
         return f"<GangCall {self.id} {self._items.progress.ended} of {self._size} ranks done>"
 
+    def _repr_html_(self) -> str:
+        from kubefunc.notebook import gang_card  # only notebooks ask for it
+
+        return gang_card(self.id, self._items.outcomes, self._items.progress)
+
     # -- inside
 
     async def _all(self) -> list[R]:

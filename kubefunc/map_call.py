@@ -162,6 +162,11 @@ class MapCall(Reachable, Generic[R]):
         told = "".join(f", {count} {word}" for count, word in others if count)
         return f"<MapCall {self.id} {now.ended} of {now.total} done{told}>"
 
+    def _repr_html_(self) -> str:
+        from kubefunc.notebook import map_card  # only notebooks ask for it
+
+        return map_card(self.id, self._items.outcomes, self.progress)
+
 
 def attach_map(call: str, *, return_exceptions: bool = False, fail_fast: bool = False) -> MapCall[Any]:
     """Return the handle of a map that another process made.

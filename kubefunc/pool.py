@@ -103,6 +103,17 @@ class Pool:
             f"idle_timeout={self.idle_timeout}, preload={self.preload!r})"
         )
 
+    def _repr_html_(self) -> str:
+        from kubefunc.html import card  # only notebooks ask for it
+
+        workers = self.workers
+        parts = [
+            (f"{workers} worker{'' if workers == 1 else 's'}", "running" if workers else ""),
+            (f"at most {self.max_workers}", ""),
+            (f"each ends after {self.idle_timeout:g} s without a call", ""),
+        ]
+        return card("Pool", parts)
+
 
 @functools.lru_cache(maxsize=1)
 def default_pool() -> Pool:

@@ -24,6 +24,7 @@ LOG_EVERY = 30.0
 RECENT = 30.0  # seconds over which the rate is measured
 BAR_MOST, BAR_LEAST = 30, 8  # cells
 NAME_MOST = 24
+STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "waiting": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,25 @@ class MapProgress:
 
 
 def progress_parts(now: MapProgress, rate: float | None) -> list[tuple[str, str]]:
-    """A map's progress as pieces of text, what matters most first, each with its style.
+    """A map's progress as pieces of text, what matters most first, each with the state that it is about, or none.
 
     Args:
         now: how far it is.
         rate: items a second, of late; None where it is not known.
     """
-    parts = [(f"{now.ended:,} of {now.total:,} done", "green" if now.ended == now.total else "")]
+    parts = [(f"{now.ended:,} of {now.total:,} done", "succeeded" if now.succeeded == now.total else "")]
     if now.failed:
-        parts.append((f"{now.failed:,} failed", "red"))
+        parts.append((f"{now.failed:,} failed", "failed"))
     if now.cancelled:
-        parts.append((_cancelled(now), "yellow"))
+        parts.append((_cancelled(now), "cancelled"))
     if rate and now.ended < now.total:
-        parts += [(f"{rate:.3g}/s", ""), (f"{_duration((now.total - now.ended) / rate)} left", "")]
+        parts += [(f"{rate:.3g}/s", ""), (f"{duration((now.total - now.ended) / rate)} left", "")]
     if now.running:
         pods = f" in {now.pods:,} Pod{'s' if now.pods > 1 else ''}" if now.pods else ""
-        parts.append((f"{now.running:,} running{pods}", "cyan"))
+        parts.append((f"{now.running:,} running{pods}", "running"))
     if now.waiting:
         why = now.waits_for.removeprefix("waiting ")
-        parts.append((f"{now.waiting:,} waiting" + (f" ({why})" if why else ""), "yellow"))
+        parts.append((f"{now.waiting:,} waiting" + (f" ({why})" if why else ""), "waiting"))
     return parts
 
 
@@ -90,16 +91,34 @@ def progress_text(now: MapProgress, rate: float | None) -> str:
     return ", ".join(text for text, _ in progress_parts(now, rate))
 
 
+def summary_parts(now: MapProgress, seconds: float) -> list[tuple[str, str]]:
+    """What is said of a map that has ended, as :func:`progress_parts` gives it."""
+    parts = [(f"{now.succeeded:,} of {now.total:,} succeeded", "succeeded" if now.succeeded else "")]
+    if now.failed:
+        parts.append((f"{now.failed:,} failed", "failed"))
+    if now.cancelled:
+        parts.append((_cancelled(now), "cancelled"))
+    return [*parts, (f"in {duration(seconds)}", "")]
+
+
 def summary(now: MapProgress, seconds: float) -> str:
-    """What is said of a map that has ended.
+    """What is said of a map that has ended, in one line.
 
     >>> summary(MapProgress(1000, 0, 0, 998, 2, 0), 80)
     '998 of 1,000 succeeded, 2 failed, in 1 min 20 s'
     """
-    parts = [f"{now.succeeded:,} of {now.total:,} succeeded"]
-    parts += [f"{now.failed:,} failed"] if now.failed else []
-    parts += [_cancelled(now)] if now.cancelled else []
-    return f"{', '.join(parts)}, in {_duration(seconds)}"
+    return ", ".join(text for text, _ in summary_parts(now, seconds))
+
+
+def shares(now: MapProgress) -> list[tuple[int, str]]:
+    """The parts of a bar: how many items are in which state."""
+    return [
+        (now.succeeded, "succeeded"),
+        (now.failed, "failed"),
+        (now.cancelled, "cancelled"),
+        (now.running, "running"),
+        (now.waiting, "waiting"),
+    ]
 
 
 def _cancelled(now: MapProgress) -> str:
@@ -146,10 +165,10 @@ class Rate:
         return (ended - before) / (now - then) if ended and now > then else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """In two units at most.
 
-    >>> _duration(7.2), _duration(125), _duration(3 * 3600 + 59)
+    >>> duration(7.2), duration(125), duration(3 * 3600 + 59)
     ('7 s', '2 min 5 s', '3 h 0 min')
     """
     whole = round(seconds)
@@ -165,7 +184,7 @@ class Watch:
 
     A live line stands there only as long as a wait lasts: a program's own prints, between two results, find a clean
     line. Where a line cannot be redrawn (a log file), one is written every 30 s. Of a map that was shown, a last line
-    stays, which says how it ended.
+    stays, which says how it ended. A notebook's cell has one display for each map, which ends as that line.
     """
 
     def __init__(
@@ -212,7 +231,8 @@ class Watch:
 
     def tick_in_loop(self) -> float:
         """The same, held up by nothing: what draws takes a tenth of a second to load, so another thread does that."""
-        if self._drawing.is_set() or self._clock() - self._began < LIVE_AFTER or not self._console.is_live:
+        draws_with_rich = self._console.is_live and not self._console.is_notebook
+        if self._drawing.is_set() or self._clock() - self._began < LIVE_AFTER or not draws_with_rich:
             return self.tick()
         if not self._loads:
             self._loads = True
@@ -228,6 +248,7 @@ class Watch:
         """The wait is over: the line is the program's again."""
         self._console.erase()
         if self._shown:
+            self._console.in_notebook(lambda output: output.leave(self))
             self.finish()
 
     def finish(self) -> None:
@@ -238,9 +259,12 @@ class Watch:
         if now.ended < now.total:
             return
         self._shown, self._finished = False, True
+        seconds = self._clock() - self._began
         if self._console.is_notebook:
-            self._draw(now)
-        self._console.say(f"{self._name}: {summary(now, self._clock() - self._began)}")
+            self._show(now, summary_parts(now, seconds))
+            self._console.in_notebook(lambda output: output.release(self))
+        else:
+            self._console.say(f"{self._name}: {summary(now, seconds)}")
 
     def _measured(self, at: float) -> MapProgress:
         now = self._progress()
@@ -248,28 +272,34 @@ class Watch:
         return now
 
     def _draw(self, now: MapProgress) -> None:
+        if self._console.is_notebook:
+            self._show(now, progress_parts(now, self._rate.value))
+        else:
+            self._draw_line(now)
+
+    def _show(self, now: MapProgress, parts: list[tuple[str, str]]) -> None:
+        """In the display that this map has in a notebook's cell."""
+        from kubefunc.html import card
+
+        text = f"{self._name}  {', '.join(text for text, _ in parts)}"
+        html = card(self._name, parts, shares(now))
+        self._console.in_notebook(lambda output: output.show(self, text, html))
+
+    def _draw_line(self, now: MapProgress) -> None:
         """By rich: it knows colours and what the terminal can show."""
         from rich.console import Console as Rich
 
         width = max(20, shutil.get_terminal_size().columns - 1)  # a full line would wrap
         line = progress_line(self._name, now, self._rate.value, width)
-        # Left to itself rich would show an output of its own in a notebook, for each time that the line is drawn.
         rich = Rich(
             file=io.StringIO(),
             force_terminal=True,
-            force_jupyter=False,
-            record=self._console.is_notebook,
             width=width,
             no_color="NO_COLOR" in os.environ,
         )
         with rich.capture() as capture:
             rich.print(line, end="", no_wrap=True, overflow="ellipsis")
-        if not self._console.is_notebook:
-            self._console.draw(capture.get().replace("\n", ""), width)
-            return
-        rich.print(line, end="")
-        html = rich.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')
-        self._console.draw(line.plain, width, html)
+        self._console.draw(capture.get().replace("\n", ""), width)
 
 
 def progress_line(name: str, now: MapProgress, rate: float | None, width: int) -> Text:
@@ -278,9 +308,9 @@ def progress_line(name: str, now: MapProgress, rate: float | None, width: int) -
 
     line = Text(_shortened(name), style="bold")
     line.append("  ")
-    for number, (text, style) in enumerate(progress_parts(now, rate)):
+    for number, (text, state) in enumerate(progress_parts(now, rate)):
         line.append(", " if number else "", style="default not bold")
-        line.append(text, style=f"{style or 'default'} not bold")
+        line.append(text, style=f"{STYLES.get(state, 'default')} not bold")
     room = min(BAR_MOST, width - cells(line.plain) - 2)
     if room >= BAR_LEAST:
         line.append("  ")
@@ -300,11 +330,10 @@ def _bar(now: MapProgress, width: int) -> Text:
 
     bar = Text()
     total, done, at = max(1, now.total), 0, 0
-    states = ((now.succeeded, "green"), (now.failed, "red"), (now.cancelled, "yellow"), (now.running, "cyan"))
-    for count, style in states:
+    for count, state in shares(now)[:-1]:
         done += count
         until = width * done // total
-        bar.append("━" * (until - at), style=f"{style} not bold")
+        bar.append("━" * (until - at), style=f"{STYLES[state]} not bold")
         at = until
     bar.append("━" * (width - at), style="bright_black not bold")
     return bar

@@ -33,6 +33,7 @@ class UnreadFuture(_Future[R]):
 
     def result(self, timeout: float | None = None) -> R:
         """Return the function's value, or raise its exception."""
+        __tracebackhide__ = True
         self._read(timeout)
         return result_of(self, timeout)
 

@@ -158,24 +158,20 @@ class Console:
 
     # -- the live line
 
-    def draw(self, text: str, width: int, html: str = "") -> None:
+    def draw(self, text: str, width: int) -> None:
         """Draw a map's bar, so many cells wide, below all that was written, until the next one or ``erase()``.
 
         Args:
             text: one line, with escape sequences for colours.
             width: its cells.
-            html: the same for a notebook.
         """
-        self._do(lambda: self._draw(text, width, html))
+        self._do(lambda: self._draw(text, width))
 
-    def _draw(self, text: str, width: int, html: str) -> None:
+    def _draw(self, text: str, width: int) -> None:
         stream = self._stream()
         if stream is None:
             return
         self._bar_drawn = self.clock()
-        if is_notebook(stream):
-            self._notebook.show(text, html)
-            return
         self._erase()
         put(stream, f"{text}\r")
         self._live = _Live(stream, text, width, None, self._bar_drawn)
@@ -206,6 +202,12 @@ class Console:
         put(stream, f"{text}\r")
         self._live = _Live(stream, text, cells(text), printer, since)
 
+    def in_notebook(self, work: Callable[[NotebookOutput], None]) -> None:
+        """Have this done with a map's displays, where there is a notebook."""
+        if self.is_notebook:
+            self._bar_drawn = self.clock()
+            self._do(lambda: work(self._notebook))
+
     def erase(self) -> None:
         """Take a map's bar away: what follows is not ours."""
         if self._live is not None and self._live.owner is None:
@@ -229,6 +231,8 @@ class Console:
         if self._live is not None and self._live.owner is printer:
             self._erase()
         self._write(text)
+        if self.is_notebook:
+            self._notebook.clear()
 
     def _write(self, text: str) -> None:
         stream = self._stream()

@@ -7,15 +7,32 @@ import os
 import re
 import sys
 import unicodedata
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 NOTEBOOK_EVERY = 0.1  # seconds between two updates of a notebook's output
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
+@dataclass
+class _Shown:
+    """What an owner shows.
+
+    Attributes:
+        handles: IPython's handles of its displays, one for each cell that has waited for it. All show the same.
+        cell: the number of the execution that got the last one.
+        is_left: nobody waits for the owner just now. A wait in another cell gets another display.
+    """
+
+    handles: list[Any]
+    cell: object
+    is_left: bool = False
+
+
 class NotebookOutput:
-    """One output of a notebook's cell, updated in place; each cell that needs one gets its own.
+    """Outputs of a notebook's cells, updated in place: one for each owner in each cell that waits for it.
 
     What goes to a notebook's stderr is stored for good, each piece an output of its own: a line that is drawn over and
     over would leave hundreds.
@@ -23,33 +40,59 @@ class NotebookOutput:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._handle: Any = None
-        self._cell: object = None
-        self._shown_at = 0.0
+        self._shown: weakref.WeakKeyDictionary[object, _Shown] = weakref.WeakKeyDictionary()
+        self._updated_at = 0.0
 
     def update(self, text: str) -> None:
-        """The same as ``show``, not more often than a person sees."""
-        if self._clock() - self._shown_at >= NOTEBOOK_EVERY:
-            self.show(text, "")
+        """Show a line of output that has no end yet, not more often than a person sees."""
+        if self._clock() - self._updated_at < NOTEBOOK_EVERY:
+            return
+        self._updated_at = self._clock()
+        known = self._shown.get(self)
+        if known is not None and known.cell != getattr(_shell(), "execution_count", None):
+            self.release(self)
+        self.show(self, text, "")
 
-    def show(self, text: str, html: str) -> None:
-        """Replace what is shown, or begin with it."""
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    def clear(self) -> None:
+        """That line has its end, and stands elsewhere."""
+        if self._shown.get(self) is not None:
+            self._updated_at = 0.0
+            self.show(self, "", "")
+
+    def show(self, owner: object, text: str, html: str) -> None:
+        """Replace what the owner's displays show, or begin with one."""
+        shell = _shell()
         if shell is None:
             return
         from IPython.display import display
 
-        self._shown_at = self._clock()
         content = {"text/plain": text, **({"text/html": html} if html else {})}
+        known = self._shown.setdefault(owner, _Shown([], None, is_left=True))
+        show: Any = display
         try:
-            show: Any = display
-            if self._handle is None or self._cell != shell.execution_count:
-                self._cell = shell.execution_count
-                self._handle = show(content, raw=True, display_id=True)
-            else:
-                self._handle.update(content, raw=True)
+            for handle in known.handles:
+                handle.update(content, raw=True)
+            if known.is_left and known.cell != shell.execution_count:
+                known.cell = shell.execution_count
+                known.handles.append(show(content, raw=True, display_id=True))
+            known.is_left = False
         except Exception:  # noqa: BLE001 - its kernel is going: no call is lost
             return
+
+    def leave(self, owner: object) -> None:
+        """Nobody waits for the owner just now."""
+        known = self._shown.get(owner)
+        if known is not None:
+            known.is_left = True
+
+    def release(self, owner: object) -> None:
+        """The owner's displays stay as they are."""
+        self._shown.pop(owner, None)
+
+
+def _shell() -> Any:
+    """The notebook's, or None."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def cells(text: str) -> int:

@@ -52,17 +52,17 @@ def test_a_map_shows_one_output_that_is_updated(clean_env: dict[str, str], tmp_p
     """No output of its own for each time; what items print, and what the cell prints, stand on lines of their own."""
     _, below = run(clean_env, DEFINITION, "m = slow.map(range(8))\nprint(sum(m.result()))")
     (bar,) = [each for each in below if each["output_type"] == "display_data"]
-    assert bar["data"]["text/plain"].split("  ")[1] == "8 of 8 done"
-    assert "8 of 8 done" in bar["data"]["text/html"]
+    assert bar["data"]["text/plain"].split("  ")[1].startswith("8 of 8 succeeded, in ")
+    assert "8 of 8 succeeded, in " in bar["data"]["text/html"]
     assert "hello from 2\n" in said(below, "stderr")
-    assert "8 of 8 succeeded, in " in said(below, "stderr")
+    assert "succeeded" not in said(below, "stderr")
     assert "\r" not in said(below, "stderr")
-    assert len(below) < 8  # the bar, lines that items print, the last line, the cell's own
+    assert len(below) < 7  # the bar, lines that items print, the cell's own
     assert said(below, "stdout") == f"{sum(10 // (n - 9) for n in range(8))}\n"
 
 
 def test_a_bar_of_a_function_is_updated_in_place(clean_env: dict[str, str], tmp_path: Path) -> None:
-    """Its states are no outputs of their own; the last one is a line."""
+    """Its states are no outputs of their own; the last one is a line, and its display is empty then."""
     cell = """
 @remote
 def counts():
@@ -73,7 +73,8 @@ def counts():
 counts.remote().result()
 """
     _, below = run(clean_env, DEFINITION, cell)
-    assert len([each for each in below if each["output_type"] == "display_data"]) == 1
+    (bar,) = [each for each in below if each["output_type"] == "display_data"]
+    assert bar["data"]["text/plain"] == ""
     assert said(below, "stderr").splitlines()[-1] == "20 of 20"
     assert len(below) < 6
 
@@ -85,3 +86,22 @@ def test_a_cells_error_is_the_functions_own(clean_env: dict[str, str], tmp_path:
     assert error["ename"] == "ZeroDivisionError"
     assert "return 10 // (n - 9)" in "\n".join(error["traceback"])
     assert awaited[-1]["data"]["text/plain"] == "10"
+
+
+def test_each_map_of_a_cell_has_a_display_of_its_own(clean_env: dict[str, str]) -> None:
+    """What has ended stays there with its figures."""
+    _, below = run(clean_env, DEFINITION, "for _ in range(2):\n    slow.map([0, 3, 4, 5, 6, 7, 8, 10]).result()")
+    bars = [each["data"]["text/plain"] for each in below if each["output_type"] == "display_data"]
+    assert len(bars) == 2
+    assert all("8 of 8 succeeded" in bar for bar in bars)
+
+
+def test_a_wait_in_another_cell_brings_the_first_display_up_to_date(clean_env: dict[str, str]) -> None:
+    """Both show how the map ended: none is left behind with old figures."""
+    waits = "import concurrent.futures\nm = slow.map([0, 1] * 20)\ntry:\n    m.result(timeout=1)\n"
+    waits += "except concurrent.futures.TimeoutError:\n    print('not yet')"
+    _, first, second = run(clean_env, DEFINITION, waits, "sum(m.result())")
+    bars = [each for below in (first, second) for each in below if each["output_type"] == "display_data"]
+    assert said(first, "stdout") == "not yet\n"
+    assert len(bars) == 2
+    assert all("40 of 40 succeeded" in bar["data"]["text/html"] for bar in bars)
