@@ -139,7 +139,7 @@ class RemoteFunction(Generic[P, R]):
 
     @_takes_what_the_function_takes
     def manifest(self, *args: P.args, **kwargs: P.kwargs) -> list[dict[str, Any]]:
-        """Return the objects that ``.remote()`` would create with these arguments: Secrets, then the Job.
+        """Return the objects that ``.remote()`` would create with these arguments: Secrets, the Job, then Services.
 
         No cluster is asked, and none need be configured. Each time it is another call, with an id of its own. The
         Secrets hold code, arguments and the values of ``env`` as base64; arguments above 8 MiB are in none of the
@@ -160,8 +160,12 @@ class RemoteFunction(Generic[P, R]):
         refuse_misfits(f"{self._name}.manifest()", self.function, args, kwargs)
         here = session()
         packer: Packer = here.kept.setdefault("manifest", Packer.for_cluster())  # it keeps the project, packed
-        submission = _submission(self, here.options(self._layer), packer, args, kwargs)
-        return objects_of(submission, here.id, os.environ)
+        options = here.options(self._layer)
+        if options.gang is None:
+            return objects_of(_submission(self, options, packer, args, kwargs), here.id, os.environ)
+        from kubefunc.gang_attempts import as_sent
+
+        return objects_of(as_sent(_gang_submission(self, options, packer, args, kwargs)), here.id, os.environ)
 
     # `self` is typed as the callable that it is: mypy takes the argument types from that, but not from
     # RemoteFunction[Concatenate[A, Q], R], where A would stay free and a wrong element pass.
@@ -705,15 +709,23 @@ def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: 
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
     from kubefunc import gang_attempts
     from kubefunc.gang_call import GangCall
+
+    submission = _gang_submission(function, options, backend.packer, args, kwargs)
+    return GangCall(gang_attempts.start_gang(here, backend, submission), submission.count)
+
+
+def _gang_submission(
+    function: RemoteFunction[Any, Any], options: Options, packer: Packer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Submission:
+    """A gang, packed and with an id."""
+    __tracebackhide__ = True
+    from kubefunc.gang_attempts import refuse_misfits
     from kubefunc.publishing import refuse_many
 
-    gang_attempts.refuse_misfits(options)
+    refuse_misfits(options)
     refuse_many(f"{function._name}.remote() with gang={options.gang}", options.publish)
     size = options.gang or 1
-    submission = _submission_of_many(
-        function, options, backend.packer, [args] * size, kwargs, chunksize=1, max_parallelism=size
-    )
-    return GangCall(gang_attempts.start_gang(here, backend, submission), submission.count)
+    return _submission_of_many(function, options, packer, [args] * size, kwargs, chunksize=1, max_parallelism=size)
 
 
 def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[R]:

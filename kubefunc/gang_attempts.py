@@ -90,10 +90,13 @@ def start_gang(of: Session, backend: Backend, submission: Submission) -> MapItem
     items.attempts = GangAttempts(items, backend, options.max_disruptions)
     items.on_failure = lambda: _end_soon(items)
     items.outcomes.open(submission.count)
-    # A Pod alone is never replaced: its peers would wait for the one that is gone.
-    alone = dataclasses.replace(options, max_disruptions=0)
-    items.start(dataclasses.replace(submission, options=alone))
+    items.start(as_sent(submission))
     return items
+
+
+def as_sent(submission: Submission) -> Submission:
+    """A gang as its backend gets it: no Pod is replaced alone, as its peers would wait for the one that is gone."""
+    return dataclasses.replace(submission, options=dataclasses.replace(submission.options, max_disruptions=0))
 
 
 def _end_soon(items: MapItems[Any]) -> None:

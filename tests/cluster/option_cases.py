@@ -51,7 +51,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "untrusted": [True],
     "ports": [{"http": 8080}],
     "service": ["scores"],
-    "gang": [],  # manifest() refuses it; tests/cluster/test_gangs_on_cluster.py sends its objects
+    "gang": [1, 4],
     "runtime_class": ["gvisor"],
     "queue": ["team-a"],
     "affinity": [{"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [PREFERRED]}}],

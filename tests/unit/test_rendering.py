@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -47,6 +48,26 @@ def test_a_manifest_needs_no_cluster() -> None:
     assert main["resources"] == {"requests": {"cpu": "2"}}
     assert scale.manifest(1)[1]["metadata"]["namespace"] == "default"
     assert scale.manifest(1)[1]["metadata"]["name"] != job["metadata"]["name"]
+
+
+def test_a_manifest_of_a_gang_has_its_job_and_services() -> None:
+    """An Indexed Job with a Pod for each rank, a headless Service that gives these names, and the one asked for."""
+    gang = scale.options(gang=3, namespace="team", ports={"http": 8080}, service="scores")
+    secret, job, headless, service = gang.manifest(1)
+    assert (secret["kind"], job["kind"], headless["kind"], service["kind"]) == ("Secret", "Job", "Service", "Service")
+    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == ("Indexed", 3, 3)
+    name = job["metadata"]["name"]
+    assert (headless["metadata"]["name"], headless["spec"]["clusterIP"]) == (name, "None")
+    assert job["spec"]["template"]["spec"]["subdomain"] == name
+    assert service["metadata"]["name"] == "scores"
+    told = json.loads(base64.b64decode(secret["data"]["spec.json"]))
+    assert told["gang"]["peers"][2] == f"{name}-2.{name}.team.svc"
+
+
+def test_a_manifest_refuses_what_a_gang_would() -> None:
+    """As the call itself does."""
+    with pytest.raises(ConfigurationError, match="detach=True"):
+        scale.options(gang=3, detach=True).manifest(1)
 
 
 def test_a_manifest_refuses_what_a_call_would() -> None:

@@ -8,15 +8,15 @@ import sys
 
 from kubefunc.archive import archive_bytes, cache_directory
 from kubefunc.backends.base import Submission
+from kubefunc.backends.kubernetes.control import map_objects
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
 from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets
-from kubefunc.backends.kubernetes.objects.service import build_service
+from kubefunc.backends.kubernetes.objects.service import build_gang_service, build_service
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
-from kubefunc.errors import ConfigurationError
 from kubefunc.options.packages import SYNC
 from kubefunc.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
@@ -45,18 +45,19 @@ def job_spec(submission: Submission, session: str, namespace: str, demands: Dema
 
 
 def objects_of(submission: Submission, session: str, namespace: str) -> list[Json]:
-    """The objects of a single call in the order in which they are created.
+    """The objects of a call or gang in the order in which they are created.
 
     Raises:
-        ConfigurationError: ``pod_template`` takes away what kubefunc needs, or it is a gang, which is no single call.
+        ConfigurationError: ``pod_template`` takes away what kubefunc needs.
     """
-    if submission.options.gang is not None:
-        raise ConfigurationError(
-            "manifest() gives the objects of a call with one Pod: leave gang= out, or set it to None."
-        )
-    spec = job_spec(with_packages(submission), session, namespace)
-    service = build_service(spec, None)
-    return [*build_secrets(spec), build_job(spec), *([service] if service is not None else [])]
+    submission = with_packages(submission)
+    if submission.shape == "map":
+        plan = map_objects.plan_of(submission, namespace, adapts=False)
+        spec = map_objects.job_spec(plan, map_objects.files_of(plan), session)
+    else:
+        spec = job_spec(submission, session, namespace)
+    services = [build_gang_service(spec, None), build_service(spec, None)]
+    return [*build_secrets(spec), build_job(spec), *(each for each in services if each is not None)]
 
 
 def with_packages(submission: Submission) -> Submission:

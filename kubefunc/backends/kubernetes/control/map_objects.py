@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
@@ -10,17 +11,18 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.layout import Layout
-from kubefunc.backends.kubernetes.attempts.map_attempt import MapAttempt
 from kubefunc.backends.kubernetes.control.jobs import JsonDict
 from kubefunc.backends.kubernetes.objects import kept
-from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
+from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
+from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, SECRETS_LIMIT, Indexed, JobSpec, job_name
 from kubefunc.backends.kubernetes.objects.labels import ATTEMPT_ANNOTATION
+from kubefunc.backends.kubernetes.objects.origin import origin_here
 from kubefunc.backends.kubernetes.objects.volumes import IN_VOLUME
 from kubefunc.backends.runner_specs import gang_spec, pod_spec
 from kubefunc.chunks import AT_LEAST_PODS, FIXED_PODS, MAX_PARALLELISM, chunksize
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
-from kubefunc.runner import ARCHIVE, ITEMS, KEY_FILE, PAYLOAD, RESULT_TTL, SKIP_WAIT
+from kubefunc.runner import ARCHIVE, ITEMS, KEY_FILE, PAYLOAD, RESULT_TTL, SKIP_WAIT, SPEC_FILE
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.spec import RunnerSpec
 
@@ -33,6 +35,39 @@ PLACES_NEEDED = (
 )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """One Job of a map or gang, before it is made.
+
+    Attributes:
+        submission: what it runs, with the number of this attempt.
+        namespace: where.
+        layout: how its items lie in chunks.
+        uploads_items: the arguments are too much for Secrets: each Pod is brought its own.
+    """
+
+    submission: Submission
+    namespace: str
+    layout: Layout
+    uploads_items: bool
+
+    @property
+    def job(self) -> str:
+        return job_name(self.submission.call, self.submission.attempt)
+
+
+def plan_of(submission: Submission, namespace: str, *, adapts: bool) -> Plan:
+    """How to run these items.
+
+    Args:
+        submission: their map, with the number of this attempt.
+        namespace: where.
+        adapts: running Pods can be asked to give items back.
+    """
+    size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
+    return Plan(submission, namespace, layout_of(submission, adapts=adapts), size > ITEMS_LIMIT)
+
+
 def layout_of(submission: Submission, *, adapts: bool) -> Layout:
     """How the items of a map, or of a part of it, lie in chunks."""
     indexes = sorted(submission.items)
@@ -43,40 +78,72 @@ def layout_of(submission: Submission, *, adapts: bool) -> Layout:
     return Layout(submission.count, size, whole if len(indexes) == len(whole) else indexes)
 
 
-def files_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> dict[str, bytes]:
+def job_spec(plan: Plan, files: Mapping[str, bytes], session: str, demands: Demands = NOTHING) -> JobSpec:
+    """All that the Job is made of.
+
+    Args:
+        plan: what it runs.
+        files: those of :func:`files_of`.
+        session: of the program that makes it.
+        demands: what the namespace demands of containers.
+    """
+    submission, layout = plan.submission, plan.layout
+    return JobSpec(
+        call=submission.call,
+        session=session,
+        function=submission.function,
+        namespace=plan.namespace,
+        options=submission.options,
+        files={**files, SPEC_FILE: _runner_spec(plan).encoded()},
+        attempt=submission.attempt,
+        origin=origin_here(),
+        module=submission.module,
+        demands=demands,
+        indexed=Indexed(
+            items=len(layout.indexes),
+            chunks=len(layout.chunks),
+            longest=layout.size,
+            parallelism=submission.max_parallelism or MAX_PARALLELISM,
+        ),
+    )
+
+
+def files_of(plan: Plan) -> dict[str, bytes]:
     """Beside ``spec.json``."""
+    submission = plan.submission
     files = {ARCHIVE: archive_bytes(), KEY_FILE: submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= SECRETS_LIMIT:
         files[PAYLOAD] = submission.payload.data
-    if not attempt.uploads_items:
+    if not plan.uploads_items:
         items = submission.items
-        joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in layout.chunks)
+        joined = (records.join_items([(index, items[index]) for index in chunk]) for chunk in plan.layout.chunks)
         files[ITEMS] = records.join_chunks(list(joined))
     return files
 
 
-def runner_spec_of(attempt: MapAttempt, submission: Submission, layout: Layout) -> RunnerSpec:
+def _runner_spec(plan: Plan) -> RunnerSpec:
     """What the runner must know of each chunk."""
+    submission = plan.submission
     described = {
-        **layout.as_json(),
+        **plan.layout.as_json(),
         "max_parallelism": submission.max_parallelism,
     }
-    wait = RESULT_TTL if needs_places_again(attempt, submission) else submission.options.result_wait
+    wait = RESULT_TTL if needs_places_again(plan) else submission.options.result_wait
     return pod_spec(submission, upload=submission.payload.size > SECRETS_LIMIT).replace(
         result_ttl=wait,
         map=described,
-        gang=_gang_of(attempt, submission),
-        upload_items=attempt.uploads_items,
+        gang=_gang_of(plan),
+        upload_items=plan.uploads_items,
         skip_wait=0.0 if submission.options.detach else SKIP_WAIT,
     )
 
 
-def _gang_of(attempt: MapAttempt, submission: Submission) -> dict[str, object] | None:
+def _gang_of(plan: Plan) -> dict[str, object] | None:
     """Its ranks, by the names that the Job and its headless Service give the Pods."""
-    if submission.options.gang is None:
+    if plan.submission.options.gang is None:
         return None
-    job = attempt.job
-    peers = [f"{job}-{rank}.{job}.{attempt.namespace}.svc" for rank in range(submission.count)]
+    job = plan.job
+    peers = [f"{job}-{rank}.{job}.{plan.namespace}.svc" for rank in range(plan.submission.count)]
     return gang_spec(peers, MEETING_PORT, MASTER_PORT, apart=True)
 
 
@@ -87,10 +154,10 @@ def map_of(spec: RunnerSpec) -> Mapping[str, Any]:
     return spec.map
 
 
-def needs_places_again(attempt: MapAttempt, submission: Submission) -> bool:
+def needs_places_again(plan: Plan) -> bool:
     """Whether a Pod of a detached map that keeps its results would keep another one from running."""
-    options, places = submission.options, submission.max_parallelism or MAX_PARALLELISM
-    return options.detach and options.result_ttl is None and len(attempt.chunks) > places
+    options, places = plan.submission.options, plan.submission.max_parallelism or MAX_PARALLELISM
+    return options.detach and options.result_ttl is None and len(plan.layout.chunks) > places
 
 
 def secrets_of(job: JsonDict) -> list[str]:

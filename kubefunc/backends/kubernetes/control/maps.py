@@ -9,17 +9,18 @@ from kubefunc import errors
 from kubefunc.backends.base import Lost, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
-from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.control.attached_maps import AttachedMaps
 from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.control.map_objects import (
     PLACES_NEEDED,
+    Plan,
     files_of,
+    job_spec,
     layout_of,
     needs_places_again,
-    runner_spec_of,
+    plan_of,
 )
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.control.widening import Widening
@@ -27,15 +28,11 @@ from kubefunc.backends.kubernetes.diagnose.ending import POD_DELETED
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import validate
-from kubefunc.backends.kubernetes.objects.job_spec import ITEMS_LIMIT, Indexed, JobSpec, job_name
-from kubefunc.backends.kubernetes.objects.origin import origin_here
+from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.results.collect import Collector
-from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.errors import KubefuncError
-from kubefunc.runner import SPEC_FILE
-from kubefunc.runner.protocol import records
 
 LOOK_AT_HELD = 2.0  # seconds from one look at the Pods that keep results to the next
 WAITING_LOOKS = 3
@@ -83,11 +80,11 @@ class Maps:
         if not submission.items:
             return
         submission = dataclasses.replace(submission, attempt=self._jobs.take_number(submission))
-        layout = layout_of(submission, adapts=self._adapts(submission, namespace))
-        attempt = self._attempt(submission, sink, namespace, layout)
-        validate(self._job_spec(attempt, submission, layout, {}))  # a wrong template is refused here
+        plan = plan_of(submission, namespace, adapts=self._adapts(submission, namespace))
+        attempt = self._attempt(plan, sink)
+        validate(self._job_spec(attempt, plan, {}))  # a wrong template is refused here
         self._tracker.add(attempt)
-        self._jobs.create(attempt, lambda: self._made(attempt, submission, layout))
+        self._jobs.create(attempt, lambda: self._made(attempt, plan))
         self._widening.watch(attempt)
         self._look_at_held(attempt)
 
@@ -95,61 +92,37 @@ class Maps:
         """Whether its Pods can be asked to give items back."""
         return _shares(submission) and not self._cluster.permission.is_refused(namespace)
 
-    def _attempt(self, submission: Submission, sink: Sink, namespace: str, layout: Layout) -> MapAttempt:
-        options = submission.options
-        size = sum(map(len, submission.items.values())) + records.ITEM.size * len(submission.items)
+    def _attempt(self, plan: Plan, sink: Sink) -> MapAttempt:
+        submission = plan.submission
         return MapAttempt(
             call=submission.call,
-            job=job_name(submission.call, submission.attempt),
+            job=plan.job,
             function=submission.function,
-            namespace=namespace,
+            namespace=plan.namespace,
             key=submission.key,
-            options=options,
-            sink=ItemsSink(sink, layout.indexes),
-            stays=options.detach,
+            options=submission.options,
+            sink=ItemsSink(sink, plan.layout.indexes),
+            stays=submission.options.detach,
             whole=sink,
-            chunks=layout.chunks,
+            chunks=plan.layout.chunks,
             sent=submission,
-            demands=self._demands.get(namespace, NOTHING),
-            uploads_items=size > ITEMS_LIMIT,
+            demands=self._demands.get(plan.namespace, NOTHING),
+            uploads_items=plan.uploads_items,
             shares=_shares(submission),
         )
 
-    def _made(self, attempt: MapAttempt, submission: Submission, layout: Layout) -> JobSpec:
-        if needs_places_again(attempt, submission):
+    def _made(self, attempt: MapAttempt, plan: Plan) -> JobSpec:
+        if needs_places_again(plan):
             attempt.sink.moved(Whereabouts(Phase.SUBMITTING, PLACES_NEEDED))
         self._cluster.permission.ask(attempt.namespace)
         if attempt.shares and self._cluster.permission.is_refused(attempt.namespace):
-            layout = layout_of(submission, adapts=False)  # nobody can ask its Pods to give items back
-            attempt.lay_out(layout)
-        return self._job_spec(attempt, submission, layout, files_of(attempt, submission, layout))
+            # Nobody can ask its Pods to give items back.
+            plan = dataclasses.replace(plan, layout=layout_of(plan.submission, adapts=False))
+            attempt.lay_out(plan.layout)
+        return self._job_spec(attempt, plan, files_of(plan))
 
-    def _job_spec(
-        self,
-        attempt: MapAttempt,
-        submission: Submission,
-        layout: Layout,
-        files: Mapping[str, bytes],
-    ) -> JobSpec:
-        parallelism = submission.max_parallelism or MAX_PARALLELISM
-        return JobSpec(
-            call=submission.call,
-            session=self._cluster.session,
-            function=submission.function,
-            namespace=attempt.namespace,
-            options=submission.options,
-            files={**files, SPEC_FILE: runner_spec_of(attempt, submission, layout).encoded()},
-            attempt=submission.attempt,
-            origin=origin_here(),
-            module=submission.module,
-            demands=attempt.demands,
-            indexed=Indexed(
-                items=len(layout.indexes),
-                chunks=len(attempt.chunks),
-                longest=layout.size,
-                parallelism=parallelism,
-            ),
-        )
+    def _job_spec(self, attempt: MapAttempt, plan: Plan, files: Mapping[str, bytes]) -> JobSpec:
+        return job_spec(plan, files, self._cluster.session, attempt.demands)
 
     # -- how chunks end
 
