@@ -26,15 +26,15 @@ from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.outcomes import FIRST_ATTEMPT, Outcomes
-from kubefunc.retry import Again, OutOfMemory, decide, how_error_ended, how_record_ended
+from kubefunc.retry import Again, Ended, decide, how_error_ended, how_record_ended
 from kubefunc.runner.execution.exceptions import text_of
 from kubefunc.runner.protocol.records import Record
 from kubefunc.untrusted import UntrustedSink
 
-TryAgain = Callable[[Sequence[int], OutOfMemory | Lost], bool]
+TryAgain = Callable[[Sequence[int], Ended], bool]
 
 
-def never_again(indexes: Sequence[int], ended: OutOfMemory | Lost) -> bool:
+def never_again(indexes: Sequence[int], ended: Ended) -> bool:
     """Of what cannot be submitted from here: its items get what they ended with."""
     return False
 
@@ -137,13 +137,21 @@ class Attempts:
 
     def view(self, sent: Submission) -> Sink:
         """What the attempt that this submission is may tell."""
-        view = View(self._outcomes, sent.attempt, functools.partial(self._try_again, sent))
+        view = self._view(sent)
         return UntrustedSink(view) if sent.options.untrusted else view
 
-    def _try_again(self, sent: Submission, indexes: Sequence[int], ended: OutOfMemory | Lost) -> bool:
-        again = decide(sent, ended)
-        if again is None:
-            return False
+    def _view(self, sent: Submission) -> View:
+        return View(self._outcomes, sent.attempt, functools.partial(self._try_again, sent))
+
+    def _try_again(self, sent: Submission, indexes: Sequence[int], ended: Ended) -> bool:
+        again = decide(self._as_asked(sent), ended)
+        return again is not None and self._run_again(sent, indexes, again)
+
+    def _as_asked(self, sent: Submission) -> Submission:
+        """With the options of the caller, where the backend got others."""
+        return sent
+
+    def _run_again(self, sent: Submission, indexes: Sequence[int], again: Again) -> bool:
         with self._lock:
             mine = [each for each in self._gatherings if each.again.shares_fate_with(again)]
             gathering = mine[0] if mine else _Gathering(self._outcomes.next_attempt(), again)

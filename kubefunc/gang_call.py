@@ -58,16 +58,12 @@ class GangCall(Reachable, Generic[R]):
             CancelledError: the gang was cancelled.
         """
         __tracebackhide__ = True
-        until = None if timeout is None else time.monotonic() + timeout
-        for rank in range(self._size):
-            self._items.wait(rank, until)
+        self._wait(timeout)
         return self._results()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and return the exception that :meth:`result` would raise, or None."""
-        until = None if timeout is None else time.monotonic() + timeout
-        for rank in range(self._size):
-            self._items.wait(rank, until)
+        self._wait(timeout)
         return self._failure()
 
     def cancel(self) -> bool:
@@ -93,6 +89,10 @@ class GangCall(Reachable, Generic[R]):
         return gang_card(self.id, self._items.outcomes, self._items.progress)
 
     # -- inside
+
+    def _wait(self, timeout: float | None) -> None:
+        outcomes = self._items.outcomes  # of all at once: the ranks may begin again
+        self._items.wait_until(lambda: outcomes.is_over, None if timeout is None else time.monotonic() + timeout)
 
     async def _all(self) -> list[R]:
         import asyncio

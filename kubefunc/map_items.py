@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
 from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Raised, Returned, returned
+from kubefunc.envelope import Raised, Returned, Unread, returned
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.handles import Waiting, check_process
 from kubefunc.map_output import MapOutput
@@ -36,7 +36,6 @@ class MapItems(Generic[R]):
         work: what the backend gave for them; None for an empty map, which is not sent.
         unwanted: it was cancelled before its items were known.
         keeps: lives as long as this does.
-        on_failure: is told when items have failed.
         sent: what was submitted; None for an attached map, until its failed items run again.
     """
 
@@ -59,7 +58,6 @@ class MapItems(Generic[R]):
         self.watch: Watch | Unwatched = Unwatched()
         self.unwanted = False
         self.keeps: object = None
-        self.on_failure: Callable[[], None] | None = None
         self.calls: dict[int, ItemCall[R]] = {}  # those that somebody has asked for
         self._making = threading.RLock()
         self._heard_out = 0  # the attempt of which all output is here
@@ -229,14 +227,24 @@ class MapItems(Generic[R]):
                 return
             known = self.sent or self.known_work().read()
             for index in again:
-                call = self.calls.pop(index, None)
-                if call is not None:  # the dispatcher may not have come to it yet
-                    call._kept = outcomes.get(index)
-                    self.session.dispatcher.do(functools.partial(call._end, call._kept))
+                self.set_apart(index)
             attempt = outcomes.begin_again(again)
         self.sent = known
         items = {index: known.items[index] for index in again}
         self.start(dataclasses.replace(known, items=items, attempt=attempt))
+
+    def set_apart(self, index: int) -> None:
+        """The Call of this settled item keeps the outcome that it has: the item runs again. Nothing is unpickled."""
+        call = self.calls.pop(index, None)
+        if call is None:
+            return
+        kept = self.outcomes.unread(index, call._load)
+        if isinstance(kept, Unread):
+            call._kept_record = self.outcomes.record(index)
+        else:
+            call._kept = kept
+        if kept is not None:  # the dispatcher may not have come to it yet
+            self.session.dispatcher.do(functools.partial(call._end, kept))
 
     def hear_out(self) -> None:
         """Wait for what was printed last.
@@ -321,9 +329,6 @@ class _MapOwner(Owner):
         for index, call in [(index, calls[index]) for index in indexes if index in calls] if calls else ():
             self._items.session.dispatcher.do(_completing(self._items, index, call))
         self._items.output.end(indexes)
-        told = self._items.on_failure
-        if told is not None and any(map(self._items.outcomes.has_failed, indexes)):
-            told()
 
     def over(self, *, stop: bool) -> None:
         """Nothing goes on for those that were cancelled."""
@@ -357,6 +362,7 @@ class ItemCall(Call[R]):
         self._items = of
         self._index = index
         self._kept: Returned | Raised | None = None  # its outcome, where the item runs again
+        self._kept_record: Record | None = None  # the same, until somebody asks for it
 
     def discard(self) -> None:
         """Raise an error: all items of a map are in one Job, so only the map can be discarded.
@@ -394,6 +400,8 @@ class ItemCall(Call[R]):
 
     def _load(self) -> Returned | Raised:
         """Its own outcome, not that of a later attempt."""
+        if self._kept is None and self._kept_record is not None:
+            self._kept = self._items.outcomes.owner.read(self._index, self._kept_record)
         return self._kept or self._items.outcomes.get(self._index)
 
 

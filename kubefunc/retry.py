@@ -1,8 +1,9 @@
 """Whether the client runs items again that an attempt did not bring to a result, and how. Pure.
 
-The same for a call, which has one item, and for a map. What the runner tries again in its Pod, and what the Job
-controller replaces by itself, is not repeated here (``docs/design/who-retries-what.md``). What the attempts before have
-cost stands in the submission: ``used`` and ``disruptions``.
+The same for a call, which has one item, for a map, and for a gang, whose ranks run again together. What the runner
+tries again in its Pod, and what the Job controller replaces by itself, is not repeated here
+(``docs/design/who-retries-what.md``). What the attempts before have cost stands in the submission: ``used`` and
+``disruptions``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from kubefunc.backends.base import Lost, Submission
 from kubefunc.errors import KubefuncError, OutOfMemoryError, PodLostError
 from kubefunc.growth import more_memory
-from kubefunc.runner import CODE_OOM
+from kubefunc.runner import BACKOFF, CODE_DIED, CODE_OOM, CODE_TIMEOUT
+from kubefunc.runner.execution.attempts import back_off, reason
 from kubefunc.runner.protocol.records import Record
 
 GATHER = 1.0  # seconds in which items of the same fate are gathered: one Job for all of them
@@ -31,6 +33,21 @@ class OutOfMemory:
     """
 
     attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The function of a rank failed in a way that ``retry_exceptions`` lets it try again: by all ranks together.
+
+    Attributes:
+        why: for people.
+    """
+
+    why: str
+
+
+Ended = OutOfMemory | Lost | Failed
+"""How an attempt ended that may not be the last one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,13 @@ def how_record_ended(record: Record) -> OutOfMemory | None:
     return OutOfMemory(attempts if type(attempts) is int else 0)
 
 
+def how_rank_ended(record: Record) -> OutOfMemory | Failed | None:
+    """The same of a rank, which the runner does not try again alone: its peers would wait for it."""
+    header = record.header or {}
+    may_retry = header.get("retry") is True or header.get("code") in (CODE_TIMEOUT, CODE_DIED)
+    return how_record_ended(record) or (Failed(f"rank {record.index}: {reason(header)}") if may_retry else None)
+
+
 def how_error_ended(error: KubefuncError) -> OutOfMemory | Lost | None:
     """The same of an error that the backend has for items."""
     if isinstance(error, OutOfMemoryError):
@@ -82,10 +106,20 @@ def _is_used_up(error: PodLostError) -> bool:
     return error.diagnosis is not None and error.diagnosis.reason in _USED_UP
 
 
-def decide(sent: Submission, ended: OutOfMemory | Lost) -> Again | None:
+def decide(sent: Submission, ended: Ended) -> Again | None:
     """The next attempt for items of this submission that ended so; None where there is none."""
-    delay = GATHER if sent.count > 1 else 0.0
+    if isinstance(ended, Failed):
+        return _once_more(sent, ended)
+    delay = GATHER if sent.count > 1 and sent.options.gang is None else 0.0
     return _with_more_memory(sent, ended, delay) if isinstance(ended, OutOfMemory) else _elsewhere(sent, ended, delay)
+
+
+def _once_more(sent: Submission, failed: Failed) -> Again | None:
+    used, retries = sent.used + 1, sent.options.retries
+    if used > retries:
+        return None
+    why = f"attempt {used + 1} of {retries + 1} after {failed.why}"
+    return Again(dataclasses.replace(sent, used=used), why, back_off(BACKOFF, used))
 
 
 def _with_more_memory(sent: Submission, ended: OutOfMemory, delay: float) -> Again | None:
@@ -106,5 +140,10 @@ def _elsewhere(sent: Submission, ended: Lost, delay: float) -> Again | None:
     if hint is not None and ended.beside_fault:
         hint = max(1, hint // SHRINK)
     again = dataclasses.replace(sent, disruptions=sent.disruptions + 1, chunk_hint=hint or sent.chunk_hint)
-    why = "its Pod was lost, next attempt" if sent.count == 1 else "lost with their Pod, they run again"
-    return Again(again, why, delay)
+    return Again(again, _why_lost(sent), delay)
+
+
+def _why_lost(sent: Submission) -> str:
+    if sent.options.gang is not None:
+        return "a Pod was lost, all ranks begin again"
+    return "its Pod was lost, next attempt" if sent.count == 1 else "lost with their Pod, they run again"

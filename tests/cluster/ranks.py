@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 import time
 
 from kubefunc import current, remote
@@ -63,6 +64,44 @@ def fail_at(rank: int) -> None:
     if current.rank() == rank:
         raise ValueError("this rank is wrong")
     time.sleep(600)
+
+
+@remote
+def fail_once() -> int:
+    """Rank 1 fails in the first attempt, while the others wait for it; which attempt this is."""
+    if current.attempt() == 1:
+        fail_at(1)
+    return current.attempt()
+
+
+@remote
+def meet_behind() -> list[str]:
+    """What the ranks answer through the Service in front of them: each a file of its volume, and its number."""
+    with open("/conf/text") as file:
+        text = f"{file.read()} {current.rank()}"
+    server = socket.create_server(("", 8080), backlog=64)
+    threading.Thread(target=_answer, args=(server, text.encode()), daemon=True).start()
+    deadline, found = time.monotonic() + 60, set[str]()
+    while len(found) < current.world_size() and time.monotonic() < deadline:
+        found = found.union(_asked("ranks", 8080))
+        time.sleep(0.05)
+    time.sleep(3)  # the other may still ask
+    return sorted(found)
+
+
+def _answer(server: socket.socket, text: bytes) -> None:
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(text)
+
+
+def _asked(host: str, port: int) -> list[str]:
+    try:
+        with socket.create_connection((host, port), timeout=5) as connection:
+            return [connection.recv(100).decode()]
+    except OSError:  # nobody listens yet
+        return []
 
 
 @remote

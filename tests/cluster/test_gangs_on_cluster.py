@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubefunc import GangCall, errors
+from kubefunc.volumes import ConfigMap
 from tests.cluster import ranks
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually, nothing_left
@@ -62,6 +63,21 @@ def test_a_lost_pod_restarts_the_whole_gang(calling: Space) -> None:
     calling.admin.run("delete", "pod", pod, "--wait=false")
     assert gang.result(WAIT) == [1, 1]
     nothing_left(calling)
+
+
+def test_a_failed_gang_runs_again_with_all_ranks(calling: Space) -> None:
+    """In a new Job, whose ranks know which attempt they are."""
+    assert gang_of(ranks.fail_once, 2, retries=1).result(WAIT) == [2, 2]
+    nothing_left(calling)
+
+
+def test_a_gang_has_volumes_and_a_service(calling: Space) -> None:
+    """Each rank mounts what a call would; the Service spreads connections over all ranks."""
+    calling.admin.run("create", "configmap", "greeting", "--from-literal=text=hello")
+    options: dict[str, Any] = {"ports": {"http": 8080}, "service": "ranks"}
+    gang = gang_of(ranks.meet_behind, 2, volumes={"/conf": ConfigMap("greeting")}, **options)
+    assert gang.endpoint == f"ranks.{calling.namespace}.svc:8080"
+    assert gang.result(WAIT) == [["hello 0", "hello 1"]] * 2
 
 
 def _pods(space: Space, call: str) -> list[str]:

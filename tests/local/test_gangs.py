@@ -93,13 +93,34 @@ def test_outside_of_a_gang() -> None:
     assert alone.remote().result(WAIT) == (None, 1, [])
 
 
-@pytest.mark.parametrize(("options", "words"), [({"retries": 1}, "with retries=1"), ({"detach": True}, "with detach")])
+@pytest.mark.parametrize(
+    ("options", "words"), [({"backoff_limit": 1}, "with backoff_limit=1"), ({"detach": True}, "with detach")]
+)
 def test_what_does_not_go_together_with_a_gang(options: dict[str, object], words: str) -> None:
     """It is refused before anything is sent."""
     with pytest.raises(errors.ConfigurationError, match=words):
         gang_of(ranks.variables, 2, **options)
     with pytest.raises(errors.ConfigurationError, match="each item would be a gang"):
         ranks.started.options(gang=2).map([1.0])
+
+
+def test_a_gang_that_failed_runs_again_with_all_ranks() -> None:
+    """As often as ``retries`` says: no rank has its outcome before it is known whether all run again."""
+    gang = gang_of(ranks.fail_once, 3, retries=1)
+    assert gang.ranks[0].result(WAIT) == 2
+    assert gang.result(WAIT) == [2, 2, 2]
+
+
+def test_a_gang_does_not_run_again_after_an_error_that_is_final() -> None:
+    """Its own error says so, or retry_exceptions does; the ranks that failed because of it do not count."""
+    gang = gang_of(ranks.fail_at, 3, 1, retries=3, retry_exceptions=OSError)
+    with pytest.raises(ValueError, match="this rank is wrong"):
+        gang.result(WAIT)
+
+
+def test_an_untrusted_gang_sends_json() -> None:
+    """As every untrusted function does."""
+    assert gang_of(ranks.started, 2, 0.0, untrusted=True).result(WAIT)
 
 
 def test_a_slow_gang_shows_no_rank_as_failed() -> None:

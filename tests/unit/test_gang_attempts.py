@@ -12,6 +12,7 @@ from kubefunc.backends.base import Lost, Sink, Submission
 from kubefunc.gang_attempts import start_gang
 from kubefunc.options import Options
 from kubefunc.payload import Packer
+from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, raised_record, value_record
 
@@ -22,10 +23,10 @@ GONE = Lost(errors.PodLostError("its Pod is gone"))
 class Made:
     """A gang of three, with the hand that plays the backend."""
 
-    def __init__(self, max_disruptions: int = 1) -> None:
+    def __init__(self, max_disruptions: int = 1, **more: Any) -> None:
         self.backend = HandBackend()
         payload, ranks = Packer.for_local().pack_map(len, [("x",)] * SIZE)
-        options = Options(verbose=False, progress=False, gang=SIZE, max_disruptions=max_disruptions)
+        options = Options(verbose=False, progress=False, gang=SIZE, max_disruptions=max_disruptions, **more)
         submission = Submission(
             shape="map",
             call="f-abcdefgh",
@@ -96,6 +97,67 @@ def test_the_rank_that_failed_first_is_to_blame() -> None:
     assert isinstance(made.gang.exception(10), ValueError)
 
 
-def test_no_pod_of_a_gang_is_replaced_alone() -> None:
-    """The Job gets no replacements: the client begins again with all."""
-    assert Made().backend.maps[0][0].options.max_disruptions == 0
+def test_no_rank_runs_again_alone() -> None:
+    """Neither the runner nor the Job tries again: the client begins again with all."""
+    options = Made(retries=2).backend.maps[0][0].options
+    assert (options.max_disruptions, options.retries) == (0, 0)
+
+
+def may_retry(rank: int, error: Exception, finished: float) -> Record:
+    """The record of a rank whose exception retry_exceptions has."""
+    record = raised_record(rank, error)
+    assert record.header is not None
+    record.header.update(retry=True, error=str(error))
+    record.finished = finished
+    return record
+
+
+def test_all_ranks_run_again_when_one_may_be_tried_again() -> None:
+    """Values wait until it is known: then each rank has the outcome of the last attempt alone."""
+    made = Made(retries=1)
+    first = made.sink(1)
+    first.take([value_record(0, "first"), may_retry(1, ValueError("busy"), 8.0)])
+    assert not made.gang.ranks[0].done()
+    assert first.missing(range(SIZE)) == [2]
+    first.take([may_retry(2, ConnectionResetError("no answer"), 9.0)])
+    second = made.sink(2)
+    again = made.backend.maps[1][0]
+    assert (sorted(again.items), again.used, again.disruptions, again.options.retries) == ([0, 1, 2], 1, 0, 0)
+    second.take([value_record(0, "second"), value_record(2, 2), may_retry(1, ValueError("busy again"), 9.0)])
+    with pytest.raises(ValueError, match="busy again"):
+        made.gang.result(10)
+    assert made.gang.ranks[0].result(10) == "second"
+    assert len(made.backend.maps) == 2
+
+
+def test_the_rank_that_failed_first_decides_whether_all_run_again() -> None:
+    """The errors that its end causes in the others are no reason."""
+    made = Made(retries=1)
+    made.sink(1).take([may_retry(0, ConnectionResetError("no answer"), 9.0), may_retry(2, OSError("the same"), 9.5)])
+    final = raised_record(1, ValueError("never again"))
+    final.finished = 8.0
+    made.sink(1).take([final])
+    with pytest.raises(ValueError, match="never again"):
+        made.gang.result(10)
+
+
+def test_a_gang_that_ran_out_of_memory_gets_more_of_it() -> None:
+    """All ranks of the next attempt, up to the ceiling."""
+    made = Made(retries=1, memory=("1Gi", "8Gi"))
+    killed = Record(1, 0.0, 8.0, 1, {"outcome": "error", "code": "oom", "detail": {}}, b"")
+    made.sink(1).take([value_record(0, 0), value_record(2, 2), killed])
+    made.sink(2)
+    assert made.backend.maps[1][0].options.memory_start == "2Gi"
+
+
+def test_a_rank_that_failed_before_a_pod_was_lost_keeps_its_own_error() -> None:
+    """Its Call had it already; the one that is asked for afterwards is of the next attempt."""
+    made = Made()
+    early = made.gang.ranks[2]
+    made.sink(1).take([raised_record(2, ConnectionResetError("rank 1 does not answer"))])
+    made.sink(1).lost([1], GONE)
+    made.sink(2).take([value_record(rank, rank) for rank in range(SIZE)])
+    assert made.gang.result(10) == [0, 1, 2]
+    with pytest.raises(ConnectionResetError):
+        early.result(10)
+    assert made.gang.ranks[2].result(10) == 2

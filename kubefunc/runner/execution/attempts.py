@@ -11,7 +11,7 @@ from kubefunc.runner import CODE_TIMEOUT, ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
@@ -106,10 +106,11 @@ def announcement(call: str, retries: int, attempt: int, header: dict[str, Any], 
     'train-x7k2p9qa: attempt 2 of 3 after ValueError: no such station'
     """
     what = call if index is None else f"{call}[{index}]"
-    return f"{what}: attempt {attempt + 1} of {retries + 1} after {_reason(header)}"
+    return f"{what}: attempt {attempt + 1} of {retries + 1} after {reason(header)}"
 
 
-def _reason(header: dict[str, Any]) -> str:
+def reason(header: Mapping[str, Any]) -> str:
+    """Why an attempt failed, in a few words, by the header of its outcome."""
     detail = header.get("detail", {})
     if header.get("code") == CODE_TIMEOUT:
         return f"its timeout of {detail['timeout']:g} s"

@@ -146,10 +146,11 @@ class Runner:
         header, body = child.reported(lambda: self._invoke(item))
         if self._timeout is not None:
             faulthandler.cancel_dump_traceback_later()
-        error = header.pop("error", "")
-        again = header.pop("retry", False) and item.attempt <= self._work.spec.retries
+        spec, error, may_retry = self._work.spec, header.pop("error", ""), header.pop("retry", False)
+        if may_retry and spec.gang is not None:  # the client tries again, with all ranks
+            header.update(retry=True, error=error)
+        again = may_retry and item.attempt <= spec.retries
         if again:
-            spec = self._work.spec
             self._announce(attempts.announcement(spec.call, spec.retries, item.attempt, {"error": error}, item.index))
         self.flush()
         if again:
