@@ -296,6 +296,8 @@ def test_a_map_on_a_claim_for_one_pod_is_refused() -> None:
     assert isinstance(error, errors.ConfigurationError)
     assert "ReadWriteOncePod, so only one Pod can use it" in str(error)
     assert function.starmap(items, chunksize=2, max_parallelism=1).result(60) == ["a", "b"]
+    gang = function.options(gang=2).remote("/data/x", "a").exception(60)
+    assert "only one Pod can use it, and a gang has 2. Use a ReadWriteMany claim." in str(gang)
 
 
 def test_image_volumes_on_a_server_that_does_not_know_them(calling: Space, hermetic: Cluster) -> None:

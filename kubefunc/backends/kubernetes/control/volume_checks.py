@@ -37,7 +37,7 @@ class VolumeChecks:
         at_once = min(spec.indexed.chunks, spec.indexed.parallelism) if spec.indexed is not None else 1
         if at_once < 2 or spec.namespace in self._unreadable:
             return []
-        notes = [self._check_claim(spec.namespace, path, name, at_once) for path, name in _claims(spec).items()]
+        notes = [self._check_claim(spec, path, name, at_once) for path, name in _claims(spec).items()]
         return [note for note in notes if note is not None]
 
     def _check_images(self, spec: JobSpec, job: JsonDict) -> None:
@@ -58,8 +58,9 @@ class VolumeChecks:
             )
         self._has_image_volumes = True
 
-    def _check_claim(self, namespace: str, path: str, name: str, at_once: int) -> str | None:
-        """How many of a map's Pods can use a claim; unknown where this user may not read it."""
+    def _check_claim(self, spec: JobSpec, path: str, name: str, at_once: int) -> str | None:
+        """How many Pods of a map or gang can use a claim; unknown where this user may not read it."""
+        namespace = spec.namespace
         try:
             at = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
             claim = self._api.request("GET", at, is_expected=is_named(name)).body
@@ -68,19 +69,33 @@ class VolumeChecks:
                 self._unreadable.add(namespace)
             return None  # the Job controller will say what is wrong
         modes = fields.mapping(claim, "spec").get("accessModes")
-        option = f'volumes={{"{path}": PersistentVolumeClaim({name!r})}}'
+        option = f'volumes={{"{path}": PersistentVolumeClaim({name!r})}}: the claim\'s access mode is'
         if modes == _ONE_POD:
-            raise ConfigurationError(
-                f"{option}: the claim's access mode is ReadWriteOncePod, so only one Pod can use it, and up to "
-                f"{at_once:,} Pods of this map would run at once. Set max_parallelism=1, or use a ReadWriteMany claim. "
-                "Nothing was started."
-            )
+            raise ConfigurationError(f"{option} ReadWriteOncePod, {_for_one_pod(spec, at_once)} Nothing was started.")
         if modes == _ONE_NODE:
-            return (
-                f"{option}: the claim's access mode is ReadWriteOnce, so it can be used on one node at a time. Pods of "
-                "this map on other nodes wait until it is free there. A ReadWriteMany claim has no such limit"
-            )
+            return f"{option} ReadWriteOnce, {_on_one_node(spec)}"
         return None
+
+
+def _for_one_pod(spec: JobSpec, at_once: int) -> str:
+    if spec.options.gang is not None:
+        return f"so only one Pod can use it, and a gang has {at_once:,}. Use a ReadWriteMany claim."
+    return (
+        f"so only one Pod can use it, and up to {at_once:,} Pods of this map would run at once. Set max_parallelism=1, "
+        "or use a ReadWriteMany claim."
+    )
+
+
+def _on_one_node(spec: JobSpec) -> str:
+    if spec.options.gang is not None:
+        return (
+            "so it can be used on one node at a time. The gang starts only if that node has room for all of its Pods: "
+            "set schedule_timeout=, or use a ReadWriteMany claim, which has no such limit"
+        )
+    return (
+        "so it can be used on one node at a time. Pods of this map on other nodes wait until it is free there. A "
+        "ReadWriteMany claim has no such limit"
+    )
 
 
 def _claims(spec: JobSpec) -> dict[str, str]:
