@@ -57,7 +57,8 @@ _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
         "__main__ archive attempts chunks code freshness gang_attempts growth html ignored leaving log_setup memmaps "
-        "notebook project_files publishing retry role serving tasks_as_jobs tasks_in_workers unpicklable untrusted "
+        "notebook project_files publishing retry role serving sizes tasks_as_jobs tasks_in_workers unpicklable "
+        "untrusted "
         "volume_notes"
     ).split()
 )

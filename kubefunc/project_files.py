@@ -14,6 +14,7 @@ from kubefunc.errors import SerializationError
 from kubefunc.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
 from kubefunc.modules import Unit
 from kubefunc.runner.protocol.wire import join_files
+from kubefunc.sizes import size_text
 
 LARGE: Final = 5 * 10**6
 """Bytes of project code from which on its largest files are named."""
@@ -269,8 +270,8 @@ def check_size(files: Sequence[ProjectFile], limit: int) -> None:
     if total <= limit:
         return
     raise SerializationError(
-        f"the project code that the function needs has {_megabytes(total)}, "
-        f"and at most {_megabytes(limit)} can be sent with a call. "
+        f"the project code that the function needs has {size_text(total)}, "
+        f"and at most {size_text(limit)} can be sent with a call. "
         f"The largest of its {len(files)} files:{_largest(files)}\n"
         f"Move data out of the package, or name it in {IGNORE_FILE}, and pass it as an argument or mount it as a "
         "volume; or install the package (not as an editable install) both here and in the image: installed packages "
@@ -287,7 +288,7 @@ def notes_on(units: Sequence[Unit], listing: Listing) -> tuple[Note, ...]:
         notes.append(
             Note(
                 f"size of {names}",
-                f"{_megabytes(total)} of project code are sent with each call ({names}). The largest of its "
+                f"{size_text(total)} of project code are sent with each call ({names}). The largest of its "
                 f"{len(listing.files)} files:{_largest(listing.files)}\n"
                 f"Name what the function does not need in {IGNORE_FILE}, as in .gitignore, to leave it out.",
             )
@@ -330,13 +331,9 @@ def _notes_on_unreadable(listing: Listing) -> Iterator[Note]:
 
 def _largest(files: Sequence[ProjectFile]) -> str:
     largest = sorted(files, key=lambda file: file.size, reverse=True)[:_NAMED]
-    return _listed([f"{_megabytes(file.size)}  {file.path}" for file in largest])
+    return _listed([f"{size_text(file.size)}  {file.path}" for file in largest])
 
 
 def _listed(lines: Sequence[str]) -> str:
     more = f"\n  and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     return "".join(f"\n  {line}" for line in lines[:_NAMED]) + more
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

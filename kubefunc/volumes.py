@@ -15,7 +15,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
 from kubefunc.errors import ConfigurationError
 from kubefunc.options.kind import Refused, brief
@@ -114,7 +114,7 @@ class EmptyDir:
     memory: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, "size", _optional(_size))
+        _check(self, "size", _optional(quantities.size))
         _check(self, "memory", numbers.switch)
 
 
@@ -291,25 +291,6 @@ def _mode(value: object) -> int:
     if not 0 <= value <= _ALL_BITS:
         raise Refused("permissions are between 0 and 0o777")
     return value
-
-
-_LEAST_SIZE: Final = 1024**2
-
-
-def _size(value: object) -> str:
-    """A number of bytes, as a Kubernetes quantity."""
-    if isinstance(value, (tuple, list)):
-        raise Refused("write one size such as '10Gi'")
-    if isinstance(value, (str, int)) and not isinstance(value, bool) and _is_tiny(str(value)):
-        raise Refused("that is less than 1 MiB. Did you forget a unit? Write '10Gi' or '512Mi'")
-    return cast("str", quantities.memory(value))
-
-
-def _is_tiny(text: str) -> bool:
-    try:
-        return quantities.quantity(text) < quantities.quantity(str(_LEAST_SIZE)) and not text.endswith("m")
-    except ValueError:
-        return False
 
 
 # --- the option

@@ -10,6 +10,7 @@ from kubefunc.log_setup import log_setup
 from kubefunc.options import Options
 from kubefunc.options.parsers.requirements import Requirements, Sent
 from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.sizes import size_text
 
 
 def runner_spec(submission: Submission) -> RunnerSpec:
@@ -61,6 +62,7 @@ def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
         "hashes": wanted.has_hashes,
         "index": options.package_index or "",
         "title": "" if wanted.sent is not None else wanted.title,
+        "why": wanted.why,
         "seconds": options.pull_allowance,
         "cache": options.package_cache is not None,
         "sent": None if wanted.sent is None else _sent_spec(wanted.sent),
@@ -70,7 +72,7 @@ def packages_spec(wanted: Requirements, options: Options) -> dict[str, object]:
 def _sent_spec(sent: Sent) -> dict[str, object]:
     """What the runner must know of the archive that is brought to it."""
     return {
-        "title": f"{', '.join(sent.names)} ({sent.size / 2**20:,.0f} MB from your machine)",
+        "title": f"{', '.join(sent.names)} ({size_text(sent.size)} from your machine)",
         "digest": PurePath(sent.path).name.partition(".")[0],
         "machine": sent.machine,
         "glibc": sent.glibc,

@@ -59,7 +59,7 @@ def failure(detail: Mapping[str, Any], python: str) -> Failure:
     if kind == "none":
         return Failure(
             "NoInstaller",
-            "The image has neither uv nor pip, so packages= cannot be installed.",
+            f"The image has neither uv nor pip, so packages= cannot be installed{_because(detail)}.",
             f"Use an image with pip (python:{python}-slim has it), or an image that has the packages (image=...).",
         )
     if kind == "volume":
@@ -82,6 +82,11 @@ def failure(detail: Mapping[str, Any], python: str) -> Failure:
     if kind == "failed":
         return _refused_by_installer(detail, output)
     return Failure("InstallFailed", "Installing the packages ended without a result.", "See the output below.", output)
+
+
+def _because(detail: Mapping[str, Any]) -> str:
+    why = str(detail.get("why", ""))
+    return why and f": {why}"
 
 
 def _volume(detail: Mapping[str, Any], output: tuple[str, ...]) -> Failure:

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from kubefunc.modules import imports_in_source, parsed, resolved_import
 
-# What a stock image has beside the standard library.
-_IN_STOCK_IMAGES = frozenset({"pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel"})
+# What a stock image has beside the standard library: python:3.12 and later have lost setuptools and wheel.
+_SETUPTOOLS = frozenset({"setuptools", "pkg_resources", "_distutils_hack", "wheel"})
+_IN_STOCK_IMAGES = frozenset({"pip"}) | (_SETUPTOOLS if sys.version_info < (3, 12) else frozenset())
 _OURS = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
+from typing import TypeAlias
 
 from kubefunc.errors import MissingModuleError
 from kubefunc.options import Options
@@ -40,12 +43,12 @@ def _is_brought(need: Need, wanted: Requirements | None) -> bool:
         return False
     if any(canonical(need.top) == each.name for each in wanted.parsed):
         return True
-    brought = _closure(wanted.parsed)
+    brought = _closure(wanted.parsed, places())
     return brought is None or not brought.isdisjoint(distributions_of(need.top))
 
 
 @functools.lru_cache(maxsize=32)
-def _closure(wanted: tuple[Requirement, ...]) -> frozenset[str] | None:
+def _closure(wanted: tuple[Requirement, ...], _: Places) -> frozenset[str] | None:
     """These distributions and all that they require, as far as they are installed here; None if one is not."""
     found: set[str] = set()
     pending = list(wanted)
@@ -86,11 +89,26 @@ def _needed(line: str, extras: Sequence[str]) -> Requirement | None:
 
 def distributions_of(top: str) -> list[str]:
     """The distributions installed here that a topmost module is part of, by their canonical names."""
-    return [canonical(name) for name in _distributions().get(top, [])]
+    return [canonical(name) for name in _distributions(places()).get(top, [])]
+
+
+Places: TypeAlias = tuple[tuple[str, int], ...]
+
+
+def places() -> Places:
+    """Where packages may be installed, and when something was there last: a notebook may install one meanwhile."""
+    return tuple((entry, _changed_at(entry)) for entry in sys.path)
+
+
+def _changed_at(directory: str) -> int:
+    try:
+        return os.stat(directory or os.curdir).st_mtime_ns
+    except OSError:  # sys.path may name what does not exist
+        return 0
 
 
 @functools.lru_cache(maxsize=1)
-def _distributions() -> dict[str, list[str]]:
+def _distributions(_: Places) -> dict[str, list[str]]:
     """As importlib.metadata.packages_distributions(), which on Python 3.10 knows only a part of them."""
     found: dict[str, list[str]] = {}
     for each in metadata.distributions():
@@ -112,7 +130,7 @@ def _tops(distribution: metadata.Distribution) -> set[str]:
 
 def _message(lacking: Sequence[Need], options: Options) -> str:
     what, it = ("a module", "it") if len(lacking) == 1 else ("modules", "them")
-    install = ", ".join(repr(distribution_for(need.top)) for need in lacking)
+    install = ", ".join(repr(distribution_for(need.module)) for need in lacking)
     way = f"add {install} to packages=" if options.packages else f"packages=[{install}]"
     return "\n".join(
         [
@@ -123,11 +141,33 @@ def _message(lacking: Sequence[Need], options: Options) -> str:
     )
 
 
-def distribution_for(top: str) -> str:
-    """What to install for a module: the distribution that it comes from here, else its own name.
+def distribution_for(module: str) -> str:
+    """What to install for a module: the distribution that it comes from here, else its own topmost name.
 
-    >>> distribution_for("no_such_module")
+    Of several that share a namespace, such as ``google``, it is the one with the most of the module's path.
+
+    >>> distribution_for("no_such_module.part")
     'no_such_module'
     """
-    names = distributions_of(top)
-    return names[0] if names else top
+    top = module.partition(".")[0]
+    names = _NOT_INSTALLED_AS.get(top) or distributions_of(top)
+    return max(names, key=lambda name: _common_parts(name, module), default=top)
+
+
+_NOT_INSTALLED_AS = {"distutils": ["setuptools"]}  # it has left the standard library with Python 3.12
+
+
+def _common_parts(name: str, module: str) -> int:
+    """How much of the module's path the distribution has."""
+    parts = tuple(module.split("."))
+    try:
+        files = metadata.files(name) or ()
+    except metadata.PackageNotFoundError:
+        return 0
+    return max((_same_start((*file.parts[:-1], file.stem.partition(".")[0]), parts) for file in files), default=0)
+
+
+def _same_start(one: Sequence[str], other: Sequence[str]) -> int:
+    return next(
+        (count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

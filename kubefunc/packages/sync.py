@@ -2,7 +2,7 @@
 
 A distribution travels if its files are known (its RECORD) and fit Linux. Its compiled parts must fit the Pod's
 processor and C library, which only the Pod knows: it installs all by name and version where they do not. What cannot
-travel is installed by name and version in any case.
+travel is installed by name and version in any case; so is all, where it would be too much to send.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Final, cast
 
-from kubefunc.options.parsers.requirements import Requirements, Sent, canonical, parse
-from kubefunc.packages.missing import distributions_of, required_by
+from kubefunc.options.parsers.requirements import Requirement, Requirements, Sent, canonical, parse
+from kubefunc.packages.missing import Places, distributions_of, places, required_by
+from kubefunc.sizes import size_text
 
 _COMPILED = (".so", ".pyd", ".dylib", ".dll")
 _GLIBC_OF_TAG = re.compile(r"manylinux_(\d+)_(\d+)_")
 _OLD_TAGS = {"manylinux1_": (2, 5), "manylinux2010_": (2, 12), "manylinux2014_": (2, 17)}
 _KEPT = 4  # archives in the user's cache
+_SMALLEST_RATIO = 8  # of what lies on disk to its archive; numpy's is 3, Python sources alone have 5
+_TESTS: Final = "tests"
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,65 @@ class Traveller:
     glibc: tuple[int, int] | None = None
 
 
-def plan(modules: Iterable[str], cache: Path) -> Requirements:
-    """What a Pod needs for these topmost modules: what is sent, and what it installs.
+@dataclass(frozen=True)
+class _Found:
+    """What is installed here of all that is needed.
+
+    Attributes:
+        travellers: what can be sent.
+        pinned: name and version of all, by canonical name.
+    """
+
+    travellers: tuple[Traveller, ...]
+    pinned: tuple[tuple[str, str], ...]
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Bytes on disk of what can be sent."""
+        return sum(path.stat().st_size for each in self.travellers for _, path in each.files)
+
+
+def plan(modules: Iterable[str], cache: Path, limit: int | None = None, pods: int = 1) -> Requirements:
+    """What a Pod needs for these modules: what is sent, and what it installs.
 
     Args:
         modules: of packages that are installed here; others are passed over.
         cache: where archives are kept.
+        limit: the most that may be sent to all Pods together; None: any number of bytes.
+        pods: how many they are.
     """
-    return _plan(frozenset(modules), cache)
+    found = _find(frozenset(modules), places())
+    if limit is not None and found.size * pods > _SMALLEST_RATIO * limit:  # do not pack it to find that out
+        return _installed(found, f"{size_text(found.size)} on disk", pods)
+    sent = _sent(found, cache) if found.travellers else None
+    if sent is not None and limit is not None and sent.size * pods > limit:
+        return _installed(found, size_text(sent.size), pods)
+    names = {each.name for each in found.travellers}
+    rest = tuple(line for name, line in found.pinned if name not in names)
+    return Requirements(rest, _parsed(found), sent=sent)
 
 
-@functools.lru_cache(maxsize=8)  # a program makes many calls, and its packages stay as they are
-def _plan(modules: frozenset[str], cache: Path) -> Requirements:
-    found = [metadata.distribution(name) for name in sorted(_closure(modules))]
-    installed = [each for each in found if not _is_editable(each)]
-    travellers = [each for each in map(_traveller, installed) if each is not None]
-    pinned = {canonical(each.metadata["Name"]): f"{each.metadata['Name']}=={each.version}" for each in installed}
-    sent = _sent(travellers, pinned, cache) if travellers else None
-    names = {each.name for each in travellers}
-    rest = tuple(line for name, line in pinned.items() if name not in names)
-    return Requirements(rest, tuple(map(parse, pinned.values())), sent=sent)
+def _installed(found: _Found, size: str, pods: int) -> Requirements:
+    """All by name and version."""
+    whom = "a Pod" if pods == 1 else f"{pods} Pods"
+    why = f"{size} for {whom} is more than sync_limit= allows to send"
+    return Requirements(tuple(line for _, line in found.pinned), _parsed(found), why=why)
+
+
+def _parsed(found: _Found) -> tuple[Requirement, ...]:
+    return tuple(parse(line) for _, line in found.pinned)
+
+
+@functools.lru_cache(maxsize=8)  # a program makes many calls, and its packages mostly stay as they are
+def _find(modules: frozenset[str], _: Places) -> _Found:
+    tops = {module.partition(".")[0] for module in modules}
+    tested = {module.partition(".")[0] for module in modules if _TESTS in module.split(".")}
+    kept = {name for top in tested for name in distributions_of(top)}
+    found = [metadata.distribution(name) for name in sorted(_closure(tops))]
+    installed = {canonical(each.metadata["Name"]): each for each in found if not _is_editable(each)}
+    travellers = [_traveller(each, () if name in kept else (_TESTS,)) for name, each in installed.items()]
+    pinned = tuple((name, f"{each.metadata['Name']}=={each.version}") for name, each in installed.items())
+    return _Found(tuple(each for each in travellers if each is not None), pinned)
 
 
 def _closure(modules: Iterable[str]) -> set[str]:
@@ -94,26 +136,32 @@ def _is_editable(distribution: metadata.Distribution) -> bool:
     return url is not None and bool(json.loads(url).get("dir_info", {}).get("editable"))
 
 
-def _traveller(distribution: metadata.Distribution) -> Traveller | None:
-    """The distribution as it can be sent; None if its files are not known, or do not fit Linux."""
+def _traveller(distribution: metadata.Distribution, without: Sequence[str]) -> Traveller | None:
+    """The distribution as it can be sent; None if its files are not known, or do not fit Linux.
+
+    Args:
+        distribution: one that is installed here.
+        without: names of directories in its packages that stay here.
+    """
     record, wheel = distribution.read_text("RECORD"), distribution.read_text("WHEEL")
     if record is None or wheel is None:
         return None
-    files = tuple(_files(distribution))
+    files = tuple(_files(distribution, without))
     glibc = None
     if any(name.endswith(_COMPILED) for name, _ in files):
         if sys.platform != "linux":
             return None
         glibc = _oldest_glibc(wheel)
-    digest = hashlib.sha256(record.encode()).hexdigest()
+    digest = hashlib.sha256(f"{record}{without}".encode()).hexdigest()
     return Traveller(canonical(distribution.metadata["Name"]), distribution.version, files, digest, glibc)
 
 
-def _files(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
+def _files(distribution: metadata.Distribution, without: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Those below ``site-packages``. Commands name this machine's Python, and caches are made anew."""
+    left_out = {"..", "__pycache__"}
     for file in distribution.files or ():
         path = Path(str(file.locate()))
-        if ".." not in file.parts and "__pycache__" not in file.parts and path.is_file():
+        if left_out.isdisjoint(file.parts) and not set(without) & set(file.parts[1:-1]) and path.is_file():
             yield file.as_posix(), path
 
 
@@ -127,7 +175,8 @@ def _oldest_glibc(wheel: str) -> tuple[int, int]:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (99, 0)
 
 
-def _sent(travellers: Sequence[Traveller], pinned: dict[str, str], cache: Path) -> Sent:
+def _sent(found: _Found, cache: Path) -> Sent:
+    travellers = found.travellers
     key = hashlib.sha256(json.dumps([(each.name, each.version, each.record) for each in travellers]).encode())
     file = cache / f"{key.hexdigest()[:32]}.tar.gz"
     if not file.exists():
@@ -138,7 +187,7 @@ def _sent(travellers: Sequence[Traveller], pinned: dict[str, str], cache: Path) 
         path=str(file),
         size=file.stat().st_size,
         names=tuple(f"{each.name} {each.version}" for each in travellers),
-        pinned=tuple(pinned.values()),
+        pinned=tuple(line for _, line in found.pinned),
         machine=platform.machine() if compiled else "",
         glibc=max(compiled) if compiled else None,
     )

@@ -66,7 +66,7 @@ def how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
     if causes.MODULE in missing:
         from kubefunc.packages.missing import distribution_for  # only when it is needed
 
-        package = distribution_for(str(missing[causes.MODULE]).partition(".")[0])
+        package = distribution_for(str(missing[causes.MODULE]))
         return (
             f"Let the Pod install it, packages=[{package!r}], or use an image that has it, image=... Your own code is "
             "sent automatically if it is outside site-packages."

@@ -38,9 +38,9 @@ Files in ``/kubefunc/out``
 Packages
     ``packages`` in the spec is what :mod:`kubefunc.runner.pod.installer` installs before the function is loaded:
     ``requirements`` and ``constraints`` (lines of files), ``hashes`` (each requirement must have one), ``index`` (a URL
-    or nothing), ``title`` (for people), ``seconds`` (the most that it may take), ``cache`` (the volume stays) and
-    ``sent``: an archive (gzip of tar) that arrives as ``/kubefunc/out/packages``, the ``machine`` and ``glibc`` that it
-    fits, and what is ``pinned``, to be installed where it does not.
+    or nothing), ``title`` and ``why`` (for people), ``seconds`` (the most that it may take), ``cache`` (the volume
+    stays) and ``sent``: an archive (gzip of tar) that arrives as ``/kubefunc/out/packages``, the ``machine`` and
+    ``glibc`` that it fits, and what is ``pinned``, to be installed where it does not.
     They go to ``/kubefunc/packages``, a volume of *main* alone: an emptyDir, or a claim of the user's.
 
 Payload

@@ -35,6 +35,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "packages": [["requests>=2"]],
     "package_index": ["https://pypi.example/simple"],
     "package_cache": [PersistentVolumeClaim("pip-cache")],
+    "sync_limit": ["100Mi", None],
     "context": [None],
     "namespace": [None],
     "labels": [{"team": "ml", "example.org/cost": "7"}],

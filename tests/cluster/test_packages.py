@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc import remote
+from kubefunc import Pool, remote
 from kubefunc.errors import PackageInstallError
 from kubefunc.volumes import PersistentVolumeClaim
 from tests.cluster import work
@@ -19,7 +20,7 @@ from tests.cluster.images import image_with
 from tests.cluster.sandbox import listen_inside
 from tests.cluster.spaces import Space
 from tests.cluster.wheels import real_wheels
-from tests.wheels import Index, served, wheel
+from tests.wheels import Index, install, served, wheel
 
 WAIT = 180
 PYTHON = "3.11"
@@ -203,7 +204,7 @@ def test_numpy_pandas_scikit_learn_and_pyarrow(hermetic: Cluster, images: dict[s
 
 
 def test_sync_sends_the_packages_of_this_machine(calling: Space, capfd: pytest.CaptureFixture[str]) -> None:
-    """To the stock image, which has no installer, without any index: numpy, for a call and for a map of two Pods."""
+    """To the stock image, which has no installer, without any index: for a call, and for a map of four Pods."""
     del calling
 
     def total(seed: int) -> tuple[str, int]:
@@ -211,8 +212,55 @@ def test_sync_sends_the_packages_of_this_machine(calling: Space, capfd: pytest.C
 
         return numpy.__version__, int(numpy.arange(10).sum()) + seed
 
-    function = remote(total).options(packages="sync", run_as_user=1000)
     version = metadata.version("numpy")
-    assert function.remote(1).result(WAIT) == (version, 46)
+    assert remote(total).options(packages="sync", run_as_user=1000).remote(1).result(WAIT) == (version, 46)
     assert f"kubefunc: unpacking packages: numpy {version} (" in capfd.readouterr().err
-    assert function.map(range(4), chunksize=2, max_parallelism=2).result(WAIT) == [(version, 45 + n) for n in range(4)]
+
+    def fit(slope: int) -> tuple[float, float, str]:
+        import numpy
+        import pandas
+        from sklearn.linear_model import LinearRegression
+
+        x = pandas.DataFrame({"x": numpy.arange(10.0)})
+        return round(float(LinearRegression().fit(x, slope * x.x).coef_[0]), 6), float(x.x.sum()), platform.node()
+
+    found = remote(fit).options(packages="sync").map(range(4), chunksize=1, max_parallelism=4).result(WAIT)
+    assert [each[:2] for each in found] == [(float(slope), 45.0) for slope in range(4)]
+    assert len({pod for *_, pod in found}) == 4
+
+
+@pytest.fixture
+def own_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of packages that this process has installed."""
+    place = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(str(place))
+    return place
+
+
+def test_what_does_not_fit_the_pod_is_installed_from_the_index(
+    hermetic: Cluster, images: dict[str, str], index: Index, own_packages: Path
+) -> None:
+    """The same version, where the Pod's C library is older than compiled parts need. The output says so."""
+    files = {"greeting.py": "VERSION = 'of this machine'\n", "greeting_core.so": ""}
+    install(own_packages, "greeting", "1.0", files, tag="cp311-cp311-manylinux_2_99_x86_64")
+    call = remote(work.greeting_version).options(image=images["pip"], packages="sync", package_index=index.url).remote()
+    assert call.result(WAIT) == "1.0"
+    assert "installing packages with pip: greeting==1.0 (those of your machine need" in call.logs()
+
+
+def test_workers_of_a_pool_and_ranks_of_a_gang_have_the_packages(
+    hermetic: Cluster, images: dict[str, str], index: Index, own_packages: Path
+) -> None:
+    """A worker gets them once, for all its calls; each rank for itself. From the index, and from this machine."""
+    listed: dict[str, Any] = {"image": images["pip"], "packages": ["greeting"], "package_index": index.url}
+    install(own_packages, "greeting", "7.0")
+    synced: dict[str, Any] = {"packages": "sync"}
+    for options, version in ((listed, "2.0"), (synced, "7.0")):
+        function = remote(work.greeting_version).options(**options, verbose=False)
+        index.asked.clear()
+        ranks = function.options(gang=2).remote().result(WAIT)
+        assert ranks == [version] * 2
+        assert asked_for(index, "greeting") == (2 if options is listed else 0)
+        with Pool(max_workers=1) as pool:
+            assert [function.options(pool=pool).remote().result(WAIT) for _ in range(2)] == [version] * 2
+        assert asked_for(index, "greeting") == (3 if options is listed else 0)

@@ -219,6 +219,12 @@ def log_and_count(limit: int) -> int:
     return limit
 
 
+def greeting_version() -> str:
+    import greeting  # type: ignore[import-not-found]
+
+    return str(greeting.VERSION)
+
+
 def greet(number: int = 0) -> tuple[str, str, int, str]:
     """Use packages that are not here; say who it is."""
     import importlib

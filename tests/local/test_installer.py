@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pickle
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from kubefunc.packages import sync
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from tests.local.pod import Pod
 from tests.wheels import Index, install, served, wheel
@@ -49,6 +51,7 @@ def installing(tmp_path: Path, index: Index) -> Installing:
             "hashes": False,
             "index": index.url,
             "title": ", ".join(requirements),
+            "why": "",
             "seconds": 60.0,
             "cache": False,
             **changes,
@@ -189,9 +192,15 @@ def test_a_volume_that_cannot_be_written(installing: Installing, tmp_path: Path)
 
 def test_an_image_without_installer(installing: Installing, tmp_path: Path) -> None:
     """Neither uv nor pip."""
+    pod = without_installer(installing(versions, "greeting"), tmp_path)
+    assert pod.run("main")[0] == EXIT_RAISED
+    assert failure(pod)["kind"] == "none"
+
+
+def without_installer(pod: Pod, tmp_path: Path) -> Pod:
+    """The Pod, of an image with neither uv nor pip."""
     bare = tmp_path / "bare"
     venv.create(bare, symlinks=True)
-    pod = installing(versions, "greeting")
     pod.environ["PATH"] = str(bare / "bin")
     pod.environ["PYTHONPATH"] += f":{Path(importlib.import_module('cloudpickle').__file__ or '').parents[1]}"
     blocked = tmp_path / "blocked"
@@ -201,8 +210,7 @@ def test_an_image_without_installer(installing: Installing, tmp_path: Path) -> N
         "u.find_spec = lambda name, package=None: None if name == 'pip' else find(name, package)\n"
     )
     pod.environ["PYTHONPATH"] = f"{blocked}:{pod.environ['PYTHONPATH']}"
-    assert pod.run("main")[0] == EXIT_RAISED
-    assert failure(pod)["kind"] == "none"
+    return pod
 
 
 def test_a_password_in_the_index_is_shown_nowhere(installing: Installing, tmp_path: Path) -> None:
@@ -268,6 +276,42 @@ def test_packages_that_are_sent_need_no_installer(installing: Installing, tmp_pa
     assert not pod.has("packages")
 
 
+def test_what_is_sent_works_as_it_does_where_it_is_installed(
+    installing: Installing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of one namespace, ``.pth`` files, data beside code, and entry points."""
+    site = tmp_path / "here" / "site-packages"
+    entry = {"parts_two-1.0.dist-info/entry_points.txt": "[shop.plugins]\nsecond = parts.two:run\n"}
+    install(
+        site, "parts-one", "1.0", {"parts/one.py": "", "parts/one.txt": "data", "one.pth": "extra\n", "extra/x.py": ""}
+    )
+    install(site, "parts-two", "1.0", {"parts/two.py": "def run():\n    return 2\n", **entry}, requires=["parts-one"])
+    monkeypatch.syspath_prepend(str(site))
+    planned = sync.plan(["parts"], tmp_path / "cache")
+    assert planned.sent is not None
+
+    def use() -> tuple[int, str, str]:
+        from importlib import metadata, resources
+
+        (plugin,) = metadata.entry_points(group="shop.plugins")
+        extra = importlib.import_module("x").__name__
+        return plugin.load()(), resources.files("parts").joinpath("one.txt").read_text(), extra
+
+    pod = installing(use)
+    shutil.copy(planned.sent.path, pod.out_dir / "packages")
+    tell(pod, sent={"title": "parts", "digest": "d", "machine": "", "glibc": None, "pinned": []}, requirements=[])
+    code, printed = pod.run("main")
+    assert (code, value(pod)) == (EXIT_VALUE, (2, "data", "x")), printed.decode()
+
+
+def test_an_image_without_installer_says_why_one_is_needed(installing: Installing, tmp_path: Path) -> None:
+    """Where the packages of this machine could not be used."""
+    pod = without_installer(installing(versions), tmp_path)
+    tell(pod, sent=sent(pod, tmp_path, machine="z80", glibc=[2, 0]), requirements=[])
+    assert pod.run("main")[0] == EXIT_RAISED
+    assert "need z80 glibc 2.0, and the Pod has" in failure(pod)["why"]
+
+
 @pytest.mark.parametrize(
     "fits", [{"machine": "z80", "glibc": [2, 0]}, {"machine": platform.machine(), "glibc": [99, 0]}]
 )
@@ -279,7 +323,8 @@ def test_where_they_do_not_fit_the_same_versions_are_installed(
     tell(pod, sent=sent(pod, tmp_path, **fits), requirements=[])
     code, printed = pod.run("main")
     assert (code, value(pod)) == (EXIT_VALUE, "1.0"), printed.decode()
-    assert b"installing packages with pip: greeting==1.0" in printed
+    assert b"installing packages with pip: greeting==1.0 (those of your machine need " in printed
+    assert f"{fits['machine']} glibc {fits['glibc'][0]}.0, and the Pod has {platform.machine()}" in printed.decode()
 
 
 def tell(pod: Pod, **changes: Any) -> None:

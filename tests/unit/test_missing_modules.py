@@ -45,6 +45,16 @@ def surely(source: str) -> list[str]:
         ("def f():\n    import numpy", []),
         ("class C:\n    def f(self):\n        return 1\nimport numpy", ["numpy"]),
         ("if done:\n    raise SystemExit\nimport numpy", []),
+        ("if importlib.util.find_spec('numpy'):\n    import numpy", []),
+        ("HAS = importlib.util.find_spec('numpy') is not None\nif HAS:\n    import numpy", []),
+        ("if typing.TYPE_CHECKING:\n    import numpy\nelse:\n    numpy = None", []),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from numpy import ndarray", ["typing"]),
+        ("import google.cloud.storage", ["google.cloud.storage"]),
+        ("from ..core.data import load\nfrom .. import other", ["", ""]),
+        ("match kind:\n    case 'x':\n        import numpy", []),
+        ("while True:\n    import numpy", []),
+        ("numpy = None\ntry:\n    import numpy\nfinally:\n    done = True", []),
+        ("def f():\n    return 1\n\nasync def g():\n    yield 1\n\nimport numpy", ["numpy"]),
     ],
 )
 def test_only_imports_that_run_in_any_case_count(source: str, expected: list[str]) -> None:
@@ -138,7 +148,7 @@ def test_nothing_is_needed_by_most_functions(project: Project) -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few packages, as they are installed on a user's machine."""
     install(
         tmp_path, "scikit-learn", "1.5", {"sklearn/__init__.py": ""}, requires=["numpy>=1.2", "joblib; extra == 'x'"]
@@ -146,11 +156,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     install(tmp_path, "numpy", "2.1", {"numpy/__init__.py": ""})
     install(tmp_path, "pandas", "2.2", {"pandas/__init__.py": ""}, requires=["numpy; python_version > '3'"])
     monkeypatch.syspath_prepend(str(tmp_path))
-    missing._distributions.cache_clear()
-    missing._closure.cache_clear()
-    yield
-    missing._distributions.cache_clear()
-    missing._closure.cache_clear()
 
 
 def refused(*modules: str, **options: Any) -> MissingModuleError:
@@ -172,6 +177,21 @@ def test_the_error_names_module_line_and_way_out() -> None:
     assert "packages=['scikit-learn']" in text
     assert "image=..." in text
     assert "add 'pandas' to packages=" in str(refused("pandas", packages=["numpy"]))
+
+
+@pytest.mark.usefixtures("installed")
+def test_of_a_shared_namespace_the_right_distribution_is_named(tmp_path: Path) -> None:
+    """``google`` is in many of them."""
+    for name in ("google-auth", "google-cloud-storage", "protobuf"):
+        path = {"google-auth": "auth", "google-cloud-storage": "cloud/storage", "protobuf": "protobuf"}[name]
+        install(tmp_path, name, "1.0", {f"google/{path}/__init__.py": ""})
+    assert "packages=['google-cloud-storage']" in str(refused("google.cloud.storage"))
+    assert "packages=['protobuf']" in str(refused("google.protobuf.message"))
+
+
+def test_setuptools_is_named_for_what_only_it_has() -> None:
+    """``distutils`` has left the standard library; no package has its name."""
+    assert missing.distribution_for("distutils.version") == "setuptools"
 
 
 @pytest.mark.usefixtures("installed")

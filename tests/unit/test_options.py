@@ -114,6 +114,7 @@ def test_the_defaults() -> None:
         "packages": None,
         "package_index": None,
         "package_cache": None,
+        "sync_limit": "1Gi",
         "context": None,
         "namespace": None,
         "labels": {},

@@ -79,6 +79,7 @@ def test_what_the_runner_is_told() -> None:
         "hashes": False,
         "index": "https://a:b@pypi.example/simple",
         "title": "numpy>=2",
+        "why": "",
         "seconds": 60.0,
         "cache": False,
         "sent": None,

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubefunc import Pool
+from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.cargo import cargo_of
+from kubefunc.backends.kubernetes.control.call_objects import with_packages
 from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.options import Options, parse_changes
 from kubefunc.options.parsers.requirements import Requirements
 from kubefunc.packages import missing, sync
 from kubefunc.packages.imports import Need
+from kubefunc.payload import Payload
+from kubefunc.sizes import size_text
 from tests.wheels import install
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of installed packages, which this process sees."""
     place = tmp_path / "site-packages"
     monkeypatch.syspath_prepend(str(place))
-    _forget()
-    yield place
-    _forget()
-
-
-def _forget() -> None:
-    missing._distributions.cache_clear()
-    sync._plan.cache_clear()
+    return place
 
 
 def planned(tmp_path: Path, *modules: str) -> Requirements:
@@ -116,14 +114,91 @@ def test_the_archive_is_made_once(site: Path, tmp_path: Path) -> None:
     first = planned(tmp_path, "plain")
     assert first.sent is not None
     made = Path(first.sent.path).stat().st_ino
-    _forget()
     assert planned(tmp_path, "plain") == first
     assert Path(first.sent.path).stat().st_ino == made
+    shutil.rmtree(site / "plain-2.0.dist-info")  # as pip does
     install(site, "plain", "2.0", {"plain.py": "CHANGED = 1\n"})
-    _forget()
     again = planned(tmp_path, "plain")
     assert again.sent is not None
     assert again.sent.path != first.sent.path
+
+
+def test_tests_of_packages_stay_here(site: Path, tmp_path: Path) -> None:
+    """Nobody runs them in a Pod, and they are a sixth of numpy and pandas; unless the function's code imports them."""
+    files = {"shop/__init__.py": "", "shop/tests/test_it.py": "", "shop/tests.py": "", "tests/__init__.py": ""}
+    install(site, "shop", "1.0", files)
+    names = {"shop/__init__.py", "shop/tests.py", "tests/__init__.py"}
+    assert {name for name in sent_files(planned(tmp_path, "shop")) if "dist-info" not in name} == names
+    assert "shop/tests/test_it.py" in sent_files(planned(tmp_path, "shop.tests.test_it"))
+
+
+def test_more_than_sync_limit_is_installed_by_name_and_version(site: Path, tmp_path: Path) -> None:
+    """It counts for all Pods together, compressed. What is installed says why."""
+    install(site, "plain", "2.0", {"plain.py": "".join(map(str, range(20_000)))})
+    fits = sync.plan(["plain"], tmp_path)
+    assert fits.sent is not None
+    assert sync.plan(["plain"], tmp_path, limit=2 * fits.sent.size, pods=2) == fits
+    over = sync.plan(["plain"], tmp_path, limit=2 * fits.sent.size, pods=3)
+    assert (over.sent, over.lines) == (None, ("plain==2.0",))
+    assert over.why == f"{size_text(fits.sent.size)} for 3 Pods is more than sync_limit= allows to send"
+    assert packages_spec(over, Options(packages=over))["why"] == over.why
+
+
+def test_what_is_far_too_large_is_not_packed_to_find_that_out(site: Path, tmp_path: Path) -> None:
+    """Compressing gigabytes takes minutes."""
+    install(site, "plain", "2.0", {"plain.py": "x" * 1_000_000})
+    over = sync.plan(["plain"], tmp_path / "cache", limit=100_000)
+    assert over.lines == ("plain==2.0",)
+    assert "KiB on disk for a Pod" in over.why
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "pods"),
+    [
+        ({}, 1),
+        ({"shape": "map", "items": dict.fromkeys(range(100), b""), "count": 100, "chunksize": 10}, 10),
+        ({"shape": "map", "items": dict.fromkeys(range(100), b""), "count": 100}, 2),
+        ({"pool": Pool(max_workers=50)}, 1),
+        ({"pool": Pool(min_workers=3, max_workers=50)}, 3),
+    ],
+    ids=["call", "chunks", "few-pods", "pool", "workers"],
+)
+def test_pods_are_counted_as_they_start(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], pods: int
+) -> None:
+    """Those of a map as it is laid out; of a pool those that are always there."""
+    install(site, "plain", "2.0", {"plain.py": "".join(map(str, range(700_000)))})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sent = planned(tmp_path, "plain").sent
+    assert sent is not None
+    pool = changes.pop("pool", None)
+
+    def plan(limit: int) -> Requirements:
+        options = Options.of(packages="sync", sync_limit=limit, pool=pool)
+        found = with_packages(submission(options, **changes)).options.requirements()
+        assert found is not None
+        return found
+
+    assert plan(pods * sent.size).sent is not None
+    assert plan(pods * sent.size - 1).sent is None
+
+
+def submission(options: Options, **changes: Any) -> Submission:
+    """Of a function that imports ``plain``."""
+    payload = Payload(b"", (), 0, 0, imported=lambda: frozenset({"plain"}))
+    return Submission(call="c", function="f", options=options, payload=payload, key=b"", **changes)
+
+
+def test_workers_get_what_they_preload(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what the function imports."""
+    install(site, "plain", "2.0")
+    install(site, "other", "1.0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = Options.of(packages="sync", pool=Pool(preload=["other"]))
+    found = with_packages(submission(options)).options.requirements()
+    assert found is not None
+    assert {each.name for each in found.parsed} == {"plain", "other"}
 
 
 def test_the_runner_is_told_and_the_courier_brings_it(site: Path, tmp_path: Path) -> None:
@@ -131,11 +206,11 @@ def test_the_runner_is_told_and_the_courier_brings_it(site: Path, tmp_path: Path
     install(site, "plain", "2.0")
     wanted = planned(tmp_path, "plain")
     options = Options(packages=wanted)
+    assert wanted.sent is not None
     told = packages_spec(wanted, options)
     sent: Any = told["sent"]
-    assert sent["title"] == "plain 2.0 (0 MB from your machine)"
+    assert sent["title"] == f"plain 2.0 ({wanted.sent.size} bytes from your machine)"
     assert sent["pinned"] == ("plain==2.0",)
-    assert wanted.sent is not None
 
     class Submitted:
         """As much of a submission as matters here."""

@@ -82,6 +82,35 @@ def _bytes(value: object, *, at: str) -> str:
     return text
 
 
+def size(value: object) -> str:
+    """A number of bytes.
+
+    >>> size("10Gi"), size(2**30)
+    ('10Gi', '1073741824')
+    """
+    if isinstance(value, (tuple, list)):
+        raise Refused("write one size such as '10Gi'")
+    if isinstance(value, (str, int)) and not isinstance(value, bool) and _is_tiny(str(value)):
+        raise Refused("that is less than 1 MiB. Did you forget a unit? Write '10Gi' or '512Mi'")
+    return _bytes(value, at="")
+
+
+def _is_tiny(text: str) -> bool:
+    try:
+        return quantity(text) < _LEAST_MEMORY * _NANO and not text.endswith("m")
+    except ValueError:
+        return False
+
+
+def size_in_bytes(text: str) -> int:
+    """The bytes of a quantity.
+
+    >>> size_in_bytes("1Ki")
+    1024
+    """
+    return quantity(text) // _NANO
+
+
 def _memory_slip(text: str) -> str | None:
     """The explanation for the slips that everybody makes once: '4GB', '4gi', '512m', '4 Gi'."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)(\s*)([A-Za-z]+)\s*", text, re.ASCII)

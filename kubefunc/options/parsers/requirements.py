@@ -91,12 +91,14 @@ class Requirements:
         parsed: the requirements among them.
         constraints: lines of a constraints file.
         sent: what comes from this machine instead.
+        why: why they are installed where packages could be sent, for people; empty where nobody asks.
     """
 
     lines: tuple[str, ...]
     parsed: tuple[Requirement, ...]
     constraints: tuple[str, ...] = ()
     sent: Sent | None = None
+    why: str = ""
 
     @property
     def has_hashes(self) -> bool:

@@ -252,25 +252,29 @@ def _lock(file: int) -> bool:
 def _made(wanted: Mapping[str, Any], place: str) -> str:
     started = time.monotonic()
     sent = wanted.get("sent")
-    is_fitting = sent is not None and fits_here(sent)
-    requirements = wanted["requirements"] if sent is None or is_fitting else sent["pinned"]
+    if sent is not None and not fits_here(sent):
+        wanted, sent = {**wanted, "requirements": sent["pinned"], "why": _why_unfit(sent)}, None
     try:
         _make_environment(place)
-        if sent is not None and is_fitting:
+        if sent is not None:
             print(f"kubefunc: unpacking packages: {sent['title']}", flush=True)
             unpack(wanted["archive"], site_of(place))
-        if requirements:
-            _run({**wanted, "requirements": requirements}, place)
+        if wanted["requirements"]:
+            _run(wanted, place)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
     size = size_of(place) / 2**20
-    print(f"kubefunc: packages installed in {time.monotonic() - started:.1f} s, {size:,.0f} MB", flush=True)
+    print(f"kubefunc: packages installed in {time.monotonic() - started:.1f} s, {size:,.1f} MiB", flush=True)
     return place
 
 
-def installer(place: str) -> tuple[str, list[str]]:
+def installer(place: str, why: str) -> tuple[str, list[str]]:
     """The name of the installer that this image has, and the command that installs into an environment.
+
+    Args:
+        place: of the environment.
+        why: packages of the caller's machine are installed, for people.
 
     Raises:
         CannotInstall: it has none.
@@ -282,7 +286,7 @@ def installer(place: str) -> tuple[str, list[str]]:
     if uv is not None:
         return "uv", [uv, "pip", "install", "--python", python]
     if importlib.util.find_spec("pip") is None:
-        raise CannotInstall("none")
+        raise CannotInstall("none", why=why)
     return "pip", [python, "-m", "pip", "install"]
 
 
@@ -307,6 +311,14 @@ def fits_here(sent: Mapping[str, Any]) -> bool:
     return name == "glibc" and platform.machine() == sent["machine"] and here >= list(sent["glibc"])
 
 
+def _why_unfit(sent: Mapping[str, Any]) -> str:
+    import platform
+
+    system = " ".join([platform.machine(), *filter(None, platform.libc_ver())])
+    needed = f"{sent['machine']} glibc {'.'.join(map(str, sent['glibc']))}"
+    return f"those of your machine need {needed}, and the Pod has {system}"
+
+
 def unpack(archive: str, directory: str) -> None:
     """Put the files of an archive below a directory, as the archive is read. It is removed: the disk has both."""
     import gzip
@@ -326,9 +338,10 @@ def unpack(archive: str, directory: str) -> None:
 
 
 def _run(wanted: Mapping[str, Any], place: str) -> None:
-    name, command = installer(place)
+    name, command = installer(place, wanted["why"])
     title = wanted["title"] or ", ".join(wanted["requirements"])
-    print(f"kubefunc: installing packages with {name}: {title}", flush=True)
+    why = f" ({wanted['why']})" if wanted["why"] else ""
+    print(f"kubefunc: installing packages with {name}: {title}{why}", flush=True)
     scratch = f"{place}/tmp"  # on the same volume: what is unpacked there need not be copied
     os.mkdir(scratch)
     files = [*_file(scratch, "-r", wanted["requirements"]), *_file(scratch, "-c", wanted["constraints"])]

@@ -18,6 +18,7 @@ from kubefunc.backends.kubernetes.objects.service import build_gang_service, bui
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.options.packages import SYNC
+from kubefunc.options.parsers.quantities import size_in_bytes
 from kubefunc.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
@@ -67,6 +68,16 @@ def with_packages(submission: Submission) -> Submission:
         return submission
     from kubefunc.packages.sync import plan  # only for those who use it
 
-    modules = {name.partition(".")[0] for name in submission.payload.imported() if is_foreign(name)}
-    wanted = plan(modules, cache_directory(os.environ, sys.platform) / "packages")
+    modules = {name for name in submission.payload.imported() if is_foreign(name)}
+    if options.pool is not None:
+        modules |= set(options.pool.preload)
+    limit = None if options.sync_limit is None else size_in_bytes(options.sync_limit)
+    wanted = plan(modules, cache_directory(os.environ, sys.platform) / "packages", limit, _pods_of(submission))
     return dataclasses.replace(submission, options=dataclasses.replace(options, packages=wanted))
+
+
+def _pods_of(submission: Submission) -> int:
+    """How many Pods start for it at once; of workers, which stay for other calls, those that a pool always has."""
+    if submission.options.pool is not None:
+        return max(1, submission.options.pool.min_workers)
+    return 1 if submission.shape == "single" else len(map_objects.layout_of(submission, adapts=True).chunks)
