@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 GREY = "#8b9199"
-COLOURS = {"succeeded": "#2a9d5c", "failed": "#dc4a41", "cancelled": "#c98a1b", "running": "#2a8fc7", "waiting": GREY}
+COLOURS = {"succeeded": "#2a9d5c", "failed": "#dc4a41", "cancelled": "#b97d10", "running": "#2a8fc7", "waiting": GREY}
 LINE_MOST = 300  # characters of one line below a card
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")  # moves text, or is invisible
 

@@ -77,7 +77,9 @@ def _facts(call: ShownCall) -> list[str]:
 
 
 def _short(seconds: float) -> str:
-    return duration(seconds) if seconds >= 10 else f"{max(0.0, seconds):.2g} s"
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def map_card(name: str, outcomes: Outcomes, now: MapProgress) -> str:
