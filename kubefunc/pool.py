@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubefunc.errors import ConfigurationError
@@ -15,12 +16,32 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+@dataclass(frozen=True)
+class Counts:
+    """The workers of a pool by what they do."""
+
+    busy: int = 0
+    idle: int = 0
+    starting: int = 0
+
+    @property
+    def all(self) -> int:
+        """All of them."""
+        return self.busy + self.idle + self.starting
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.busy + other.busy, self.idle + other.idle, self.starting + other.starting)
+
+
 class OpenPool(Protocol):
     """A pool on some cluster."""
 
-    @property
-    def workers(self) -> int:
+    def counts(self) -> Counts:
         """How many workers it has."""
+        ...
+
+    def scale(self, workers: int) -> None:
+        """Have at least so many, and end those beyond that have no call."""
         ...
 
     def close(self) -> None:
@@ -33,13 +54,14 @@ class Pool:
 
     ``@remote(pool=Pool(max_workers=8))``, or ``f.options(pool=pool)``. Functions with the same pool and the same
     options for their Pod (``image``, ``cpu``, ``memory``, ...) share its workers. Each call has a process of its own,
-    forked from one that is warm; a worker runs one call at a time. Workers start when there is work, end after
-    ``idle_timeout`` without any, and end with your program.
+    forked from one that is warm; a worker runs one call at a time. Workers start when there is work, and end after
+    ``idle_timeout`` without any. Until then the next program that you start on this machine finds them, if its Pods
+    would be the same. ``with Pool(...) as pool:`` ends them with the block.
 
     On this machine it has no effect: calls are quick there.
 
     >>> Pool(max_workers=8, idle_timeout=60)
-    Pool(min_workers=0, max_workers=8, idle_timeout=60.0, preload=())
+    Pool(min_workers=0, max_workers=8, idle_timeout=60.0, preload=(), share=True)
     """
 
     def __init__(
@@ -49,13 +71,17 @@ class Pool:
         max_workers: int = 20,
         idle_timeout: float = 300.0,
         preload: Sequence[str] = (),
+        share: bool = True,
     ) -> None:
         """
         Args:
-            min_workers: workers that start with the first call, however little there is to do.
+            min_workers: workers that start with the first call, however little there is to do, and are replaced when
+                they end.
             max_workers: workers at once, at most. Each is a Pod, with the function's ``cpu`` and ``memory``.
             idle_timeout: seconds without a call after which a worker ends.
             preload: modules that workers import before their first call, such as ``"pandas"``. Calls find them loaded.
+            share: whether workers stay for ``idle_timeout`` when your program ends, for the next one of yours on this
+                machine. False: they end with your program.
 
         Raises:
             ConfigurationError: a value makes no sense.
@@ -68,8 +94,12 @@ class Pool:
             raise ConfigurationError(f"Pool: idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
         if isinstance(preload, str) or not all(isinstance(each, str) for each in preload):
             raise ConfigurationError(f"Pool: preload={preload!r} is not a list of modules: preload=['pandas'].")
+        if not isinstance(share, bool):
+            raise ConfigurationError(f"Pool: share={share!r} is not True or False.")
         self.idle_timeout = float(idle_timeout)
         self.preload = tuple(preload)
+        self.share = share
+        self.least = self.min_workers
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def opened(self, pool: OpenPool) -> None:
@@ -79,7 +109,26 @@ class Pool:
     @property
     def workers(self) -> int:
         """How many workers there are, those that are starting included."""
-        return sum(each.workers for each in self._open)
+        return self._counts().all
+
+    def _counts(self) -> Counts:
+        return sum((each.counts() for each in list(self._open)), Counts())
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers ready, from now on in place of ``min_workers``.
+
+        Missing ones start now, or with the first call if there was none. Those beyond that have no call end.
+        Functions whose Pods differ have so many each.
+
+        Raises:
+            ConfigurationError: it is more than ``max_workers``.
+        """
+        least = _whole("scale() workers", workers, 0)
+        if least > self.max_workers:
+            raise ConfigurationError(f"Pool: scale({workers}) is more than max_workers={self.max_workers}.")
+        self.least = least
+        for each in list(self._open):
+            each.scale(least)
 
     def close(self) -> None:
         """End all workers. Calls that have not ended fail."""
@@ -95,13 +144,25 @@ class Pool:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self.min_workers, self.max_workers, self.idle_timeout, self.preload)
+        made = functools.partial(
+            Pool,
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
+            idle_timeout=self.idle_timeout,
+            preload=self.preload,
+            share=self.share,
+        )
+        return made, ()
 
     def __repr__(self) -> str:
-        return (
+        made = (
             f"Pool(min_workers={self.min_workers}, max_workers={self.max_workers}, "
-            f"idle_timeout={self.idle_timeout}, preload={self.preload!r})"
+            f"idle_timeout={self.idle_timeout}, preload={self.preload!r}, share={self.share})"
         )
+        counts = self._counts()
+        if not counts.all:
+            return made
+        return f"<{made}: {counts.busy} busy, {counts.idle} idle, {counts.starting} starting>"
 
     def _repr_html_(self) -> str:
         from kubefunc.html import card  # only notebooks ask for it
@@ -119,10 +180,6 @@ class Pool:
 def default_pool() -> Pool:
     """What ``pool=True`` stands for: the same one for all functions."""
     return Pool()
-
-
-def _made(min_workers: int, max_workers: int, idle_timeout: float, preload: tuple[str, ...]) -> Pool:
-    return Pool(min_workers=min_workers, max_workers=max_workers, idle_timeout=idle_timeout, preload=preload)
 
 
 def _whole(name: str, value: object, least: int) -> int:

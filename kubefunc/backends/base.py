@@ -41,6 +41,7 @@ class Submission:
         attempt: 1, and one more for each new Job that the client makes.
         used: the attempts before this one that count against ``retries``.
         disruptions: how often the client has replaced a Pod of these items by a new Job before.
+        pool: of a warm worker: its kind. Workers of one kind can take each other's place.
     """
 
     call: str
@@ -58,6 +59,7 @@ class Submission:
     used: int = 0
     disruptions: int = 0
     module: str = ""
+    pool: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from kubefunc import current
-from kubefunc.runner.execution.request import ENDED, OUTPUT, TERMINATE
+from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, TERMINATE
 from kubefunc.runner.warm.attach import ABSENT
-from kubefunc.runner.warm.worker import CALL, DATA, HELLO, LEAVING, WELCOME
-from tests.local.warm import WITHIN, WarmClient, WarmWorker
+from kubefunc.runner.warm.frames import BUSY, DATA, GOODBYE, HELLO, LEAVING
+from kubefunc.runner.warm.lease import proof
+from tests.local.warm import TOKEN, WITHIN, WarmClient, WarmWorker
 
 Start = Callable[..., WarmWorker]
 
@@ -41,7 +43,7 @@ def client(start: Start) -> WarmClient:
     """The client of a worker."""
     made = start().attach()
     made.hello()
-    assert made.receive(WELCOME) == b'{"run": null}'
+    assert made.welcome() is None
     return made
 
 
@@ -179,7 +181,7 @@ def test_a_call_goes_on_while_its_client_is_away(client: WarmClient, tmp_path: P
     go_on.touch()
     again = client.worker.attach()
     again.hello("run-1", output=len("one\n"))
-    assert again.receive(WELCOME) == b'{"run": "run-1"}'
+    assert again.welcome() == "run-1"
     assert pickle.loads(again.outcome().body) == 7
     assert b"".join(content[8:] for letter, content in again.heard if letter == OUTPUT) == b"two\n"
 
@@ -192,7 +194,7 @@ def test_an_outcome_is_kept_until_it_is_acknowledged(client: WarmClient) -> None
     for _ in range(2):
         again = client.worker.attach()
         again.hello("run-1")
-        assert again.receive(WELCOME) == b'{"run": "run-1"}'
+        assert again.welcome() == "run-1"
         again.receive(ENDED)
         again.cut()
     last = client.worker.attach()
@@ -201,7 +203,7 @@ def test_an_outcome_is_kept_until_it_is_acknowledged(client: WarmClient) -> None
     last.cut()
     nothing = client.worker.attach()
     nothing.hello("run-1")
-    assert nothing.receive(WELCOME) == b'{"run": null}'
+    assert nothing.welcome() is None
 
 
 def test_half_a_call_is_no_call(client: WarmClient) -> None:
@@ -210,7 +212,7 @@ def test_half_a_call_is_no_call(client: WarmClient) -> None:
     client.cut()
     again = client.worker.attach()
     again.hello("run-1")
-    assert again.receive(WELCOME) == b'{"run": null}'
+    assert again.welcome() is None
     again.call(int)
     assert pickle.loads(again.outcome().body) == 0
 
@@ -219,15 +221,15 @@ def test_a_client_takes_the_place_of_its_own_half_open_stream(client: WarmClient
     """The worker need not notice first that the old one is dead."""
     again = client.worker.attach()
     again.hello()
-    again.receive(WELCOME)
+    again.welcome()
     assert client.process.wait(WITHIN) == 0
     again.call(int)
     assert pickle.loads(again.outcome().body) == 0
 
 
-def test_a_client_that_is_gone_ends_its_call_and_the_worker(start: Start) -> None:
+def test_a_client_that_is_gone_ends_its_call_and_a_worker_that_is_not_shared(start: Start) -> None:
     """After the time that it has to come back."""
-    worker = start(reconnect=1.0)
+    worker = start(reconnect=1.0, alone=1.0)
     client = worker.attach()
     client.hello()
     client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
@@ -241,7 +243,12 @@ def test_a_client_that_is_gone_ends_its_call_and_the_worker(start: Start) -> Non
 
 
 @pytest.mark.parametrize(
-    "first", [(HELLO, b'{"token": "wrong", "run": null, "output": 0}'), (CALL, b""), (HELLO, b"[]")]
+    "first",
+    [
+        (HELLO, b'{"client": "one", "nonce": "x", "proof": "wrong", "run": null, "output": 0}'),
+        (CALL, b""),
+        (HELLO, b"[]"),
+    ],
 )
 def test_a_stranger_is_sent_away(client: WarmClient, first: tuple[bytes, bytes]) -> None:
     """Who does not show the token first; the client is not disturbed."""
@@ -250,6 +257,119 @@ def test_a_stranger_is_sent_away(client: WarmClient, first: tuple[bytes, bytes])
     assert stranger.process.wait(WITHIN) == 0
     client.call(int)
     assert pickle.loads(client.outcome().body) == 0
+
+
+def test_a_proof_is_good_for_one_stream(client: WarmClient) -> None:
+    """Who has overheard one cannot use it again."""
+    client.cut()
+    overheard = client.worker.attach()
+    overheard.nonces = client.nonces
+    shown = proof(TOKEN, "one", client.nonces)
+    told = {"client": "one", "nonce": client.nonces[1], "proof": shown, "run": None, "output": 0}
+    overheard.send(HELLO, json.dumps(told).encode())
+    assert overheard.process.wait(WITHIN) == 0
+
+
+# -- one client at a time
+
+
+def test_another_client_goes_elsewhere(client: WarmClient) -> None:
+    """While the worker has one; that one is not disturbed."""
+    other = client.worker.attach()
+    other.hello(client="two")
+    other.receive(BUSY)
+    assert other.process.wait(WITHIN) == 0
+    client.call(int)
+    assert pickle.loads(client.outcome().body) == 0
+
+
+def test_a_client_that_goes_leaves_the_worker_to_the_next(client: WarmClient) -> None:
+    """The same process takes both one's calls, and the outcome that the first did not fetch is gone."""
+    client.call(os.getppid)
+    pickle.loads(client.outcome().body)
+    client.send(GOODBYE)
+    client.receive(GOODBYE)
+    assert client.process.wait(WITHIN) == 0
+    other = client.worker.attach()
+    other.hello(client="two")
+    assert other.welcome() is None
+    other.call(os.getppid)
+    assert pickle.loads(other.outcome().body) == client.worker.process.pid
+
+
+def test_a_client_that_goes_ends_its_call(client: WarmClient) -> None:
+    """Before the worker is the next one's."""
+    client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
+    pid = int(client.receive(OUTPUT)[8:])
+    client.send(GOODBYE)
+    client.receive(GOODBYE)
+    assert not Path(f"/proc/{pid}").exists()
+    other = client.worker.attach()
+    other.hello(client="two")
+    assert other.welcome() is None
+    other.call(int)
+    assert pickle.loads(other.outcome().body) == 0
+
+
+def test_a_client_that_is_killed_while_it_waits_leaves_the_worker_at_once(client: WarmClient) -> None:
+    """The end of its stream says enough where it has no call."""
+    client.cut()
+    other = client.worker.attach()
+    other.hello(client="two")
+    assert other.welcome() is None
+
+
+def test_a_client_that_is_killed_keeps_its_call_for_a_while(start: Start) -> None:
+    """So long it may come back; then its call is ended, and another client has the worker."""
+    worker = start(reconnect=1.0)
+    client = worker.attach()
+    client.hello()
+    client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
+    pid = int(client.receive(OUTPUT)[8:])
+    client.cut()
+    early = worker.attach()
+    early.hello(client="two")
+    early.receive(BUSY)
+    until = time.monotonic() + WITHIN
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    other = worker.attach()
+    other.hello(client="two")
+    assert other.welcome() is None
+    other.call(int)
+    assert pickle.loads(other.outcome().body) == 0
+
+
+def test_a_client_that_comes_back_too_late_is_told_that_its_call_is_lost(start: Start) -> None:
+    """It was begun, so it must not be taken for one that never came."""
+    worker = start(reconnect=0.5)
+    client = worker.attach()
+    client.hello()
+    client.call(time.sleep, 600)
+    client.cut()
+    other = worker.attach()
+    until = time.monotonic() + WITHIN
+    other.hello(client="two")
+    while not other.is_welcome() and time.monotonic() < until:
+        other = worker.attach()
+        other.hello(client="two")
+    other.cut()
+    late = worker.attach()
+    late.hello("run-1")
+    assert late.welcome() is None
+    assert late.lost
+
+
+def test_a_client_that_says_nothing_any_more_loses_the_worker(start: Start) -> None:
+    """As one that is stopped (SIGSTOP), whose stream stays open."""
+    worker = start(reconnect=0.5)
+    stopped = worker.attach()
+    stopped.hello()
+    assert stopped.welcome() is None
+    assert stopped.process.wait(WITHIN) == 0
+    other = worker.attach()
+    other.hello(client="two")
+    assert other.welcome() is None
 
 
 def test_nobody_attaches_where_no_worker_is(start: Start) -> None:

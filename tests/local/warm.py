@@ -18,8 +18,9 @@ from kubefunc.payload import Packer
 from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT, join_request
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, NONCE, OFFSET, WELCOME
+from kubefunc.runner.warm.lease import is_proof, new_nonce, proof
 from kubefunc.runner.warm.stream import BODY
-from kubefunc.runner.warm.worker import ACKNOWLEDGE, DATA, HELLO, OFFSET
 from tests.conftest import ROOT
 
 KEY = b"k" * 32
@@ -31,11 +32,17 @@ class WarmWorker:
     """The worker's process."""
 
     def __init__(
-        self, place: Path, *, idle: float = 60.0, reconnect: float = 60.0, preload: Sequence[str] = ()
+        self,
+        place: Path,
+        *,
+        idle: float = 60.0,
+        reconnect: float = 60.0,
+        alone: float = 60.0,
+        preload: Sequence[str] = (),
     ) -> None:
         self.place = place
         self.clients: list[WarmClient] = []
-        serve = f"serve({TOKEN!r}, {idle}, {reconnect}, {tuple(preload)!r})"
+        serve = f"serve({TOKEN!r}, {idle}, {reconnect}, {alone}, {tuple(preload)!r})"
         program = f"from kubefunc.runner.warm.worker import serve; print({serve}, flush=True)"
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT), "KUBEFUNC_OUT": str(place)}
         self.process = subprocess.Popen(
@@ -85,22 +92,40 @@ class WarmClient:
         self.process.stdin.write(wire.frame(letter, data))
         self.process.stdin.flush()
 
-    def hello(self, run: str | None = None, output: int = 0, token: str = TOKEN) -> None:
-        self.send(HELLO, json.dumps({"token": token, "run": run, "output": output}).encode())
+    def hello(self, run: str | None = None, output: int = 0, token: str = TOKEN, client: str = "one") -> None:
+        """Say who it is; the answer is still to be read."""
+        self.nonces = self.receive(NONCE).decode(), new_nonce()
+        told = {"client": client, "nonce": self.nonces[1], "proof": proof(token, client, self.nonces)}
+        self.send(HELLO, json.dumps({**told, "run": run, "output": output}).encode())
+
+    def welcome(self) -> str | None:
+        """The call that the worker has; it has shown that it is the worker."""
+        told = json.loads(self.receive(WELCOME))
+        assert is_proof(told["proof"], TOKEN, "worker", self.nonces)
+        self.lost = told["lost"]
+        return told["run"]
+
+    def is_welcome(self) -> bool:
+        """Whether the worker takes this client; else another one has it."""
+        return self.receive_one_of(WELCOME, BUSY)[0] == WELCOME
 
     def receive(self, letter: bytes) -> bytes:
         """The next frame of this kind; those before it are kept in ``heard``."""
+        return self.receive_one_of(letter)[1]
+
+    def receive_one_of(self, *letters: bytes) -> tuple[bytes, bytes]:
+        """The next frame of one of these kinds."""
         assert self.process.stdout is not None
         until = time.monotonic() + WITHIN
         while True:
             for at, (each, content) in enumerate(self.heard):
-                if each == letter:
+                if each in letters:
                     del self.heard[at]
-                    return content
+                    return each, content
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
-            assert ready, f"no {letter!r} came, but {self.heard}"
+            assert ready, f"none of {letters!r} came, but {self.heard}"
             data = os.read(self.process.stdout.fileno(), 1 << 16)
-            assert data, f"the stream ended without {letter!r}, but {self.heard}"
+            assert data, f"the stream ended without {letters!r}, but {self.heard}"
             self.heard += self.frames.feed(data)
 
     def call(

@@ -11,6 +11,7 @@ import pytest
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm import worker as module
+from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.diagnosis import Phase
 
@@ -44,7 +45,7 @@ def test_a_worker_is_not_given_up_while_its_image_is_pulled(monkeypatch: pytest.
     """That may take minutes. The time for a stream to come begins when its Pod runs."""
     monkeypatch.setattr(module, "RECONNECT", 0.3)
     api, pool = Unreachable(), Recorder()
-    worker = Worker(cast(Owner, pool), cast(Api, api), "team", "worker-x", b"key")
+    worker = Worker(cast(Owner, pool), cast(Api, api), "me", Record("worker-x", "token", "team"), b"key")
     worker.moved([0], Whereabouts(Phase.STARTING, "the image is being pulled", pod="worker-x-1"))
     until = time.monotonic() + 30
     while api.tries < 6 and time.monotonic() < until:  # these take more than 0.3 s

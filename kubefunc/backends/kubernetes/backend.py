@@ -6,13 +6,17 @@ watches, a clock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc import errors
+from kubefunc.archive import cache_directory
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
@@ -50,7 +54,7 @@ from kubefunc.runner import KEY_FILE
 from kubefunc.untrusted import UntrustedSink
 
 if TYPE_CHECKING:
-    from kubefunc.backends.kubernetes.warm.pool import Pools
+    from kubefunc.backends.kubernetes.warm.pools import Pools
 
 REQUEST_THREADS = 6
 SWEEP_AFTER = 10.0
@@ -110,24 +114,37 @@ class KubernetesBackend:
         return self._work(submission.call, namespace, submission.options)
 
     def _open_pools(self) -> Pools:
-        from kubefunc.backends.kubernetes.warm.pool import Host, Pools  # most programs have none
+        from kubefunc.backends.kubernetes.warm.pools import Pools  # most programs have none
+        from kubefunc.backends.kubernetes.warm.supply import Host
 
         with self._pools_lock:
             if self._pools is None:
                 host = Host(
-                    self.api, self._connect, self.packer, self._start_worker, self._discard, self._cluster.later
+                    api=self.api,
+                    connect=lambda connections: Api(self._config, connections=connections),
+                    packer=self.packer,
+                    start=lambda submission, sink: self._submit_single(submission, ItemsSink(sink, SINGLE)),
+                    follow=self.attach,
+                    release=self._release,
+                    discard=self._discard,
+                    cluster=(self._config.host, self._config.context),
+                    cache=cache_directory(os.environ, sys.platform),
+                    later=self._cluster.later,
                 )
                 self._pools = Pools(host)
             return self._pools
 
-    def _connect(self, connections: int) -> Api:
-        return Api(self._config, connections=connections)
-
-    def _start_worker(self, submission: Submission, sink: Sink) -> None:
-        self._submit_single(submission, ItemsSink(sink, SINGLE))
+    def _release(self, call: str) -> None:
+        for attempt in self._tracker.of(call):
+            attempt.claim()
+            self._tracker.let_go(attempt)
 
     def _discard(self, call: str, namespace: str) -> None:
-        self._work(call, namespace, None).cancel()
+        work = self._work(call, namespace, None)
+        if self._tracker.of(call):
+            work.cancel()
+        else:  # another program has submitted it
+            self._requests.do(lambda: _quietly(work.discard))
 
     def _submit_single(self, submission: Submission, sink: ItemsSink) -> None:
         options = submission.options
@@ -180,7 +197,7 @@ class KubernetesBackend:
         unsent = [attempt for attempt in self._tracker.all() if attempt.stays and not attempt.objects.created]
         if self._pools is not None:
             self._pools.cancel(unfinished)
-            self._pools.close()
+            self._pools.leave()
         self.api.hurry(timeout)  # this thread helps with requests, and must not be held by a dead network
         cancelled = [attempt for call in unfinished for attempt in self._tracker.of(call)] + self._spent_maps(until)
         for attempt in cancelled:
@@ -363,6 +380,11 @@ def _must_not_start_later(error: errors.KubefuncError) -> bool:
     return isinstance(
         error, (errors.PodStartError, errors.ClusterError, errors.ConfigurationError, errors.PodLostError)
     )
+
+
+def _quietly(work: Callable[[], None]) -> None:
+    with contextlib.suppress(errors.KubefuncError):  # its ttl removes what stays
+        work()
 
 
 def _no_such_call(call: str, namespace: str) -> errors.ResultLostError:

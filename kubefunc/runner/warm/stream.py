@@ -8,6 +8,7 @@ import socket
 
 from kubefunc.runner.execution.process import take_over
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.warm.lease import new_nonce
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Stream:
         self.input, self.output = _receive(door)
         os.set_blocking(self.output, False)
         self.frames = wire.Frames()
+        self.nonce = new_nonce()
         self.known = False  # whether it has shown that it is this worker's client
         self._pending: list[bytes | BinaryIO] = []
 

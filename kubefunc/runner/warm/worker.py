@@ -1,38 +1,20 @@
 """A warm worker: the function of an ordinary call, which takes other calls, one after another.
 
 So its Pod is started, watched and explained like any other. It forks a process for each call and supervises it as
-``main`` does. Its client speaks to it through the program ``attach`` (:mod:`kubefunc.runner.warm.attach`), in frames:
-
-``H``  from the client, first: who it is, and which call it waits for (JSON: ``token``, ``run`` or null, ``output``: how
-       much of that call's output it has).
-``W``  the answer (JSON: ``run``: the call that this worker has, or null). If it is the one that the client waits for,
-       its output and outcome follow; if not, it never came here or was acknowledged, and may be sent.
-``D``  from the client: a piece of the next call's request.
-``C``  from the client: that was all of it (:class:`kubefunc.runner.execution.request.Request`).
-``T``  from the client: end the call that runs.
-``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.
-``O``  output: where it begins (8 bytes, big endian), and the output.
-``B``  a piece of a large outcome. ``R``: the rest of it, which is a signed envelope then.
-``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``, or the next call.
-``P``  from both: I am here.
-``X``  the worker takes no more calls (text: why), and has begun none that it was sent since.
-
-A stream may break at any byte: the client comes back with another one and both go on where they were. A client that
-does not come back within ``reconnect`` seconds is gone: its call is ended, and the worker ends.
+``main`` does. Its client speaks to it through the program ``attach`` (:mod:`kubefunc.runner.warm.attach`), in frames
+(:mod:`kubefunc.runner.warm.frames`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hmac
 import importlib
 import json
 import os
 import select
 import signal
 import socket
-import struct
 import time
 
 from kubefunc.runner import EXIT_TERMINATED, OUT_DIR
@@ -43,6 +25,19 @@ from kubefunc.runner.execution.spare import Spare
 from kubefunc.runner.pod.supervisor import Supervisor
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import FOLDER, SOCKET
+from kubefunc.runner.warm.frames import (
+    ACKNOWLEDGE,
+    BUSY,
+    DATA,
+    GOODBYE,
+    HELLO,
+    LEAVING,
+    NONCE,
+    OFFSET,
+    PING,
+    WELCOME,
+)
+from kubefunc.runner.warm.lease import Lease, is_proof, proof
 from kubefunc.runner.warm.stream import Stream
 
 TYPE_CHECKING = False
@@ -52,14 +47,6 @@ if TYPE_CHECKING:
 
     from kubefunc.runner.execution.process import Child, Overseer
     from kubefunc.runner.protocol.spec import RunnerSpec
-
-HELLO = b"H"
-WELCOME = b"W"
-DATA = b"D"
-ACKNOWLEDGE = b"A"
-PING = b"P"
-LEAVING = b"X"
-OFFSET = struct.Struct(">Q")
 
 PING_EVERY = 10.0
 OUTPUT_KEPT = 1 << 20  # bytes of a call's output, for a client that comes back
@@ -71,13 +58,14 @@ def directory() -> str:
     return os.path.join(os.environ.get("KUBEFUNC_OUT", OUT_DIR), FOLDER)
 
 
-def serve(token: str, idle_timeout: float, reconnect: float, preload: Sequence[str]) -> str:
+def serve(token: str, idle_timeout: float, reconnect: float, alone: float, preload: Sequence[str]) -> str:
     """The function of a worker's own call.
 
     Args:
-        token: what its client must show.
+        token: what its clients must know.
         idle_timeout: seconds without a call after which it ends.
-        reconnect: seconds without a client after which it ends.
+        reconnect: seconds without its client after which the client's call is ended, and another may come.
+        alone: seconds without a client after which it ends.
         preload: modules to import before the first call.
 
     Returns:
@@ -87,7 +75,7 @@ def serve(token: str, idle_timeout: float, reconnect: float, preload: Sequence[s
         importlib.import_module(name)
     where = directory()
     os.makedirs(where, mode=0o700, exist_ok=True)
-    worker = Worker(where, token, idle_timeout, reconnect)
+    worker = Worker(where, token, idle_timeout, alone, Lease(reconnect, time.monotonic()))
     become_subreaper()
     gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
     return worker.run()
@@ -102,11 +90,12 @@ class Worker:
 
     end_grace = END_GRACE
 
-    def __init__(self, where: str, token: str, idle_timeout: float, reconnect: float) -> None:
+    def __init__(self, where: str, token: str, idle_timeout: float, alone: float, lease: Lease) -> None:
         self._where = where
         self._token = token
         self._idle_timeout = idle_timeout
-        self._reconnect = reconnect
+        self._alone = alone
+        self._lease = lease
         self._signals = Signals()
         self._listener = _listen(os.path.join(where, SOCKET))
         self._stream: Stream | None = None
@@ -115,7 +104,7 @@ class Worker:
         self._incoming = bytearray()
         self._last: _Call | None = None  # the call that runs, or the last one, until it is acknowledged
         self._asked_to_end = self._was_asked = False  # of the call that runs, by the client
-        self._heard = self._busy = self._pinged = time.monotonic()
+        self._busy = self._pinged = time.monotonic()
 
     # -- between calls
 
@@ -145,7 +134,9 @@ class Worker:
             self._leave_if_unneeded()
 
     def _patience(self) -> float:
-        until = min(self._busy + self._idle_timeout, self._heard + self._reconnect, self._pinged + PING_EVERY)
+        until = min(self._busy + self._idle_timeout, self._lease.seen + self._alone)
+        if self._stream is not None:
+            until = min(until, self._pinged + PING_EVERY)
         return max(0.05, until - time.monotonic())
 
     def _leave_if_unneeded(self) -> None:
@@ -154,8 +145,8 @@ class Worker:
             return
         if now - self._busy >= self._idle_timeout:
             raise _Leave(f"no call came for {self._idle_timeout:g} s")
-        if now - self._heard >= self._reconnect:
-            raise _Leave(f"no client was there for {self._reconnect:g} s")
+        if now - self._lease.seen >= self._alone:
+            raise _Leave(f"no client was there for {self._alone:g} s")
 
     def _run_call(self, call: _Call) -> None:
         call.waits = False
@@ -173,7 +164,9 @@ class Worker:
     def _end_call(self, call: _Call, status: int) -> None:
         call.ended = status
         self._busy = time.monotonic()
-        if self._stream is not None:
+        if self._lease.client is None:
+            self._let_client_go()
+        elif self._stream is not None:
             self._send_end(self._stream, call)
         self.tick()
 
@@ -221,6 +214,8 @@ class Worker:
         if self._candidate is not None:
             self._candidate.close()
         self._candidate = newcomer
+        newcomer.send(wire.frame(NONCE, newcomer.nonce.encode()))
+        newcomer.flush()  # a pipe that nobody has written to has room for it
 
     def _hear_stream(self, stream: Stream) -> None:
         frames = stream.read()
@@ -231,7 +226,7 @@ class Worker:
             if not stream.known and not self._greet(stream, letter, content):
                 self._drop(stream)
                 return
-            self._heard = time.monotonic()
+            self._lease.seen = time.monotonic()
             self._take(letter, content)
 
     def _drop(self, stream: Stream) -> None:
@@ -246,25 +241,62 @@ class Worker:
         """Whether the newcomer is this worker's client. It takes the place of its own stream that has broken."""
         try:
             hello = json.loads(content) if letter == HELLO else {}
-            token, run, output = str(hello["token"]), hello["run"], int(hello["output"])
+            client, nonce, run, output = str(hello["client"]), str(hello["nonce"]), hello["run"], int(hello["output"])
+            known = is_proof(str(hello["proof"]), self._token, client, (stream.nonce, nonce))
         except (ValueError, KeyError, TypeError):
             return False
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
+        if not known:
+            return False
+        if self._is_taken(client):
+            stream.send(wire.frame(BUSY))
+            stream.flush()
             return False
         if self._stream is not None:
             self._drop(self._stream)
         stream.known = True
         self._stream, self._candidate = stream, None
+        self._lease.give(client, time.monotonic())
+        self._welcome(stream, proof(self._token, "worker", (stream.nonce, nonce)), run, output)
+        return True
+
+    def _is_taken(self, client: str) -> bool:
+        call = self._last
+        runs = call is not None and call.ended is None
+        in_use = self._stream is not None or call is not None
+        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=runs)
+
+    def _welcome(self, stream: Stream, shown: str, run: str | None, output: int) -> None:
+        """Tell a client what this worker has of the call that it waits for."""
         call = self._last
         mine = call is not None and call.run == run
         if not mine and call is not None and call.ended is not None:
-            self._last = call = None  # nobody waits for it any more
-        stream.send(wire.frame(WELCOME, json.dumps({"run": call.run if call is not None else None}).encode()))
+            self._forget_call(call)
+            call = None
+        told = {
+            "proof": shown,
+            "run": call.run if call is not None else None,
+            "lost": run is not None and self._lease.has_dropped(run),
+        }
+        stream.send(wire.frame(WELCOME, json.dumps(told).encode()))
         if mine and call is not None:
             self._send_output(stream, call, output)
             if call.ended is not None:
                 self._send_end(stream, call)
-        return True
+
+    def _forget_call(self, call: _Call) -> None:
+        """Nobody waits for it any more."""
+        self._lease.drop(call.run)
+        call.remove()
+        self._last = None
+
+    def _let_client_go(self) -> None:
+        """It has said goodbye, and its call has ended by now."""
+        if self._last is not None:
+            self._forget_call(self._last)
+        if self._stream is not None:
+            self._stream.send(wire.frame(GOODBYE))
+            self._stream.flush()
+            self._drop(self._stream)
 
     def _take(self, letter: bytes, content: bytes) -> None:
         if letter == DATA:
@@ -277,6 +309,12 @@ class Worker:
                 self._busy = time.monotonic()
         elif letter == TERMINATE:
             self._asked_to_end = True
+        elif letter == GOODBYE:
+            self._lease.free()
+            if self._last is None or self._last.ended is not None:
+                self._let_client_go()
+            else:
+                self._asked_to_end = True
         elif letter == ACKNOWLEDGE and self._last is not None and self._last.run == content.decode():
             self._last.remove()
             self._last = None
@@ -331,7 +369,16 @@ class Worker:
             self._stream.send(wire.frame(PING))
         if self._stream is not None and not self._stream.flush():
             self._drop(self._stream)
-        if now - self._heard >= self._reconnect and self._last is not None and self._last.ended is None:
+        if self._lease.is_lapsed(now):
+            self._give_up_client()
+
+    def _give_up_client(self) -> None:
+        """It has been away for too long: it may be stopped, or its machine gone."""
+        if self._stream is not None:
+            self._drop(self._stream)
+        runs = self._last is not None and not self._last.waits and self._last.ended is None
+        if runs and not self._was_asked:
+            self._was_asked = True
             signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
 
     def prepare(self, overseer: Overseer) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ def job_spec(submission: Submission, session: str, namespace: str, demands: Dema
         attempt=submission.attempt,
         origin=origin_here(),
         module=submission.module,
+        pool=submission.pool,
         demands=demands,
     )
 

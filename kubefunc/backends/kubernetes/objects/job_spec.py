@@ -51,6 +51,7 @@ class JobSpec:
         demands: what the namespace is known to demand of each container.
         origin: who makes the call.
         module: where the function is defined, or empty.
+        pool: of a warm worker: its kind.
         owner: the ownerReference of the Job: the Pod that the client runs in.
     """
 
@@ -66,6 +67,7 @@ class JobSpec:
     demands: Demands = NOTHING
     origin: Origin = NOBODY
     module: str = ""
+    pool: str = ""
     owner: Mapping[str, object] | None = None
 
     @property

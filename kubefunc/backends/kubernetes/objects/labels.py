@@ -20,6 +20,7 @@ CALL_LABEL: Final = "kubefunc/call"
 FUNCTION_LABEL: Final = "kubefunc/function"  # for selectors; the annotation of the same name has the whole name
 USER_LABEL: Final = "kubefunc/user"
 PROGRAM_LABEL: Final = "kubefunc/program"
+POOL_LABEL: Final = "kubefunc/pool"  # of warm workers: those with the same value can take each other's place
 FUNCTION_ANNOTATION: Final = "kubefunc/function"
 MODULE_ANNOTATION: Final = "kubefunc/module"
 HOST_ANNOTATION: Final = "kubefunc/host"
@@ -50,7 +51,8 @@ def _whose(spec: JobSpec) -> dict[str, str]:
 def own_labels(spec: JobSpec) -> dict[str, str]:
     """Those by which a Job, its Pods and its Secrets are found."""
     own = {MANAGED_BY_LABEL: MANAGED_BY, SESSION_LABEL: spec.session, CALL_LABEL: spec.call}
-    return {**own, **isolation_labels(spec.options)}
+    pool = {POOL_LABEL: spec.pool} if spec.pool else {}
+    return {**own, **pool, **isolation_labels(spec.options)}
 
 
 def pod_labels(spec: JobSpec) -> dict[str, str]:

@@ -15,7 +15,7 @@ from kubefunc.runner import ENV_INDEX, OUT_DIR
 from kubefunc.runner.execution.request import CALL, join_request
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import FOLDER
-from kubefunc.runner.warm.worker import DATA, OFFSET
+from kubefunc.runner.warm.frames import DATA, OFFSET
 
 DIRECTORY = f"{OUT_DIR}/{FOLDER}"
 PIECE = 1 << 18  # bytes of a request in one frame

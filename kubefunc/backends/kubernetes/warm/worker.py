@@ -1,37 +1,42 @@
-"""One warm worker, seen from its client: its Job's news, its stream, and the call that it has."""
+"""One warm worker, seen from its client: its Job's news, its stream, and the call that it has.
+
+This program has started it, or found it: another one has started it, and let it go. A worker that was found has a
+stream first, and news of its Job only later.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import dataclasses
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from kubefunc.backends.base import Lost, Whereabouts
 from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
-from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
+from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
+from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope, Raised, is_value, outcome
 from kubefunc.errors import KubefuncError, PodStartError
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
-from kubefunc.runner.protocol import wire
-from kubefunc.runner.protocol.records import Record
+from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, GOODBYE, LEAVING, PING
 from kubefunc.runner.warm.stream import BODY
-from kubefunc.runner.warm.worker import ACKNOWLEDGE, HELLO, LEAVING, PING, WELCOME
 
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
 SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
 AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
 SLOWER = 1.2
 AGAIN_AT_MOST = 2.0
+FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
 
 class Owner(Protocol):
@@ -57,6 +62,14 @@ class Owner(Protocol):
         """Its Job has ended."""
         ...
 
+    def worker_missing(self, worker: Worker, *, gone: bool) -> None:
+        """It was found, and cannot be had: it has gone, or another program has it."""
+        ...
+
+    def worker_taken(self, worker: Worker) -> None:
+        """This program was away for so long that another one has it now."""
+        ...
+
     def run_ended(self, worker: Worker, run: Run) -> None:
         """The outcome of its call is there; it takes another."""
         ...
@@ -71,34 +84,48 @@ class Worker:
 
     Attributes:
         call: that call's id.
-        key: that call's key.
-        token: what shows the worker that we are its client.
+        key: that call's key; empty of a worker that was found.
+        record: how it is reached.
         run: the call that it has been given. The pool's lock guards it.
         ready: whether it can be given one.
         has_served: whether it ever could.
+        is_found: whether another program has started it.
     """
 
-    def __init__(self, owner: Owner, api: Api, namespace: str, call: str, key: bytes) -> None:
-        self.call = call
+    def __init__(self, owner: Owner, api: Api, client: str, record: Record, key: bytes = b"") -> None:
+        """``client``: the id by which the worker knows this program. Without ``key`` it was found."""
+        self.call = record.call
         self.key = key
-        self.token = os.urandom(16).hex()
+        self.record = record
         self.run: Run | None = None
         self.ready = self.has_served = False
-        self.pod: str | None = None
-        self.node: str | None = None
-        self.namespace = namespace
+        self.is_found = not key
+        self.pod = record.pod or None
+        self.node = record.node
+        self.namespace = record.namespace
         self._owner = owner
         self._api = api
-        self._over = False
-        self._runs = False  # as far as its Pod's news says; streams are tried before that
+        self._client = client
+        self._over = self._is_leaving = False
+        self._runs = self.is_found  # as far as its Pod's news says; streams are tried before that
         self._stream: Conversation | None = None
         self._thread: threading.Thread | None = None
         self._waiting: deque[bytes | Run] = deque()
         self._wake, self._wake_end = socket.socketpair()  # not a pipe: who is late finds it closed, and not another's
         self._hurry = threading.Event()
-        self._heard = time.monotonic()
+        self._made = self._heard = time.monotonic()
+        self._told: KubefuncError | None = None  # how its Job ended, of one that was found
 
     # -- from the pool
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was found, and does not answer."""
+        return self.is_found and not self.has_served and time.monotonic() - self._made > FOUND_WITHIN
+
+    def take_over(self) -> None:
+        """Open a stream to it, though its Job's news are not followed."""
+        self._start_thread()
 
     def reserve(self, run: Run) -> None:
         """This is its call from now on. The pool's lock is held."""
@@ -117,8 +144,16 @@ class Worker:
         """Have it end what it runs."""
         self._send(wire.frame(TERMINATE))
 
+    def leave(self) -> None:
+        """Let it go, for the next client; its call is ended."""
+        if self._stream is None:
+            self.close()
+            return
+        self._is_leaving = True
+        self._send(wire.frame(GOODBYE))
+
     def close(self) -> None:
-        """Let it go."""
+        """Let it go, at once."""
         self._over = True
         if self._thread is None:
             self._close_wake()
@@ -163,8 +198,7 @@ class Worker:
         before, self.pod, self.node = self.pod, where.pod, where.node
         self.namespace = where.namespace or self.namespace
         if before is None:
-            self._thread = threading.Thread(target=self._serve, name=f"kubefunc-{self.call}", daemon=True)
-            self._thread.start()
+            self._start_thread()
             return
         self._runs = where.phase is Phase.RUNNING  # Kubernetes has replaced the Pod: what ran there is lost
         self._heard = time.monotonic()
@@ -174,10 +208,14 @@ class Worker:
         if run is not None:
             self._owner.run_lost(self, run)
 
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name=f"kubefunc-{self.call}", daemon=True)
+        self._thread.start()
+
     def output(self, indexes: Sequence[int], data: bytes) -> None:
         """Calls send theirs over the stream; this is what preloaded modules print."""
 
-    def take(self, outcomes: Sequence[Record]) -> None:
+    def take(self, outcomes: Sequence[records.Record]) -> None:
         self._end(_why_it_failed(outcomes[0], self.call))
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
@@ -193,7 +231,9 @@ class Worker:
         return self
 
     def _end(self, error: KubefuncError | None) -> None:
-        if not self._over:
+        if self.is_found and self._stream is not None:
+            self._told = error  # its stream knows better whether it serves
+        elif not self._over:
             self.close()
             self._owner.worker_over(self, error)
 
@@ -205,11 +245,8 @@ class Worker:
             heard = self._heard
             try:
                 self._open_stream()
-            except ExecRefused as error:
-                self._owner.worker_refused(self, str(error))
-                break
-            except (TransportError, OSError):
-                pass  # it is starting, or the way to it is broken
+            except (TransportError, OSError) as error:  # it is starting, or the way to it is broken
+                self._judge(error)
             if self._heard > heard:
                 pause = AGAIN
             if not self._over and self._runs and time.monotonic() - self._heard > RECONNECT:
@@ -220,6 +257,22 @@ class Worker:
                 pause = AGAIN
             pause = min(SLOWER * pause, AGAIN_AT_MOST)
         self._close_wake()
+
+    def _judge(self, error: Exception) -> None:
+        """Decide whether another stream may do better."""
+        if self._over or self._is_leaving:
+            self._over = True
+        elif self.is_found and not self.has_served:
+            self._over = True
+            self._owner.worker_missing(self, gone=not isinstance(error, WorkerTaken))
+        elif isinstance(error, WorkerTaken):
+            self._over = True
+            self._owner.worker_taken(self)
+        elif isinstance(error, ExecRefused):
+            self._owner.worker_refused(self, str(error))
+        elif self.is_found and (self._told is not None or _is_gone(error)):
+            self._over = True
+            self._owner.worker_over(self, self._told)
 
     def _close_wake(self) -> None:
         self._wake.close()
@@ -237,20 +290,30 @@ class Worker:
                 self._stream = None
 
     def _converse(self, stream: Conversation) -> None:
-        run = self.run
-        if run is not None:
-            run.forget_answer()
-        told = {"token": self.token, "run": run and run.id, "output": run.printed if run is not None else 0}
-        stream.send(wire.frame(HELLO, json.dumps(told).encode()))
+        greeting = Greeting(dataclasses.replace(self.record, pod=self.pod or ""), self._client)
         frames = wire.Frames()
         while not self._over:
             data, woken = stream.hear(self._wake.fileno(), SILENCE)
             for letter, content in frames.feed(data):
-                self._heard = time.monotonic()
-                self._hear(stream, letter, content)
+                if greeting.done:
+                    self._heard = time.monotonic()
+                    self._hear(stream, letter, content)
+                else:
+                    self._greet(stream, greeting, letter, content)
             if woken:
                 self._wake.recv(512)
-            self._send_waiting(stream)
+            if greeting.done:
+                self._send_waiting(stream)
+
+    def _greet(self, stream: Conversation, greeting: Greeting, letter: bytes, content: bytes) -> None:
+        told = greeting.hear(letter, content)
+        if told is not None:
+            self._heard = time.monotonic()
+            self._welcome(stream, told)
+            return
+        if self.run is not None:
+            self.run.forget_answer()
+        stream.send(greeting.hello(self.run))
 
     def _send_waiting(self, stream: Conversation) -> None:
         while self._waiting and not self._over:
@@ -269,13 +332,14 @@ class Worker:
 
     def _hear(self, stream: Conversation, letter: bytes, content: bytes) -> None:
         run = self.run
-        if letter == WELCOME:
-            self._welcome(stream, json.loads(content)["run"])
-        elif letter == PING:
+        if letter == PING:
             stream.send(wire.frame(PING))
         elif letter == LEAVING:
             self.ready = False
+            self._over = self.is_found
             self._owner.worker_leaves(self)
+        elif letter == GOODBYE:
+            self._over = True
         elif run is None:
             return
         elif letter == OUTPUT:
@@ -287,13 +351,17 @@ class Worker:
         elif letter == ENDED:
             self._run_ended(stream, run)
 
-    def _welcome(self, stream: Conversation, has: str | None) -> None:
+    def _welcome(self, stream: Conversation, told: dict[str, Any]) -> None:
         run = self.run
         if run is None:
             self._waiting.clear()
+            self.record = dataclasses.replace(self.record, namespace=self.namespace, pod=self.pod or "", node=self.node)
             self.ready = self.has_served = True
             self._owner.worker_ready(self)
-        elif has != run.id:
+        elif told.get("lost"):
+            self.run = None
+            self._owner.run_lost(self, run)
+        elif told.get("run") != run.id:
             self._waiting.clear()
             self._send_run(stream, run)  # the stream broke before all of it was there
 
@@ -306,7 +374,12 @@ class Worker:
             self._owner.run_lost(self, run)
 
 
-def _why_it_failed(record: Record, call: str) -> KubefuncError | None:
+def _is_gone(error: Exception) -> bool:
+    """Whether its Pod is not there any more."""
+    return isinstance(error.__cause__, ApiError) and error.__cause__.not_found
+
+
+def _why_it_failed(record: records.Record, call: str) -> KubefuncError | None:
     """Why a worker could not serve; None where it has ended as it should."""
     if is_value(record):
         return None

@@ -1,0 +1,95 @@
+"""The pools of a session: which one a call goes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from kubefunc import errors
+from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.kubernetes.warm.pool import WarmPool
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.backends.kubernetes.warm.supply import Host
+from kubefunc.backends.kubernetes.warm.work import WarmWork
+from kubefunc.diagnosis import Phase
+from kubefunc.options import Options
+
+if TYPE_CHECKING:
+    from kubefunc.pool import Pool
+
+# What may differ between calls that share workers.
+_OF_THE_CALL: Final = ("timeout retries retry_exceptions pool verbose progress on_sigterm publish").split()
+_DEFAULTS: Final = Options()
+
+
+class Pools:
+    """The pools of a session on one cluster."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = threading.RLock()
+        self._pools: dict[tuple[Pool, str, str], WarmPool] = {}
+        self._work: weakref.WeakValueDictionary[str, WarmWork] = weakref.WeakValueDictionary()
+
+    def submit(self, submission: Submission, sink: Sink, namespace: str) -> WarmWork:
+        """Run this on the workers that fit it.
+
+        Raises:
+            ConfigurationError: an option does not go with a pool.
+        """
+        options = submission.options
+        config = options.pool
+        if config is None:
+            raise RuntimeError("a submission without a pool")
+        if options.detach:
+            raise errors.ConfigurationError(
+                "detach=True does not go with pool=: a call in a pool ends with your program. Leave pool= out."
+            )
+        if options.publish is not None and options.publish.owned:
+            raise errors.ConfigurationError(
+                "publish= with owned=True does not go with pool=: the call has no Job that could be the owner. "
+                "Leave owned= out, or pool=."
+            )
+        if options.service is not None:
+            raise errors.ConfigurationError(
+                f"service={options.service!r} does not go with pool=: other calls use its Pods too. Leave one out."
+            )
+        pool = self._pool(config, options, namespace)
+        indexes = [0] if submission.shape == "single" else list(submission.items)
+        changed = threading.Condition()
+        runs = [Run(submission, index, sink, changed) for index in indexes]
+        with self._lock:
+            work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
+        work.add(pool, runs)
+        sink.moved(indexes, Whereabouts(Phase.PENDING))
+        pool.submit(runs)
+        return work
+
+    def _pool(self, config: Pool, options: Options, namespace: str) -> WarmPool:
+        usual = {name: getattr(_DEFAULTS, name) for name in _OF_THE_CALL}
+        own = dataclasses.replace(options, **usual, keep="never", logging=False)
+        key = (config, namespace, repr(own))
+        with self._lock:
+            if key not in self._pools or self._pools[key].closed:
+                self._pools[key] = made = WarmPool(self._host, config, own, namespace)
+                config.opened(made)
+            return self._pools[key]
+
+    def leave(self) -> None:
+        """At the program's end: let all workers go."""
+        for pool in list(self._pools.values()):
+            if not pool.closed:
+                pool.leave()
+
+    def cancel(self, calls: Sequence[str]) -> None:
+        """Stop those of these calls that are ours."""
+        for work in [self._work.get(call) for call in calls]:
+            if work is not None:
+                work.cancel()
+
+    def forget(self) -> None:
+        for pool in self._pools.values():
+            pool.forget()

@@ -1,0 +1,39 @@
+"""The frames between a warm worker and its client. Each is a letter, a length and a content.
+
+``N``  from the worker, first: its nonce (text).
+``H``  from the client: who it is, and which call it waits for (JSON: ``client``, ``nonce``, ``proof`` that it knows
+       the token, see :mod:`kubefunc.runner.warm.lease`; ``run`` or null, ``output``: how much of that call's output it
+       has).
+``W``  the answer (JSON: the worker's own ``proof``; ``run``: the call that this worker has, or null; ``lost``: whether
+       it has begun the call that the client waits for, and keeps nothing of it any more). If it has that call, its
+       output and outcome follow; if not, and it is not lost, it never came here and may be sent.
+``Y``  the other answer: another client has this worker.
+``D``  from the client: a piece of the next call's request.
+``C``  from the client: that was all of it (:class:`kubefunc.runner.execution.request.Request`).
+``T``  from the client: end the call that runs.
+``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.
+``O``  output: where it begins (8 bytes, big endian), and the output.
+``B``  a piece of a large outcome. ``R``: the rest of it, which is a signed envelope then.
+``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``, or the next call.
+``G``  from the client: it goes, and its call is ended. The answer, once that is done: the worker is free.
+``P``  from both: I am here.
+``X``  the worker takes no more calls (text: why), and has begun none that it was sent since.
+
+A stream may break at any byte: the client comes back with another one and both go on where they were. A client that
+does not come back within ``reconnect`` seconds is gone: its call is ended, and another client may have the worker.
+"""
+
+from __future__ import annotations
+
+import struct
+
+NONCE = b"N"
+HELLO = b"H"
+WELCOME = b"W"
+BUSY = b"Y"
+GOODBYE = b"G"
+DATA = b"D"
+ACKNOWLEDGE = b"A"
+PING = b"P"
+LEAVING = b"X"
+OFFSET = struct.Struct(">Q")

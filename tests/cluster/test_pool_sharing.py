@@ -1,0 +1,105 @@
+"""Warm workers that programs leave to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from kubefunc import Pool, remote
+from tests.cluster.spaces import Space
+from tests.cluster.waiting import eventually, nothing_left
+from tests.conftest import ROOT
+
+WAIT = 90
+
+PROGRAM = """
+import json, os, platform, sys, time
+from kubefunc import Pool, current, remote
+
+pool = Pool(max_workers=1{pool})
+
+@remote(pool=pool{options})
+def where(seconds):
+    print("it runs", flush=True)
+    time.sleep(seconds)
+    return platform.node(), os.getppid(), "{code}"
+
+call = where.remote(float(sys.argv[1]))
+print(json.dumps([*call.result(90), pool.workers]))
+"""
+
+
+def program(
+    calling: Space, folder: Path, seconds: float = 0.0, *, code: str = "first", options: str = "", pool: str = ""
+) -> subprocess.Popen[str]:
+    """A program that calls, and has ended its session when its process ends."""
+    script = folder / "program.py"
+    script.write_text(PROGRAM.format(code=code, options=options, pool=pool))
+    return subprocess.Popen(
+        [sys.executable, str(script), str(seconds)],
+        env={**os.environ, "KUBECONFIG": str(calling.kubeconfig), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_it_runs(running: subprocess.Popen[str]) -> None:
+    """Return once its call has printed."""
+    assert running.stderr is not None
+    lines: list[str] = []
+    while not any("it runs" in line for line in lines):
+        lines.append(running.stderr.readline())
+        assert lines[-1], f"it ended: {lines}"
+
+
+def answer(running: subprocess.Popen[str]) -> Any:
+    """What it says at its end."""
+    out, err = running.communicate(timeout=WAIT)
+    assert running.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def test_the_next_program_finds_the_worker(calling: Space, tmp_path: Path) -> None:
+    """Its function may have changed; a Pod with other options is another worker. ``with`` ends what it has found."""
+    pod, parent, _, workers = answer(program(calling, tmp_path))
+    assert workers == 1
+    assert answer(program(calling, tmp_path, code="changed")) == [pod, parent, "changed", 1]
+    other, *_ = answer(program(calling, tmp_path, options=", cpu='20m'", pool=", share=False"))
+    assert other != pod
+    eventually(lambda: len(calling.admin.get("jobs")) == 1, what="the worker that is not shared to go")
+    with Pool(max_workers=1) as pool:
+        assert remote(pool=pool)(os.getppid).remote().result(WAIT) == parent
+        assert pool.workers == 1
+    nothing_left(calling)
+
+
+def test_two_programs_at_once_have_a_worker_each(calling: Space, tmp_path: Path) -> None:
+    """One that is killed leaves its worker, though not before it is sure that the program does not come back."""
+    first = program(calling, tmp_path, 600)
+    until_it_runs(first)
+    pod, *_ = answer(program(calling, tmp_path))
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=WAIT)
+    again, *_ = answer(program(calling, tmp_path))
+    assert again == pod
+    assert len(calling.admin.get("jobs")) == 2
+    calling.clear()
+    nothing_left(calling)
+
+
+def test_a_found_worker_that_is_lost_is_replaced(calling: Space, tmp_path: Path) -> None:
+    """Its call runs again on another one; a call that comes later does not wait for it."""
+    pod, *_ = answer(program(calling, tmp_path))
+    second = program(calling, tmp_path, 5)
+    until_it_runs(second)
+    calling.admin.run("delete", "job", pod.rpartition("-")[0], "--wait=false")
+    other, *_ = answer(second)
+    assert other != pod
+    calling.clear()
+    nothing_left(calling)

@@ -1,0 +1,122 @@
+"""Which warm workers of another program a program may use: those that it would have started itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+
+from kubefunc import Pool
+from kubefunc.backends.base import Submission
+from kubefunc.backends.kubernetes.control import call_objects
+from kubefunc.backends.kubernetes.warm import kind as module
+from kubefunc.backends.kubernetes.warm.kind import kind_of
+from kubefunc.errors import ConfigurationError
+from kubefunc.options import Options
+from kubefunc.payload import Packer
+from kubefunc.pool import Counts
+from kubefunc.runner.warm.worker import serve
+
+CLUSTER = ("https://one:6443", "mine")
+
+
+def worker(idle_timeout: float = 300.0, **options: object) -> Submission:
+    """What would start a worker."""
+    payload = Packer.for_cluster().pack(serve, ("", idle_timeout, 60.0, idle_timeout, ()))
+    return Submission(call="", function="worker", options=Options.of(**options), payload=payload, key=b"")  # type: ignore[arg-type]
+
+
+def kind(cluster: tuple[str, str] = CLUSTER, namespace: str = "team", **options: object) -> str:
+    """Its kind."""
+    return kind_of(cluster, namespace, worker(**options))  # type: ignore[arg-type]
+
+
+def test_two_programs_with_the_same_options_have_the_same_kind() -> None:
+    """Whatever their calls' ids and keys are; the kind is a label's value."""
+    other = dataclasses.replace(worker(cpu=1), call="worker-x", key=b"another")
+    assert kind(cpu=1) == kind_of(CLUSTER, "team", other)
+    assert kind().isalnum()
+    assert len(kind()) <= 63
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image": "python:3.11"},
+        {"cpu": 2},
+        {"env": {"A": "1"}},
+        {"packages": ["numpy"]},
+        {"service_account": "other"},
+        {"idle_timeout": 60.0},
+        {"namespace": "another"},
+        {"cluster": ("https://two:6443", "mine")},
+        {"cluster": ("https://one:6443", "somebody")},
+        {"pod_template": {"spec": {"priorityClassName": "low"}}},
+    ],
+)
+def test_other_options_are_another_kind(changed: dict[str, object]) -> None:
+    """All that a Pod is made of, and where it is."""
+    assert kind(**changed) != kind()  # type: ignore[arg-type]
+
+
+def test_another_python_is_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has pickled may not load there."""
+    before = kind()
+    monkeypatch.setattr(module, "python_here", lambda: ("CPython", 3, 99))
+    assert kind() != before
+
+
+def test_another_version_of_kubefunc_is_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code is in the Pod: every byte of it counts, and so does the protocol."""
+    before = kind()
+    monkeypatch.setattr(module, "PROTOCOL", 2)
+    changed = kind()
+    monkeypatch.setattr(call_objects, "archive_bytes", lambda: b"other code")
+    assert len({before, changed, kind()}) == 3
+
+
+# -- Pool
+
+
+def test_a_pool_says_what_its_workers_do() -> None:
+    """As far as it has any."""
+
+    class Open:
+        """On some cluster."""
+
+        def counts(self) -> Counts:
+            """One that runs a call, two that start."""
+            return Counts(busy=1, starting=2)
+
+        def scale(self, workers: int) -> None:
+            """Not here."""
+
+        def close(self) -> None:
+            """Nor this."""
+
+    pool, open_pool = Pool(max_workers=3), Open()
+    made = "Pool(min_workers=0, max_workers=3, idle_timeout=300.0, preload=(), share=True)"
+    assert repr(pool) == made
+    pool.opened(open_pool)
+    assert pool.workers == 3
+    assert repr(pool) == f"<{made}: 1 busy, 0 idle, 2 starting>"
+
+
+def test_a_pool_travels_as_it_was_made() -> None:
+    """Not its workers."""
+    made = Pool(min_workers=1, max_workers=3, idle_timeout=5, preload=["json"], share=False)
+    assert repr(pickle.loads(pickle.dumps(made))) == repr(made)
+
+
+def test_what_cannot_be_scaled_is_refused() -> None:
+    """With what it has, and what it may have."""
+    pool = Pool(max_workers=3)
+    with pytest.raises(ConfigurationError, match=r"scale\(4\) is more than max_workers=3"):
+        pool.scale(4)
+    with pytest.raises(ConfigurationError, match="workers=-1 is not a whole number"):
+        pool.scale(-1)
+    with pytest.raises(ConfigurationError, match="share='yes' is not True or False"):
+        Pool(share="yes")  # type: ignore[arg-type]
+    pool.scale(2)
+    assert pool.least == 2
