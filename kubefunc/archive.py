@@ -76,6 +76,7 @@ _NOT_COMPILED = (
     "kubefunc/runner/execution/plain.py",
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
+    "kubefunc/runner/warm/worker.py",
 )
 # Of the runner, what is loaded only once the version of Python was found to fit.
 _AFTER_THE_CHECK = (
