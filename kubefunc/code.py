@@ -114,6 +114,15 @@ class ProjectCode:
                     "Make the file readable, or move it out of the package."
                 ) from error
 
+    def units(self, names: Iterable[str]) -> tuple[Unit, ...]:
+        """The caller's own packages and modules behind these module names, with all that they import.
+
+        Raises:
+            SerializationError: one of them is larger than the limit, or cannot be read.
+        """
+        with self._lock:
+            return self._close(frozenset(self._units(names)))
+
     def _archive(self, seeds: frozenset[Unit]) -> CodeArchive:
         entry = self._entries.pop(seeds, None)
         watched = _watched()

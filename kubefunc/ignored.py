@@ -30,7 +30,28 @@ _KEY_LIKE: Final = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # Alternatives of gitignore's syntax, longest first.
-_TOKEN: Final = re.compile(r"(?P<deep>\A\*\*/|/\*\*/)|(?P<below>/\*\*\Z)|\*+|\?|\[[^\]/]+\]|\\.|.", re.DOTALL)
+_TOKEN: Final = re.compile(
+    r"(?P<deep>\A\*\*/|/\*\*/)|(?P<below>/\*\*\Z)|(?P<all>\A\*\*\Z)|\*+|\?|"
+    r"\[(?P<negated>[!^]?)(?P<members>\]?(?:\\.|\[:[a-z]*:\]|[^]\\])*)\]|\\.|.",
+    re.DOTALL,
+)
+_MEMBER: Final = re.compile(r"\[:(?P<named>[a-z]*):\]|(?P<first>\\.|.)(?:-(?P<last>\\.|[^]]))?", re.DOTALL)
+_NOTHING: Final = "(?!)"
+# POSIX' names for characters, as far as they are of ASCII.
+_NAMED: Final = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": " \\t",
+    "cntrl": "\\x00-\\x1f\\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": "!-/:-@\\[-`{-~",
+    "space": " \\t\\n\\r\\f\\v",
+    "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}
 
 
 def is_key_like(name: str) -> bool:
@@ -43,15 +64,25 @@ def is_key_like(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Pattern:
-    """One line of an ignore file: for paths below the package, ``prefix`` leads from the file to the package."""
+class Pattern:
+    """One line of an ignore file.
+
+    Attributes:
+        regex: for paths below the file.
+        prefix: leads from the file to the package.
+        negated: what matches travels; else it stays here.
+        directories_only: it speaks of directories alone.
+        where: the file, the line's number, and the line.
+    """
 
     regex: re.Pattern[str]
     prefix: str
     negated: bool
     directories_only: bool
+    where: str = ""
 
     def matches(self, path: str, *, is_directory: bool) -> bool:
+        """Whether it speaks of this path."""
         if self.directories_only and not is_directory:
             return False
         return self.regex.fullmatch(self.prefix + path) is not None
@@ -66,7 +97,7 @@ class Rules:
     """
 
     project: str
-    _patterns: tuple[_Pattern, ...] = ()
+    _patterns: tuple[Pattern, ...] = ()
 
     def says(self, path: str, *, is_directory: bool) -> bool | None:
         """True: travels. False: stays here. None: no line speaks of it. As in git the last matching line decides.
@@ -75,10 +106,13 @@ class Rules:
             path: below the package's directory, with ``/``.
             is_directory: whether it is one.
         """
-        for pattern in reversed(self._patterns):
-            if pattern.matches(path, is_directory=is_directory):
-                return pattern.negated
-        return None
+        decided = self.decides(path, is_directory=is_directory)
+        return None if decided is None else decided.negated
+
+    def decides(self, path: str, *, is_directory: bool) -> Pattern | None:
+        """The line that speaks of it."""
+        matching = (each for each in reversed(self._patterns) if each.matches(path, is_directory=is_directory))
+        return next(matching, None)
 
     def contains(self, path: str) -> bool:
         """Whether a real path lies in the project, and neither hidden nor under a name like a key's."""
@@ -96,10 +130,10 @@ def read_rules(directory: str) -> Rules:
     """
     real = os.path.realpath(directory)
     project = _project(real)
-    patterns: list[_Pattern] = []
+    patterns: list[Pattern] = []
     for place in _between(project, real):
         prefix = "" if place == real else os.path.relpath(real, place).replace(os.sep, "/") + "/"
-        patterns += (pattern for line in _lines(place) if (pattern := _pattern(line, prefix)) is not None)
+        patterns += _patterns(place, prefix)
     return Rules(project, tuple(patterns))
 
 
@@ -127,15 +161,20 @@ def _between(top: str, bottom: str) -> list[str]:
     return places[::-1]
 
 
-def _lines(place: str) -> Iterator[str]:
+def _patterns(place: str, prefix: str) -> Iterator[Pattern]:
+    file = os.path.join(place, IGNORE_FILE)
     try:
-        with open(os.path.join(place, IGNORE_FILE), encoding="utf-8") as file:
-            yield from file.read().splitlines()
+        with open(file, encoding="utf-8") as content:
+            lines = content.read().splitlines()
     except FileNotFoundError:
         return
+    for number, line in enumerate(lines, 1):
+        pattern = _pattern(line, prefix, f"{file}, line {number}: {line.strip()}")
+        if pattern is not None:
+            yield pattern
 
 
-def _pattern(line: str, prefix: str) -> _Pattern | None:
+def _pattern(line: str, prefix: str, where: str = "") -> Pattern | None:
     """A line of gitignore's syntax; None for a comment.
 
     >>> found = _pattern("!data/*.pem", "src/shop/")
@@ -154,7 +193,7 @@ def _pattern(line: str, prefix: str) -> _Pattern | None:
     is_anchored = "/" in text
     body = "".join(map(_translated, _TOKEN.finditer(text.removeprefix("/"))))
     regex = re.compile(body if is_anchored else f"(?:.*/)?{body}", re.DOTALL)
-    return _Pattern(regex, prefix, negated, directories_only)
+    return Pattern(regex, prefix, negated, directories_only, where)
 
 
 def _translated(token: re.Match[str]) -> str:
@@ -163,11 +202,32 @@ def _translated(token: re.Match[str]) -> str:
         return "(?:.*/)?" if text.startswith("*") else "/(?:.*/)?"
     if token["below"]:
         return "/.*"
+    if token["all"]:
+        return ".*"
     if text.startswith("*"):
         return "[^/]*"
     if text == "?":
         return "[^/]"
-    if len(text) > 2 and text.startswith("["):
-        inner = text[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-        return f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
+    if token["members"] is not None:
+        return _any_of(token["members"], token["negated"])
+    if text == "[":  # it is not closed
+        return _NOTHING
     return re.escape(text[1:] if len(text) == 2 else text)
+
+
+def _any_of(members: str, negated: str) -> str:
+    """A regular expression for one character of these, or for one that is not among them. It is never a slash."""
+    parts: list[str] = []
+    for member in _MEMBER.finditer(members):
+        if member["named"] is not None:
+            if member["named"] not in _NAMED:
+                return _NOTHING
+            parts.append(_NAMED[member["named"]])
+            continue
+        first = member["first"][-1]
+        last = (member["last"] or first)[-1]
+        # As in git, a range that is written backwards stands for its first character.
+        parts.append(f"{re.escape(first)}-{re.escape(last)}" if first <= last else re.escape(first))
+    if not parts:
+        return "[^/]" if negated else _NOTHING
+    return f"(?!/)[{'^' if negated else ''}{''.join(parts)}]"

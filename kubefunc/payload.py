@@ -37,6 +37,7 @@ from kubefunc.runner.protocol.wire import join_payload
 
 if TYPE_CHECKING:
     from kubefunc.code import ProjectCode
+    from kubefunc.modules import Unit
     from kubefunc.packages.imports import Need
     from kubefunc.project_files import Note
 
@@ -136,6 +137,14 @@ class Packer:
         pickler = _ItemPickler(function)
         packed = list(map(pickler.dump, items))
         return self._payload(function, [pickled, *packed[:_ITEMS_LOOKED_AT]], names | pickler.names), packed
+
+    def units(self, function: Callable[..., object]) -> tuple[Unit, ...]:
+        """The caller's own packages and modules that travel with a function.
+
+        Raises:
+            SerializationError: the function cannot be pickled, or its code not be read.
+        """
+        return self._code.units(_pickle_call(function, (), {}, ())[1].all)
 
     def _payload(self, function: Callable[..., object], pickles: Sequence[bytes], names: _Names) -> Payload:
         """Of a function; what is unpickled first stands first."""

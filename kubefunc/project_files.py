@@ -41,15 +41,30 @@ class ProjectFile(NamedTuple):
 
 
 class Reason(enum.Enum):
-    """Why a file does not travel although nobody asked for that."""
+    """Why a file or directory does not travel."""
 
     KEY = "key"
     LINK = "link"
     UNREADABLE = "unreadable"
+    HIDDEN = "hidden"
+    CACHE = "cache"
+    ENVIRONMENT = "environment"
+    IGNORED = "ignored"
+
+
+TOLD: Final = frozenset({Reason.KEY, Reason.LINK, Reason.UNREADABLE})
+"""Reasons that nobody has asked for: the person is told without asking."""
 
 
 class LeftOut(NamedTuple):
-    """A file or directory that stays on this machine, and is named to the person."""
+    """A file or directory that stays on this machine.
+
+    Attributes:
+        path: where it is.
+        reason: why.
+        project: the directory of its project.
+        detail: where a link leads, what the system says, or the line of the ignore file.
+    """
 
     path: str
     reason: Reason
@@ -76,8 +91,12 @@ class _Vanished(Exception):
     """A module was listed, and is not there any more."""
 
 
-def list_files(units: Iterable[Unit]) -> Listing:
+def list_files(units: Iterable[Unit], reasons: frozenset[Reason] = TOLD) -> Listing:
     """All files of the units; of two with the same name the first one counts.
+
+    Args:
+        units: packages and modules.
+        reasons: what is left out for others of them is not listed.
 
     Raises:
         SerializationError: a module cannot be read.
@@ -90,10 +109,10 @@ def list_files(units: Iterable[Unit]) -> Listing:
             found[module.name] = module
         for directory in unit.directories:
             for each in _tree(base, directory):
-                if isinstance(each, LeftOut):
-                    left_out.append(each)
-                else:
+                if isinstance(each, ProjectFile):
                     found.setdefault(each.name, each)
+                elif each.reason in reasons:
+                    left_out.append(each)
     return Listing(tuple(found[name] for name in sorted(found)), tuple(sorted(left_out, key=lambda each: each.path)))
 
 
@@ -151,16 +170,19 @@ def _entry(base: str, path: str, entry: os.DirEntry[str], rules: Rules) -> Proje
     is_directory = entry.is_dir()
     if not is_directory and not entry.is_file():  # a socket, or a broken link
         return None
-    said = rules.says(path, is_directory=is_directory)
-    if said is False or (said is None and _is_skipped(entry, is_directory=is_directory)):
-        return None
-    if said is None and (reason := _suspicion(entry, rules, is_directory=is_directory)) is not None:
-        return reason
+    said = rules.decides(path, is_directory=is_directory)
+    if said is not None and not said.negated:
+        return LeftOut(entry.path, Reason.IGNORED, rules.project, said.where)
+    if said is None and (stays := _stays(entry, rules, is_directory=is_directory)) is not None:
+        return stays
     return path if is_directory else _file(f"{base}/{path}", entry.path, entry.stat())
 
 
-def _suspicion(entry: os.DirEntry[str], rules: Rules, *, is_directory: bool) -> LeftOut | None:
-    """Why an entry should not travel unasked. Code always may: who imports it here wants it there."""
+def _stays(entry: os.DirEntry[str], rules: Rules, *, is_directory: bool) -> LeftOut | None:
+    """Why an entry should not travel unasked. Code mostly may: who imports it here wants it there."""
+    skipped = _skipped(entry, is_directory=is_directory)
+    if skipped is not None:
+        return LeftOut(entry.path, skipped, rules.project)
     if _is_code(entry, is_directory=is_directory):
         return None
     if entry.is_symlink() and not rules.contains(target := os.path.realpath(entry.path)):
@@ -184,12 +206,14 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_skipped(entry: os.DirEntry[str], *, is_directory: bool) -> bool:
+def _skipped(entry: os.DirEntry[str], *, is_directory: bool) -> Reason | None:
     if entry.name.startswith("."):
-        return True
+        return Reason.HIDDEN
     if not is_directory:
-        return False
-    return entry.name in _SKIPPED_DIRECTORIES or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
+        return None
+    if entry.name in _SKIPPED_DIRECTORIES:
+        return Reason.CACHE
+    return Reason.ENVIRONMENT if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) else None
 
 
 def _unreadable(path: str, error: OSError) -> LeftOut:

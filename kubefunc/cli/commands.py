@@ -41,6 +41,7 @@ COMMANDS = {
     "clean": Entry("remove", "Delete finished calls and their stored results."),
     "doctor": Entry("doctor", "Check that calls can run on the cluster, and say what is in their way."),
     "render": Entry("render", "Print the objects that a call would create, as YAML."),
+    "files": Entry("files", "List the files that are sent with a function, and those that stay here."),
     "config": Entry("config", "Show backend, image and options of calls from here."),
     "role": Entry("role", "Print the Role that kubefunc needs, as YAML for kubectl apply."),
     "completion": Entry("completion", "Print the script that completes commands and ids in your shell."),
