@@ -94,6 +94,7 @@ class MapCall(Reachable, Generic[R]):
         except asyncio.CancelledError:
             self.cancel()
             raise
+        items.watch.finish()
         return results
 
     def result(self, timeout: float | None = None) -> list[R]:

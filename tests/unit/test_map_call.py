@@ -310,6 +310,20 @@ def test_async_for_and_await() -> None:
     assert asyncio.run(waits()) == ["a", "b"]
 
 
+def test_a_map_that_is_awaited_ends_its_display_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last items need no wait, as all are there by then."""
+    made = Made(2)
+    finished: list[bool] = []
+    monkeypatch.setattr(made.map._items.watch, "finish", lambda: finished.append(made.map.done()))
+    made.give((0, "a"), (1, "b"))
+
+    async def waits() -> Any:
+        return await made.map
+
+    assert asyncio.run(waits()) == ["a", "b"]
+    assert finished == [True]
+
+
 def test_cancelling_the_task_that_awaits_a_map_cancels_it() -> None:
     """As with a call; leaving an ``async for`` does not."""
     made = Made(1)
