@@ -132,6 +132,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=ON_CLUSTER)
 def examples(session: nox.Session) -> None:
     """Every example as its reader runs it."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, "examples"))
     _pytest(session, "tests/examples")
 
 

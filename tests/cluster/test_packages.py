@@ -19,12 +19,11 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.images import image_with
 from tests.cluster.sandbox import listen_inside
 from tests.cluster.spaces import Space
-from tests.cluster.wheels import real_wheels
+from tests.cluster.wheels import REAL, real_wheels
 from tests.wheels import Index, install, served, wheel
 
 WAIT = 180
 PYTHON = "3.11"
-REAL = ("numpy", "pandas", "scikit-learn", "pyarrow")
 NON_ROOT = {"containers": [{"name": "main", "securityContext": {"readOnlyRootFilesystem": True}}]}
 
 pytestmark = [pytest.mark.xdist_group("packages"), pytest.mark.slow]

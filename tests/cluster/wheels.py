@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tests.cluster.cache import cached
 
+REAL = ("numpy", "pandas", "scikit-learn", "pyarrow")
+
 
 def real_wheels(names: Sequence[str]) -> Path:
     """A directory with the wheels of these distributions, as installed here, and of all that they require."""

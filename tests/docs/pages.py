@@ -9,8 +9,10 @@ numbers, so a traceback points into the page. A block says how it runs by its la
 <!-- output -->             above a ```text: what the block before it prints
 <!-- cluster -->            runs only when the page is run on the test cluster, which is then done with all of the page
 <!-- fresh checkout -->     a bash block that runs alone, in a new copy of this repository
+<!-- fresh environment -->  a bash block that runs alone, in a new virtual environment, with this kubefunc as a wheel
 <!-- run by .ci/run -->     a bash block that .ci/run contains word for word
-<!-- same as PATH -->       a block that holds this file of the repository
+<!-- same as PATH -->       a block that holds this file of the repository; it does not run with the page
+<!-- printed by PATH -->    above a ```text: what this example prints, compared by tests/examples
 
 ``...`` in an expected output stands for anything, and spaces count as one, as in doctest.
 """
@@ -33,7 +35,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXECUTED = ("python", "bash", "console")
 SHOWN = ("text", "yaml", "toml", "json")
 OUTPUT, CLUSTER, CHECKOUT, CI = "output", "cluster", "fresh checkout", "run by .ci/run"
+ENVIRONMENT = "fresh environment"
 SAME_AS = "same as "
+PRINTED_BY = "printed by "
 
 _FENCE = re.compile(r"(?P<indent> *)```(?P<language>.*)")
 _COMMENT = re.compile(r"\s*<!--\s*(?P<mark>.*?)\s*-->\s*")
@@ -109,10 +113,15 @@ def _check_block(block: Block) -> None:
         "": EXECUTED + SHOWN,
         CLUSTER: EXECUTED,
         CHECKOUT: ("bash",),
+        ENVIRONMENT: ("bash",),
         CI: ("bash",),
         OUTPUT: ("text",),
     }
-    languages = SHOWN if block.mark.startswith(SAME_AS) else allowed.get(block.mark, ())
+    languages = allowed.get(block.mark, ())
+    if block.mark.startswith(SAME_AS):
+        languages = ("python", *SHOWN)
+    elif block.mark.startswith(PRINTED_BY):
+        languages = ("text",)
     if block.language not in languages:
         raise PageError(f"{where}: <!-- {block.mark} --> above a {block.language} block means nothing")
 
