@@ -418,6 +418,36 @@ def test_a_killed_client_of_a_map_that_got_more_pods(
         attached.discard()
 
 
+def test_a_client_killed_between_two_jobs_leaves_items_that_can_run_again(
+    kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had taken them back from a Pod. Who attaches is told so, and the advice works."""
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import os, signal\n"
+        "from kubefunc.backends.kubernetes.control.maps import Maps\n"
+        "from tests.cluster import mapped\n"
+        "Maps._run_given = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "a_map = mapped.make_slowly.map([10] * 8, [2] * 8)\n"
+        "print(a_map.id, flush=True)\n"
+        "a_map.result()\n"
+    )
+    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    with fresh_session():
+        attached = kubefunc.attach_map(done.stdout.strip(), return_exceptions=True)
+        ended = attached.result(WAIT)
+        assert {type(each) for each in ended} == {bytes, kubefunc.errors.ResultLostError}
+        assert any("These items of" in str(each) and "have not run" in str(each) for each in ended)
+        attached.retry_failed()
+        assert list(map(len, attached.result(WAIT))) == [10] * 8
+        attached.discard()
+
+
 def test_attaching_while_a_map_gets_more_pods(calling: Space) -> None:
     """Who attached before further Jobs were made has their outcomes too."""
     a_map = mapped.where.map(range(10), [5.0] * 9 + [300.0])

@@ -26,7 +26,7 @@ from kubefunc.backends.kubernetes.control.map_objects import (
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.diagnosis import Phase
-from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.errors import ConfigurationError
 from kubefunc.payload import Payload
 from kubefunc.runner import ITEMS, PAYLOAD
 from kubefunc.runner.protocol import records
@@ -77,9 +77,7 @@ class AttachedMaps:
         if left:
             sink.fail(sorted(left), _no_such_map(call, namespace))
 
-    def look_for_later_job(
-        self, lead: MapAttempt, items: Sequence[int], error: KubefuncError, looks: int = LATER_JOB_LOOKS
-    ) -> None:
+    def look_for_later_job(self, lead: MapAttempt, items: Sequence[int], looks: int = LATER_JOB_LOOKS) -> None:
         """Items of an attached map that its client has taken back: it runs them in a Job that may be made just now."""
         try:
             jobs = self._jobs.of_call(lead.namespace, lead.call)
@@ -94,10 +92,10 @@ class AttachedMaps:
             return
         if left and looks > 1:
             rest = sorted(left)
-            again = lambda: self.look_for_later_job(lead, rest, error, looks - 1)  # noqa: E731
+            again = lambda: self.look_for_later_job(lead, rest, looks - 1)  # noqa: E731
             self._cluster.later(LATER_JOB_PAUSE, again)
         elif left:
-            lead.whole.fail(sorted(left), error)
+            lead.whole.fail(sorted(left), _taken_back(lead.call))
 
     def _follow(self, lead: MapAttempt, job: JsonDict, files: Mapping[str, bytes], items: set[int]) -> set[int]:
         """Follow this Job for those of the items that it runs; which these are."""
@@ -179,6 +177,14 @@ def _no_such_map(call: str, namespace: str) -> errors.ResultLostError:
         f"There is no map {call} in the namespace {namespace}, or not all of it: it was cancelled, its results were "
         "collected or discarded, or its ttl has run out. If it runs in another namespace, give that too: "
         "attach_map('namespace/id')."
+    )
+
+
+def _taken_back(call: str) -> errors.ResultLostError:
+    """No process may make the Job in its place: it may go on, and an observer starts nothing."""
+    return errors.ResultLostError(
+        f"These items of {call} have not run. The program that made the map took them back from a Pod, to run them in "
+        "another one, and was ended before it had made that. retry_failed() runs them."
     )
 
 

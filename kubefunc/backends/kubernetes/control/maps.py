@@ -130,7 +130,7 @@ class Maps:
         """All that it had to say has come."""
         missing = chunk.of.whole.missing(chunk.close())
         if missing and chunk.of.sent is None:
-            self._attached.look_for_later_job(chunk.of, missing, _gone(chunk))
+            self._attached.look_for_later_job(chunk.of, missing)
         elif missing:
             self._lose(chunk.of, missing, Lost(_gone(chunk), chunk.of.longest))
         self._end(chunk)
