@@ -166,6 +166,17 @@ def test_one_module_decides_whether_the_client_runs_items_again() -> None:
     assert askers == {"attempts.py"}
 
 
+def test_the_paths_of_requests_stand_in_one_module() -> None:
+    """Where the API server keeps each kind of object."""
+    found = {
+        name
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and str(node.value).startswith(("/api/", "/apis/"))
+    }
+    assert found == {"backends/kubernetes/objects/paths.py"}
+
+
 def imported_names(tree: ast.Module, module: str) -> set[str]:
     """What a module imports from another."""
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == module]

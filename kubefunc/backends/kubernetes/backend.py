@@ -30,7 +30,7 @@ from kubefunc.backends.kubernetes.attempts.keeping import call_failed, is_kept
 from kubefunc.backends.kubernetes.attempts.map_attempt import ChunkAttempt, MapAttempt
 from kubefunc.backends.kubernetes.control.call_objects import job_spec, with_packages
 from kubefunc.backends.kubernetes.control.cluster import Cluster
-from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.control.maps import Maps
 from kubefunc.backends.kubernetes.control.sweep import Sweep
 from kubefunc.backends.kubernetes.control.tracker import Tracker
@@ -40,6 +40,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding, fault
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands, grown, sent_again
 from kubefunc.backends.kubernetes.objects.job import validate
+from kubefunc.backends.kubernetes.objects.paths import secrets_path
 from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic

@@ -7,7 +7,6 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.exec_errors import (
@@ -21,6 +20,7 @@ from kubefunc.backends.kubernetes.api.exec_errors import (
 )
 from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
 from kubefunc.backends.kubernetes.objects.fields import whole_number
+from kubefunc.backends.kubernetes.objects.paths import pod_path
 from kubefunc.runner import COURIER
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ExecStream:
         container: str = COURIER,
         silence: float = SILENCE,
     ) -> None:
-        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/exec"
+        path = pod_path(namespace, pod, "exec")
         query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         query += [("command", word) for word in command]
         self._socket: Websocket = api.websocket(path, query, SUBPROTOCOLS, timeout=silence)

@@ -13,6 +13,7 @@ from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, SERVICE_ACCO
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.paths import pod_path
 from kubefunc.errors import ConfigurationError
 
 _TELL = (
@@ -55,7 +56,7 @@ def _read(file: Path) -> str:
 
 def _uid(api: Api, namespace: str, name: str) -> str:
     try:
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        path = pod_path(namespace, name)
         pod = api.request("GET", path, is_expected=is_named(name)).body
     except ApiError as error:
         if error.denied_by_role:

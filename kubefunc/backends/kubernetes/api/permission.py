@@ -9,8 +9,7 @@ from typing import Any
 
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, ApiError
 from kubefunc.backends.kubernetes.api.requests import Api
-
-_REVIEWS = "/apis/authorization.k8s.io/v1"
+from kubefunc.backends.kubernetes.objects.paths import ACCESS_REVIEWS, objects_path
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Action:
 
     def path(self, namespace: str) -> str:
         """Of all such objects of a namespace."""
-        root = f"/apis/{self.group}/v1" if self.group else "/api/v1"
-        return f"{root}/namespaces/{namespace}/{self.resource}"
+        return objects_path(self.resource, namespace, self.group)
 
 
 EXEC = Action("create", "pods/exec")
@@ -128,7 +126,7 @@ def is_allowed(api: Api, namespace: str, action: Action) -> bool:
 def _review(api: Api, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
     try:
-        status = api.request("POST", f"{_REVIEWS}/{kind.lower()}s", body=review).body.get("status")
+        status = api.request("POST", f"{ACCESS_REVIEWS}/{kind.lower()}s", body=review).body.get("status")
     except TROUBLE:
         return {}  # the call itself will meet the same trouble, and say so
     return status if isinstance(status, dict) else {}

@@ -11,11 +11,11 @@ import contextlib
 import ssl
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, ExecUnavailable, StreamClosed, StreamCut
 from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
+from kubefunc.backends.kubernetes.objects.paths import pod_path
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api
@@ -40,7 +40,7 @@ class PortStream:
     """
 
     def __init__(self, api: Api, namespace: str, pod: str, port: int) -> None:
-        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
+        path = pod_path(namespace, pod, "portforward")
         self._socket: Websocket = api.websocket(path, [("ports", str(port))], SUBPROTOCOLS, timeout=_OPENING)
         self._parser = FrameParser()
         self._scratch = memoryview(bytearray(_SCRATCH))

@@ -15,7 +15,7 @@ from kubefunc.backends.kubernetes.attempts.layout import Layout
 from kubefunc.backends.kubernetes.attempts.map_attempt import MapAttempt
 from kubefunc.backends.kubernetes.attempts.pods import Progress
 from kubefunc.backends.kubernetes.control.cluster import Cluster
-from kubefunc.backends.kubernetes.control.jobs import Jobs, JsonDict, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import Jobs, JsonDict
 from kubefunc.backends.kubernetes.control.map_objects import (
     attempt_of,
     joined,
@@ -25,6 +25,7 @@ from kubefunc.backends.kubernetes.control.map_objects import (
 )
 from kubefunc.backends.kubernetes.control.tracker import Tracker
 from kubefunc.backends.kubernetes.objects import kept
+from kubefunc.backends.kubernetes.objects.paths import secrets_path
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError
 from kubefunc.payload import Payload

@@ -17,6 +17,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.paths import events_path, pods_path
 from kubefunc.backends.kubernetes.objects.views import Job, Pod, items_of
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase
@@ -116,7 +117,7 @@ class Checks:
             return
         query = {"fieldSelector": f"involvedObject.uid={about}", "limit": "50"}
         try:
-            path = f"/api/v1/namespaces/{attempt.namespace}/events"
+            path = events_path(attempt.namespace)
             events = self._cluster.api.request("GET", path, query=query, is_expected=is_list).body
             pod = attempt.pods.current()
             volumes = pod.volumes if pod is not None else ()
@@ -176,11 +177,6 @@ def _without_result(attempt: Attempt, job: Job) -> Finding:
     if trouble is not None:
         return trouble
     return ending.taken_too_often(job) if attempt.index_failed(job) else ending.result_gone(job)
-
-
-def pods_path(namespace: str) -> str:
-    """The path of a namespace's Pods."""
-    return f"/api/v1/namespaces/{namespace}/pods"
 
 
 def _well_formed(pods: Iterable[JsonDict]) -> Iterator[Pod]:

@@ -24,6 +24,7 @@ from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.job import build_job, owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.paths import jobs_path, secrets_path
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets, encoded
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.threads import Clock, Workers
@@ -106,7 +107,7 @@ class Jobs:
                     self._take_back(attempt, made)
                     return
                 made.append(secret["metadata"]["name"])
-                self._post(attempt, f"/api/v1/namespaces/{attempt.namespace}/secrets", secret)
+                self._post(attempt, secrets_path(attempt.namespace), secret)
                 stored = True
             if _unwanted(attempt):
                 self._take_back(attempt, made)
@@ -331,11 +332,3 @@ def _absent_is_fine() -> Generator[None]:
     except ApiError as error:
         if not error.not_found:
             raise
-
-
-def jobs_path(namespace: str) -> str:
-    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
-
-
-def secrets_path(namespace: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/secrets"

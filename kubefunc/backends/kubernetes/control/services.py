@@ -12,6 +12,7 @@ from kubefunc.backends.kubernetes.api.requests import Api, JsonDict, Query
 from kubefunc.backends.kubernetes.objects.job import owner_patch
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
+from kubefunc.backends.kubernetes.objects.paths import jobs_path, objects_path
 from kubefunc.backends.kubernetes.objects.service import build_gang_service, build_service
 from kubefunc.backends.kubernetes.objects.views import job_view
 from kubefunc.errors import ConfigurationError
@@ -66,7 +67,7 @@ class Services:
 
     def _post(self, spec: JobSpec, service: JsonDict, query: Query | None) -> JsonDict | None:
         """None where it was created; the one that is there where its name is taken."""
-        path = _path(spec.namespace)
+        path = objects_path("services", spec.namespace)
         try:
             self._api.request("POST", path, query=query, body=service)
         except ApiError as error:
@@ -77,7 +78,7 @@ class Services:
 
     def _is_taken_over(self, spec: JobSpec, there: JsonDict, job_uid: str) -> bool:
         """Whether the Service is this Job's now. Otherwise its name is free, or will be in a moment."""
-        path = f"{_path(spec.namespace)}/{spec.options.service}"
+        path = f"{objects_path('services', spec.namespace)}/{spec.options.service}"
         if _call_of(there) == spec.call:
             patch = owner_patch(spec.name, job_uid)
             self._api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
@@ -107,7 +108,7 @@ class Services:
 
     def _has_unfinished_owner(self, namespace: str, service: JsonDict) -> bool:
         for owner in service["metadata"].get("ownerReferences", ()):
-            job = self._get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{owner['name']}")
+            job = self._get(f"{jobs_path(namespace)}/{owner['name']}")
             if job and job["metadata"]["uid"] == owner["uid"]:
                 seen = job_view(job)
                 return not (seen.failed or seen.complete)
@@ -128,10 +129,6 @@ class Services:
         except ApiError as error:
             if not error.not_found and error.status != 409:  # gone, or already another one
                 raise
-
-
-def _path(namespace: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/services"
 
 
 def _call_of(service: JsonDict) -> str | None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from kubefunc.backends.kubernetes.api.answers import is_list
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
-from kubefunc.backends.kubernetes.control.jobs import Jobs, secrets_path
+from kubefunc.backends.kubernetes.control.jobs import Jobs
 from kubefunc.backends.kubernetes.objects.job import owner_patch
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
+from kubefunc.backends.kubernetes.objects.paths import secrets_path
 from kubefunc.backends.kubernetes.objects.views import items_of
 
 AGE = datetime.timedelta(hours=1)  # no client is that long between two requests. By the server's clock

@@ -19,15 +19,15 @@ from kubefunc.backends.kubernetes.api.requests import ApiError
 from kubefunc.backends.kubernetes.api.watcher import OnState, TailWatcher, Watcher, WatchState
 from kubefunc.backends.kubernetes.attempts.attempt import REPLACED, Attempt, guarded
 from kubefunc.backends.kubernetes.control.attached import AttachedWatches
-from kubefunc.backends.kubernetes.control.checks import Checks, pods_path
+from kubefunc.backends.kubernetes.control.checks import Checks
 from kubefunc.backends.kubernetes.control.cluster import Cluster
 from kubefunc.backends.kubernetes.control.event_news import EventNews
-from kubefunc.backends.kubernetes.control.jobs import jobs_path
 from kubefunc.backends.kubernetes.diagnose import ending, starting
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.paths import events_path, jobs_path, pods_path
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.diagnosis import Phase
@@ -135,7 +135,7 @@ class Tracker:
             if namespace in self._watchers:
                 return
             query = {"labelSelector": f"kubefunc/session={self._cluster.session}"}
-            events = f"/api/v1/namespaces/{namespace}/events"
+            events = events_path(namespace)
             watchers: list[Watcher] = []
             watchers += [
                 Watcher(

@@ -10,6 +10,7 @@ from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
 from kubefunc.backends.kubernetes.objects.job_spec import JobSpec
+from kubefunc.backends.kubernetes.objects.paths import jobs_path, objects_path
 from kubefunc.backends.kubernetes.objects.user_volumes import mounted
 from kubefunc.errors import ConfigurationError
 from kubefunc.volumes import ImageVolume, PersistentVolumeClaim
@@ -45,7 +46,7 @@ class VolumeChecks:
         images = [path for path, volume in spec.options.volumes.items() if isinstance(volume, ImageVolume)]
         if not images or self._has_image_volumes:
             return
-        path = f"/apis/batch/v1/namespaces/{spec.namespace}/jobs"
+        path = jobs_path(spec.namespace)
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         there = self._api.request("POST", path, query=query, body=job, is_expected=is_named(spec.name)).body
         pod = fields.mapping(fields.mapping(fields.mapping(there, "spec"), "template"), "spec")
@@ -62,7 +63,7 @@ class VolumeChecks:
         """How many Pods of a map or gang can use a claim; unknown where this user may not read it."""
         namespace = spec.namespace
         try:
-            at = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
+            at = f"{objects_path('persistentvolumeclaims', namespace)}/{name}"
             claim = self._api.request("GET", at, is_expected=is_named(name)).body
         except TROUBLE as error:
             if isinstance(error, ApiError) and error.denied_by_role:

@@ -20,8 +20,9 @@ from kubefunc.backends.kubernetes.objects import published
 from kubefunc.backends.kubernetes.objects.isolation import UNTRUSTED_LABEL
 from kubefunc.backends.kubernetes.objects.job import owner_of_job
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
+from kubefunc.backends.kubernetes.objects.paths import log_path, pods_path
 from kubefunc.backends.kubernetes.objects.views import items_of
-from kubefunc.backends.kubernetes.results.output import log_path, printed
+from kubefunc.backends.kubernetes.results.output import printed
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.runner import MAIN
 from kubefunc.untrusted import printable_output
@@ -131,7 +132,7 @@ class ClusterWork:
             time.sleep(_FOLLOW_AGAIN)
 
     def _pods(self) -> list[JsonDict]:
-        path, query = f"/api/v1/namespaces/{self._namespace}/pods", {"labelSelector": f"{CALL_LABEL}={self._call}"}
+        path, query = pods_path(self._namespace), {"labelSelector": f"{CALL_LABEL}={self._call}"}
         return items_of(self._api.request("GET", path, query=query, is_expected=is_list).body)
 
 

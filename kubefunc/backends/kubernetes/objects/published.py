@@ -8,6 +8,7 @@ from typing import Final
 
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import JsonDict
+from kubefunc.backends.kubernetes.objects.paths import objects_path
 from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import ConfigMapKey, SecretKey
@@ -29,7 +30,7 @@ def kind_of(to: Destination) -> str:
 
 def object_path(to: Destination, namespace: str) -> str:
     """Where its kind is listed and created."""
-    return f"/api/v1/namespaces/{namespace}/{kind_of(to).lower()}s"
+    return objects_path(f"{kind_of(to).lower()}s", namespace)
 
 
 def patch(to: Destination, content: str | bytes, call: str) -> Json:

@@ -14,6 +14,7 @@ from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.permission import Action, is_allowed
 from kubefunc.backends.kubernetes.api.requests import Api, JsonDict
 from kubefunc.backends.kubernetes.objects import fields
+from kubefunc.backends.kubernetes.objects.paths import SELF_REVIEWS, namespace_path
 from kubefunc.backends.kubernetes.objects.views import items_of
 from kubefunc.backends.kubernetes.operating import limits
 from kubefunc.backends.operations import Check
@@ -56,8 +57,7 @@ class Doctor:
 
     def _login(self) -> Check:
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-        body = self._api.request("POST", path, body=review, deadline=DEADLINE).body
+        body = self._api.request("POST", SELF_REVIEWS, body=review, deadline=DEADLINE).body
         user = fields.text(fields.mapping(fields.mapping(body, "status"), "userInfo"), "username")
         return Check("login", "ok", f"You are {user}.")
 
@@ -74,7 +74,7 @@ class Doctor:
     # -- the namespace
 
     def _namespace_checks(self, options: Options) -> Iterator[Check]:
-        place = f"/api/v1/namespaces/{self._namespace}"
+        place = namespace_path(self._namespace)
         yield from self._read("security", place, lambda body: [limits.check_security(body, options.run_as_user)])
         yield from self._read("quota", f"{place}/resourcequotas", lambda body: limits.check_quotas(_items(body)))
         yield from self._read("limits", f"{place}/limitranges", lambda body: limits.check_ranges(_items(body)))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 from kubefunc.backends.kubernetes.api.errors import TROUBLE, ConnectionFailed
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
+from kubefunc.backends.kubernetes.objects.paths import log_path
 from kubefunc.backends.kubernetes.operating.logs import as_pieces, log_query
-from kubefunc.backends.kubernetes.results.output import log_path, printed
+from kubefunc.backends.kubernetes.results.output import printed
 from kubefunc.backends.operations import LogPiece, LogWish, Operations, StoredCall, StoredPod
 
 LOOK_AGAIN = 1.0  # seconds between two looks for Pods that have started

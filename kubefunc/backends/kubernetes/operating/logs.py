@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.api.streams import split_lines
-from kubefunc.backends.kubernetes.results.output import log_path, printed
+from kubefunc.backends.kubernetes.objects.paths import log_path
+from kubefunc.backends.kubernetes.results.output import printed
 from kubefunc.backends.operations import LogPiece, LogWish, StoredCall, StoredPod
 from kubefunc.runner import MAIN
 from kubefunc.untrusted import printable_output

@@ -9,14 +9,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.kubeconfig import ClusterConfig
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError, JsonDict, as_error
-from kubefunc.backends.kubernetes.control.jobs import secrets_path
 from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 from kubefunc.backends.kubernetes.objects.origin import label_value, origin_here
+from kubefunc.backends.kubernetes.objects.paths import jobs_path, pods_path, secrets_path
 from kubefunc.backends.kubernetes.operating import explaining
 from kubefunc.backends.kubernetes.operating.doctor import Doctor
 from kubefunc.backends.kubernetes.operating.following import Follower
 from kubefunc.backends.kubernetes.operating.logs import read_logs
-from kubefunc.backends.kubernetes.operating.reading import events_about, jobs_path, list_all, pods_path
+from kubefunc.backends.kubernetes.operating.reading import events_about, list_all
 from kubefunc.backends.kubernetes.operating.stored import in_order, stored_calls
 from kubefunc.backends.operations import Check, LogPiece, LogWish, StoredCall
 from kubefunc.diagnosis import Diagnosis

@@ -7,23 +7,10 @@ from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.objects import fields
 from kubefunc.backends.kubernetes.objects.fields import BadObject, JsonDict
+from kubefunc.backends.kubernetes.objects.paths import events_path
 from kubefunc.backends.kubernetes.objects.views import items_of
 
 _PAGE = 500
-
-
-def jobs_path(namespace: str | None) -> str:
-    """Of one namespace, or of all."""
-    return f"/apis/batch/v1/{_place(namespace)}jobs"
-
-
-def pods_path(namespace: str | None) -> str:
-    """Of one namespace, or of all."""
-    return f"/api/v1/{_place(namespace)}pods"
-
-
-def _place(namespace: str | None) -> str:
-    return "" if namespace is None else f"namespaces/{namespace}/"
 
 
 def list_all(api: Api, path: str, selector: str) -> list[JsonDict]:
@@ -47,8 +34,7 @@ def events_about(api: Api, namespace: str, uid: str) -> list[JsonDict]:
     """The Events of one object, the oldest first; none where they may not be read."""
     query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": "50"}
     try:
-        path = f"/api/v1/namespaces/{namespace}/events"
-        events = items_of(api.request("GET", path, query=query, is_expected=is_list).body)
+        events = items_of(api.request("GET", events_path(namespace), query=query, is_expected=is_list).body)
         return sorted(events, key=_when)
     except (*TROUBLE, BadObject):
         return []

@@ -12,8 +12,8 @@ from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.fields import whole_number
+from kubefunc.backends.kubernetes.objects.paths import log_path
 from kubefunc.backends.kubernetes.objects.views import Pod
-from kubefunc.backends.kubernetes.results.output import log_path
 from kubefunc.envelope import Envelope
 from kubefunc.errors import ResultCorruptedError
 from kubefunc.runner import COURIER, EXIT_VALUE, LOG_HEAD, LOG_LIMIT, LOG_TAIL, TERMINATION_SIZE

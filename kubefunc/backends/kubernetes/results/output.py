@@ -10,6 +10,7 @@ from kubefunc.backends.kubernetes.api.errors import TROUBLE
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
 from kubefunc.backends.kubernetes.attempts.output import Output
+from kubefunc.backends.kubernetes.objects.paths import log_path
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.envelope import Envelope
@@ -216,8 +217,3 @@ def printed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for number, piece in enumerate(pieces):
         if number or not _NO_LOG.fullmatch(piece):
             yield piece
-
-
-def log_path(namespace: str, pod: str) -> str:
-    """The path of a Pod's log."""
-    return f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
