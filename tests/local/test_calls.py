@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -743,13 +744,13 @@ def test_a_clean_environment_is_a_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     """``KUBEFUNC_LOCAL_CLEAN_ENV=1``: a function that needs a variable of the caller fails here as it does in a Pod."""
 
     def look() -> tuple[str | None, ...]:
-        return tuple(os.environ.get(name) for name in ("MINE", "OURS", "PYTHONPATH", "LANG"))
+        return tuple(os.environ.get(name) for name in ("MINE", "OURS", "PYTHONPATH", "LANG", "HOSTNAME"))
 
     monkeypatch.setenv("OURS", "from the caller")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("KUBEFUNC_LOCAL_CLEAN_ENV", "1")
     call = remote(look).options(env={"MINE": "option"}).remote()
-    assert call.result(WITHIN) == ("option", None, None, "C.UTF-8")
+    assert call.result(WITHIN) == ("option", None, None, "C.UTF-8", socket.gethostname())
 
 
 def test_a_clean_environment_is_wanted_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,7 @@ class LocalBackend:
 
     def _ended(self, run: Run, lost: str) -> None:
         """From a thread of the processes. The next call goes first: it may take the place of this one."""
-        log.info("%s: running -> over%s", run.call, f" ({lost})" if lost else "")
+        log.info("%s: running -> over%s", run.call, f" ({lost})" if lost and run.answer is None else "")
         self._drop(run)
         self._dispatch()
         run.settle(lost)

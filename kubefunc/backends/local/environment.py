@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 from kubefunc.errors import ConfigurationError
@@ -20,7 +21,7 @@ def function_environment(environ: Mapping[str, str], options_env: Mapping[str, s
 
     >>> caller = {"PATH": "/bin", "DB_PASSWORD": "x", "KUBEFUNC_LOCAL_CLEAN_ENV": "1"}
     >>> sorted(function_environment(caller, {"MODE": "fast"}))
-    ['KUBEFUNC_LOCAL_CLEAN_ENV', 'LANG', 'MODE', 'PATH']
+    ['HOSTNAME', 'KUBEFUNC_LOCAL_CLEAN_ENV', 'LANG', 'MODE', 'PATH']
 
     Raises:
         ConfigurationError: the variable has another value.
@@ -28,7 +29,7 @@ def function_environment(environ: Mapping[str, str], options_env: Mapping[str, s
     if not _is_clean(environ.get(CLEAN_ENV, "")):
         return {**environ, **options_env}
     kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith("KUBEFUNC_")}
-    return {"LANG": "C.UTF-8", **kept, **options_env}
+    return {"LANG": "C.UTF-8", "HOSTNAME": socket.gethostname(), **kept, **options_env}
 
 
 def _is_clean(text: str) -> bool:
