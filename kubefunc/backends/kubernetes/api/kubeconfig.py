@@ -63,6 +63,20 @@ def find_config(
     return inside
 
 
+def entries_of(config: ClusterConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of this context's cluster and user, as its files hold them now.
+
+    Raises:
+        ConfigurationError: they are not there any more, or are broken.
+    """
+    documents = [_Document.read(path) for path in config.files]
+    _choose(config.context, documents)
+    context = next(document.contexts[config.context] for document in documents if config.context in document.contexts)
+    cluster = _lookup(context.get("cluster"), [document.clusters for document in documents])
+    user = _lookup(context.get("user"), [document.users for document in documents])
+    return cluster or {}, user or {}
+
+
 def _kubeconfig_files(environ: Mapping[str, str]) -> list[str]:
     named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     if not named:

@@ -1,7 +1,8 @@
 """The connections to one API server: the only module that imports `kubernetes`, when first used.
 
 `kubernetes` does what it does well: it reads a kubeconfig or the in-cluster files, runs credential plugins, and
-builds an urllib3 pool with the right certificates and proxies. Everything else goes around it. Its typed models cost
+builds an urllib3 pool with the right certificates and proxies. A kubeconfig with a plain token or certificate needs
+none of that (:mod:`kubefunc.backends.kubernetes.api.static_login`). Its typed models cost
 ten times what `json.loads` does, its `Watch` cannot recover from a 410 (KeyError 'raw_object'), and its `stream()`
 swaps a method on a client that others are using (client-python#928). So: raw requests on that pool, raw dicts out.
 """
@@ -14,6 +15,7 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubefunc.backends.kubernetes.api.answers import UnreadableAnswer
 from kubefunc.backends.kubernetes.api.kubeconfig import IN_CLUSTER, ClusterConfig
+from kubefunc.backends.kubernetes.api.static_login import StaticLogin, static_login
 from kubefunc.errors import AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -63,11 +66,12 @@ def open_session(config: ClusterConfig, announce: Callable[[object], None], conn
     """
     folder = tempfile.mkdtemp(prefix="kubefunc-")
     try:
-        configuration = _load(config, folder)
+        static = static_login(config, folder, os.environ)
+        configuration = static if static is not None else _load(config, folder)
         try:
-            return Session(
-                configuration, _new_pool(configuration, announce, connections), _digest(configuration), folder
-            )
+            manager = _manager(static) if static is not None else _manager_of_kubernetes(configuration)
+            _fit(manager, announce, connections)
+            return Session(configuration, manager, _digest(configuration), folder)
         except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
             raise ConfigurationError(
                 f"The certificates of the context {config.context!r} in {config.source} cannot be used: {exc}"
@@ -113,9 +117,7 @@ def _remove_files(folder: str) -> None:
 
     It also remembers them by content, for the next who loads the same kubeconfig, a part of the user's program perhaps.
     """
-    from kubernetes.config import kube_config
-
-    remembered: dict[str, str] = getattr(kube_config, "_temp_files", {})
+    remembered: dict[str, str] = getattr(sys.modules.get("kubernetes.config.kube_config"), "_temp_files", {})
     for content, path in list(remembered.items()):
         if os.path.dirname(path) == folder:
             remembered.pop(content, None)
@@ -152,17 +154,32 @@ def same_connections(old: Session, new: Session) -> bool:
     return same and old.digest == new.digest and not getattr(after, "cert_file", None)
 
 
-def _new_pool(configuration: Any, announce: Callable[[object], None], connections: int) -> urllib3.PoolManager:
-    """The pool that `kubernetes` would use, made bounded, kept alive by TCP, and telling us its sockets."""
+def _manager_of_kubernetes(configuration: Any) -> urllib3.PoolManager:
     from kubernetes.client import rest
 
-    pool: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
+    manager: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
+    return manager
+
+
+def _manager(login: StaticLogin) -> urllib3.PoolManager:
+    """What `kubernetes` would make of the same."""
+    import urllib3
+
+    return urllib3.PoolManager(
+        cert_reqs=ssl.CERT_REQUIRED if login.verify_ssl else ssl.CERT_NONE,
+        ca_certs=login.ssl_ca_cert,
+        cert_file=login.cert_file,
+        key_file=login.key_file,
+    )
+
+
+def _fit(pool: urllib3.PoolManager, announce: Callable[[object], None], connections: int) -> None:
+    """Make it bounded, kept alive by TCP, and telling us its sockets."""
     pool.connection_pool_kw.update(maxsize=connections, block=True, socket_options=_socket_options())
     _share_tls_context(pool.connection_pool_kw)
     pool.pool_classes_by_scheme = {
         scheme: _announcing(kind, announce) for scheme, kind in pool.pool_classes_by_scheme.items()
     }
-    return pool
 
 
 def _share_tls_context(settings: dict[str, Any]) -> None:
