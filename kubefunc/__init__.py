@@ -29,6 +29,7 @@ __all__ = [
     "Pool",
     "RemoteFunction",
     "SecretKey",
+    "Stream",
     "attach",
     "attach_map",
     "configure",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.pool import Pool
     from kubefunc.session import configure
+    from kubefunc.stream import Stream
 else:
     # Hidden from type checkers: they would take a module's __getattr__ for a promise that any name exists.
     _ROOMS = {
@@ -65,6 +67,7 @@ else:
         "SecretKey": "kubefunc.options",
         "Pool": "kubefunc.pool",
         "configure": "kubefunc.session",
+        "Stream": "kubefunc.stream",
     }
     _MODULES = ("current", "errors", "testing", "volumes")
 

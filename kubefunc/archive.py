@@ -57,9 +57,8 @@ _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
         "__main__ archive attempts chunks code freshness gang_attempts growth html ignored leaving log_setup memmaps "
-        "notebook project_files publishing retry role serving sizes tasks_as_jobs tasks_in_workers unpicklable "
-        "untrusted "
-        "volume_notes"
+        "notebook project_files publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_workers "
+        "unpicklable untrusted volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
@@ -77,6 +76,8 @@ _NOT_COMPILED = (
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
     "kubefunc/runner/warm/worker.py",
+    "kubefunc/runner/execution/streaming.py",
+    "kubefunc/runner/pod/streamer.py",
 )
 # Of the runner, what is loaded only once the version of Python was found to fit.
 _AFTER_THE_CHECK = (
@@ -85,6 +86,7 @@ _AFTER_THE_CHECK = (
     "kubefunc/runner/execution/pickling.py",
     "kubefunc/runner/execution/request.py",
     "kubefunc/runner/execution/spare.py",
+    "kubefunc/runner/execution/streaming.py",
     "kubefunc/runner/execution/workplace.py",
     "kubefunc/runner/pod/installer.py",
     "kubefunc/runner/warm/",

@@ -23,6 +23,7 @@
         WorkerDiedError              exit code or signal
         EvictedError
         PodLostError                 the Pod or its node is gone
+          StreamLostError            the Pod of a generator function is gone, after values had come
         JobDeletedError              somebody deleted the Job
       CallTimeoutError               timeout= or deadline= is over (result(timeout=) raises the builtin TimeoutError)
       RemoteExitError                the function raised SystemExit, KeyboardInterrupt or GeneratorExit
@@ -165,6 +166,18 @@ class EvictedError(PodFailedError):
 
 class PodLostError(PodFailedError):
     """The Pod or its node was lost, more often than ``max_disruptions`` allows."""
+
+
+class StreamLostError(PodLostError):
+    """The Pod of a generator function was lost after values had come. It is not run again: no value comes twice.
+
+    Attributes:
+        values: how many values have come. They are valid.
+    """
+
+    def __init__(self, message: str, *, values: int = 0, diagnosis: Diagnosis | None = None) -> None:
+        super().__init__(message, diagnosis=diagnosis)
+        self.values = values
 
 
 class JobDeletedError(PodFailedError):

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from kubefunc.arguments import refuse_misfits
-from kubefunc.errors import SerializationError
-from kubefunc.function import refuse_nested
+from kubefunc.errors import ConfigurationError, SerializationError
+from kubefunc.function import gives_a_generator, refuse_nested
 from kubefunc.options import Options, parse_changes, shows_options
 from kubefunc.payload import Packer
 from kubefunc.runner.execution.workplace import Workplace
@@ -90,6 +90,7 @@ class Executor(concurrent.futures.Executor):
         """
         __tracebackhide__ = True
         refuse_nested()
+        _refuse_generator(f"{type(self).__name__}.submit()", fn)
         refuse_misfits(f"{type(self).__name__}.submit()", plain(fn), args, kwargs)
         with self._lock:
             return cast("Future[T]", self._open_tasks().submit(fn, args, kwargs))
@@ -118,6 +119,7 @@ class Executor(concurrent.futures.Executor):
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         refuse_nested()
+        _refuse_generator(f"{type(self).__name__}.map()", fn)
         until = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             return self._open_tasks().map(fn, iterables, chunksize, until)
@@ -192,6 +194,21 @@ class Executor(concurrent.futures.Executor):
         self._tasks.end()
         self._retired.append(self._tasks)
         self._tasks = None
+
+
+def _refuse_generator(where: str, fn: Callable[..., object]) -> None:
+    """A task has one result.
+
+    Raises:
+        ConfigurationError: it is a generator function.
+    """
+    function = plain(fn)
+    if gives_a_generator(function):
+        name = getattr(function, "__name__", repr(function))
+        raise ConfigurationError(
+            f"{where}: {name} is a generator function, and a task of an Executor has one result. Return a list, or "
+            f"iterate over remote({name}).remote(...)."
+        )
 
 
 def _check_initializer(initializer: Callable[..., object], workplace: Workplace) -> None:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from kubefunc.options import OptionChanges, Options
     from kubefunc.payload import Packer
     from kubefunc.session import Session
+    from kubefunc.stream import Stream
+    from kubefunc.stream_values import StreamValues
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,6 +102,7 @@ class RemoteFunction(Generic[P, R]):
     """
 
     function: Callable[P, Any]
+    _streams = False  # whether it is a generator function
 
     def __init__(self, function: Callable[P, Any], layer: Layer, name: str) -> None:
         self.function = function
@@ -485,6 +488,46 @@ class AsyncRemoteFunction(RemoteFunction[P, R]):
             ...
 
 
+class StreamRemoteFunction(RemoteFunction[P, R]):
+    """A remote generator function: a plain call returns the generator, ``.remote()`` a :class:`kubefunc.Stream`."""
+
+    _streams = True
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R, Any, Any]:  # type: ignore[override]
+            """Run it here: the generator."""
+            ...
+
+        def local(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R, Any, Any]:  # type: ignore[override]
+            """The same as calling it."""
+            ...
+
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R]:  # type: ignore[override]
+            """Start a call: iterate over what this returns."""
+            ...
+
+        def options(self, **changes: Unpack[OptionChanges]) -> StreamRemoteFunction[P, R]:
+            """The same function with other options."""
+            ...
+
+        @overload
+        def __get__(  # type: ignore[misc]
+            self: Callable[Concatenate[type[S], Q], Any], instance: object, owner: type[S]
+        ) -> StreamRemoteFunction[Q, R]: ...
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> StreamRemoteFunction[P, R]: ...
+        @overload
+        def __get__(
+            self: StreamRemoteFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None
+        ) -> StreamRemoteFunction[Q, R]: ...
+        def __get__(  # pyright: ignore[reportIncompatibleMethodOverride] - pyright compares the first overload only
+            self, instance: Any, owner: type | None = None
+        ) -> StreamRemoteFunction[Any, R]:
+            """Bound to an instance."""
+            ...
+
+
 class RemoteClassMethod(Generic[P, R]):
     """``@remote`` above ``@classmethod``: each access binds the class and returns a :class:`RemoteFunction`."""
 
@@ -501,7 +544,7 @@ class RemoteClassMethod(Generic[P, R]):
 
 
 class Decorator(Protocol):
-    """The decorator that ``@remote(...)`` returns. It takes a function or an ``async def``."""
+    """The decorator that ``@remote(...)`` returns. It takes a function, an ``async def`` or a generator function."""
 
     @overload
     def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
@@ -509,6 +552,8 @@ class Decorator(Protocol):
     def __call__(self, function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncRemoteFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Iterator[R] | AsyncIterator[R]], /) -> StreamRemoteFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
@@ -520,6 +565,8 @@ def remote(function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
 @overload
 def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncRemoteFunction[P, R]: ...
 @overload
+def remote(function: Callable[P, Iterator[R] | AsyncIterator[R]], /) -> StreamRemoteFunction[P, R]: ...
+@overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
 def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
@@ -527,8 +574,8 @@ def remote(**changes: Unpack[OptionChanges]) -> Decorator: ...
 def remote(function: Any = None, /, **changes: Any) -> Any:
     """Let a function run on a cluster: ``@remote`` or ``@remote(cpu=2, ...)``.
 
-    Works on functions, ``async def``, methods (put it above ``@classmethod`` and below ``@staticmethod``), lambdas,
-    partials and callable objects. Options: see :class:`kubefunc.Options`.
+    Works on functions, ``async def``, generator functions, methods (put it above ``@classmethod`` and below
+    ``@staticmethod``), lambdas, partials and callable objects. Options: see :class:`kubefunc.Options`.
 
     >>> @remote
     ... def double(x: int) -> int:
@@ -537,7 +584,7 @@ def remote(function: Any = None, /, **changes: Any) -> Any:
     8
 
     Raises:
-        ConfigurationError: an option is unknown or wrong, or this is a class, a generator function or not callable.
+        ConfigurationError: an option is unknown or wrong, or this is a class or not callable.
     """
     __tracebackhide__ = True
     layer = parse_changes("@remote", **changes)
@@ -565,16 +612,12 @@ def _decorated(function: Any, layer: Layer) -> RemoteFunction[..., Any] | Remote
         )
     if isinstance(function, RemoteFunction):
         return type(function)(function.function, _above(function._layer, layer), function._name)
-    name = _name(function)
-    if _gives_a_generator(function):
-        raise ConfigurationError(
-            f"@remote on the generator function {name}: a Job returns one result. "
-            "Return a list, or make one call for each item."
-        )
-    return _kind(function)(function, layer, name)
+    return _kind(function)(function, layer, _name(function))
 
 
 def _kind(function: Any) -> type[RemoteFunction[..., Any]]:
+    if gives_a_generator(function):
+        return StreamRemoteFunction
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -582,7 +625,7 @@ def _kind(function: Any) -> type[RemoteFunction[..., Any]]:
     return AsyncRemoteFunction if is_async else RemoteFunction
 
 
-def _gives_a_generator(function: Any) -> bool:
+def gives_a_generator(function: Any) -> bool:
     """Whether calling it gives a generator: a function, a partial of one, or an object with such a ``__call__``."""
     inner = inspect.unwrap(getattr(function, "func", function))
     ways = (inner, inspect.unwrap(type(inner).__call__))
@@ -617,6 +660,8 @@ def start(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[
     refuse_nested()
     from kubefunc.session import session
 
+    if function._streams:
+        return cast("Call[R]", start_stream(function, args, kwargs))
     options = session().options(function._layer)
     if options.gang is not None:
         return cast("Call[R]", start_gang(function, args, kwargs))
@@ -632,6 +677,11 @@ def prepare(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dic
     options = session().options(function._layer)
     if options.gang is not None:
         raise ConfigurationError(f"{function._name} has gang={options.gang}: an executor cannot start a gang.")
+    if function._streams:
+        raise ConfigurationError(
+            f"{function._name} is a generator function: a task of an executor has one result. Iterate over "
+            f"{function._name}.remote(...), or return a list."
+        )
     return _prepared(function, options, args, kwargs)
 
 
@@ -646,6 +696,28 @@ def _prepared(
     backend = here.backend(options)
     submission = _submission(function, options, backend.packer, args, kwargs)
     return lambda: _sent(submission, backend, here)
+
+
+def start_stream(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[R]:
+    """As :func:`start`, of a generator function.
+
+    Raises:
+        NestedCallError: inside a call whose Pod has no credentials.
+        SerializationError: the function or an argument cannot be pickled.
+        ConfigurationError: an option is wrong, or does not go together with a stream.
+    """
+    __tracebackhide__ = True
+    from kubefunc.session import session
+
+    here = session()
+    options = here.options(function._layer)
+    backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
+    from kubefunc.stream import Stream, refuse_misfits
+
+    refuse_misfits(function._name, options)
+    submission = _submission(function, options, backend.packer, args, kwargs)
+    assert submission.values is not None
+    return Stream(_sent(submission, backend, here), submission.values)
 
 
 def _sent(submission: Submission, backend: Backend, here: Session) -> Call[Any]:
@@ -681,14 +753,26 @@ def _submission(
 
     payload = packer.pack(_target(function), args, kwargs, options.retry_exceptions)
     key = os.urandom(KEY_SIZE)
+    call = new_id(function._name, key)
     return Submission(
-        call=new_id(function._name, key),
+        call=call,
         function=function._name,
         module=getattr(function.function, "__module__", None) or "",
         options=options,
         payload=payload,
         key=key,
+        values=_values(call, key, options) if function._streams else None,
     )
+
+
+def _values(call: str, key: bytes, options: Options) -> StreamValues:
+    from kubefunc.stream_values import StreamValues  # most programs have no generator functions
+
+    if not options.untrusted:
+        return StreamValues(call, key, options.stream_ahead)
+    from kubefunc.untrusted import marked
+
+    return StreamValues(call, key, options.stream_ahead, marked)
 
 
 def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> GangCall[R]:
@@ -756,6 +840,11 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     from kubefunc.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)
+    if function._streams:
+        raise ConfigurationError(
+            f"{function._name}.map(): {function._name} is a generator function, and an item of a map has one result. "
+            f"Make a call for each item: [{function._name}.remote(item) for item in items], or return a list."
+        )
     if options.gang is not None:
         raise ConfigurationError(
             f"{function._name}.map() with gang={options.gang}: each item would be a gang. Make a call for each: "

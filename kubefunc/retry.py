@@ -108,6 +108,8 @@ def _is_used_up(error: PodLostError) -> bool:
 
 def decide(sent: Submission, ended: Ended) -> Again | None:
     """The next attempt for items of this submission that ended so; None where there is none."""
+    if sent.values is not None and sent.values.received:
+        return None  # the generator would begin anew, and its values come twice
     if isinstance(ended, Failed):
         return _once_more(sent, ended)
     delay = GATHER if sent.count > 1 and sent.options.gang is None else 0.0

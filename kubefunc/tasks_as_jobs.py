@@ -114,7 +114,7 @@ class TasksAsJobs:
         if isinstance(target, type):  # @remote refuses classes; to call one is all right
             target = functools.partial(target)
         decorated = remote(target)
-        return RemoteFunction(decorated.function, _over(decorated._layer, self._layer), decorated._name)
+        return type(decorated)(decorated.function, _over(decorated._layer, self._layer), decorated._name)
 
     def _start_those_that_may(self) -> None:
         while True:

@@ -254,7 +254,7 @@ class UntrustedSink:
 
     def take(self, outcomes: Sequence[Record]) -> None:
         """Pass outcomes on, marked as such of which nothing is unpickled."""
-        self._sink.take([_marked(record) for record in outcomes])
+        self._sink.take([marked(record) for record in outcomes])
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         """As the sink itself."""
@@ -269,7 +269,8 @@ class UntrustedSink:
         return UntrustedSink(self._sink.later(indexes))
 
 
-def _marked(record: Record) -> Record:
+def marked(record: Record) -> Record:
+    """The outcome as one of which nothing is unpickled."""
     header = {"outcome": VALUE} if record.header is None else record.header
     if header.get("outcome") not in (VALUE, RAISED, ERROR):
         header = {"outcome": ERROR}

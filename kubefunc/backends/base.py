@@ -16,6 +16,8 @@ from kubefunc.runner.protocol.records import Record
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kubefunc.stream_values import StreamValues
+
 Shape = Literal["single", "map"]
 
 
@@ -42,6 +44,7 @@ class Submission:
         used: the attempts before this one that count against ``retries``.
         disruptions: how often the client has replaced a Pod of these items by a new Job before.
         pool: of a warm worker: its kind. Workers of one kind can take each other's place.
+        values: of a generator function, where its values arrive; None of any other.
     """
 
     call: str
@@ -60,6 +63,7 @@ class Submission:
     disruptions: int = 0
     module: str = ""
     pool: str = ""
+    values: StreamValues | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
-from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, VALUE
+from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, STREAM, VALUE
 from kubefunc.runner.execution import child, reports
+from kubefunc.runner.execution.streaming import Outlet
 from kubefunc.runner.protocol.records import Record
 
 SINGLE = 0
@@ -149,6 +150,9 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
         for index in sink.missing(items):
             sink.take([_record(index, time.time(), 1, outcome, directory)])
         return
+    outlet = _outlet(submission, directory, form)
+    if outlet is not None:
+        function = outlet.over(function)
     for index in sink.missing(items):
         if sink.settled:  # by the failure of the one before, or it was cancelled
             return
@@ -156,11 +160,29 @@ def _run(submission: Submission, sink: Sink, directory: Path) -> None:
 
         def call(index: int = index) -> child.Outcome:
             own = () if single else pickle.loads(items[index])
-            return child.invoke(
+            header, body = child.invoke(
                 function, (*args, *own), kwargs, retry_exceptions, lambda: reports.Body(str(directory / "body")), form
             )
+            return header if outlet is None else outlet.completed(header), body
 
-        sink.take([_attempts(submission, index, call, directory)])
+        ended = _attempts(submission, index, call, directory)
+        _hand_values_over(submission, directory)
+        sink.take([ended])
+
+
+def _outlet(submission: Submission, directory: Path, form: child.Form) -> Outlet | None:
+    """Where the values of a generator function go: without a limit, as nobody takes them before it has ended."""
+    if submission.values is None:
+        return None
+    spec = runner_spec(submission).replace(stream={"ahead": sys.maxsize, "bytes": sys.maxsize})
+    return Outlet(str(directory / STREAM), spec, submission.key, form[0])
+
+
+def _hand_values_over(submission: Submission, directory: Path) -> None:
+    if submission.values is None:
+        return
+    while (file := directory / STREAM / str(submission.values.received)).exists():
+        submission.values.feed(file.read_bytes())
 
 
 def _attempts(submission: Submission, index: int, call: Callable[[], child.Outcome], directory: Path) -> Record:
@@ -184,7 +206,7 @@ def _record(index: int, started: float, attempt: int, outcome: child.Outcome, di
     if not body.in_memory:
         content = (directory / "body").read_bytes()
         (directory / "body").unlink()
-    told = None if header["outcome"] == VALUE else json.loads(json.dumps(header))
+    told = None if header["outcome"] == VALUE and "streamed" not in header else json.loads(json.dumps(header))
     return Record(index, started, time.time(), attempt, told, content)
 
 

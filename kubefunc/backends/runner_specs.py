@@ -12,6 +12,8 @@ from kubefunc.options.parsers.requirements import Requirements, Sent
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.sizes import size_text
 
+LEFT_AFTER = 30.0  # seconds without a client after which a generator ends at the soonest: a streamer shows up each 10
+
 
 def runner_spec(submission: Submission) -> RunnerSpec:
     """What a process on this machine and one in a Pod must know alike."""
@@ -25,6 +27,7 @@ def runner_spec(submission: Submission) -> RunnerSpec:
         untrusted=options.untrusted,
         used=submission.used,
         logging=log_setup() if options.logging else None,
+        stream=None if submission.values is None else {"ahead": submission.values.ahead},
     )
 
 
@@ -37,8 +40,10 @@ def pod_spec(submission: Submission, *, upload: bool) -> RunnerSpec:
     """
     options = submission.options
     wanted = options.requirements()
-    return runner_spec(submission).replace(
-        inline=options.inline,
+    spec = runner_spec(submission)
+    return spec.replace(
+        stream=None if spec.stream is None else {**spec.stream, "left_after": max(LEFT_AFTER, options.result_wait)},
+        inline=options.inline and spec.stream is None,  # or the courier would end before all values were fetched
         results_in_log=options.results_in_log,
         fetch_grace=0.0 if options.detach else options.fetch_grace,
         result_ttl=options.result_wait,

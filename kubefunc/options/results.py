@@ -35,6 +35,7 @@ class ResultsChanges(TypedDict, total=False):
     ttl: float | timedelta | Unset
     keep: Keep | Unset
     publish: ConfigMapKey | SecretKey | Unset | None
+    stream_ahead: int | Unset
 
 
 def _destination(value: object) -> ConfigMapKey | SecretKey:
@@ -159,6 +160,17 @@ class Results(Group):
 
     Default: None.
     Local: nothing is written, a line says so. What cannot be written raises the same error.
+    """
+
+    stream_ahead: int = option(
+        100, Kind("an int from 1 to 100000", numbers.whole_number(1, 100_000), numbers.read_whole_number)
+    )
+    """How many values a generator function may be ahead of the program that takes them.
+
+    A generator that is so far ahead waits at its ``yield``. It also waits when values of 64 MiB wait to be taken.
+
+    Default: 100.
+    Local: obeyed.
     """
 
     def __post_init__(self) -> None:

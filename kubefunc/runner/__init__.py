@@ -18,6 +18,7 @@ Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3
                    still written
     ``follower N`` the same for a chunk, from its first record on, while it still runs
     ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items``, ``packages`` or ``skip``
+    ``streamer N`` started in *courier* by exec: sends the values of a generator from the Nth on, then the result
     ``sharer S``   started in *courier* by exec: has a chunk give back the items that it will not begin within S seconds
 
 Files in ``/kubefunc/out``
@@ -30,6 +31,10 @@ Files in ``/kubefunc/out``
                    or by SIGTERM after an ``ack``
     ``ack``        exists: the client has the result
     ``terminate``  exists: the courier got SIGTERM; main, which may have missed its own, takes it as one
+    ``stream/``    of a generator function: its values, each an envelope under its number, from 0 on; ``part``, one that
+                   is being written; ``taken``, how many values the consumer has taken (they are removed); ``seen``,
+                   touched while a streamer has a client. The generator waits while it is too far ahead of ``taken``,
+                   and ends with an exception where it waits and no client has come for ``left_after`` seconds
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
     ``share``      of a chunk: a request to give items back (its name, seconds of work to keep)
     ``shared``     the answer (JSON: ``request``; ``given``, all indexes given back so far; items ``begun``,
@@ -60,6 +65,9 @@ Envelope (a result)
     pickled it, ``printed`` counts the bytes that the function printed, ``output`` is the last of them (base64, at most
     16 KiB): most calls need no request for their log.
 
+    A value of a generator is an envelope, too, with its ``number`` and the ``run`` (random) of its attempt. The
+    envelope of the result counts them: ``streamed``.
+
     ``outcome`` of a chunk is ``chunk``, its body is blocks of records (:mod:`kubefunc.runner.protocol.records`); the
     header says how many, how many ``items`` and ``failed`` ones are in them, and whether all are there
     (``complete``). A chunk of which nothing could run leaves an ordinary envelope of an error, which holds for each
@@ -76,6 +84,8 @@ Reader, on its stdout
     says; ``N`` means then that what came before is void. On its stdin: ``A`` acknowledges.
     Follower: ``.`` too; ``D``, a length (4 bytes) and as many bytes; then ``N``, or ``E`` and
     the size of the whole (8 bytes), and it waits for ``A``.
+    Streamer, in frames (:func:`kubefunc.runner.protocol.wire.frame`): ``.``; ``D``, a value's envelope; then ``R``, the
+    result's envelope, and it waits for ``A``; or ``N``. On its stdin: ``T`` and how many values were taken (8 bytes).
     Sharer: the file ``shared``, or nothing where *main* has ended.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
@@ -101,6 +111,10 @@ SPEC_FILE = "spec.json"
 KEY_FILE = "key"
 PAYLOAD = "payload"
 ITEMS = "items"
+STREAM = "stream"
+STREAM_TAKEN = "taken"
+STREAM_SEEN = "seen"
+STREAM_BYTES = 64 * 1024 * 1024  # of values that nobody has taken: with so many waiting, the generator waits too
 
 MAIN = "main"
 COURIER = "courier"
@@ -137,6 +151,7 @@ READER_HEARTBEAT = b"."
 READER_NOTHING = b"N"
 READER_RESULT = b"R"
 READER_ACK = b"A"
+STREAMER_TAKEN = b"T"
 FOLLOW_DATA = b"D"
 FOLLOW_END = b"E"
 UPLOAD_DONE = b"K"

@@ -53,6 +53,10 @@ def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) ->
         from kubefunc.runner.pod import sharing
 
         return sharing.ask(out_dir, arguments[0])
+    if program == "streamer":
+        from kubefunc.runner.pod import streamer
+
+        return streamer.streamer(out_dir, int(arguments[0]))
     from kubefunc.runner.pod import courier
 
     if program == "courier":

@@ -77,6 +77,7 @@ CASES: Final[Mapping[str, Sequence[Any]]] = {
     "result_ttl": [86400],
     "ttl": [0, 0.5],
     "keep": ["always"],
+    "stream_ahead": [1],
 }
 NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {"service": {"ports": {"http": 8080}}}  # beside the option
 PAIRS: Final = [(name, value) for name, values in CASES.items() for value in values]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
 
 from typing_extensions import assert_type
 
 import kubefunc
-from kubefunc import Call, MapCall, RemoteFunction, remote
+from kubefunc import Call, MapCall, RemoteFunction, Stream, remote
 
 
 @remote
@@ -35,7 +36,27 @@ async def waits_called(x: int) -> float:
     return float(x)
 
 
+@remote
+def streams(n: int) -> Iterator[str]:
+    yield str(n)
+
+
+@remote(stream_ahead=1)
+def streams_called(n: int) -> Generator[float, None, bool]:
+    yield float(n)
+    return True
+
+
+@remote
+async def streams_later(n: int) -> AsyncIterator[bytes]:
+    yield bytes(n)
+
+
 class Model:
+    @remote
+    def rows(self, n: int) -> Iterator[int]:
+        yield n
+
     @remote
     def predict(self, row: list[float]) -> float:
         return sum(row)
@@ -58,6 +79,20 @@ class Model:
     @classmethod
     async def named_later(cls, name: str, size: int = 0) -> Model:
         return cls()
+
+
+assert_type(streams.remote(1), Stream[str])
+assert_type(streams_called.remote(1), Stream[float])
+assert_type(streams_later.remote(1), Stream[bytes])
+assert_type(streams.options(stream_ahead=2).remote(1), Stream[str])
+assert_type(Model().rows.remote(1), Stream[int])
+assert_type(next(streams.remote(1)), str)
+assert_type(list(streams.remote(1)), list[str])
+streams.remote("1")  # type: ignore[arg-type]
+
+
+async def take() -> None:
+    assert_type([value async for value in streams_later.remote(1)], list[bytes])
 
 
 assert_type(bare(1, scale=2.0), str)

@@ -33,6 +33,7 @@ from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
+from kubefunc.backends.kubernetes.results.value_streams import ValueStreams
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
@@ -123,9 +124,9 @@ class Following:
         self.collector = kind(api, outputs, permission, self._done, self._fail)
         uploads = Uploads(api, self.collector.streams, permission, self._fail)
         clock, requests = Clock("test-clock"), Workers("test-requests", 1)
-        self.tracker = Tracker(
-            Cluster(api, "s", requests, clock, permission), Traffic(self.collector, outputs, uploads), self._fail
-        )
+        values = ValueStreams(api, permission, self.collector, self._fail)
+        traffic = Traffic(self.collector, outputs, uploads, values)
+        self.tracker = Tracker(Cluster(api, "s", requests, clock, permission), traffic, self._fail)
         self.tracker._attempts[lead.job].append(lead)  # tracked, without watches
 
     def _done(self, attempt: Attempt, envelope: Envelope) -> None:

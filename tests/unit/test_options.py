@@ -152,6 +152,7 @@ def test_the_defaults() -> None:
         "ttl": 24 * 3600.0,
         "keep": "failed",
         "publish": None,
+        "stream_ahead": 100,
     }
 
 

@@ -45,6 +45,7 @@ from kubefunc.backends.kubernetes.results.collect import Collector
 from kubefunc.backends.kubernetes.results.output import Outputs
 from kubefunc.backends.kubernetes.results.traffic import Traffic
 from kubefunc.backends.kubernetes.results.uploads import Uploads
+from kubefunc.backends.kubernetes.results.value_streams import ValueStreams
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
@@ -85,7 +86,8 @@ class KubernetesBackend:
         uploads = Uploads(self.api, self._collector.streams, permission, self._fail)
         self._jobs = Jobs(self.api, self._requests, self._clock, permission, self._refused)
         cluster = Cluster(self.api, session, self._requests, self._clock, permission)
-        self._tracker = Tracker(cluster, Traffic(self._collector, self._outputs, uploads), self._fail)
+        values = ValueStreams(self.api, permission, self._collector, self._fail)
+        self._tracker = Tracker(cluster, Traffic(self._collector, self._outputs, uploads, values), self._fail)
         self._demands: dict[str, Demands] = {}  # by namespace
         self._maps = Maps(cluster, self._jobs, self._tracker, self._collector, self._fail_told, self._demands)
         self._sweep = Sweep(self.api, self._jobs)

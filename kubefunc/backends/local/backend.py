@@ -286,6 +286,7 @@ class LocalBackend:
             log.info("%s: pending -> running", run.call)
             run.sink.moved(SINGLE, Whereabouts(Phase.RUNNING))
             try:
+                run.started()
                 self._processes.start(run)
             except OSError as error:
                 self._drop(run)

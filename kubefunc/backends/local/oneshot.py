@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from kubefunc.backends.local.launch import command, start_directory, start_thread
 from kubefunc.backends.local.run import Ended, Run, not_started
-from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL
+from kubefunc.runner import CODE_DIED, CODE_TIMEOUT, OUTPUT_TAIL, STREAM
 from kubefunc.runner.execution import attempts, reports
 from kubefunc.runner.execution.request import END_GRACE, OUTPUT, RESULT, Request
 from kubefunc.runner.local.oneshot import HEAD
@@ -213,7 +213,8 @@ class _Watcher:
         else:
             detail = {"signal": -code} if code < 0 else {"exit_code": code}
             header = attempts.error_header(CODE_DIED, detail)
-        return {**header, "retry": True, "started": started, "finished": time.time(), "peak_memory": 0}
+        may_retry = not attempts.has_streamed(self._request.spec, self._request.path(STREAM))
+        return {**header, "retry": may_retry, "started": started, "finished": time.time(), "peak_memory": 0}
 
     def _publish(self, header: dict[str, Any], attempt: int) -> None:
         header.pop("error", None)

@@ -15,11 +15,13 @@ from typing import BinaryIO, Protocol
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.local.environment import function_environment
 from kubefunc.backends.local.launch import working_directory
+from kubefunc.backends.local.values import LocalValues
 from kubefunc.backends.runner_specs import gang_spec, runner_spec
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, WorkerDiedError
 from kubefunc.modules import search_path
+from kubefunc.runner import STREAM
 from kubefunc.runner.execution.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 
 _NOT_STARTED = "no process could be started for it"
@@ -56,6 +58,7 @@ class Run:
         self.over = threading.Event()
         self._directory = directory
         self._log: BinaryIO | None = None
+        self._values = None if submission.values is None else LocalValues(submission.values, self.file(STREAM))
         self.request = self._made_request(environ)
 
     @property
@@ -81,6 +84,15 @@ class Run:
 
     # -- news of it
 
+    def started(self) -> None:
+        """Its process is about to be given it.
+
+        Raises:
+            OSError: no thread can be started.
+        """
+        if self._values is not None:
+            self._values.follow()
+
     def heard(self, letter: bytes, content: bytes) -> None:
         """Take in what its process says."""
         if letter == OUTPUT:
@@ -100,8 +112,11 @@ class Run:
 
     def settle(self, lost: str) -> None:
         """It has ended: tell its answer; without one, ``lost`` says in words what became of its process."""
+        damage = None if self._values is None else self._values.finish()
         self._clean_up()
-        if self.answer is not None:
+        if damage is not None:
+            self.sink.fail(None, damage)
+        elif self.answer is not None:
             try:
                 envelope = verify(self.answer, self.submission.key, self.call)
             except ResultCorruptedError as error:
@@ -123,6 +138,8 @@ class Run:
         if self.submission.options.timeout is not None:
             self.file("stacks").unlink(missing_ok=True)
         self.file("body").unlink(missing_ok=True)
+        if self._values is not None:
+            shutil.rmtree(self.file(STREAM), ignore_errors=True)
         self.over.set()
 
 

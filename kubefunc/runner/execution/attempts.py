@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from kubefunc.runner.protocol.spec import RunnerSpec
+
 EXIT_GRACE = 10.0  # for the function's atexit handlers, once its result is written
 STACKS_GRACE = 0.3  # faulthandler writes the stacks at the timeout; then the process is killed
 STACKS_LATE = 20  # tenths of a second more, where a busy node has not let faulthandler come to it yet
@@ -68,6 +70,11 @@ class Clock:
         A process that dies then, dies of it: faulthandler may crash while it writes the stacks of a running thread.
         """
         return self.why == "timeout" and self.left() <= STACKS_GRACE
+
+
+def has_streamed(spec: RunnerSpec, directory: str) -> bool:
+    """Whether values of a generator function went to this directory: it is not run again, as none may come twice."""
+    return spec.stream is not None and os.path.exists(directory)
 
 
 def may_retry(error: BaseException, kinds: Any) -> bool:

@@ -30,7 +30,7 @@ from kubefunc.runner import (
     RAISED,
     VALUE,
 )
-from kubefunc.runner.execution import attempts, causes, exceptions, sigterm
+from kubefunc.runner.execution import attempts, causes, exceptions, memory, sigterm
 from kubefunc.runner.execution.reports import (
     FRAME_BODY,
     FRAME_EXIT,
@@ -39,15 +39,11 @@ from kubefunc.runner.execution.reports import (
     Body,
     BodyNotWritten,
     SealedBody,
+    Settled,
     storage_error,
 )
 from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.protocol import wire
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +71,8 @@ class Job:
         stacks: the path for the stacks at a timeout.
         code: the directory for the caller's modules.
         item: of an item of a map, its pickled positional arguments.
+        stream: the directory for the values of a generator function.
+        key: the call's key, which signs these values.
     """
 
     spec: RunnerSpec
@@ -84,6 +82,8 @@ class Job:
     stacks: str
     code: str
     item: bytes | None = None
+    stream: str = ""
+    key: bytes = b""
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
@@ -142,11 +142,17 @@ def _call(job: Job, frames: int) -> Outcome:
         raise
     except BaseException as error:
         return cannot_load(error, new_body, form)
+    work, outlet = function, None
+    if job.spec.stream is not None:
+        from kubefunc.runner.execution.streaming import Outlet  # most functions are no generators
+
+        outlet = Outlet(job.stream, job.spec, job.key, form[0])
+        work = outlet.over(function)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))
     arm_stacks(job.spec.timeout, job.stacks)
-    header, body = invoke(function, args, kwargs, retry_exceptions, new_body, form)
-    return {**header, "started": started}, body
+    header, body = invoke(work, args, kwargs, retry_exceptions, new_body, form)
+    return {**(header if outlet is None else outlet.completed(header)), "started": started}, body
 
 
 def form_of(spec: RunnerSpec) -> Form:
@@ -202,6 +208,8 @@ def _invoke(
         return as_value(value, new_body)
     except (BodyNotWritten, Terminated):
         raise
+    except Settled as settled:
+        return settled.outcome
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         header, body = as_raised(error, new_body)
         header.update(outcome=ERROR, code=CODE_EXIT, detail=_exit_detail(error))
@@ -410,7 +418,7 @@ PICKLED: Form = (_value, _raised)
 
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:
     flush()  # before the result: all that the function printed is in the pipe then
-    header.update(finished=time.time(), peak_memory=peak_memory())
+    header.update(finished=time.time(), peak_memory=memory.peak_memory())
     content = body.content()
     ended = wire.frame(FRAME_BODY, content) if body.in_memory else b""
     wire.write_all(frames, ended + wire.frame(FRAME_FINISH, json.dumps(header).encode()))
@@ -434,11 +442,3 @@ def flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError, RuntimeError):  # closed, replaced, or being written to
             pass
-
-
-def peak_memory() -> int:
-    """Bytes: the largest resident size of this process or of one of its children."""
-    if resource is None:
-        return 0
-    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return kib if sys.platform == "darwin" else kib * 1024

@@ -16,7 +16,7 @@ import pickle
 import time
 
 from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
-from kubefunc.runner.execution import attempts, child, reports, sigterm
+from kubefunc.runner.execution import attempts, child, memory, reports, sigterm
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def run(work: Work, frames: int) -> None:
         child.die_of_sigterm()
     sigterm.ignore()
     child.run_exit_handlers()
-    wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(child.peak_memory())))
+    wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(memory.peak_memory())))
 
 
 class Runner:

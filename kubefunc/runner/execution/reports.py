@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from io import FileIO
     from typing import Any
 
-else:
-    pass
-
 FRAME_START = b"S"
 FRAME_BODY = b"B"
 FRAME_FINISH = b"F"
@@ -61,6 +58,14 @@ class BodyNotWritten(BaseException):
         super().__init__(f"{type(cause).__name__}: {cause}")
         self.path = path
         self.cause = cause
+
+
+class Settled(BaseException):
+    """Raised inside a call to end it with this outcome."""
+
+    def __init__(self, outcome: tuple[dict[str, Any], Body]) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 _KINDS = {errno.ENOSPC: "full", errno.EDQUOT: "full", errno.ENOENT: "removed", errno.EFBIG: "limited"}

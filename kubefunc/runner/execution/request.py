@@ -11,6 +11,7 @@ import json
 import os
 import sys
 
+from kubefunc.runner import STREAM
 from kubefunc.runner.execution import child
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.spec import RunnerSpec
@@ -68,6 +69,8 @@ class Request:
             stacks=self.path("stacks"),
             code=self.path("code"),
             item=self.item,
+            stream=self.path(STREAM),
+            key=self.key,
         )
 
     def surround(self) -> None:

@@ -21,6 +21,7 @@ from kubefunc.runner import (
     SENT_PACKAGES,
     SPEC_FILE,
     STOP_GRACE,
+    STREAM,
 )
 from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.attempts import FOREVER, error_header
@@ -220,6 +221,8 @@ class Place:
             body=self.path("body"),
             stacks=self.path("stacks"),
             code=self._code(),
+            stream=self.path(STREAM),
+            key=self.key,
         )
 
     def _code(self) -> str:

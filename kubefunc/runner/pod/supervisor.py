@@ -21,10 +21,19 @@ from kubefunc.runner import (
     EXIT_TERMINATED,
     EXIT_VALUE,
     PAYLOAD,
+    STREAM,
     VALUE,
 )
 from kubefunc.runner.execution import reports
-from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
+from kubefunc.runner.execution.attempts import (
+    EXIT_GRACE,
+    FOREVER,
+    STACKS_GRACE,
+    Clock,
+    announcement,
+    error_header,
+    has_streamed,
+)
 from kubefunc.runner.execution.process import (
     OUTPUT_READ_WITHIN,
     Child,
@@ -161,6 +170,8 @@ class Supervisor(Overseer):
     # -- between attempts
 
     def _counts_as_retryable(self, ending: Ending) -> bool:
+        if has_streamed(self.spec, self.port.path(STREAM)):
+            return False
         if ending.header is not None:
             return bool(ending.header.get("retry"))
         return ending.timed_out or not self.out_of_memory(ending.status)

@@ -43,6 +43,8 @@ class RunnerSpec:
         packages: what is installed before the function is loaded, and its ``place`` once it is.
         map: of a map: which items it has, for those who attach.
         gang: the items are ranks that start together (:mod:`kubefunc.runner.execution.gang`).
+        stream: of a generator function: how many values it may be ``ahead`` of its consumer, how many ``bytes`` if not
+            ``STREAM_BYTES``, and the seconds without a client (``left_after``) after which it ends.
         upload_items: the items of a chunk arrive by the courier, too.
         skip_wait: seconds that a replacement waits to hear which items it may skip.
     """
@@ -69,6 +71,7 @@ class RunnerSpec:
     packages: Mapping[str, Any] | None = None
     map: Mapping[str, Any] | None = None
     gang: Mapping[str, Any] | None = None
+    stream: Mapping[str, Any] | None = None
     upload_items: bool = False
     skip_wait: float = 0.0
 

@@ -34,6 +34,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of
@@ -51,6 +52,9 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.runner import PLAIN_HEADER, PLAIN_LIMIT
+
+if TYPE_CHECKING:
+    from kubefunc.stream_values import StreamValues
 
 log = logging.getLogger("kubefunc.kubernetes.attempts")
 
@@ -132,6 +136,16 @@ class Attempt:
         """What must be brought to this Pod by its courier: files by name."""
         submission = self.submission
         return {} if submission is None else cargo_of(submission)
+
+    @property
+    def values(self) -> StreamValues | None:
+        """Of a generator function, where its values go."""
+        return None if self.submission is None else self.submission.values
+
+    @property
+    def awaits_values(self) -> bool:
+        """Whether a stream brings values from its Pod, or will: the result comes after them."""
+        return self.values is not None and not self.over and not self.fetch.values_over
 
     @property
     def default_image(self) -> str | None:

@@ -23,6 +23,7 @@ class Fetch:
         damage: what was wrong with the last result that came whole.
         asked: names of the Pods that express has been to.
         flowing: the stream's first byte of the result has come.
+        values_over: no more values of the generator come from its Pod: what is left to be fetched is its result.
         receipt: what has come of the result of the Pod ``receipt_pod``.
     """
 
@@ -39,6 +40,7 @@ class Fetch:
     receipt: Receipt | None = None
     receipt_pod: str = ""
     live_again_at: float = 0.0
+    values_over: bool = False
 
     # -- deciding what comes next
 
@@ -80,8 +82,13 @@ class Fetch:
     def start_over(self) -> None:
         """Another Pod comes: what was given up for the last one may be had from it."""
         self.exec_given_up, self.log_misses = False, 0
+        self.values_over = False
 
     # -- streams
+
+    def end_values(self) -> None:
+        """No more values of the generator come from its Pod."""
+        self.values_over = True
 
     def ask(self, pod: str) -> bool:
         """Send express to this Pod. False where it has been there."""

@@ -55,6 +55,7 @@ class Checks:
                 guarded(part, self._fail, functools.partial(self._look, part, time.monotonic()))
 
     def _look(self, attempt: Attempt, now: float) -> None:
+        self._traffic.values.check(attempt)
         if attempt.pods.ended is not None:
             if now - attempt.pods.ended_since > COLLECT_AGAIN:
                 self._traffic.collector.collect(attempt)

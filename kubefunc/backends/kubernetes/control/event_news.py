@@ -39,6 +39,7 @@ class EventNews:
 
     def _courier_started(self, attempt: Attempt, pod: str) -> None:
         self._traffic.uploads.send(attempt, pod)
+        self._traffic.values.follow(attempt, pod)
         if self._traffic.collector.is_express(attempt):
             self._traffic.collector.express(attempt, pod)
 

@@ -27,6 +27,7 @@ from kubefunc.backends.kubernetes.objects.labels import CALL_LABEL
 from kubefunc.backends.kubernetes.objects.paths import jobs_path, secrets_path
 from kubefunc.backends.kubernetes.objects.secrets import build_secrets, encoded
 from kubefunc.backends.kubernetes.objects.views import items_of
+from kubefunc.backends.kubernetes.results.value_streams import stream_refused
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.runner import SPEC_FILE
@@ -119,10 +120,8 @@ class Jobs:
             self._not_created(attempt, make, made if stored or _maybe_carried_out(error) else [], error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a Job that never comes
-            fault = errors.KubefuncError(f"The Job could not be made: {type(error).__name__}: {error}")
-            fault.__cause__ = error
             self._take_back(attempt, made)
-            self._refused(attempt, fault)
+            self._refused(attempt, _as_fault(error))
             return
         with attempt.lock:
             attempt.objects.were_created(job["metadata"]["uid"], made)
@@ -136,13 +135,19 @@ class Jobs:
         self._requests.do(lambda: self._own(attempt))
 
     def _as_the_cluster_is(self, attempt: Attempt, spec: JobSpec) -> JobSpec:
-        """What is created, with what the cluster says: about its volumes, and of a client that may not exec."""
+        """What is created, with what the cluster says: about its volumes, and of a client that may not exec.
+
+        Raises:
+            PermissionDeniedError: it may not, and a generator function needs it.
+        """
         if spec.options.volumes:
             for note in self._volume_checks.check(spec, build_job(spec)):
                 attempt.sink.moved(Whereabouts(Phase.SUBMITTING, note))
         self._permission.ask(attempt.namespace)
         if not self._permission.is_refused(spec.namespace):
             return spec
+        if attempt.values is not None:
+            raise stream_refused().as_error(attempt.diagnosis())
         told = RunnerSpec.read(spec.files[SPEC_FILE]).replace(fetch_grace=0.0, express=False, skip_wait=0.0)
         return dataclasses.replace(spec, files={**spec.files, SPEC_FILE: told.encoded()})
 
@@ -309,6 +314,15 @@ class Jobs:
         query = {"labelSelector": f"{CALL_LABEL}={call}"}
         jobs = items_of(self._api.request("GET", jobs_path(namespace), query=query, is_expected=is_list).body)
         return sorted(jobs, key=lambda job: (len(job["metadata"]["name"]), job["metadata"]["name"]))
+
+
+def _as_fault(error: Exception) -> errors.KubefuncError:
+    """Why a Job could not be made."""
+    if isinstance(error, errors.KubefuncError):
+        return error
+    fault = errors.KubefuncError(f"The Job could not be made: {type(error).__name__}: {error}")
+    fault.__cause__ = error
+    return fault
 
 
 def _not_taken(error: BaseException | None) -> Finding:

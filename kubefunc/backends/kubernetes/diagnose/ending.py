@@ -384,6 +384,16 @@ def lost(pod: Pod) -> Finding:
     )
 
 
+def stream_lost(pod: str) -> Finding:
+    """A generator's Pod is gone, after values had come from it."""
+    return Finding(
+        errors.PodLostError,
+        "StreamLost",
+        f"The Pod {pod} was ended from outside (deleted, its node drained or lost) while its values were read.",
+        "Call the function again, and have it begin where this stream ended.",
+    )
+
+
 def needs_exec(pod: Pod) -> Finding:
     """A result too large for a log, and no permission to fetch it."""
     return Finding(

@@ -82,7 +82,8 @@ class Collector:
     def is_express(self, attempt: Attempt) -> bool:
         """Whether a stream may wait at this attempt's courier before its ``main`` has ended."""
         options = attempt.options
-        return options.express and not attempt.stays and not self._permission.is_refused(attempt.namespace)
+        may_wait = options.express and not attempt.stays and attempt.values is None
+        return may_wait and not self._permission.is_refused(attempt.namespace)
 
     def express(self, attempt: Attempt, pod: str) -> None:
         """Ask the courier before the kubelet has told of the Pod's end. Only a valid envelope is news."""
@@ -179,7 +180,7 @@ class Collector:
 
     def _next_step(self, attempt: Attempt) -> None:
         pod = attempt.pods.ended
-        if pod is None or attempt.over:
+        if pod is None or attempt.over or attempt.awaits_values:
             return
         envelope = self._from_status(attempt, pod)
         if envelope is not None:

@@ -1,0 +1,108 @@
+"""Generator functions in Pods: values while they run, their end, cut streams, lost Pods."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from kubefunc import errors
+from tests.cluster.conftest import fresh_session
+from tests.cluster.proxy import Proxy
+from tests.cluster.spaces import Space
+from tests.cluster.streaming import count, fails_after, forever, large, notes_its_end, squares, waits_for
+from tests.cluster.waiting import eventually, nothing_left
+
+QUICK = {"spec": {"terminationGracePeriodSeconds": 1}}
+
+
+def test_values_come_while_the_function_runs(calling: Space) -> None:
+    """This one has no end, and ends where its consumer leaves it."""
+    with forever.options(stream_ahead=10).remote() as stream:
+        assert [next(stream) for _ in range(100)] == list(range(100))
+        assert not stream.done()
+        [pod] = calling.admin.get("pods")
+        waiting = calling.admin.run(
+            "exec", pod["metadata"]["name"], "-c", "courier", "--", "ls", "/kubefunc/out/stream"
+        )
+        assert 1 <= len([name for name in waiting.split() if name.isdigit()]) <= 20
+    nothing_left(calling)
+
+
+def test_a_stream_to_its_end(calling: Space) -> None:
+    """Values, what the generator returned, and its exception; ``async for``, too."""
+    returned, failing, asynchronous = count.remote(250), fails_after.remote(2), squares.remote(4)
+    assert list(returned) == list(range(250))
+    assert returned.result(60) == "counted"
+    assert [next(failing), next(failing)] == [0, 1]
+    with pytest.raises(LookupError, match="none after 2"):
+        next(failing)
+
+    async def take() -> list[int]:
+        return [value async for value in asynchronous]
+
+    assert asyncio.run(take()) == [0, 1, 4, 9]
+
+
+def test_large_values(calling: Space) -> None:
+    """More than may wait in the Pod at once."""
+    sizes = [0, 70_000, 10_000_000, *[25_000_000] * 3]
+    assert [len(value) for value in large.remote(sizes)] == sizes
+
+
+def test_closing_runs_the_clean_up(calling: Space, capsys: pytest.CaptureFixture[str]) -> None:
+    """GeneratorExit at its ``yield``; what it prints then is in its log as long as its Pod is there."""
+    stream = notes_its_end.options(stream_ahead=1).remote()
+    assert next(stream) == 0
+    follow = stream.call.logs(follow=True)
+    stream.close()
+    assert list(stream) == []
+    assert "closed" in "".join(follow)
+    nothing_left(calling, 60)
+
+
+@pytest.mark.parametrize("grace", [QUICK, {}], ids=["killed", "ended"])
+def test_a_lost_pod(calling: Space, grace: dict[str, object]) -> None:
+    """After values, the consumer is told how many came; no value comes twice."""
+    stream = forever.options(pod_template=grace, stream_ahead=5).remote()
+    taken = [next(stream), next(stream), next(stream)]
+    calling.admin.run("delete", "pods", "--all", "--wait=false")
+    with pytest.raises(errors.StreamLostError, match="lost after") as lost:
+        taken += list(stream)
+    taken += list(stream)
+    assert lost.value.values >= len(taken) >= 3
+    assert taken == list(range(len(taken)))
+    nothing_left(calling, 60)
+
+
+def test_a_pod_that_is_lost_before_the_first_value(calling: Space) -> None:
+    """The function runs again in another Pod, as any other does."""
+    stream = waits_for.options(pod_template=QUICK).remote("/tmp/go")
+    eventually(stream.call.running, 60, "the function")
+    first = stream.call.stats.pod
+    calling.admin.run("delete", "pods", "--all", "--wait=false")
+    eventually(lambda: stream.call.running() and stream.call.stats.pod != first, 60, "the next Pod")
+    calling.admin.run("exec", str(stream.call.stats.pod), "-c", "main", "--", "touch", "/tmp/go")
+    assert list(stream) == [0]
+
+
+def test_cut_streams_go_on_where_they_were(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value once, in order."""
+    proxy = Proxy(kube.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
+    try:
+        with fresh_session():
+            proxy.cuts += [300, 2_000, 50_000, 70_001]
+            assert list(count.remote(1000)) == list(range(1000))
+            assert not proxy.cuts
+    finally:
+        proxy.close()
+
+
+def test_without_exec_it_is_refused(kube: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its Job is made, with the rule that is missing."""
+    monkeypatch.setenv("KUBECONFIG", str(kube.without("pods/exec")))
+    with fresh_session(), pytest.raises(errors.PermissionDeniedError, match="pods/exec"):
+        next(count.remote(1))
+    nothing_left(kube)
