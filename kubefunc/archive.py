@@ -76,6 +76,7 @@ _NOT_COMPILED = (
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
     "kubefunc/runner/warm/worker.py",
+    "kubefunc/runner/execution/pickling.py",
     "kubefunc/runner/execution/streaming.py",
     "kubefunc/runner/pod/streamer.py",
 )
@@ -270,17 +271,31 @@ def _without_comments(source: bytes) -> bytes:
 
 
 def _without_types(source: bytes) -> bytes:
-    """The source without what stands under ``if TYPE_CHECKING``.
+    """The source without what stands under ``if TYPE_CHECKING``, and without overloads.
 
     >>> _without_types(b"if TYPE_CHECKING:\\n    import typing\\nelse:\\n    x = 1")
     b'if TYPE_CHECKING:\\n    0\\nelse:\\n    x = 1'
+    >>> _without_types(b"@overload\\ndef f(x): ...\\ndef f(x): return x")
+    b'0\\n\\ndef f(x): return x'
     """
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            first, last = node.body[0].lineno - 1, (node.body[-1].end_lineno or 0) - 1
-            lines[first : last + 1] = [b" " * node.body[0].col_offset + b"0\n", *[b"\n"] * (last - first)]
+        told = _for_checkers_only(node)
+        if told is not None:
+            first, last, column = told
+            lines[first - 1 : last] = [b" " * column + b"0\n", *[b"\n"] * (last - first)]
     return b"".join(lines)
+
+
+def _for_checkers_only(node: ast.AST) -> tuple[int, int, int] | None:
+    """First line, last line and column of what only type checkers need of this node; None: nothing."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return node.body[0].lineno, node.body[-1].end_lineno or 0, node.body[0].col_offset
+    if isinstance(node, ast.FunctionDef) and any(
+        isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list
+    ):
+        return node.decorator_list[0].lineno, node.end_lineno or 0, node.col_offset
+    return None
 
 
 def _without_docstrings(source: bytes) -> bytes:
