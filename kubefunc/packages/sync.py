@@ -18,7 +18,7 @@ import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -73,7 +73,13 @@ class _Found:
         return sum(path.stat().st_size for each in self.travellers for _, path in each.files)
 
 
-def plan(modules: Iterable[str], cache: Path, limit: int | None = None, pods: int = 1) -> Requirements:
+def plan(
+    modules: Iterable[str],
+    cache: Path,
+    limit: int | None = None,
+    pods: int = 1,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Requirements:
     """What a Pod needs for these modules: what is sent, and what it installs.
 
     Args:
@@ -81,16 +87,22 @@ def plan(modules: Iterable[str], cache: Path, limit: int | None = None, pods: in
         cache: where archives are kept.
         limit: the most that may be sent to all Pods together; None: any number of bytes.
         pods: how many they are.
+        tell: is told what takes long.
     """
     found = _find(frozenset(modules), places())
     if limit is not None and found.size * pods > _SMALLEST_RATIO * limit:  # do not pack it to find that out
         return _installed(found, f"{size_text(found.size)} on disk", pods)
-    sent = _sent(found, cache) if found.travellers else None
+    sent = _sent(found, cache, tell) if found.travellers else None
     if sent is not None and limit is not None and sent.size * pods > limit:
         return _installed(found, size_text(sent.size), pods)
     names = {each.name for each in found.travellers}
     rest = tuple(line for name, line in found.pinned if name not in names)
     return Requirements(rest, _parsed(found), sent=sent)
+
+
+def on_disk(modules: Iterable[str]) -> int:
+    """Bytes of what can be sent for these modules, before it is compressed."""
+    return _find(frozenset(modules), places()).size
 
 
 def _installed(found: _Found, size: str, pods: int) -> Requirements:
@@ -175,11 +187,13 @@ def _oldest_glibc(wheel: str) -> tuple[int, int]:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (99, 0)
 
 
-def _sent(found: _Found, cache: Path) -> Sent:
+def _sent(found: _Found, cache: Path, tell: Callable[[str], None]) -> Sent:
     travellers = found.travellers
     key = hashlib.sha256(json.dumps([(each.name, each.version, each.record) for each in travellers]).encode())
     file = cache / f"{key.hexdigest()[:32]}.tar.gz"
     if not file.exists():
+        what = "1 package" if len(travellers) == 1 else f"{len(travellers)} packages"
+        tell(f"compressing {what} of your Python for Pods, once: {size_text(found.size)}")
         _write(file, travellers)
     os.utime(file)  # what was used last is kept
     compiled = [each.glibc for each in travellers if each.glibc is not None]

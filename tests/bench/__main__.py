@@ -1,7 +1,7 @@
-"""``python -m tests.bench [local | cluster | pool | ROW ...] [--pairs N] [--write]``: measure, print, write down.
+"""``python -m tests.bench [KIND | ROW ...] [--pairs N] [--write]``: measure, print, write down.
 
-``local``, ``cluster`` and ``pool`` are all rows of that kind; without a word, all of them. ``--write`` puts what was
-measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
+``local``, ``cluster``, ``pool`` and ``packages`` are all rows of that kind; without a word, all of them. ``--write``
+puts what was measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import maps_on_cluster, on_cluster, on_this_machine, warm
+from tests.bench import maps_on_cluster, on_cluster, on_this_machine, packages, warm
 from tests.bench.figures import HEAD, Figure, row
 from tests.cluster.cluster import down, up
 from tests.cluster.spaces import make_space
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-ON_CLUSTER = {**on_cluster.ROWS, **maps_on_cluster.ROWS, **warm.ROWS}
+ON_CLUSTER = {**on_cluster.ROWS, **maps_on_cluster.ROWS, **warm.ROWS, **packages.ROWS}
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
     "pool": tuple(warm.ROWS),
+    "packages": tuple(packages.ROWS),
 }
 
 

@@ -220,7 +220,7 @@ def log_and_count(limit: int) -> int:
 
 
 def greeting_version() -> str:
-    import greeting  # type: ignore[import-not-found]
+    import greeting
 
     return str(greeting.VERSION)
 

@@ -16,7 +16,7 @@ def test_figures_replace_those_of_their_kind_alone() -> None:
     assert with_figures(changed, "local", r"new \1") == changed
 
 
-@pytest.mark.parametrize("kind", ["local", "cluster"])
+@pytest.mark.parametrize("kind", ["local", "cluster", "pool", "packages"])
 def test_the_page_has_a_place_for_each_kind(kind: str) -> None:
     """Else a long measurement would end in an error."""
     assert "FIGURES" in with_figures(PAGE.read_text(), kind, "FIGURES")

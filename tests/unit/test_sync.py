@@ -111,8 +111,12 @@ def test_an_editable_install_travels_as_the_project_that_it_is(site: Path, tmp_p
 def test_the_archive_is_made_once(site: Path, tmp_path: Path) -> None:
     """It is known by what is in it, and kept in the user's cache."""
     install(site, "plain", "2.0")
-    first = planned(tmp_path, "plain")
+    told: list[str] = []
+    first = sync.plan(["plain"], tmp_path / "cache", tell=told.append)
     assert first.sent is not None
+    assert sync.plan(["plain"], tmp_path / "cache", tell=told.append) == first
+    (words,) = told
+    assert words.startswith("compressing 1 package of your Python for Pods, once: ")
     made = Path(first.sent.path).stat().st_ino
     assert planned(tmp_path, "plain") == first
     assert Path(first.sent.path).stat().st_ino == made

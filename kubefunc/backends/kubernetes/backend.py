@@ -104,7 +104,7 @@ class KubernetesBackend:
 
     def submit(self, submission: Submission, sink: Sink) -> Work:
         namespace = submission.options.namespace or self._config.namespace
-        submission = with_packages(submission)
+        submission = with_packages(submission, lambda words: _say(sink, submission, words))
         missing.check(submission.payload.needs, submission.options)
         if submission.options.pool is not None:
             self._sweep_later(namespace)
@@ -359,6 +359,11 @@ class KubernetesBackend:
         if attempt.claim():
             attempt.sink.fail(error)
         self._tracker.let_go(attempt)
+
+
+def _say(sink: Sink, submission: Submission, words: str) -> None:
+    items = SINGLE if submission.shape == "single" else list(submission.items)
+    sink.moved(items, Whereabouts(Phase.SUBMITTING, words))
 
 
 def _or_tell(attach: Callable[[], None], tell: Callable[[errors.KubefuncError], None]) -> None:

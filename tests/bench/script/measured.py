@@ -44,3 +44,13 @@ def nap(seconds: float) -> float:
 def size_of(data: bytes) -> int:
     """An item with an input."""
     return len(data)
+
+
+def fit(slope: float) -> float:
+    """What a first program with scikit-learn does."""
+    import numpy
+    import pandas
+    from sklearn.linear_model import LinearRegression
+
+    frame = pandas.DataFrame({"x": numpy.arange(10.0)})
+    return float(LinearRegression().fit(frame, slope * frame.x).coef_[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 
 from kubefunc.archive import archive_bytes, cache_directory
 from kubefunc.backends.base import Submission
@@ -62,8 +63,8 @@ def objects_of(submission: Submission, session: str, namespace: str) -> list[Jso
     return [*build_secrets(spec), build_job(spec), *(each for each in services if each is not None)]
 
 
-def with_packages(submission: Submission) -> Submission:
-    """With what ``packages="sync"`` means for this function."""
+def with_packages(submission: Submission, tell: Callable[[str], None] = lambda words: None) -> Submission:
+    """With what ``packages="sync"`` means for this function. ``tell`` is told what takes long."""
     options = submission.options
     if options.packages != SYNC:
         return submission
@@ -73,7 +74,8 @@ def with_packages(submission: Submission) -> Submission:
     if options.pool is not None:
         modules |= set(options.pool.preload)
     limit = None if options.sync_limit is None else size_in_bytes(options.sync_limit)
-    wanted = plan(modules, cache_directory(os.environ, sys.platform) / "packages", limit, _pods_of(submission))
+    cache = cache_directory(os.environ, sys.platform) / "packages"
+    wanted = plan(modules, cache, limit, _pods_of(submission), tell)
     return dataclasses.replace(submission, options=dataclasses.replace(options, packages=wanted))
 
 
