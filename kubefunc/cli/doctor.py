@@ -56,6 +56,8 @@ def _checks(namespace: str | None, context: str | None, *, with_call: bool) -> I
         calls_run_here = choose_backend(None, place.context, os.environ).cluster is None
     except KubefuncError as error:
         yield Check("kubeconfig", "problem", str(error))
+        if _without_cluster(context):
+            yield Check("backend", "warning", "As no cluster is configured, calls run on this machine.")
         return
     where = f"Context {place.choice.cluster.context} of {place.choice.cluster.source}" if place.choice.cluster else ""
     yield Check("kubeconfig", "ok", f"{where}, namespace {place.namespace}.")
@@ -67,6 +69,13 @@ def _checks(namespace: str | None, context: str | None, *, with_call: bool) -> I
         yield check
     if with_call and not problems:
         yield _called(place)
+
+
+def _without_cluster(context: str | None) -> bool:
+    try:
+        return choose_backend(None, context, os.environ).cluster is None
+    except KubefuncError:
+        return False
 
 
 def _called(place: Place) -> Check:

@@ -99,10 +99,11 @@ def test_as_json(examine: Examine) -> None:
 
 
 def test_no_kubeconfig(clean_env: dict[str, str]) -> None:
-    """Neither a file nor a Pod's account."""
+    """Neither a file nor a Pod's account: calls run here, and a line says so."""
     result = doctor(clean_env)
     assert result.returncode == 1
     assert "There is no cluster to use: no kubeconfig ($KUBECONFIG or ~/.kube/config)" in result.stdout
+    assert "warning  backend     As no cluster is configured, calls run on this machine.\n" in result.stdout
     assert result.stdout.endswith("Kubernetes: not ready\n")
 
 
