@@ -49,6 +49,7 @@ class StoredCall:
             does not say so.
         version: of the kubefunc that made it.
         is_untrusted: its caller does not trust its function (``untrusted=True``).
+        is_gang: its items are ranks that start together and wait for each other.
         jobs: the names of its Jobs, the newest last.
     """
 
@@ -71,6 +72,7 @@ class StoredCall:
     module: str = ""
     version: str = ""
     is_untrusted: bool = False
+    is_gang: bool = False
     jobs: tuple[str, ...] = ()
     pods: tuple[StoredPod, ...] = ()
 

@@ -122,13 +122,23 @@ def _facts(call: StoredCall, now: datetime.datetime) -> dict[str, str]:
     module = f" in {call.module}" if call.module else ""
     return {
         "function": f"{call.function}{module}",
-        "items": f"{call.items}, {_done(call)} Pods' shares done" if call.shape == "map" else "",
+        **_parts(call),
         "namespace": call.namespace,
         "made": ", ".join(filter(None, (" ".join(filter(None, made)), since))),
         "attempt": str(call.attempt) if call.attempt > 1 else "",
         "ran": _ran(call, now),
         "kubefunc": call.version,
     }
+
+
+def _parts(call: StoredCall) -> dict[str, str]:
+    """Of a map its items, of a gang its ranks; each Pod has a share of them."""
+    if call.shape == "single":
+        return {}
+    ended = call.succeeded + call.failed
+    if call.is_gang:
+        return {"ranks": f"{call.chunks}, {ended} have ended"}
+    return {"items": f"{call.items} in {call.chunks} Pods, {ended} of them have ended"}
 
 
 def _pod_lines(call: StoredCall, now: datetime.datetime) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import click
 
-from kubefunc.backends.operations import LogPiece, LogWish
+from kubefunc.backends.operations import LogPiece, LogWish, StoredCall
 from kubefunc.cli.place import CallId, Place, json_option, with_place
 from kubefunc.cli.shown import TerminalText, visible
 
@@ -61,13 +61,26 @@ def logs(
     """
     found = place.find(call)
     wish = LogWish(follow=follow, since=since, timestamps=timestamps, tail=tail)
-    pieces = place.operations.logs(found, wish, lambda text: click.echo(f"kubefunc: {visible(text)}", err=True))
+    pieces = _or_nothing(
+        found, place.operations.logs(found, wish, lambda text: click.echo(f"kubefunc: {visible(text)}", err=True))
+    )
     if json_wanted:
         _print_lines_as_json(pieces)
     elif sys.stdout.isatty() and not raw:
         _print_on_terminal(pieces)
     else:
         _print_raw(pieces)
+
+
+def _or_nothing(call: StoredCall, pieces: Iterator[LogPiece]) -> Iterator[LogPiece]:
+    """The pieces; where there are none, a line says so."""
+    first = next((each for each in pieces if each.data), None)
+    if first is None:
+        why = "" if call.is_finished else f": it is {call.state}"
+        click.echo(f"kubefunc: {call.id} has printed nothing{why}", err=True)
+        return
+    yield first
+    yield from pieces
 
 
 def _print_raw(pieces: Iterator[LogPiece]) -> None:

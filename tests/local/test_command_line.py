@@ -203,6 +203,13 @@ def test_logs_as_json_are_a_document_a_line(shell: Shell) -> None:
     assert lines[0] == {"pod_index": 0, "line": "item 0"}
 
 
+def test_logs_of_a_call_that_printed_nothing(shell: Shell) -> None:
+    """A line says so, beside the output, and why it may be."""
+    result = shell.run("logs", WAITS)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == f"kubefunc: {WAITS} has printed nothing: it is pending\n"
+
+
 def test_options_of_logs_go_to_the_node(shell: Shell, tmp_path: Path) -> None:
     """--since in seconds, rounded up, --tail and --timestamps."""
     with Server(shell.cluster) as server:

@@ -66,6 +66,47 @@ def test_the_state_of_a_map(codes: tuple[int | None, ...], state: str, counts: t
     assert (call.state, (call.succeeded, call.failed)) == (state, counts)
 
 
+def gang(*conditions: str) -> JsonDict:
+    """The Job of a gang of two."""
+    template = {"spec": {"subdomain": MAP}}
+    return job(MAP, *conditions, completionMode="Indexed", completions=2, template=template)
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "words"),
+    [
+        ((RUNNING, RUNNING), "running", "All ranks run."),
+        ((RUNNING, CREATING), "starting", "The Pod is being started."),
+        ((ended(0), ended(0)), "succeeded", "All ranks have returned."),
+        ((ended(64), ended(0)), "failed", "A rank has raised an exception."),
+    ],
+)
+def test_the_state_of_a_gang(states: tuple[JsonDict, ...], state: str, words: str) -> None:
+    """It runs once all of its ranks do: until then they wait for each other."""
+    pods = [pod(MAP, each, index=at) for at, each in enumerate(states)]
+    call = only([gang()], pods)
+    assert (call.state, call.is_gang) == (state, True)
+    assert explain(call, [gang()], pods, lambda uid: []).message == words
+
+
+def test_what_a_gang_waits_for() -> None:
+    """The rank that cannot start keeps all of them."""
+    waits = pod(MAP, None, index=1, node=None)
+    waits["status"]["conditions"] = [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu.",
+        }
+    ]
+    pods = [pod(MAP, RUNNING, index=0), waits]
+    call = only([gang()], pods)
+    assert call.state == "pending"
+    said = explain(call, [gang()], pods, lambda uid: []).message
+    assert said.startswith("The gang waits until its 2 ranks can start together; 1 cannot yet. Of one: No node can")
+
+
 def test_a_later_attempt_is_the_call() -> None:
     """The Job of an earlier attempt does not decide; both are deleted with the call."""
     later = job(RUNS)

@@ -25,6 +25,12 @@ _PHASES = {
     "failed": Phase.FINISHED,
 }
 
+_WORDS = {
+    "single": ("The function runs.", "The function has returned.", "The function has raised an exception."),
+    "map": ("The map runs.", "All items have ended without an error.", "Some items have raised an exception."),
+    "gang": ("All ranks run.", "All ranks have returned.", "A rank has raised an exception."),
+}
+
 
 def explain(call: StoredCall, jobs: Sequence[JsonDict], pods: Iterable[JsonDict], events_of: EventsOf) -> Diagnosis:
     """The state of a call in words. ``jobs``: the newest last; ``events_of`` is asked only where they can tell more."""
@@ -108,21 +114,23 @@ def _why_failed(job: Job, pods: Sequence[Pod]) -> tuple[Finding | None, Pod | No
 
 
 def _many(call: StoredCall, pods: Sequence[Pod]) -> str:
-    """Of a map: how many Pods wait beside the one whose trouble is told."""
+    """Of a map: how many Pods wait beside the one whose trouble is told; of a gang: who waits for it."""
     waiting = sum(pod.where in (Phase.PENDING, Phase.STARTING) for pod in pods)
+    if call.is_gang and waiting:
+        return f"The gang waits until its {call.chunks} ranks can start together; {waiting} cannot yet. Of one:"
     return f"{waiting} Pods of the map wait; of one:" if call.shape == "map" and waiting > 1 else ""
 
 
 def _in_order(call: StoredCall) -> str:
     """A sentence for a call with which nothing is wrong, or whose function raised."""
-    of_map = call.shape == "map"
+    running, succeeded, failed = _WORDS["gang" if call.is_gang else call.shape]
     return {
         "queued": "The Job is suspended.",
         "pending": "There is no Pod yet, or it waits for a node.",
         "starting": "The Pod is being started.",
-        "running": "The map runs." if of_map else "The function runs.",
-        "succeeded": "All items have ended without an error." if of_map else "The function has returned.",
-        "failed": "Some items have raised an exception." if of_map else "The function has raised an exception.",
+        "running": running,
+        "succeeded": succeeded,
+        "failed": failed,
     }[call.state]
 
 

@@ -111,10 +111,17 @@ def _stored_call(
         failed=sum(part.failed for part in counted),
         version=fields.text(notes, labels.VERSION_ANNOTATION),
         is_untrusted=UNTRUSTED_LABEL in marks,
+        is_gang=_is_gang(jobs[-1]),
         jobs=tuple(fields.name_of(job) for job in jobs),
         pods=tuple(sorted(pods, key=lambda pod: (pod.index or 0, pod.started or "~", pod.name))),
         **_who(marks, notes),
     )
+
+
+def _is_gang(job: JsonDict) -> bool:
+    """Only the Pods of a gang have names in DNS, below that of their Job."""
+    template = fields.mapping(fields.mapping(job, "spec"), "template")
+    return fields.text(fields.mapping(template, "spec"), "subdomain") == fields.name_of(job)
 
 
 def _who(marks: JsonDict, notes: JsonDict) -> dict[str, str]:
@@ -163,12 +170,20 @@ def _part(job: JsonDict, pods: Sequence[StoredPod]) -> _Part:
     codes = [pod.exit_code for pod in {pod.index: pod for pod in pods}.values()]
     return _Part(
         pods=pods,
-        state=_state_of_job(view, pods, chunks),
+        state=_state_of_gang(view, pods, chunks) if _is_gang(job) else _state_of_job(view, pods, chunks),
         chunks=chunks,
         succeeded=max(fields.number(status, "succeeded") or 0, codes.count(EXIT_VALUE)),
         failed=max(len(views.indexes(view.failed_indexes)), codes.count(EXIT_RAISED)),
         finished=max((pod.finished for pod in pods), default="") or max(ended, default=""),
     )
+
+
+def _state_of_gang(job: views.Job, pods: Sequence[StoredPod], chunks: int) -> State:
+    """None of its ranks runs its function before all are there, though their programs run."""
+    state, states = _state_of_job(job, pods, chunks), {pod.state for pod in pods}
+    if state != "running" or states.isdisjoint(("pending", "starting")):
+        return state
+    return "pending" if "pending" in states else "starting"
 
 
 def _state_of_job(job: views.Job, pods: Sequence[StoredPod], chunks: int) -> State:
