@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import TypeAlias
 
-from kubefunc.errors import MissingModuleError
+from kubefunc.errors import ConfigurationError, MissingModuleError
+from kubefunc.modules import unit_of
 from kubefunc.options import Options
 from kubefunc.options.kind import Refused
 from kubefunc.options.parsers import versions
 from kubefunc.options.parsers.requirements import Requirement, Requirements, canonical, parse
-from kubefunc.packages.imports import Need
+from kubefunc.packages.imports import Need, is_foreign
 
 
 def check(find_needs: Callable[[], Iterable[Need]], options: Options) -> None:
@@ -28,13 +29,29 @@ def check(find_needs: Callable[[], Iterable[Need]], options: Options) -> None:
 
     Raises:
         MissingModuleError: with the module, who imports it, and the way out.
+        ConfigurationError: workers of a pool are to preload code of the caller's own.
     """
-    if options.image is not None or options.pod_template is not None or options.volumes or "PYTHONPATH" in options.env:
+    if options.image is not None or options.volumes or "PYTHONPATH" in options.env:
+        return
+    if options.pod_template is not None or options.job_template is not None:
         return
     wanted = options.requirements()
-    lacking = [need for need in find_needs() if not _is_brought(need, wanted)]
+    lacking = [need for need in (*find_needs(), *_preloaded(options)) if not _is_brought(need, wanted)]
     if lacking:
         raise MissingModuleError(_message(lacking, options), name=lacking[0].module)
+
+
+def _preloaded(options: Options) -> list[Need]:
+    """What workers of a pool import first, as far as it is a package that is installed here."""
+    modules = options.pool.preload if options.pool is not None else ()
+    for each in modules:
+        if unit_of(each) is not None:
+            raise ConfigurationError(
+                f"Pool: preload={each!r}: that is code of your own, which is sent with each call, and not with a "
+                "worker. Leave it out, or name an image that has it installed: image=..."
+            )
+    installed = [each for each in modules if is_foreign(each) and distributions_of(each.partition(".")[0])]
+    return [Need(each, "imported by workers, preload=") for each in installed]
 
 
 def _is_brought(need: Need, wanted: Requirements | None) -> bool:

@@ -16,7 +16,8 @@ import cloudpickle
 import pytest
 
 import kubefunc
-from kubefunc.errors import MissingModuleError, SerializationError
+from kubefunc import Pool
+from kubefunc.errors import ConfigurationError, MissingModuleError, SerializationError
 from kubefunc.options import Options
 from kubefunc.packages import imports, missing
 from kubefunc.packages.imports import Need
@@ -150,12 +151,11 @@ def test_nothing_is_needed_by_most_functions(project: Project) -> None:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few packages, as they are installed on a user's machine."""
-    install(
-        tmp_path, "scikit-learn", "1.5", {"sklearn/__init__.py": ""}, requires=["numpy>=1.2", "joblib; extra == 'x'"]
-    )
-    install(tmp_path, "numpy", "2.1", {"numpy/__init__.py": ""})
-    install(tmp_path, "pandas", "2.2", {"pandas/__init__.py": ""}, requires=["numpy; python_version > '3'"])
-    monkeypatch.syspath_prepend(str(tmp_path))
+    site = tmp_path / "site-packages"
+    install(site, "scikit-learn", "1.5", {"sklearn/__init__.py": ""}, requires=["numpy>=1.2", "joblib; extra == 'x'"])
+    install(site, "numpy", "2.1", {"numpy/__init__.py": ""})
+    install(site, "pandas", "2.2", {"pandas/__init__.py": ""}, requires=["numpy; python_version > '3'"])
+    monkeypatch.syspath_prepend(str(site))
 
 
 def refused(*modules: str, **options: Any) -> MissingModuleError:
@@ -180,11 +180,28 @@ def test_the_error_names_module_line_and_way_out() -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_what_workers_preload_is_needed_too() -> None:
+    """It is named before any worker starts; what the packages bring is no alarm."""
+    pool = Pool(preload=["json", "sklearn.svm"])
+    assert "sklearn (imported by workers, preload=)" in str(refused(pool=pool))
+    missing.check(list, Options.of(pool=pool, packages=["scikit-learn"]))
+
+
+def test_code_of_ones_own_cannot_be_preloaded(project: Project) -> None:
+    """It is sent with each call, so that workers never run old code; an image may have it."""
+    project(shop="def run():\n    pass\n")
+    pool = Pool(preload=["shop"])
+    with pytest.raises(ConfigurationError, match=r"preload='shop': that is code of your own"):
+        missing.check(list, Options.of(pool=pool))
+    missing.check(list, Options.of(pool=pool, image="team/base:1"))
+
+
+@pytest.mark.usefixtures("installed")
 def test_of_a_shared_namespace_the_right_distribution_is_named(tmp_path: Path) -> None:
     """``google`` is in many of them."""
     for name in ("google-auth", "google-cloud-storage", "protobuf"):
         path = {"google-auth": "auth", "google-cloud-storage": "cloud/storage", "protobuf": "protobuf"}[name]
-        install(tmp_path, name, "1.0", {f"google/{path}/__init__.py": ""})
+        install(tmp_path / "site-packages", name, "1.0", {f"google/{path}/__init__.py": ""})
     assert "packages=['google-cloud-storage']" in str(refused("google.cloud.storage"))
     assert "packages=['protobuf']" in str(refused("google.protobuf.message"))
 
@@ -202,6 +219,7 @@ def test_setuptools_is_named_for_what_only_it_has() -> None:
         {"volumes": {"/extra": EmptyDir()}},
         {"env": {"PYTHONPATH": "/lib"}},
         {"pod_template": {"volumes": []}},
+        {"job_template": {"spec": {}}},
         {"packages": ["pandas"]},
         {"packages": ["numpy>=2"]},
         {"packages": ["surely-not-installed-here"]},
