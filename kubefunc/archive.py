@@ -52,7 +52,9 @@ _LEFT_OUT = (
     "backends/runner_specs.py",
     "options/suggestions.py",
     "runner/local/",
+    "runner/warm/",
 )
+_OF_WORKERS = ("runner/warm/",)
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
@@ -75,8 +77,6 @@ _NOT_COMPILED = (
     "kubefunc/runner/execution/plain.py",
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
-    "kubefunc/runner/warm/worker.py",
-    "kubefunc/runner/execution/pickling.py",
     "kubefunc/runner/execution/streaming.py",
     "kubefunc/runner/pod/streamer.py",
 )
@@ -106,20 +106,34 @@ def archive_bytes() -> bytes:
     Raises:
         ConfigurationError: kubefunc was not loaded from files.
     """
+    return _archive_with(())
+
+
+@functools.lru_cache(maxsize=1)
+def worker_archive_bytes() -> bytes:
+    """The same for the Pod of a warm worker, and for one whose function may start some."""
+    return _archive_with(_OF_WORKERS)
+
+
+def _archive_with(rooms: tuple[str, ...]) -> bytes:
     inside = getattr(kubefunc.__loader__, "archive", None)
     if inside is not None:
         return Path(inside).read_bytes()
-    return cached_archive(find_sources(), cache_directory(os.environ, sys.platform))
+    return cached_archive(find_sources(rooms), cache_directory(os.environ, sys.platform))
 
 
-def find_sources() -> dict[str, Path]:
-    """The files that belong in the archive, by their names in it.
+def find_sources(rooms: tuple[str, ...] = ()) -> dict[str, Path]:
+    """The files that belong in the archive, and those of these rooms, by their names in it.
 
     Raises:
         ConfigurationError: kubefunc or cloudpickle was not loaded from files.
     """
     package = Path(kubefunc.__file__).parent
-    found = {f"kubefunc/{name}": package / name for name in _python_files(package) if _belongs(name)}
+    found = {
+        f"kubefunc/{name}": package / name
+        for name in _python_files(package)
+        if _belongs(name) or name.startswith(rooms)
+    }
     spec = importlib.util.find_spec("cloudpickle")
     library = Path(spec.origin or "").parent if spec is not None else Path()
     found |= {f"cloudpickle/{name}": library / name for name in _python_files(library)}

@@ -61,7 +61,7 @@ class Pool:
     On this machine it has no effect: calls are quick there.
 
     >>> Pool(max_workers=8, idle_timeout=60)
-    Pool(min_workers=0, max_workers=8, idle_timeout=60.0, preload=(), share=True)
+    Pool(min_workers=0, max_workers=8, idle_timeout=60.0, fresh=True, preload=(), share=True)
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Pool:
         min_workers: int = 0,
         max_workers: int = 20,
         idle_timeout: float = 300.0,
+        fresh: bool = True,
         preload: Sequence[str] = (),
         share: bool = True,
     ) -> None:
@@ -79,6 +80,8 @@ class Pool:
                 they end.
             max_workers: workers at once, at most. Each is a Pod, with the function's ``cpu`` and ``memory``.
             idle_timeout: seconds without a call after which a worker ends.
+            fresh: run each call in a process of its own. False: one process of a worker keeps going, so that a call
+                finds what earlier ones have loaded and changed. It is replaced if it dies, and after a timeout.
             preload: modules that workers import before their first call, such as ``"pandas"``. Calls find them loaded.
             share: whether workers stay for ``idle_timeout`` when your program ends, for the next one of yours on this
                 machine. False: they end with your program.
@@ -96,7 +99,10 @@ class Pool:
             raise ConfigurationError(f"Pool: preload={preload!r} is not a list of modules: preload=['pandas'].")
         if not isinstance(share, bool):
             raise ConfigurationError(f"Pool: share={share!r} is not True or False.")
+        if not isinstance(fresh, bool):
+            raise ConfigurationError(f"Pool: fresh={fresh!r} is not True or False.")
         self.idle_timeout = float(idle_timeout)
+        self.fresh = fresh
         self.preload = tuple(preload)
         self.share = share
         self.least = self.min_workers
@@ -149,6 +155,7 @@ class Pool:
             min_workers=self.min_workers,
             max_workers=self.max_workers,
             idle_timeout=self.idle_timeout,
+            fresh=self.fresh,
             preload=self.preload,
             share=self.share,
         )
@@ -157,7 +164,7 @@ class Pool:
     def __repr__(self) -> str:
         made = (
             f"Pool(min_workers={self.min_workers}, max_workers={self.max_workers}, "
-            f"idle_timeout={self.idle_timeout}, preload={self.preload!r}, share={self.share})"
+            f"idle_timeout={self.idle_timeout}, fresh={self.fresh}, preload={self.preload!r}, share={self.share})"
         )
         counts = self._counts()
         if not counts.all:

@@ -248,3 +248,59 @@ def test_a_pool_detaches_nothing(pool: Pool) -> None:
     """A Job is right for that."""
     with pytest.raises(errors.ConfigurationError, match="detach=True does not go with pool="):
         remote(pool=pool, detach=True)(abs).remote(-1)
+
+
+# -- processes that stay
+
+
+def test_with_fresh_false_one_process_keeps_going(calling: Space) -> None:
+    """Calls find what earlier ones loaded; errors, output, timeouts and cancelling are those of any call."""
+    with Pool(max_workers=1, fresh=False) as pool:
+
+        @remote(pool=pool)
+        def step(how: str) -> tuple[int, int]:
+            import json
+
+            json.calls = getattr(json, "calls", 0) + 1  # type: ignore[attr-defined]
+            print("step", how)
+            if how == "raise":
+                raise KeyError(how)
+            if how == "sleep":
+                time.sleep(600)
+            if how == "die":
+                os._exit(3)
+            return os.getpid(), json.calls  # type: ignore[attr-defined]
+
+        first, second = step.remote("a"), step.remote("b")
+        assert [call.result(WAIT)[1] for call in (first, second)] == [1, 2]
+        assert first.result()[0] == second.result()[0]
+        assert second.logs() == "step b\n"
+        assert isinstance(step.remote("raise").exception(WAIT), KeyError)
+        assert step.remote("c").result(WAIT)[1] == 4
+        died = step.remote("die").exception(WAIT)
+        assert isinstance(died, errors.WorkerDiedError)
+        assert step.remote("d").result(WAIT)[1] == 1
+        late = step.options(timeout=1.0).remote("sleep").exception(WAIT)
+        assert isinstance(late, errors.CallTimeoutError)
+        assert "in step" in str(late)
+        running = step.remote("sleep")
+        until_running(running)
+        running.cancel()
+        assert step.remote("e").result(WAIT)[1] == 1
+    nothing_left(calling)
+
+
+def test_many_small_items_travel_together(pool: Pool) -> None:
+    """In order, a few processes for all of them; a long one holds no others back."""
+
+    @remote(pool=pool)
+    def item(number: int) -> tuple[int, str, int]:
+        if number == 500:
+            time.sleep(4)
+        return number, platform.node(), os.getpid()
+
+    began = time.monotonic()
+    done = {index: time.monotonic() - began for index, _ in item.map(range(2_000)).as_completed()}
+    assert sorted(done) == list(range(2_000))
+    assert len([index for index, at in done.items() if at >= done[500]]) < 200
+    assert len({place for *_, place in item.map(range(100)).result(WAIT)}) <= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -72,8 +73,8 @@ def test_an_item_of_a_map_has_its_own_arguments(client: WarmClient) -> None:
     def function(*args: int) -> tuple[object, ...]:
         return (*args, current.index())
 
-    client.call(function, 1, item=pickle.dumps((2, 3)), variables={"KUBEFUNC_INDEX": "7"})
-    assert pickle.loads(client.outcome().body) == (1, 2, 3, 7)
+    client.batch(functools.partial(function, 1), {7: (2, 3)})
+    assert pickle.loads(client.outcomes()[7].body) == (1, 2, 3, 7)
 
 
 def test_output_comes_while_it_runs(client: WarmClient) -> None:
@@ -84,7 +85,7 @@ def test_output_comes_while_it_runs(client: WarmClient) -> None:
         time.sleep(600)
 
     client.call(function)
-    assert client.receive(OUTPUT)[8:] == b"now\n"
+    assert client.receive(OUTPUT)[16:] == b"now\n"
     client.send(TERMINATE)
     client.receive(ENDED)
 
@@ -183,7 +184,7 @@ def test_a_call_goes_on_while_its_client_is_away(client: WarmClient, tmp_path: P
     again.hello("run-1", output=len("one\n"))
     assert again.welcome() == "run-1"
     assert pickle.loads(again.outcome().body) == 7
-    assert b"".join(content[8:] for letter, content in again.heard if letter == OUTPUT) == b"two\n"
+    assert b"".join(content[16:] for letter, content in again.heard if letter == OUTPUT) == b"two\n"
 
 
 def test_an_outcome_is_kept_until_it_is_acknowledged(client: WarmClient) -> None:
@@ -233,7 +234,7 @@ def test_a_client_that_is_gone_ends_its_call_and_a_worker_that_is_not_shared(sta
     client = worker.attach()
     client.hello()
     client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
-    pid = int(client.receive(OUTPUT)[8:])
+    pid = int(client.receive(OUTPUT)[16:])
     client.cut()
     assert worker.why() in ("no client was there for 1 s", "it was told to end (SIGTERM)")
     assert not Path(f"/proc/{pid}").exists()
@@ -300,7 +301,7 @@ def test_a_client_that_goes_leaves_the_worker_to_the_next(client: WarmClient) ->
 def test_a_client_that_goes_ends_its_call(client: WarmClient) -> None:
     """Before the worker is the next one's."""
     client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
-    pid = int(client.receive(OUTPUT)[8:])
+    pid = int(client.receive(OUTPUT)[16:])
     client.send(GOODBYE)
     client.receive(GOODBYE)
     assert not Path(f"/proc/{pid}").exists()
@@ -325,7 +326,7 @@ def test_a_client_that_is_killed_keeps_its_call_for_a_while(start: Start) -> Non
     client = worker.attach()
     client.hello()
     client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
-    pid = int(client.receive(OUTPUT)[8:])
+    pid = int(client.receive(OUTPUT)[16:])
     client.cut()
     early = worker.attach()
     early.hello(client="two")
@@ -393,7 +394,7 @@ def test_it_ends_when_nothing_is_to_be_done(start: Start) -> None:
 def test_sigterm_ends_it_and_its_call(client: WarmClient) -> None:
     """The call ends without an outcome: it is to run elsewhere."""
     client.call(lambda: print(os.getpid(), flush=True) or time.sleep(600))
-    pid = int(client.receive(OUTPUT)[8:])
+    pid = int(client.receive(OUTPUT)[16:])
     client.worker.process.send_signal(signal.SIGTERM)
     client.receive(ENDED)
     assert client.receive(LEAVING) == b"it was told to end (SIGTERM)"

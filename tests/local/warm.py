@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from typing import Any
 
 from kubefunc.envelope import Envelope, verify
 from kubefunc.payload import Packer
-from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT, join_request
-from kubefunc.runner.protocol import wire
+from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT
+from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, NONCE, OFFSET, WELCOME
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
+from kubefunc.runner.warm.kept import CODE, FUNCTION, name_of
 from kubefunc.runner.warm.lease import is_proof, new_nonce, proof
+from kubefunc.runner.warm.request import join_request
 from kubefunc.runner.warm.stream import BODY
 from tests.conftest import ROOT
 
@@ -133,43 +136,65 @@ class WarmClient:
         function: Callable[..., Any],
         *args: Any,
         run: str = "run-1",
-        item: bytes | None = None,
-        variables: Mapping[str, str] | None = None,
+        stay: str | None = None,
         **options: Any,
     ) -> None:
-        """Send a call."""
-        payload = Packer.for_local().pack(function, args, None, (Exception,)).data
-        header = {
-            "run": run,
-            "spec": RunnerSpec(call="call-x", function="f", **options).as_json(),
-            "key": KEY.hex(),
-            "payload": None,
-            "directory": str(self.worker.place / "warm"),
-            "cwd": None,
-            "path": None,
-            "set": dict(variables or {}),
-            "unset": [],
-        }
-        self.send(DATA, join_request(header, payload, item))
+        """Send a call. ``stay`` names the process that runs it."""
+        data = Packer.for_local().pack(function, args, None, (Exception,)).data
+        code, call, _ = wire.sections(data)
+        header = {"run": run, "stay": stay, "code": self.keep(CODE, code), "function": None, "items": False}
+        self.request(header, bytes(call), **options)
+
+    def batch(
+        self, function: Callable[..., Any], items: Mapping[int, tuple[Any, ...]], run: str = "run-1", **options: Any
+    ) -> None:
+        """Send items of a map."""
+        code, call, _ = wire.sections(Packer.for_local().pack(function, (), None, (Exception,)).data)
+        content = records.join_items([(index, pickle.dumps(args)) for index, args in items.items()])
+        kept = {"code": self.keep(CODE, code), "function": self.keep(FUNCTION, call)}
+        self.request({"run": run, "stay": "map-1", "items": True, **kept}, content, **options)
+
+    def keep(self, kind: str, data: memoryview) -> str | None:
+        """Send what is to be kept."""
+        if not data:
+            return None
+        self.send(DATA, bytes(data))
+        self.send(KEEP, name_of(kind, data).encode())
+        return name_of(kind, data)
+
+    def request(self, header: Mapping[str, Any], content: bytes, **options: Any) -> None:
+        """Send a request."""
+        spec = RunnerSpec(call="call-x", function="f", **options).changes()
+        self.send(DATA, join_request({**header, "spec": spec, "key": KEY.hex(), "compression": ""}, content))
         self.send(CALL)
 
     def outcome(self, run: str = "run-1") -> Envelope:
         """What came of the call, acknowledged."""
-        last = self.receive(RESULT)
+        return verify(self.answer(run), KEY, "call-x")
+
+    def outcomes(self, run: str = "run-1") -> dict[int, records.Record]:
+        """What came of the items, acknowledged."""
+        blocks = records.Blocks(KEY, "call-x", 0)
+        return {
+            each.index: each for content in blocks.feed(self.answer(run)) for each in records.split_records(content)
+        }
+
+    def answer(self, run: str) -> bytes:
+        """All that the worker says of an outcome."""
         self.receive(ENDED)
-        body = b"".join(content for letter, content in self.heard if letter == BODY)
-        self.heard = [each for each in self.heard if each[0] != BODY]
+        answer = b"".join(content for letter, content in self.heard if letter in (BODY, RESULT))
+        self.heard = [each for each in self.heard if each[0] not in (BODY, RESULT)]
         self.send(ACKNOWLEDGE, run.encode())
-        return verify(body + last, KEY, "call-x")
+        return answer
 
     def printed(self) -> bytes:
         """The output that came, in order, each byte once."""
         text = b""
         for letter, content in self.heard:
             if letter == OUTPUT:
-                (start,) = OFFSET.unpack_from(content)
+                start, _ = PLACE.unpack_from(content)
                 assert start == len(text)
-                text += content[OFFSET.size :]
+                text += content[PLACE.size :]
         return text
 
     def cut(self) -> None:

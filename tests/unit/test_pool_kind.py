@@ -9,7 +9,7 @@ import pytest
 
 from kubefunc import Pool
 from kubefunc.backends.base import Submission
-from kubefunc.backends.kubernetes.control import call_objects
+from kubefunc.backends.kubernetes.control import archives
 from kubefunc.backends.kubernetes.warm import kind as module
 from kubefunc.backends.kubernetes.warm.kind import kind_of
 from kubefunc.errors import ConfigurationError
@@ -72,7 +72,7 @@ def test_another_version_of_kubefunc_is_another_kind(monkeypatch: pytest.MonkeyP
     before = kind()
     monkeypatch.setattr(module, "PROTOCOL", 2)
     changed = kind()
-    monkeypatch.setattr(call_objects, "archive_bytes", lambda: b"other code")
+    monkeypatch.setattr(archives, "worker_archive_bytes", lambda: b"other code")
     assert len({before, changed, kind()}) == 3
 
 
@@ -96,7 +96,7 @@ def test_a_pool_says_what_its_workers_do() -> None:
             """Nor this."""
 
     pool, open_pool = Pool(max_workers=3), Open()
-    made = "Pool(min_workers=0, max_workers=3, idle_timeout=300.0, preload=(), share=True)"
+    made = "Pool(min_workers=0, max_workers=3, idle_timeout=300.0, fresh=True, preload=(), share=True)"
     assert repr(pool) == made
     pool.opened(open_pool)
     assert pool.workers == 3

@@ -47,12 +47,13 @@ from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from dataclasses import dataclass
     from typing import Any, NoReturn
 
     NewBody = Callable[[], "Body"]
     Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
+    Loaded = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]
     Form = tuple[Callable[[Any, NewBody], Outcome], Callable[[BaseException, NewBody], Outcome]]
     from kubefunc.runner.protocol.spec import RunnerSpec
 else:
@@ -84,6 +85,10 @@ class Job:
     item: bytes | None = None
     stream: str = ""
     key: bytes = b""
+
+    def load(self) -> Loaded:
+        """What is to be called. Raises whatever the caller's modules and pickles raise."""
+        return load(self.payload, self.code)
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
@@ -135,7 +140,7 @@ def _call(job: Job, frames: int) -> Outcome:
 
     form = form_of(job.spec)
     try:
-        function, args, kwargs, retry_exceptions = load(job.payload, job.code)
+        function, args, kwargs, retry_exceptions = job.load()
         if job.item is not None:
             args = (*args, *pickle.loads(job.item))
     except Terminated:
@@ -255,18 +260,9 @@ def prepare(spec: RunnerSpec, attempt: int) -> None:
     sigterm.raise_in_function()
     _flush_at_sudden_exit()
     if spec.logging is not None:
-        _set_up_logging(spec.logging)
+        from kubefunc.runner.execution import root_logger  # most calls need not wait for it
 
-
-def _set_up_logging(wanted: Mapping[str, Any]) -> None:
-    """As it was set up for the caller; ``sys.stderr`` is looked up at each record, for a function may replace it."""
-    import logging  # most calls need not wait for it
-
-    handler = logging._StderrHandler()  # type: ignore[attr-defined]
-    handler.setFormatter(logging.Formatter(wanted["format"], wanted["datefmt"], wanted["style"]))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(wanted["level"])
+        root_logger.set_up(spec.logging)
 
 
 def _flush_at_sudden_exit() -> None:
@@ -313,7 +309,7 @@ def cancel_stacks(timeout: float | None) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def load(payload: bytes | str, code: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+def load(payload: bytes | str, code: str) -> Loaded:
     """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
 
     Raises whatever the caller's modules and pickles raise.
@@ -323,12 +319,18 @@ def load(payload: bytes | str, code: str) -> tuple[Callable[..., Any], tuple[Any
             payload = file.read()
     modules, call = wire.split_payload(payload)
     if modules:
-        _unpack(modules, code)
+        unpack(modules, code)
+        sys.path.insert(0, code)
+    return load_call(call)
+
+
+def load_call(call: bytes) -> Loaded:
+    """What the section ``call`` of a payload holds, once its modules can be imported."""
     reference, args, kwargs, retry_exceptions = pickle.loads(call)
     return _resolve(reference), args, kwargs, retry_exceptions
 
 
-def _unpack(code: bytes, where: str) -> None:
+def unpack(code: bytes, where: str) -> None:
     """Put the caller's modules on disk: package data and __file__ work there as at home."""
     for name, executable, content in wire.split_files(code):
         path = os.path.join(where, name)
@@ -337,7 +339,6 @@ def _unpack(code: bytes, where: str) -> None:
             file.write(content)
         if executable:
             os.chmod(path, 0o755)
-    sys.path.insert(0, where)
 
 
 def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:

@@ -81,20 +81,20 @@ class Work:
     note: int | None
     tickets: Tickets | None = None
 
+    def load(self) -> child.Loaded:
+        """What is to be called. Raises whatever the caller's modules and pickles raise."""
+        return child.load(self.payload, self.code)
+
 
 def run(work: Work, frames: int) -> None:
     """Run all items, and report each."""
     child.prepare(work.spec, 1)
     try:
-        function, args, kwargs, retry_exceptions = child.load(work.payload, work.code)
+        function, args, kwargs, retry_exceptions = work.load()
     except sigterm.Terminated:
         child.die_of_sigterm()
     except BaseException as error:
-        header, body = child.cannot_load(
-            error, lambda: reports.SealedBody(work.path("item")), child.form_of(work.spec)
-        )  # it may become an envelope
-        encoded = json.dumps(header).encode()
-        wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
+        report_broken(work, frames, error)
         return
     runner = Runner(work, frames, function, args, kwargs, retry_exceptions)
     try:
@@ -111,6 +111,15 @@ def run(work: Work, frames: int) -> None:
     sigterm.ignore()
     child.run_exit_handlers()
     wire.write_all(frames, wire.frame(EXIT, records.INDEX.pack(memory.peak_memory())))
+
+
+def report_broken(work: Work, frames: int, error: BaseException) -> None:
+    """Say that the payload does not load here."""
+    header, body = child.cannot_load(
+        error, lambda: reports.SealedBody(work.path("item")), child.form_of(work.spec)
+    )  # it may become an envelope
+    encoded = json.dumps(header).encode()
+    wire.write_all(frames, wire.frame(BROKEN, wire.LENGTH.pack(len(encoded)) + encoded + body.content()))
 
 
 class Runner:
@@ -135,6 +144,11 @@ class Runner:
         self._timeout: float | None = work.spec.timeout
         if self._timeout is not None:
             self._stacks = os.open(work.path("stacks"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+    def close(self) -> None:
+        """Let go of what it opened: its process stays."""
+        if self._timeout is not None:
+            os.close(self._stacks)
 
     def run(self, item: Item) -> None:
         """Run the item once."""

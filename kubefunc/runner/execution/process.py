@@ -287,6 +287,7 @@ def wait_until_read(pipe: int, seconds: float) -> bool:
 
     unread = array.array("i", [0])
     until = time.monotonic() + seconds
+    pause = 0.00002
     while True:
         try:
             fcntl.ioctl(pipe, termios.FIONREAD, unread)
@@ -296,4 +297,5 @@ def wait_until_read(pipe: int, seconds: float) -> bool:
             return True
         if time.monotonic() > until:
             return False
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.002)

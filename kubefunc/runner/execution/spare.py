@@ -14,12 +14,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Run = Callable[[bytes, int, int], None]
+
+
+def run_request(data: bytes, attempt: int, frames: int) -> None:
+    """Run the call in these bytes of a :class:`kubefunc.runner.execution.request.Request`."""
+    request = Request(data)
+    request.surround()
+    child.run(request.job(attempt), frames)
+
 
 class Spare:
     """A forked process that waits for its call."""
 
-    def __init__(self, forget: Callable[[], None]) -> None:
-        """``forget`` runs first in the child and closes what it must not keep.
+    def __init__(self, forget: Callable[[], None], run: Run = run_request) -> None:
+        """Fork it.
+
+        Args:
+            forget: runs first in the child and closes what it must not keep.
+            run: runs the call there, given its bytes, the attempt, and where to report.
 
         Raises:
             OSError: the system gives no process more.
@@ -31,18 +44,18 @@ class Spare:
             os.close(self._calls)
 
         try:
-            self.child = fork_child(lambda frames: _wait_and_run(calls, frames), forget_more)
+            self.child = fork_child(lambda frames: _wait_and_run(calls, frames, run), forget_more)
         except OSError:
             os.close(self._calls)
             raise
         finally:
             os.close(calls)
 
-    def hand_over(self, attempt: int, request: Request) -> bool:
+    def hand_over(self, attempt: int, data: bytes) -> bool:
         """Give it its call; False if it has died."""
         try:
             wire.write_all(self._calls, attempt.to_bytes(4, "big"))
-            wire.write_all(self._calls, request.data)
+            wire.write_all(self._calls, data)
         except BrokenPipeError:
             self.child.close()
             return False
@@ -50,16 +63,19 @@ class Spare:
             os.close(self._calls)
         return True
 
+    def let_go(self) -> None:
+        """In another child: it is the parent's."""
+        os.close(self._calls)
+        self.child.close()
+
     def kill(self) -> None:
         kill_group(self.child.pid, signal.SIGKILL)
 
 
-def _wait_and_run(calls: int, frames: int) -> None:
+def _wait_and_run(calls: int, frames: int, run: Run) -> None:
     """In the spare: until its call comes, or nobody is left to send one."""
     with open(calls, "rb") as file:
         data = file.read()
     if not data:
         os._exit(0)
-    request = Request(data[4:])
-    request.surround()
-    child.run(request.job(int.from_bytes(data[:4], "big")), frames)
+    run(data[4:], int.from_bytes(data[:4], "big"), frames)

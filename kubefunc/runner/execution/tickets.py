@@ -15,16 +15,20 @@ class Tickets:
     """
 
     def __init__(self, count: int) -> None:
-        self.step = max(1, -(-count // _MOST_TICKETS))
-        self._count = count
-        self._left = -(-count // self.step)
+        self.prepare(count)
         self._pipe, end = os.pipe()
         os.write(end, bytes(self._left))
         os.close(end)  # an empty pipe is at its end then: nobody waits for more
 
+    def prepare(self, count: int) -> None:
+        """They are for so many items."""
+        self.step = max(1, -(-count // _MOST_TICKETS))
+        self._count = count
+        self._left = -(-count // self.step)
+
     def allows(self, position: int) -> bool:
         """In the child: whether the item at this position may begin."""
-        return position % self.step != 0 or bool(os.read(self._pipe, 1))
+        return position % self.step != 0 or bool(self._read(1))
 
     @property
     def end(self) -> int:
@@ -35,8 +39,11 @@ class Tickets:
         """In the parent: the positions of the last items that have not begun, at most so many. They never will."""
         tickets = items // self.step
         end = self.end
-        self._left -= len(os.read(self._pipe, tickets)) if tickets > 0 else 0
+        self._left -= len(self._read(tickets)) if tickets > 0 else 0
         return range(min(end, self._left * self.step), end)
+
+    def _read(self, count: int) -> bytes:
+        return os.read(self._pipe, count)
 
     def close(self) -> None:
         os.close(self._pipe)

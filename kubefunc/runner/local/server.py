@@ -176,9 +176,9 @@ class Slot:
         """Hand the call to the spare. The next one is forked when this one has ended: a fork takes the processor from
         what runs, and a short call would wait for it."""
         spare, self.spare = self.spare, None
-        if spare is None or not spare.hand_over(attempt, self._call):
+        if spare is None or not spare.hand_over(attempt, self._call.data):
             spare = Spare(self._forget)
-            spare.hand_over(attempt, self._call)
+            spare.hand_over(attempt, self._call.data)
         return spare.child
 
     def output(self, data: bytes) -> None:

@@ -7,7 +7,6 @@ comes after all others, so that nobody waits for a back-off.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -15,8 +14,6 @@ import sys
 import time
 
 from kubefunc.runner import (
-    BLOCK_SIZE,
-    BLOCK_TIME,
     CHUNK,
     CODE_OOM,
     CODE_PYTHON,
@@ -33,112 +30,20 @@ from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
 from kubefunc.runner.execution.tickets import Tickets
 from kubefunc.runner.pod import sharing
+from kubefunc.runner.pod.blocks import BlockWriter, NotWritten
 from kubefunc.runner.protocol import records, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from kubefunc.runner.execution.items import Item
     from kubefunc.runner.pod.place import Place
-
-_COPY = 1 << 20
-
-
-class NotWritten(Exception):
-    """The output volume takes nothing more, not even a few small records."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
+    from kubefunc.runner.protocol.spec import RunnerSpec
 
 
-class BlockWriter:
-    """Appends records to the file ``body``, in signed blocks. A reader may read on as the file grows.
-
-    A block is closed when :data:`kubefunc.runner.BLOCK_TIME` has passed since the one before, or at
-    :data:`kubefunc.runner.BLOCK_SIZE`: the first outcome is out at once, and 100,000 small ones are not as many blocks.
-    """
-
-    def __init__(self, path: str, key: bytes, call: str, chunk: int) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._key = key
-        self._call = call
-        self._chunk = chunk
-        self._records: list[bytes] = []
-        self._size = 0
-        self._closed_at = -FOREVER
-        self.count = 0
-        self.written = 0
-
-    def add(self, record: bytes) -> None:
-        self._records.append(record)
-        self._size += len(record)
-        if self._size >= BLOCK_SIZE or self.left() == 0.0:
-            self.flush()
-
-    def add_large(self, head: bytes, path: str) -> None:
-        """A record whose body stands in a file: a block of its own. The file is removed.
-
-        Raises:
-            OSError: there is no room for it. Other records may still find some.
-        """
-        self.flush()
-        try:
-            self._put(_pieces(head, path), len(head) + os.stat(path).st_size)
-        finally:
-            os.unlink(path)
-
-    def left(self) -> float:
-        """Seconds until what is there should be closed."""
-        return max(0.0, self._closed_at + BLOCK_TIME - time.monotonic()) if self._records else FOREVER
-
-    def flush(self) -> None:
-        """Close a block with what is there."""
-        if not self._records:
-            return
-        content = b"".join(self._records)
-        try:
-            self._put((content,), len(content))
-        except OSError as error:
-            raise NotWritten(error) from error
-        self._records, self._size = [], 0
-
-    def close(self) -> None:
-        """Nothing more is written, and the room is free once the file has no name."""
-        os.close(self._file)
-
-    def _put(self, pieces: Iterable[bytes], size: int) -> None:
-        """Write a block, whole or not at all."""
-        start, digest = self.written, hashlib.sha256()
-        try:
-            self._write(records.BLOCK.pack(records.BLOCK_MAGIC, self.count, size))
-            for piece in pieces:
-                digest.update(piece)
-                self._write(piece)
-            self._write(records.block_mac(self._key, self._call, self._chunk, self.count, digest.digest()))
-        except OSError:
-            os.ftruncate(self._file, start)  # one who follows finds out by the next block's MAC, and begins anew
-            os.lseek(self._file, start, os.SEEK_SET)
-            self.written = start
-            raise
-        self.count += 1
-        self._closed_at = time.monotonic()
-
-    def _write(self, data: bytes) -> None:
-        wire.write_all(self._file, data)
-        self.written += len(data)
-
-
-def _pieces(head: bytes, path: str) -> Iterator[bytes]:
-    yield head
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(_COPY):
-            yield data
-
-
-class _Run:
+class ChildRun:
     """What one child of the chunk has reported so far."""
 
     def __init__(self, process: Child, due: Sequence[Item], tickets: Tickets) -> None:
@@ -165,13 +70,17 @@ class Chunk(Overseer):
     def __init__(self, port: Place, signals: Signals) -> None:
         super().__init__(port, signals)
         self.number = int(os.environ.get(ENV_POD_INDEX, "0"))
-        self.blocks = BlockWriter(port.path("body"), port.key, self.spec.call, self.number)
+        self.blocks = self.new_blocks()
         self.todo: dict[int, Item] = {}
         self.broken: tuple[dict[str, Any], bytes] | None = None
         self.done = 0
         self.failed = 0
         self.largest = 0
         self.sharing = sharing.Sharing(port.path(sharing.SHARE), port.path(sharing.SHARED))
+
+    def new_blocks(self) -> BlockWriter:
+        """Where the outcomes go."""
+        return BlockWriter(self.port.path("body"), self.port.key, self.spec.call, self.number)
 
     def run(self) -> int:
         """All items, each until it has an outcome; publishes the chunk and returns the exit code."""
@@ -189,7 +98,7 @@ class Chunk(Overseer):
             return self._give_up()
         if failed is not None:
             return self._publish_error(failed)
-        for name in self._brought_by_client():
+        for name in _brought_by_client(self.spec):
             if not self.wait_for_file(name, self.spec.pull_allowance):
                 if self.ending:
                     return self._give_up()
@@ -199,12 +108,8 @@ class Chunk(Overseer):
         attempt = int(self.spec.used) + 1
         self.todo = {index: items.Item(index, data, attempt) for index, data in arguments if index not in skipped}
         while self.todo and self.broken is None and not self.is_ending():
-            self._run_those_due()
+            self.run_those_due()
         return self._publish()
-
-    def _brought_by_client(self) -> list[str]:
-        flags = ((PAYLOAD, self.spec.upload), (ITEMS, self.spec.upload_items))
-        return [name for name, is_uploaded in flags if is_uploaded]
 
     def _skipped(self) -> set[int]:
         """What a replacement need not run again. No answer: nobody knows of any outcome, so all of it."""
@@ -215,7 +120,7 @@ class Chunk(Overseer):
 
     # -- children
 
-    def _run_those_due(self) -> None:
+    def run_those_due(self) -> None:
         now = time.monotonic()
         due = sorted(
             (item for item in self.todo.values() if item.not_before <= now), key=lambda item: item.not_before
@@ -226,34 +131,37 @@ class Chunk(Overseer):
             self.sleep_until(next_at, lambda: False, poll=FOREVER)
             return
         self.oom_kills = memory.oom_kills()
+        self.run_items(due)
+
+    def run_items(self, due: Sequence[Item]) -> None:
+        """Run these in one child, until it has ended."""
         tickets = Tickets(len(due))
         try:
-            run = _Run(self.port.start_items(due, tickets), due, tickets)
+            run = ChildRun(self.port.start_items(due, tickets), due, tickets)
             self._run_to_its_end(run)
         finally:
             tickets.close()
 
-    def _run_to_its_end(self, run: _Run) -> None:
+    def _run_to_its_end(self, run: ChildRun) -> None:
         try:
-            status = self._watch(run)
+            status = self.watch(run)
         except BaseException:
             kill_group(run.process.pid, signal.SIGKILL)
             raise
         finally:
             run.process.close()
-        self.largest = max(self.largest, self.peak_memory)
-        self._settle(run, status)
+        self.settle(run, status)
 
-    def _watch(self, run: _Run) -> int:
+    def watch(self, run: ChildRun) -> int:
         """Until the child has ended; its wait status."""
         process, clock = run.process, run.clock
         status: int | None = None
         while status is None:
             self._kill_if_due(run)
-            self._share(run)
+            self.share(run)
             ready = self.wait(run.pipes, min(clock.left(), self.blocks.left(), sharing.SHARE_POLL))
             for pipe in run.pipes[:]:
-                if pipe in ready and not (self._read(run) if pipe == process.frames else self.pump(pipe)):
+                if pipe in ready and not (self.read(run) if pipe == process.frames else self.pump(pipe)):
                     run.pipes.remove(pipe)
             if self.blocks.left() == 0.0:
                 self.blocks.flush()
@@ -263,15 +171,20 @@ class Chunk(Overseer):
                 kill_group(process.pid, signal.SIGTERM)
                 clock.set("end", self.port.end_grace)
             status = 0 if run.ended else self.reap(process.pid)
-        kill_group(process.pid, signal.SIGKILL)  # what the function left running
-        while process.frames in run.pipes and is_readable(process.frames) and self._read(run):
+        self.clear_up(run)
+        while process.frames in run.pipes and is_readable(process.frames) and self.read(run):
             pass
         while process.output in run.pipes and is_readable(process.output) and self.pump(process.output):
             pass
         run.timed_out = run.timed_out or (not run.ended and clock.timeout_has_come())
+        self.largest = max(self.largest, self.peak_memory)
         return status
 
-    def _share(self, run: _Run) -> None:
+    def clear_up(self, run: ChildRun) -> None:
+        """End what the function left running."""
+        kill_group(run.process.pid, signal.SIGKILL)
+
+    def share(self, run: ChildRun) -> None:
         """Give items back where the client asks for them."""
         now = time.monotonic()
         asked = None if self.ending else self.sharing.request(now)
@@ -286,9 +199,9 @@ class Chunk(Overseer):
         except OSError as error:  # the items that were just given back would run nowhere
             raise NotWritten(error) from error
 
-    def _kill_if_due(self, run: _Run) -> None:
+    def _kill_if_due(self, run: ChildRun) -> None:
         """Its time is over, or the item has ended that would not be disturbed by SIGTERM."""
-        if run.clock.is_over() and not self._has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
+        if run.clock.is_over() and not _has_news(run) and not run.clock.waits_for(self.port.path("stacks")):
             run.timed_out = run.timed_out or run.clock.why == "timeout"
             number = run.clock.next_signal(nested=self.spec.nested)
             run.stopping = number == signal.SIGKILL
@@ -296,17 +209,13 @@ class Chunk(Overseer):
         if run.stopping or (self.ending and run.at is None):
             kill_group(run.process.pid, signal.SIGKILL)
 
-    def _has_news(self, run: _Run) -> bool:
-        """Whether its item may have ended, and we, held up by who reads our output, have not heard of that."""
-        return run.clock.why == "timeout" and run.process.frames in run.pipes and is_readable(run.process.frames)
-
-    def _read(self, run: _Run) -> bool:
+    def read(self, run: ChildRun) -> bool:
         data = os.read(run.process.frames, 1 << 18)
         for letter, content in run.frames.feed(data):
             self._take(run, letter, content)
         return bool(data)
 
-    def _take(self, run: _Run, letter: bytes, content: bytes) -> None:
+    def _take(self, run: ChildRun, letter: bytes, content: bytes) -> None:
         if letter == items.ITEM:
             (run.at,) = records.INDEX.unpack(content)
             run.started = time.time()
@@ -323,7 +232,7 @@ class Chunk(Overseer):
         else:
             self._item_ended(run, letter, content)
 
-    def _item_ended(self, run: _Run, letter: bytes, content: bytes) -> None:
+    def _item_ended(self, run: ChildRun, letter: bytes, content: bytes) -> None:
         (index,) = records.INDEX.unpack_from(content)
         run.at = None
         run.stopping = self.ending or run.clock.why == "stop"
@@ -337,13 +246,13 @@ class Chunk(Overseer):
         elif letter == items.LARGE_RECORD:
             self._add_large(index, content)
         else:
-            self._count(index, content)
+            self.count(index, content)
             self.blocks.add(content)
 
     def _add_large(self, index: int, head: bytes) -> None:
         """A body for which there is no room costs its item alone."""
         attempt = self.todo[index].attempt
-        self._count(index, head)
+        self.count(index, head)
         try:
             self.blocks.add_large(head, self.port.path(f"item.{index}"))
         except OSError as error:
@@ -356,7 +265,7 @@ class Chunk(Overseer):
         if letter == items.LARGE_RECORD:
             os.unlink(self.port.path(f"item.{index}"))
 
-    def _count(self, index: int, record: bytes) -> None:
+    def count(self, index: int, record: bytes) -> None:
         del self.todo[index]
         self.done += 1
         self.failed += records.has_header(record)
@@ -365,7 +274,7 @@ class Chunk(Overseer):
         item.not_before = time.monotonic() + self.back_off(item.attempt)
         item.attempt += 1
 
-    def _settle(self, run: _Run, status: int) -> None:
+    def settle(self, run: ChildRun, status: int) -> None:
         """The child is gone: what becomes of the item that it was at."""
         if run.ended or self.broken is not None:
             return
@@ -382,7 +291,7 @@ class Chunk(Overseer):
             return
         encoded = json.dumps(header).encode()
         record = records.pack_record(item.index, run.started, time.time(), item.attempt, encoded, 0)
-        self._count(item.index, record)
+        self.count(item.index, record)
         self.blocks.add(record)
 
     # -- the end
@@ -409,20 +318,24 @@ class Chunk(Overseer):
         self.port.publish(header, None, bytes(self.tail))
         if self.todo:
             return EXIT_TERMINATED
-        return self._exit_code(self.failed)
+        return _exit_code(self.failed)
 
     def _publish_broken(self, header: dict[str, Any], body: bytes) -> int:
         """Nothing of this chunk can run. What ran before all the same stays; each of the rest gets the reason."""
         if not self.blocks.count:
             return self._publish_error(header, body)
+        self.give_reason(header, body)
+        self.broken = None
+        return self._publish()
+
+    def give_reason(self, header: dict[str, Any], body: bytes) -> None:
+        """What has not run gets this as its outcome."""
         encoded = json.dumps(header).encode()
         now = time.time()
         for index, item in list(self.todo.items()):
             record = records.pack_record(index, 0.0, now, item.attempt, encoded, len(body)) + body
-            self._count(index, record)
+            self.count(index, record)
             self.blocks.add(record)
-        self.broken = None
-        return self._publish()
 
     def _publish_error(self, header: dict[str, Any], body: bytes = b"") -> int:
         header.update(
@@ -436,12 +349,23 @@ class Chunk(Overseer):
         )
         self.blocks.close()
         self.port.publish(header, body, bytes(self.tail))
-        return self._exit_code(len(self.todo) or 1)
-
-    def _exit_code(self, failed: int) -> int:
-        """An old server would take a failed item for the Job's failure, or run the chunk again."""
-        return EXIT_RAISED if failed else EXIT_VALUE
+        return _exit_code(len(self.todo) or 1)
 
     def _give_up(self) -> int:
         self.port.give_up()
         return EXIT_TERMINATED
+
+
+def _brought_by_client(spec: RunnerSpec) -> list[str]:
+    flags = ((PAYLOAD, spec.upload), (ITEMS, spec.upload_items))
+    return [name for name, is_uploaded in flags if is_uploaded]
+
+
+def _has_news(run: ChildRun) -> bool:
+    """Whether its item may have ended, and we, held up by who reads our output, have not heard of that."""
+    return run.clock.why == "timeout" and run.process.frames in run.pipes and is_readable(run.process.frames)
+
+
+def _exit_code(failed: int) -> int:
+    """An old server would take a failed item for the Job's failure, or run the chunk again."""
+    return EXIT_RAISED if failed else EXIT_VALUE

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     from kubefunc.runner.protocol.record import dataclass
 
+_NOT_SET = object()
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerSpec:
@@ -86,6 +88,15 @@ class RunnerSpec:
         2
         """
         return {name: value for name, value in vars(self).items() if value is not None}
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not at their default, for JSON.
+
+        >>> RunnerSpec(call="f-x7k2", function="f", python="3.12", retries=2).changes()
+        {'call': 'f-x7k2', 'function': 'f', 'retries': 2, 'python': '3.12'}
+        """
+        changed = {name: value for name, value in vars(self).items() if value != getattr(RunnerSpec, name, _NOT_SET)}
+        return {**changed, "python": self.python}  # whose default is another one there
 
     def encoded(self) -> bytes:
         """The content of ``spec.json``."""

@@ -96,6 +96,21 @@ def split_payload(data: bytes) -> tuple[bytes, bytes]:
     return sections[0], sections[1]
 
 
+def sections(data: bytes) -> tuple[memoryview, memoryview, str]:
+    """The sections ``code`` and ``call`` of a payload of our own as they are stored, and the compression of ``call``.
+
+    >>> code, call, compression = sections(join_payload(b"code", b"call", "zlib"))
+    >>> bytes(code), bytes(call), compression
+    (b'code', b'call', 'zlib')
+    """
+    start = len(PAYLOAD_MAGIC) + LENGTH.size
+    (length,) = LENGTH.unpack_from(data, len(PAYLOAD_MAGIC))
+    header = json.loads(data[start : start + length])
+    middle = start + length + header["code"]["size"]
+    view = memoryview(data)
+    return view[start + length : middle], view[middle:], header["call"]["compression"]
+
+
 def _payload_header(encoded: bytes) -> list[tuple[str, int, str, str]]:
     """Name, size, sha256 and compression of both sections."""
     try:

@@ -4,16 +4,20 @@
 ``H``  from the client: who it is, and which call it waits for (JSON: ``client``, ``nonce``, ``proof`` that it knows
        the token, see :mod:`kubefunc.runner.warm.lease`; ``run`` or null, ``output``: how much of that call's output it
        has).
-``W``  the answer (JSON: the worker's own ``proof``; ``run``: the call that this worker has, or null; ``lost``: whether
-       it has begun the call that the client waits for, and keeps nothing of it any more). If it has that call, its
-       output and outcome follow; if not, and it is not lost, it never came here and may be sent.
+``W``  the answer (JSON: the worker's own ``proof``; ``kept``: names and sizes of what it keeps; ``run``: the call that
+       this worker has, or null; ``lost``: whether it has begun the call that the client waits for, and keeps nothing
+       of it any more). If it has that call, its output and outcome follow; if not, and it is not lost, it never came
+       here and may be sent.
 ``Y``  the other answer: another client has this worker.
 ``D``  from the client: a piece of the next call's request.
-``C``  from the client: that was all of it (:class:`kubefunc.runner.execution.request.Request`).
+``K``  from the client: what came in ``D`` is to be kept (text: its name, :mod:`kubefunc.runner.warm.kept`).
+``C``  from the client: what came in ``D`` is a request (:class:`kubefunc.runner.warm.request.WarmRequest`).
+``U``  from the client: give back the items that have not begun. From the worker: these have not, and never will.
 ``T``  from the client: end the call that runs.
 ``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.
-``O``  output: where it begins (8 bytes, big endian), and the output.
-``B``  a piece of a large outcome. ``R``: the rest of it, which is a signed envelope then.
+``O``  output: where it begins, the item that has printed it (8 bytes each, big endian), and the output.
+``B``  a piece of a large outcome. ``R``: the rest of it. A call in a process of its own has a signed envelope; a batch
+       of items, or a call in a process that stays, signed blocks of records.
 ``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``, or the next call.
 ``G``  from the client: it goes, and its call is ended. The answer, once that is done: the worker is free.
 ``P``  from both: I am here.
@@ -33,7 +37,9 @@ WELCOME = b"W"
 BUSY = b"Y"
 GOODBYE = b"G"
 DATA = b"D"
+KEEP = b"K"
+GIVEN_BACK = b"U"
 ACKNOWLEDGE = b"A"
 PING = b"P"
 LEAVING = b"X"
-OFFSET = struct.Struct(">Q")
+PLACE = struct.Struct(">QQ")  # of a piece of output: where it begins, and the item that has printed it

@@ -18,26 +18,31 @@ import socket
 import time
 
 from kubefunc.runner import EXIT_TERMINATED, OUT_DIR
-from kubefunc.runner.execution.orphans import become_subreaper, kill_orphans, reap_all
+from kubefunc.runner.execution.orphans import become_subreaper, reap_all
 from kubefunc.runner.execution.process import Signals
-from kubefunc.runner.execution.request import CALL, END_GRACE, ENDED, OUTPUT, RESULT, TERMINATE, Request
-from kubefunc.runner.execution.spare import Spare
+from kubefunc.runner.execution.request import CALL, END_GRACE, TERMINATE
 from kubefunc.runner.pod.supervisor import Supervisor
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import FOLDER, SOCKET
+from kubefunc.runner.warm.batch import Batch
 from kubefunc.runner.warm.frames import (
     ACKNOWLEDGE,
     BUSY,
     DATA,
+    GIVEN_BACK,
     GOODBYE,
     HELLO,
+    KEEP,
     LEAVING,
     NONCE,
-    OFFSET,
     PING,
     WELCOME,
 )
+from kubefunc.runner.warm.kept import Store
 from kubefunc.runner.warm.lease import Lease, is_proof, proof
+from kubefunc.runner.warm.processes import Processes
+from kubefunc.runner.warm.request import WarmRequest
+from kubefunc.runner.warm.sent import Sent
 from kubefunc.runner.warm.stream import Stream
 
 TYPE_CHECKING = False
@@ -45,11 +50,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from kubefunc.runner.execution.items import Item
     from kubefunc.runner.execution.process import Child, Overseer
     from kubefunc.runner.protocol.spec import RunnerSpec
+    from kubefunc.runner.warm.staying import Staying
 
 PING_EVERY = 10.0
-OUTPUT_KEPT = 1 << 20  # bytes of a call's output, for a client that comes back
 LAST_WORDS = 2.0  # seconds that a leaving worker tries to say so
 
 
@@ -100,9 +106,12 @@ class Worker:
         self._listener = _listen(os.path.join(where, SOCKET))
         self._stream: Stream | None = None
         self._candidate: Stream | None = None  # has knocked, and not said yet who it is
-        self._spare: Spare | None = None
+        self._processes = Processes(where, self._forget)
+        self._store = Store(where)
         self._incoming = bytearray()
-        self._last: _Call | None = None  # the call that runs, or the last one, until it is acknowledged
+        self._last: Sent | None = None  # the call that runs, or the last one, until it is acknowledged
+        self._printing = 0  # the item that prints
+        self._asked_back = False  # the client asks for what has not begun
         self._asked_to_end = self._was_asked = False  # of the call that runs, by the client
         self._busy = self._pinged = time.monotonic()
 
@@ -122,9 +131,7 @@ class Worker:
     def _wait(self) -> None:
         """Until a call is there."""
         while self._last is None or not self._last.waits:
-            if self._spare is None:
-                with contextlib.suppress(OSError):  # it may be possible when the call is there
-                    self._spare = Spare(self._forget)
+            self._processes.prepare()
             ready, _, _ = select.select([*self.wakeups, self._signals.pipe], self.outgoing, [], self._patience())
             if self._signals.pipe in ready and self._signals.drain():
                 raise _Leave("it was told to end (SIGTERM)")
@@ -148,32 +155,30 @@ class Worker:
         if now - self._lease.seen >= self._alone:
             raise _Leave(f"no client was there for {self._alone:g} s")
 
-    def _run_call(self, call: _Call) -> None:
-        call.waits = False
+    def _run_call(self, call: Sent) -> None:
+        call.begin()
+        self._printing = 0
+        self._asked_back = False
         if self._asked_to_end:  # both came together
             self._end_call(call, EXIT_TERMINATED)
             return
-        supervisor = Supervisor(self, self._signals)
+        supervisor = Supervisor(self, self._signals) if call.request.stay is None else Batch(self, self._signals)
         status = supervisor.run()
         self._end_call(call, status)
-        kill_orphans(keep=set() if self._spare is None else {self._spare.child.pid})
+        self._processes.kill_others()
         if supervisor.ending and not self._was_asked:
             raise _Leave("it was told to end (SIGTERM)")
         self._leave_if_unneeded()
 
-    def _end_call(self, call: _Call, status: int) -> None:
-        call.ended = status
+    def _end_call(self, call: Sent, status: int) -> None:
         self._busy = time.monotonic()
+        call.end(status, self._stream if self._lease.client is not None else None)
         if self._lease.client is None:
             self._let_client_go()
-        elif self._stream is not None:
-            self._send_end(self._stream, call)
         self.tick()
 
     def _say_goodbye(self, why: str) -> None:
-        if self._spare is not None:
-            self._spare.kill()
-        kill_orphans(keep=set())
+        self._processes.kill()
         self._listener.close()
         os.unlink(os.path.join(self._where, SOCKET))
         until = time.monotonic() + LAST_WORDS
@@ -228,6 +233,8 @@ class Worker:
                 return
             self._lease.seen = time.monotonic()
             self._take(letter, content)
+            if self._stream is not stream:
+                return
 
     def _drop(self, stream: Stream) -> None:
         stream.close()
@@ -255,6 +262,8 @@ class Worker:
             self._drop(self._stream)
         stream.known = True
         self._stream, self._candidate = stream, None
+        if client != self._lease.client:
+            self._processes.dismiss()  # another program does not find what this one's calls have left in it
         self._lease.give(client, time.monotonic())
         self._welcome(stream, proof(self._token, "worker", (stream.nonce, nonce)), run, output)
         return True
@@ -276,14 +285,13 @@ class Worker:
             "proof": shown,
             "run": call.run if call is not None else None,
             "lost": run is not None and self._lease.has_dropped(run),
+            "kept": self._store.kept.entries(),
         }
         stream.send(wire.frame(WELCOME, json.dumps(told).encode()))
         if mine and call is not None:
-            self._send_output(stream, call, output)
-            if call.ended is not None:
-                self._send_end(stream, call)
+            call.resume(stream, output)
 
-    def _forget_call(self, call: _Call) -> None:
+    def _forget_call(self, call: Sent) -> None:
         """Nobody waits for it any more."""
         self._lease.drop(call.run)
         call.remove()
@@ -297,16 +305,16 @@ class Worker:
             self._stream.send(wire.frame(GOODBYE))
             self._stream.flush()
             self._drop(self._stream)
+        self._processes.dismiss()
 
     def _take(self, letter: bytes, content: bytes) -> None:
         if letter == DATA:
             self._incoming += content
-        elif letter == CALL:
-            request, self._incoming = Request(bytes(self._incoming)), bytearray()
-            if self._last is None or self._last.ended is not None:
-                self._last = _Call(request)
-                self._asked_to_end = self._was_asked = False
-                self._busy = time.monotonic()
+        elif letter in (KEEP, CALL):
+            data, self._incoming = bytes(self._incoming), bytearray()
+            self._keep(content.decode(), data) if letter == KEEP else self._accept(WarmRequest(data, self._where))
+        elif letter == GIVEN_BACK:
+            self._asked_back = True
         elif letter == TERMINATE:
             self._asked_to_end = True
         elif letter == GOODBYE:
@@ -319,22 +327,21 @@ class Worker:
             self._last.remove()
             self._last = None
 
-    def _send_output(self, stream: Stream, call: _Call, have: int) -> None:
-        start = max(have, call.printed - len(call.output))
-        if start < call.printed:
-            stream.send(wire.frame(OUTPUT, OFFSET.pack(start) + call.output[start - call.printed :]))
+    def _keep(self, name: str, data: bytes) -> None:
+        if not self._store.put(name, data) and self._stream is not None:
+            self._drop(self._stream)  # it has changed on its way: the client sends it again over the next one
 
-    def _send_end(self, stream: Stream, call: _Call) -> None:
-        if call.body is not None:
-            with contextlib.suppress(OSError):  # the function's own doing; the envelope lacks it then, and says so
-                stream.send(open(call.body, "rb"))
-        stream.send(wire.frame(RESULT, call.answer) if call.answer else b"")
-        stream.send(wire.frame(ENDED, str(call.ended).encode()))
+    def _accept(self, request: WarmRequest) -> None:
+        if self._last is None or self._last.ended is not None:
+            self._store.use(request)
+            self._last = Sent(request)
+            self._asked_to_end = self._was_asked = False
+            self._busy = time.monotonic()
 
     # -- for the supervisor
 
     @property
-    def _call(self) -> _Call:
+    def _call(self) -> Sent:
         if self._last is None:
             raise RuntimeError("no call is being run")
         return self._last
@@ -386,53 +393,49 @@ class Worker:
         return None
 
     def start(self, attempt: int) -> Child:
-        spare, self._spare = self._spare, None
-        if spare is None or not spare.hand_over(attempt, self._call.request):
-            spare = Spare(self._forget)
-            spare.hand_over(attempt, self._call.request)
-        return spare.child
+        return self._processes.start(self._call.request, attempt)
 
     def output(self, data: bytes) -> None:
-        call = self._call
-        if self._stream is not None:
-            self._stream.send(wire.frame(OUTPUT, OFFSET.pack(call.printed) + data))
-        call.keep(data)
+        self._call.print(self._printing, data, self._stream)
 
     def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
-        call = self._call
         if body is None:
-            call.body = self.path("body")
-        call.answer = (body or b"") + wire.tail(header, call.request.key)
+            self.answer(self.path("body"))
+        self.answer((body or b"") + wire.tail(header, self.request.key))
 
     def give_up(self) -> None:
         """The client asked for the end, and knows that there is no result."""
 
+    # -- for the supervisor of a batch
 
-class _Call:
-    """A call that this worker was sent, and what is to be told of it."""
+    @property
+    def request(self) -> WarmRequest:
+        return self._call.request
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.run = str(request.header["run"])
-        self.waits = True
-        self.output = b""
-        self.printed = 0
-        self.answer = b""
-        self.body: str | None = None
-        self.ended: int | None = None
+    def hand_over(self, due: Sequence[Item]) -> Staying:
+        """Have the process that stays run these items."""
+        return self._processes.hand_over(self.request, due)
 
-    def keep(self, data: bytes) -> None:
-        self.output = (self.output + data)[-OUTPUT_KEPT:]
-        self.printed += len(data)
+    def drop_staying(self) -> None:
+        """It has ended."""
+        self._processes.drop()
 
-    def remove(self) -> None:
-        """Its outcome has arrived: its files go."""
-        import shutil
+    def print_for(self, index: int) -> None:
+        """What comes now, this item has printed."""
+        self._printing = index
 
-        for name in ("body", "stacks"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.request.path(name))
-        shutil.rmtree(self.request.path("code"), ignore_errors=True)
+    def is_asked_back(self) -> bool:
+        """Whether the client wants back what has not begun. It is told so once."""
+        asked, self._asked_back = self._asked_back, False
+        return asked
+
+    def answer(self, part: bytes | str) -> None:
+        """Tell the client some of the outcome: bytes, or the path of a file."""
+        self._call.answer(part, self._stream)
+
+    def give_back(self, indexes: Sequence[int]) -> None:
+        """These items have not begun, and never will here."""
+        self._call.give_back(indexes, self._stream)
 
 
 def _listen(path: str) -> socket.socket:

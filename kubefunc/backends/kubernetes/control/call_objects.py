@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from kubefunc.archive import archive_bytes, cache_directory
+from kubefunc.archive import cache_directory
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.control import map_objects
+from kubefunc.backends.kubernetes.control.archives import archive_for
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT, JobSpec
@@ -29,7 +30,7 @@ def job_spec(submission: Submission, session: str, namespace: str, demands: Dema
     payload, options = submission.payload.data, submission.options
     uploads = len(payload) > SECRETS_LIMIT
     spec = pod_spec(submission, upload=uploads).replace(express=options.express and not options.detach)
-    files = {ARCHIVE: archive_bytes(), SPEC_FILE: spec.encoded(), KEY_FILE: submission.key}
+    files = {ARCHIVE: archive_for(submission), SPEC_FILE: spec.encoded(), KEY_FILE: submission.key}
     if not uploads:
         files[PAYLOAD] = payload
     return JobSpec(

@@ -8,9 +8,9 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from kubefunc.archive import archive_bytes
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.attempts.layout import Layout
+from kubefunc.backends.kubernetes.control.archives import archive_for
 from kubefunc.backends.kubernetes.control.jobs import JsonDict
 from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
@@ -111,7 +111,7 @@ def job_spec(plan: Plan, files: Mapping[str, bytes], session: str, demands: Dema
 def files_of(plan: Plan) -> dict[str, bytes]:
     """Beside ``spec.json``."""
     submission = plan.submission
-    files = {ARCHIVE: archive_bytes(), KEY_FILE: submission.key, OPTIONS: _written_options(submission)}
+    files = {ARCHIVE: archive_for(submission), KEY_FILE: submission.key, OPTIONS: _written_options(submission)}
     if submission.payload.size <= SECRETS_LIMIT:
         files[PAYLOAD] = submission.payload.data
     if not plan.uploads_items:

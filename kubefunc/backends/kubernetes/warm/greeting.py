@@ -7,8 +7,8 @@ import logging
 from typing import Any
 
 from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled, TransportError
+from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.records import Record
-from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.frames import BUSY, HELLO, NONCE, WELCOME
 from kubefunc.runner.warm.lease import is_proof, new_nonce, proof
@@ -53,7 +53,7 @@ class Greeting:
         self.done = True
         return told
 
-    def hello(self, run: Run | None) -> bytes:
+    def hello(self, run: Batch | None) -> bytes:
         """What the worker is told first.
 
         Args:

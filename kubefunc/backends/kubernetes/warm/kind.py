@@ -29,7 +29,7 @@ def kind_of(cluster: tuple[str, str], namespace: str, worker: Submission) -> str
         namespace: of the Pods.
         worker: a submission of the worker's own function; its id and key make no difference, its payload does.
     """
-    same = dataclasses.replace(worker, call=_CALL, key=b"")
+    same = dataclasses.replace(worker, call=_CALL, key=b"", pool=_CALL)
     spec = dataclasses.replace(job_spec(same, "", namespace), origin=NOBODY)
     told = {
         "cluster": cluster,

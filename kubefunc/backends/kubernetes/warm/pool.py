@@ -7,17 +7,17 @@ workers stay for the next one, unless they are not shared.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc import errors
 from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.kubernetes.warm.backlog import Backlog
+from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.backends.kubernetes.warm.scaling import Demand, wanted_workers
+from kubefunc.backends.kubernetes.warm.scaling import Demand, newer_mean, wanted_workers
 from kubefunc.backends.kubernetes.warm.supply import Host, Supply
 from kubefunc.backends.kubernetes.warm.worker import Worker
 from kubefunc.options import Options
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from kubefunc.pool import Pool
 
 TICK = 0.25  # seconds between two looks at a queue that does not get shorter
-WEIGHT = 0.2  # of the newest call in the mean time that calls take
 LOSSES = 5  # workers in a row that may get lost before a call has ended
 HOLD_OFF = 30.0  # seconds
 THREADS_END_WITHIN = 0.5  # seconds; on a dead network some do not
@@ -44,7 +43,7 @@ class WarmPool:
         self._supply = Supply(host, config, options, namespace)
         self._least = config.least
         self._lock = threading.RLock()
-        self._queue: deque[Run] = deque()
+        self._queue = Backlog()
         self._workers: set[Worker] = set()
         self._seconds: float | None = None
         self._where: Whereabouts | None = None
@@ -58,7 +57,7 @@ class WarmPool:
     def submit(self, runs: Sequence[Run]) -> None:
         """Have these run, in this order."""
         with self._lock:
-            self._queue += runs
+            self._queue.add(runs)
             where = self._where
         self._go_on()
         if where is not None:  # workers are starting, and this is what they wait for
@@ -69,10 +68,10 @@ class WarmPool:
         """Stop these."""
         with self._lock:
             unwanted = set(runs)
-            self._queue = deque(run for run in self._queue if run not in unwanted)
-            having = [worker for worker in self._workers if worker.run in unwanted]
+            self._queue.drop(unwanted)
+            having = [each for each in self._workers if each.run is not None and unwanted.intersection(each.run.left)]
         for run in runs:
-            run.cancel()
+            run.end()
         for worker in having:
             worker.end_run()
 
@@ -107,8 +106,8 @@ class WarmPool:
         with self._lock:
             self.closed = True
             workers, self._workers = self._workers, set()
-            left, self._queue = list(self._queue), deque()
-        lost = [*left, *(worker.run for worker in workers if worker.run is not None)]
+            left = self._queue.clear()
+        lost = [*left, *(run for worker in workers if worker.run is not None for run in worker.run.left)]
         for worker in workers:
             if stays(worker):
                 self._supply.leave(worker)
@@ -132,25 +131,31 @@ class WarmPool:
 
     def _go_on(self) -> None:
         """Give calls to workers that wait for one, and start more workers if they are wanted."""
-        given: list[tuple[Worker, Run]] = []
+        given: list[tuple[Worker, Batch]] = []
         with self._lock:
             if self.closed:
                 return
-            for worker in self._workers:
-                if worker.ready and worker.run is None and (run := self._next()) is not None:
+            for worker in [each for each in self._workers if each.ready and each.run is None]:
+                run = self._queue.next_batch(self._seconds, len(self._workers))
+                if run is not None:
                     worker.reserve(run)
                     given.append((worker, run))
             overdue = [worker for worker in self._workers if worker.is_overdue]
             self._workers.difference_update(overdue)
             held_off = bool(self._workers) and time.monotonic() < self._not_before
+            now = time.monotonic()
+            asked = [each for each in self._workers if each.run is not None and each.run.is_overdue(now)]
             missing = 0 if held_off else self._wanted() - len(self._workers)
             started = self._supply.new_workers(self, missing, {worker.call for worker in self._workers})
             self._workers.update(started)
-            tick, self._ticking = bool(self._queue) and not self._ticking, bool(self._queue) or self._ticking
+            busy = bool(self._queue) or any(each.run is not None and len(each.run.runs) > 1 for each in self._workers)
+            tick, self._ticking = busy and not self._ticking, busy or self._ticking
         for worker in overdue:
             worker.close()
         for worker, run in given:
             worker.give(run)
+        for worker in asked:
+            worker.ask_back()
         for worker in started:
             self._supply.start(worker)
         if tick:
@@ -160,13 +165,6 @@ class WarmPool:
         with self._lock:
             self._ticking = False
         self._go_on()
-
-    def _next(self) -> Run | None:
-        while self._queue:
-            run = self._queue.popleft()
-            if not run.over and not run.settled:
-                return run
-        return None
 
     def _wanted(self) -> int:
         running = [worker.run for worker in self._workers if worker.run is not None]
@@ -183,7 +181,7 @@ class WarmPool:
             if any(each.ready for each in self._workers):
                 return  # calls wait for one that works, not for this one
             self._where = where
-            waiting = list(itertools.islice(self._queue, NEWS_FOR))
+            waiting = self._queue.first(NEWS_FOR)
         for run in waiting:
             run.moved(where)
 
@@ -225,7 +223,7 @@ class WarmPool:
             run = worker.take_back()
             self._workers.discard(worker)
             if run is not None:
-                self._queue.appendleft(run)
+                self._queue.put_back(run.left)
         self._supply.ends(worker)
         self._go_on()
 
@@ -247,9 +245,7 @@ class WarmPool:
             hopeless = not self._workers and self._is_hopeless(error)
             if error is not None and not worker.has_served:
                 self._not_before = time.monotonic() + HOLD_OFF
-            queued = list(self._queue) if hopeless else []
-            if hopeless:
-                self._queue.clear()
+            queued = self._queue.clear() if hopeless else []
         if known:
             self._supply.remove(worker)
         if run is not None:
@@ -264,22 +260,27 @@ class WarmPool:
             return self._losses > LOSSES
         return True
 
-    def run_ended(self, worker: Worker, run: Run) -> None:
-        took = time.monotonic() - (run.began or 0.0)
+    def given_back(self, runs: Sequence[Run]) -> None:
+        with self._lock:
+            self._queue.put_back(runs)
+        self._go_on()
+
+    def run_ended(self, worker: Worker, run: Batch) -> None:
+        took = (time.monotonic() - (run.began or 0.0)) / len(run.runs)
         self._supply.was_used(worker)
         with self._lock:
             self._losses = 0
-            self._seconds = took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+            self._seconds = newer_mean(self._seconds, took, len(run.runs))
         self._go_on()
         if not run.over:
             run.settle()
 
-    def run_lost(self, worker: Worker, run: Run) -> None:
+    def run_lost(self, worker: Worker, run: Batch) -> None:
         if not run.over:
             self._without_worker(run, None)
         self._go_on()
 
-    def _without_worker(self, run: Run, error: errors.KubefuncError | None) -> None:
+    def _without_worker(self, run: Batch, error: errors.KubefuncError | None) -> None:
         """Its worker has gone while it ran: it runs again elsewhere, unless that was its own doing."""
         if run.over:
             return

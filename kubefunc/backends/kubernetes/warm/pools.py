@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from kubefunc import errors
 from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.pool import WarmPool
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.supply import Host
@@ -60,7 +61,8 @@ class Pools:
         pool = self._pool(config, options, namespace)
         indexes = [0] if submission.shape == "single" else list(submission.items)
         changed = threading.Condition()
-        runs = [Run(submission, index, sink, changed) for index in indexes]
+        parcel = Parcel(submission, fresh=config.fresh)
+        runs = [Run(parcel, index, sink, changed) for index in indexes]
         with self._lock:
             work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
         work.add(pool, runs)

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 START = 1.0  # seconds that a Pod takes to start: work that is done before that needs none
+BATCH = 0.1  # seconds of work for a worker at once: the round trip for the next one is little against it
+LARGEST_BATCH = 1000
+WEIGHT = 0.2  # of the newest call in the mean time that calls take
 UNKNOWN = 2  # workers while no call has ended, and none runs for longer than a Pod takes to start
 
 
@@ -48,3 +51,28 @@ def wanted_workers(demand: Demand, least: int, most: int) -> int:
     else:
         needed = min(demand.queued, max(1, math.ceil(demand.queued * demand.seconds / START)))
     return max(least, min(most, demand.running + needed))
+
+
+def batch_size(seconds: float | None, queued: int, workers: int) -> int:
+    """How many items to give a worker at once.
+
+    One while nothing is known. Later so many that they last for a while; of few, so that the last ones are spread.
+
+    >>> batch_size(None, 1000, 2), batch_size(60.0, 1000, 2)
+    (1, 1)
+    >>> batch_size(0.0001, 10_000, 2), batch_size(0.0001, 100, 2)
+    (1000, 25)
+    """
+    if seconds is None:
+        return 1
+    share = math.ceil(queued / (2 * max(1, workers)))
+    return max(1, min(LARGEST_BATCH, int(BATCH / max(seconds, 1e-6)), share))
+
+
+def newer_mean(seconds: float | None, took: float, calls: int) -> float:
+    """How long a call takes, after these have taken so long each. Many at once say more than one.
+
+    >>> newer_mean(None, 2.0, 1), newer_mean(1.0, 2.0, 1), newer_mean(1.0, 2.0, 100)
+    (2.0, 1.2, 2.0)
+    """
+    return took if seconds is None else seconds + min(1.0, WEIGHT * calls) * (took - seconds)

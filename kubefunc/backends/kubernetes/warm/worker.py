@@ -20,6 +20,7 @@ from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
+from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
@@ -28,7 +29,8 @@ from kubefunc.envelope import Envelope, Raised, is_value, outcome
 from kubefunc.errors import KubefuncError, PodStartError
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
 from kubefunc.runner.protocol import records, wire
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, GOODBYE, LEAVING, PING
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, PING
+from kubefunc.runner.warm.kept import Kept
 from kubefunc.runner.warm.stream import BODY
 
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
@@ -70,12 +72,16 @@ class Owner(Protocol):
         """This program was away for so long that another one has it now."""
         ...
 
-    def run_ended(self, worker: Worker, run: Run) -> None:
+    def run_ended(self, worker: Worker, run: Batch) -> None:
         """The outcome of its call is there; it takes another."""
         ...
 
-    def run_lost(self, worker: Worker, run: Run) -> None:
+    def run_lost(self, worker: Worker, run: Batch) -> None:
         """Its call ended without an outcome."""
+        ...
+
+    def given_back(self, runs: Sequence[Run]) -> None:
+        """It has not begun these, and never will."""
         ...
 
 
@@ -97,7 +103,7 @@ class Worker:
         self.call = record.call
         self.key = key
         self.record = record
-        self.run: Run | None = None
+        self.run: Batch | None = None
         self.ready = self.has_served = False
         self.is_found = not key
         self.pod = record.pod or None
@@ -110,10 +116,11 @@ class Worker:
         self._runs = self.is_found  # as far as its Pod's news says; streams are tried before that
         self._stream: Conversation | None = None
         self._thread: threading.Thread | None = None
-        self._waiting: deque[bytes | Run] = deque()
+        self._waiting: deque[bytes | Batch] = deque()
         self._wake, self._wake_end = socket.socketpair()  # not a pipe: who is late finds it closed, and not another's
         self._hurry = threading.Event()
         self._made = self._heard = time.monotonic()
+        self._kept = Kept()  # what it keeps, as far as it has said
         self._told: KubefuncError | None = None  # how its Job ended, of one that was found
 
     # -- from the pool
@@ -127,15 +134,15 @@ class Worker:
         """Open a stream to it, though its Job's news are not followed."""
         self._start_thread()
 
-    def reserve(self, run: Run) -> None:
+    def reserve(self, run: Batch) -> None:
         """This is its call from now on. The pool's lock is held."""
         self.run = run
 
-    def give(self, run: Run) -> None:
+    def give(self, run: Batch) -> None:
         """Have it run this, for which it is reserved."""
         self._send(run)
 
-    def take_back(self) -> Run | None:
+    def take_back(self) -> Batch | None:
         """It has no call any more: that which it had. The pool's lock is held."""
         run, self.run = self.run, None
         return run
@@ -152,6 +159,10 @@ class Worker:
         self._is_leaving = True
         self._send(wire.frame(GOODBYE))
 
+    def ask_back(self) -> None:
+        """Have it give back what it has not begun."""
+        self._send(wire.frame(GIVEN_BACK))
+
     def close(self) -> None:
         """Let it go, at once."""
         self._over = True
@@ -167,7 +178,7 @@ class Worker:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(seconds)
 
-    def _send(self, what: bytes | Run) -> None:
+    def _send(self, what: bytes | Batch) -> None:
         self._waiting.append(what)
         with contextlib.suppress(OSError):  # its thread has ended
             self._wake_end.send(b".")
@@ -318,17 +329,19 @@ class Worker:
     def _send_waiting(self, stream: Conversation) -> None:
         while self._waiting and not self._over:
             what = self._waiting.popleft()
-            if isinstance(what, Run):
+            if isinstance(what, Batch):
                 self._send_run(stream, what)
             elif what:
                 stream.send(what)
 
-    def _send_run(self, stream: Conversation, run: Run) -> None:
+    def _send_run(self, stream: Conversation, run: Batch) -> None:
         if run is not self.run:
             return  # it was taken back
         run.begin(self.pod or "", self.node, self.namespace)
-        for frame in run.frames():
-            stream.send(frame)
+        *pieces, last, call = run.frames(self._kept)
+        for piece in pieces:
+            stream.send(piece)
+        stream.send(last + call)
 
     def _hear(self, stream: Conversation, letter: bytes, content: bytes) -> None:
         run = self.run
@@ -348,11 +361,14 @@ class Worker:
             run.hear_body(content)
         elif letter == RESULT:
             run.hear_answer(content)
+        elif letter == GIVEN_BACK:
+            self._owner.given_back(run.hear_given_back(content))
         elif letter == ENDED:
             self._run_ended(stream, run)
 
     def _welcome(self, stream: Conversation, told: dict[str, Any]) -> None:
         run = self.run
+        self._kept = Kept((name, size) for name, size in told["kept"])
         if run is None:
             self._waiting.clear()
             self.record = dataclasses.replace(self.record, namespace=self.namespace, pod=self.pod or "", node=self.node)
@@ -365,7 +381,7 @@ class Worker:
             self._waiting.clear()
             self._send_run(stream, run)  # the stream broke before all of it was there
 
-    def _run_ended(self, stream: Conversation, run: Run) -> None:
+    def _run_ended(self, stream: Conversation, run: Batch) -> None:
         stream.send(wire.frame(ACKNOWLEDGE, run.id.encode()))
         self.run = None
         if run.is_answered:

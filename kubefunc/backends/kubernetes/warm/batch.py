@@ -1,0 +1,174 @@
+"""What a worker is given at once: a call, or some items of a map."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.diagnosis import Phase
+from kubefunc.envelope import corrupted, record_of, verify
+from kubefunc.errors import KubefuncError, ResultCorruptedError
+from kubefunc.runner.execution.request import CALL
+from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.warm.frames import DATA, KEEP, PLACE
+from kubefunc.runner.warm.kept import Kept
+
+PIECE = 1 << 18  # bytes in one frame
+ID_SIZE = 8
+OVERDUE_AFTER = 0.5  # seconds: a batch is made to last a fifth of that
+
+
+class Batch:
+    """What a worker is given at once, and what has come of it.
+
+    Attributes:
+        id: of this batch; if its items run again, that is another one.
+        runs: its calls or items.
+        began: when a worker was given it (monotonic clock); None before.
+    """
+
+    def __init__(self, parcel: Parcel, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.call = parcel.submission.call
+        self.id = f"{self.call}.{os.urandom(ID_SIZE).hex()}"
+        self.began: float | None = None
+        self._asked_back = False
+        self._parcel = parcel
+        self._left = {run.index: run for run in runs}
+        self._printed = 0
+        self._answer: bytes | bytearray | None = None
+        self._body = bytearray()
+        self._blocks = self._new_blocks()
+
+    def _new_blocks(self) -> records.Blocks:
+        return records.Blocks(self._parcel.submission.key, self.call, 0)
+
+    @property
+    def left(self) -> Sequence[Run]:
+        """Those whose outcome has not come."""
+        return list(self._left.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for any of it."""
+        return all(run.over for run in self.runs)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether it takes longer than was thought, and items wait behind the one that runs. Says so once."""
+        overdue = len(self.runs) > 1 and self.began is not None and now - self.began > OVERDUE_AFTER
+        first, self._asked_back = overdue and not self._asked_back, self._asked_back or overdue
+        return first
+
+    # -- what the worker is told
+
+    def frames(self, kept: Kept) -> Iterator[bytes]:
+        """It, as a worker takes it that keeps this."""
+        for name, data in self._parcel.keeps.items():
+            if not kept.use(name):
+                kept.add(name, len(data))
+                yield from _pieces(data)
+                yield wire.frame(KEEP, name.encode())
+        yield from _pieces(self._parcel.request(self.id, [run.index for run in self.left]))
+        yield wire.frame(CALL)
+
+    def begin(self, pod: str, node: str | None, namespace: str) -> None:
+        """A worker has it."""
+        self.began = time.monotonic()
+        self.runs[0].moved(Whereabouts(Phase.RUNNING, pod=pod, node=node, namespace=namespace), list(self._left))
+
+    # -- what the worker says
+
+    @property
+    def printed(self) -> int:
+        """Bytes of output that have come."""
+        return self._printed
+
+    def hear_output(self, content: bytes) -> None:
+        """Some of what it printed; what came before the stream broke may come again."""
+        start, index = PLACE.unpack_from(content)
+        new = content[PLACE.size + max(0, self._printed - start) :]
+        self._printed = max(self._printed, start + len(content) - PLACE.size)
+        for run in self.runs:
+            if run.index == index and new:
+                run.print(new)
+
+    def forget_answer(self) -> None:
+        """The stream is another one: what comes now begins anew."""
+        self._body.clear()
+        self._answer = None
+        self._blocks = self._new_blocks()
+
+    def hear_body(self, content: bytes) -> None:
+        """A piece of a large outcome."""
+        if self._parcel.stay is None:
+            self._body += content
+        else:
+            self._hear_blocks(content)
+
+    def hear_answer(self, content: bytes) -> None:
+        """The rest of a large outcome, or a small one."""
+        if self._parcel.stay is None:
+            self._answer = self._body + content if self._body else content
+        else:
+            self._hear_blocks(content)
+
+    def _hear_blocks(self, content: bytes) -> None:
+        try:
+            for block in self._blocks.feed(content):
+                self._take(list(records.split_records(block)))
+        except wire.WireError as error:
+            self.fail(corrupted(self.call, str(error)))
+
+    def hear_given_back(self, content: bytes) -> list[Run]:
+        """Those that have not begun, and never will there."""
+        back = [self._left.pop(index, None) for index in records.unpack_indexes(content)]
+        return [run for run in back if run is not None]
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether all of its outcomes have come."""
+        return self._answer is not None or not self._left
+
+    # -- what those who wait for it are told
+
+    def settle(self) -> None:
+        """All has come."""
+        if self._answer is None:
+            return
+        try:
+            envelope = verify(self._answer, self._parcel.submission.key, self.call)
+        except ResultCorruptedError as error:
+            self.fail(error)
+            return
+        self._take([record_of(envelope, self.runs[0].index)])
+
+    def _take(self, outcomes: Sequence[records.Record]) -> None:
+        known = [(self._left.pop(each.index, None), each) for each in outcomes]
+        mine = [(run, each) for run, each in known if run is not None]
+        if mine:
+            mine[0][0].take([each for _, each in mine])
+        for run, _ in mine:
+            run.end()
+
+    def fail(self, error: KubefuncError) -> None:
+        """There will be no outcomes more."""
+        for run in self.left:
+            run.fail(error)
+        self._left.clear()
+
+    def lost(self, error: KubefuncError) -> None:
+        """Its worker has gone: what has no outcome runs again, or gets this error."""
+        left = [run for run in self.left if not run.over]
+        if left:
+            left[0].lost(error, [run.index for run in left])
+        for run in left:
+            run.end()
+
+
+def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
+    for start in range(0, len(data), PIECE):
+        yield wire.frame(DATA, bytes(data[start : start + PIECE]))

@@ -1,0 +1,61 @@
+"""A submission as warm workers take it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from kubefunc.backends.base import Submission
+from kubefunc.backends.runner_specs import runner_spec
+from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.warm.kept import CODE, FUNCTION, name_of
+from kubefunc.runner.warm.request import join_request
+
+
+class Parcel:
+    """A submission as workers take it: what all of its batches have in common.
+
+    Attributes:
+        submission: it.
+        keeps: what workers keep of it, by name.
+        stay: the name of the process that runs its items; None: each call has a new one.
+    """
+
+    def __init__(self, submission: Submission, *, fresh: bool) -> None:
+        self.submission = submission
+        payload = submission.payload
+        code, call, compression = wire.sections(payload.data)
+        is_map = submission.shape == "map"
+        self.keeps: dict[str, memoryview] = {}
+        spec = runner_spec(submission).replace(disruptions=submission.disruptions)
+        self._content = b"" if is_map else bytes(call)
+        self._header = {
+            "spec": spec.changes(),
+            "key": submission.key.hex(),
+            "code": self._keep(CODE, code) if code else None,
+            "function": self._keep(FUNCTION, call) if is_map else None,
+            "compression": compression,
+            "items": is_map,
+        }
+        self.stay = None if fresh and not is_map else self._process(spec, submission, fresh=fresh)
+        self._header["stay"] = self.stay
+
+    def _keep(self, kind: str, data: memoryview) -> str:
+        name = name_of(kind, data)
+        self.keeps[name] = data
+        return name
+
+    def _process(self, spec: RunnerSpec, submission: Submission, *, fresh: bool) -> str:
+        """Calls that name the same process share modules and state: those with the same code and surroundings."""
+        if fresh:
+            return submission.call
+        same = [self._header["code"], spec.logging, spec.nested]
+        return hashlib.sha256(json.dumps(same).encode()).hexdigest()
+
+    def request(self, run: str, indexes: Sequence[int]) -> bytes:
+        """The request for these items."""
+        items = self.submission.items
+        content = records.join_items([(index, items[index]) for index in indexes]) if items else self._content
+        return join_request({"run": run, **self._header}, content)
