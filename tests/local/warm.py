@@ -21,9 +21,9 @@ from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
 from kubefunc.runner.warm.kept import CODE, FUNCTION, name_of
-from kubefunc.runner.warm.lease import is_proof, new_nonce, proof
+from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, signature
 from kubefunc.runner.warm.request import join_request
-from kubefunc.runner.warm.stream import BODY
+from kubefunc.runner.warm.stream import BODY, PIECE
 from tests.conftest import ROOT
 
 KEY = b"k" * 32
@@ -165,8 +165,10 @@ class WarmClient:
     def request(self, header: Mapping[str, Any], content: bytes, **options: Any) -> None:
         """Send a request."""
         spec = RunnerSpec(call="call-x", function="f", **options).changes()
-        self.send(DATA, join_request({**header, "spec": spec, "key": KEY.hex(), "compression": ""}, content))
-        self.send(CALL)
+        data = join_request({**header, "spec": spec, "key": KEY.hex(), "compression": ""}, content)
+        for start in range(0, len(data), PIECE):
+            self.send(DATA, data[start : start + PIECE])
+        self.send(CALL, signature(request_key(TOKEN, self.nonces), data))
 
     def outcome(self, run: str = "run-1") -> Envelope:
         """What came of the call, acknowledged."""

@@ -197,13 +197,19 @@ class Frames:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def feed(self, data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
-        """The frames that are whole now, as letter and data."""
+    def feed(self, data: bytes | memoryview, longest: int = 1 << 32) -> list[tuple[bytes, bytes]]:
+        """The frames that are whole now, as letter and data.
+
+        Raises:
+            WireError: one says that it is longer than this.
+        """
         self._data += data
         whole = []
         start, end = 0, len(self._data)
         while end - start >= FRAME_HEAD:
             size = LENGTH.unpack_from(self._data, start + 1)[0]
+            if size > longest:
+                raise WireError(f"a frame of {size} bytes")
             if end - start < FRAME_HEAD + size:
                 break
             content = start + FRAME_HEAD

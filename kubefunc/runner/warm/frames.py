@@ -11,7 +11,8 @@
 ``Y``  the other answer: another client has this worker.
 ``D``  from the client: a piece of the next call's request.
 ``K``  from the client: what came in ``D`` is to be kept (text: its name, :mod:`kubefunc.runner.warm.kept`).
-``C``  from the client: what came in ``D`` is a request (:class:`kubefunc.runner.warm.request.WarmRequest`).
+``C``  from the client: what came in ``D`` is a request (:class:`kubefunc.runner.warm.request.WarmRequest`), and this is
+       its signature. Nothing of a request without a valid one is read.
 ``U``  from the client: give back the items that have not begun. From the worker: these have not, and never will.
 ``T``  from the client: end the call that runs.
 ``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.

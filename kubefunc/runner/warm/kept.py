@@ -81,10 +81,11 @@ class Store:
             if name is not None:
                 self.kept.use(name)
 
-    def put(self, name: str, data: bytes) -> bool:
-        """Keep it. False if it is not what its name says: it has changed on its way."""
-        kind = CODE if name.startswith(CODE) else FUNCTION
-        if name_of(kind, data) != name:
+    def put(self, claimed: bytes, data: bytes) -> bool:
+        """Keep it under this name. False if it is not what its name says: it has changed on its way."""
+        kind = CODE if claimed.startswith(CODE.encode()) else FUNCTION
+        name = name_of(kind, data)
+        if name.encode() != claimed:
             return False
         for each in self.kept.add(name, len(data)):
             self._remove(each)

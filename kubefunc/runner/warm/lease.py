@@ -38,6 +38,16 @@ def is_proof(claimed: str, token: str, who: str, nonces: Sequence[str]) -> bool:
     return hmac.compare_digest(claimed.encode(), proof(token, who, nonces).encode())
 
 
+def request_key(token: str, nonces: Sequence[str]) -> bytes:
+    """The key under which requests are signed on a stream with these nonces."""
+    return hmac.digest(token.encode(), "\n".join(("requests", *nonces)).encode(), "sha256")
+
+
+def signature(key: bytes, request: bytes) -> bytes:
+    """Of a request, which names itself and all that it needs by digest."""
+    return hmac.digest(key, hashlib.sha256(request).digest(), "sha256")
+
+
 class Lease:
     """Which client has the worker.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 BODY = b"B"
 RECEIVE = 1 << 18
 PIECE = 1 << 18  # bytes of a large result in one frame
+LONGEST = 1 << 20  # bytes in a frame of the client: it sends what is larger in pieces
 
 
 class Stream:
@@ -34,6 +36,7 @@ class Stream:
         self.frames = wire.Frames()
         self.nonce = new_nonce()
         self.known = False  # whether it has shown that it is this worker's client
+        self.key = b""  # of its requests, once it is known
         self._pending: list[bytes | BinaryIO] = []
 
     @property
@@ -47,7 +50,10 @@ class Stream:
             data = os.read(self.input, RECEIVE)
         except OSError:
             return None
-        return self.frames.feed(data) if data else None
+        try:
+            return self.frames.feed(data, LONGEST) if data else None
+        except wire.WireError:
+            return None
 
     def send(self, *what: bytes | BinaryIO) -> None:
         """Write this after all that came before; of a file, what it holds, in frames of its own (``B``)."""
@@ -112,3 +118,14 @@ def _receive(door: socket.socket) -> tuple[int, int]:
     for each in received:
         take_over(each)
     return received[0], received[1]
+
+
+def listen(path: str) -> socket.socket:
+    """The socket on which ``attach`` knocks."""
+    with contextlib.suppress(FileNotFoundError):  # of a container before this one
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen(8)
+    return listener

@@ -7,14 +7,13 @@ So its Pod is started, watched and explained like any other. It forks a process 
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import hmac
 import importlib
 import json
 import os
 import select
 import signal
-import socket
 import time
 
 from kubefunc.runner import EXIT_TERMINATED, OUT_DIR
@@ -39,11 +38,11 @@ from kubefunc.runner.warm.frames import (
     WELCOME,
 )
 from kubefunc.runner.warm.kept import Store
-from kubefunc.runner.warm.lease import Lease, is_proof, proof
+from kubefunc.runner.warm.lease import Lease, is_proof, proof, request_key, signature
 from kubefunc.runner.warm.processes import Processes
 from kubefunc.runner.warm.request import WarmRequest
 from kubefunc.runner.warm.sent import Sent
-from kubefunc.runner.warm.stream import Stream
+from kubefunc.runner.warm.stream import Stream, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from kubefunc.runner.protocol.spec import RunnerSpec
     from kubefunc.runner.warm.staying import Staying
 
+LETTERS = (DATA, KEEP, CALL, GIVEN_BACK, TERMINATE, GOODBYE, ACKNOWLEDGE, PING)  # of a client that is known
 PING_EVERY = 10.0
 LAST_WORDS = 2.0  # seconds that a leaving worker tries to say so
 
@@ -103,7 +103,7 @@ class Worker:
         self._alone = alone
         self._lease = lease
         self._signals = Signals()
-        self._listener = _listen(os.path.join(where, SOCKET))
+        self._listener = listen(os.path.join(where, SOCKET))
         self._stream: Stream | None = None
         self._candidate: Stream | None = None  # has knocked, and not said yet who it is
         self._processes = Processes(where, self._forget)
@@ -228,11 +228,11 @@ class Worker:
             self._drop(stream)
             return
         for letter, content in frames:
-            if not stream.known and not self._greet(stream, letter, content):
-                self._drop(stream)
+            understood = self._take(letter, content) if stream.known else self._greet(stream, letter, content)
+            if not understood:
+                self._drop(stream)  # a known one may come again, and sends again what has changed on its way
                 return
             self._lease.seen = time.monotonic()
-            self._take(letter, content)
             if self._stream is not stream:
                 return
 
@@ -261,6 +261,7 @@ class Worker:
         if self._stream is not None:
             self._drop(self._stream)
         stream.known = True
+        stream.key = request_key(self._token, (stream.nonce, nonce))
         self._stream, self._candidate = stream, None
         if client != self._lease.client:
             self._processes.dismiss()  # another program does not find what this one's calls have left in it
@@ -307,36 +308,41 @@ class Worker:
             self._drop(self._stream)
         self._processes.dismiss()
 
-    def _take(self, letter: bytes, content: bytes) -> None:
+    def _take(self, letter: bytes, content: bytes) -> bool:
+        """Do what the client says; False if that is nothing that a client says."""
         if letter == DATA:
             self._incoming += content
         elif letter in (KEEP, CALL):
             data, self._incoming = bytes(self._incoming), bytearray()
-            self._keep(content.decode(), data) if letter == KEEP else self._accept(WarmRequest(data, self._where))
+            return self._store.put(content, data) if letter == KEEP else self._accept(content, data)
         elif letter == GIVEN_BACK:
             self._asked_back = True
         elif letter == TERMINATE:
             self._asked_to_end = True
         elif letter == GOODBYE:
-            self._lease.free()
-            if self._last is None or self._last.ended is not None:
-                self._let_client_go()
-            else:
-                self._asked_to_end = True
-        elif letter == ACKNOWLEDGE and self._last is not None and self._last.run == content.decode():
+            self._hear_goodbye()
+        elif letter == ACKNOWLEDGE and self._last is not None and self._last.run.encode() == content:
             self._last.remove()
             self._last = None
+        return letter in LETTERS
 
-    def _keep(self, name: str, data: bytes) -> None:
-        if not self._store.put(name, data) and self._stream is not None:
-            self._drop(self._stream)  # it has changed on its way: the client sends it again over the next one
-
-    def _accept(self, request: WarmRequest) -> None:
+    def _accept(self, claimed: bytes, data: bytes) -> bool:
+        if self._stream is None or not hmac.compare_digest(claimed, signature(self._stream.key, data)):
+            return False
+        request = WarmRequest(data, self._where)
         if self._last is None or self._last.ended is not None:
             self._store.use(request)
             self._last = Sent(request)
             self._asked_to_end = self._was_asked = False
             self._busy = time.monotonic()
+        return True
+
+    def _hear_goodbye(self) -> None:
+        self._lease.free()
+        if self._last is None or self._last.ended is not None:
+            self._let_client_go()
+        else:
+            self._asked_to_end = True
 
     # -- for the supervisor
 
@@ -436,13 +442,3 @@ class Worker:
     def give_back(self, indexes: Sequence[int]) -> None:
         """These items have not begun, and never will here."""
         self._call.give_back(indexes, self._stream)
-
-
-def _listen(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):  # of a container before this one
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
-    listener.listen(8)
-    return listener

@@ -16,6 +16,7 @@ from kubefunc.runner.execution.request import CALL
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import DATA, KEEP, PLACE
 from kubefunc.runner.warm.kept import Kept
+from kubefunc.runner.warm.lease import signature
 
 PIECE = 1 << 18  # bytes in one frame
 ID_SIZE = 8
@@ -65,15 +66,16 @@ class Batch:
 
     # -- what the worker is told
 
-    def frames(self, kept: Kept) -> Iterator[bytes]:
-        """It, as a worker takes it that keeps this."""
+    def frames(self, kept: Kept, key: bytes) -> Iterator[bytes]:
+        """It, as a worker takes it that keeps this, on a stream with this key."""
         for name, data in self._parcel.keeps.items():
             if not kept.use(name):
                 kept.add(name, len(data))
                 yield from _pieces(data)
                 yield wire.frame(KEEP, name.encode())
-        yield from _pieces(self._parcel.request(self.id, [run.index for run in self.left]))
-        yield wire.frame(CALL)
+        request = self._parcel.request(self.id, [run.index for run in self.left])
+        yield from _pieces(request)
+        yield wire.frame(CALL, signature(key, request))
 
     def begin(self, pod: str, node: str | None, namespace: str) -> None:
         """A worker has it."""

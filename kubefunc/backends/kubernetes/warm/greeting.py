@@ -11,7 +11,7 @@ from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.frames import BUSY, HELLO, NONCE, WELCOME
-from kubefunc.runner.warm.lease import is_proof, new_nonce, proof
+from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key
 
 log = logging.getLogger("kubefunc.kubernetes.pool")
 
@@ -67,6 +67,11 @@ class Greeting:
             "output": run.printed if run is not None else 0,
         }
         return wire.frame(HELLO, json.dumps(told).encode())
+
+    @property
+    def key(self) -> bytes:
+        """Of the requests on this stream."""
+        return request_key(self._record.token, self._nonces)
 
     @property
     def _nonces(self) -> tuple[str, str]:

@@ -121,6 +121,7 @@ class Worker:
         self._hurry = threading.Event()
         self._made = self._heard = time.monotonic()
         self._kept = Kept()  # what it keeps, as far as it has said
+        self._request_key = b""  # of its stream
         self._told: KubefuncError | None = None  # how its Job ended, of one that was found
 
     # -- from the pool
@@ -320,6 +321,7 @@ class Worker:
         told = greeting.hear(letter, content)
         if told is not None:
             self._heard = time.monotonic()
+            self._request_key = greeting.key
             self._welcome(stream, told)
             return
         if self.run is not None:
@@ -338,7 +340,7 @@ class Worker:
         if run is not self.run:
             return  # it was taken back
         run.begin(self.pod or "", self.node, self.namespace)
-        *pieces, last, call = run.frames(self._kept)
+        *pieces, last, call = run.frames(self._kept, self._request_key)
         for piece in pieces:
             stream.send(piece)
         stream.send(last + call)
