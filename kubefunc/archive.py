@@ -77,6 +77,7 @@ _NOT_COMPILED = (
     "kubefunc/runner/execution/plain.py",
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
+    "kubefunc/runner/execution/pickling.py",
     "kubefunc/runner/execution/streaming.py",
     "kubefunc/runner/pod/streamer.py",
 )

@@ -15,7 +15,7 @@ import struct
 import sys
 
 from kubefunc.runner import ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX
-from kubefunc.runner.execution import child, items, sigterm
+from kubefunc.runner.execution import child, items, memory, sigterm
 from kubefunc.runner.execution.orphans import become_subreaper
 from kubefunc.runner.execution.process import OUTPUT_READ_WITHIN, fork_child, kill_group, wait_until_read
 from kubefunc.runner.execution.request import CALL
@@ -187,7 +187,7 @@ def _serve(calls: int, frames: int, where: str, tickets: StayingTickets) -> None
         with open(calls, "rb") as file:
             for work in _batches(file, where):
                 process.run(work, tickets)
-                wire.write_all(frames, wire.frame(items.EXIT, records.INDEX.pack(child.peak_memory())))
+                wire.write_all(frames, wire.frame(items.EXIT, records.INDEX.pack(memory.peak_memory())))
     except sigterm.Terminated:
         child.die_of_sigterm()
     sigterm.ignore()
