@@ -92,25 +92,6 @@ def test_everything_that_can_be_called(function: Any, expected: object) -> None:
     assert function.remote(2).result(WITHIN) == expected
 
 
-class Yields:
-    """An object whose call is a generator."""
-
-    def __call__(self, n: int) -> Iterator[int]:
-        yield n
-
-
-def yields(n: int) -> Iterator[int]:
-    """A generator function."""
-    yield n
-
-
-@pytest.mark.parametrize("function", [yields, Yields(), functools.partial(yields, 1), functools.partial(Yields(), 1)])
-def test_what_gives_a_generator_is_refused(function: Any) -> None:
-    """At decoration: a Job gives one result."""
-    with pytest.raises(errors.ConfigurationError, match="generator function"):
-        remote(function)
-
-
 def test_arguments_by_position_and_name() -> None:
     """As in an ordinary call."""
     assert add.remote(1).result(WITHIN) == 11
