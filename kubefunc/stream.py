@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kubefunc.diagnosis import Diagnosis
     from kubefunc.options import Options
     from kubefunc.stream_values import StreamValues  # it does not travel to Pods
 
@@ -153,21 +155,23 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         except PodLostError as error:
             if not received:
                 raise
-            raise self._lost(str(error)) from error
+            raise self._lost(self.call.diagnosis) from error
         record = self.call._outcomes.record(0)
         streamed = (record.header or {}).get("streamed") if record is not None else None
         if streamed != received:
-            raise self._lost(f"The generator has ended, and gave {streamed} values in all.")
+            raise self._lost(self.call.diagnosis)
         return value
 
-    def _lost(self, why: str) -> StreamLostError:
+    def _lost(self, known: Diagnosis) -> StreamLostError:
         received = self._values.received
-        return StreamLostError(
-            f"The stream {self.id} was lost after {received} value{'s' if received != 1 else ''}: the generator is not "
-            "run again, as values would come twice. Call it again, and have it begin where this one ended.\n" + why,
-            values=received,
-            diagnosis=self.call.diagnosis,
+        told = dataclasses.replace(
+            known,
+            reason="StreamLost",
+            message=f"The stream was lost after {received} value{'s' if received != 1 else ''}. {known.message} "
+            "The function is not run again, as its values would come twice.",
+            advice="Call the function again, and have it begin where this stream ended.",
         )
+        return StreamLostError(str(told), values=received, diagnosis=told)
 
     def close(self) -> None:
         """End the generator where it is; its ``finally:`` blocks run. Return at once. The loop ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import os
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc import remote
+
+_mode = contextvars.ContextVar("_mode", default="slow")
 
 
 @remote
@@ -143,3 +146,23 @@ class Yields:
 def _note(marks: str, text: str) -> None:
     with open(marks, "a") as file:
         file.write(f"{text} ")
+
+
+@remote
+async def keeps_its_context() -> AsyncIterator[str]:
+    """What it sets in its context is there after each ``yield``, and its other tasks go on meanwhile."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    ticking = asyncio.create_task(tick())
+    _mode.set("fast")
+    yield _mode.get()
+    while ticks < 3:
+        await asyncio.sleep(0)
+    yield _mode.get()
+    ticking.cancel()

@@ -25,6 +25,7 @@ from tests.local.streaming import (
     fails_until,
     forever,
     ignores_its_end,
+    keeps_its_context,
     large,
     later,
     marked,
@@ -104,6 +105,11 @@ def test_an_async_generator_is_taken_by_either_loop() -> None:
 
     assert list(later.remote(5)) == [0, 1, 2, 3, 4]
     assert asyncio.run(take()) == [0, 1, 2, 3, 4]
+
+
+def test_an_async_generator_is_one_task() -> None:
+    """From its first value to its last: variables of its context, and its other tasks."""
+    assert list(keeps_its_context.remote()) == ["fast", "fast"]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from kubefunc import remote
 from kubefunc.backends.base import Lost, Submission
 from kubefunc.envelope import returned
 from kubefunc.errors import OutOfMemoryError, PodLostError, ResultCorruptedError
@@ -155,3 +159,20 @@ def test_after_the_first_value_the_client_begins_no_further_attempt(error: PodLo
     values.feed(sealed(0))
     assert decide(sent, ended) is None
     assert decide(sent, Lost(PodLostError("gone"))) is None
+
+
+def test_what_its_pod_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far ahead it may be; and no small result in the Pod's status, as the values before it must come first."""
+    monkeypatch.setenv("KUBECONFIG", "/dev/null")  # no cluster is needed
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    told = {}
+    for function in (remote(numbers).options(stream_ahead=7, result_ttl=5), remote(len)):
+        secret = function.manifest(*[[]] * (function.function is len))[0]
+        told[function.function] = json.loads(base64.b64decode(secret["data"]["spec.json"]))
+    assert told[numbers]["stream"] == {"ahead": 7, "left_after": 30.0}
+    assert told[numbers]["inline"] is False
+    assert "stream" not in told[len]
+    assert told[len]["inline"] is True

@@ -53,19 +53,45 @@ class Outlet:
         """A function that runs this generator function to its end and returns what the generator returned."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            values = _steps(function(*args, **kwargs))
-            try:
-                while True:
-                    self._wait_for_room()
-                    try:
-                        value = next(values)
-                    except StopIteration as end:
-                        return end.value
-                    self._put(value)
-            finally:
-                values.close()
+            values = function(*args, **kwargs)
+            if not hasattr(values, "__anext__"):
+                return self._send_all(values)
+            import asyncio  # most generators are not asynchronous
+
+            return asyncio.run(self._send_all_async(values))
 
         return run
+
+    def _send_all(self, values: Any) -> Any:
+        values = iter(values)
+        try:
+            while True:
+                for pause in self._pauses():
+                    time.sleep(pause)
+                try:
+                    value = next(values)
+                except StopIteration as end:
+                    return end.value
+                self._put(value)
+        finally:
+            if hasattr(values, "close"):
+                values.close()
+
+    async def _send_all_async(self, values: AsyncGenerator[Any, None]) -> None:
+        """One task from the first value to the last: what the generator keeps in its context stays there."""
+        from asyncio import sleep
+
+        try:
+            while True:
+                for pause in self._pauses():
+                    await sleep(pause)
+                try:
+                    value = await values.__anext__()
+                except StopAsyncIteration:
+                    return
+                self._put(value)
+        finally:
+            await values.aclose()
 
     def completed(self, header: dict[str, Any]) -> dict[str, Any]:
         """The header of the call's outcome. What has streamed a value is not run again: no value may come twice."""
@@ -82,15 +108,14 @@ class Outlet:
         if header["outcome"] != VALUE:
             raise Settled((_of_value(header, self.count), body))
         header.update(call=self._call, run=self._run, number=self.count, python="{}.{}".format(*sys.version_info))
-        content = body.content()
+        content, tail = body.content(), wire.tail(header, self._key)
         try:
             with open(part, "ab") if not body.in_memory else wire.new_file(part) as file:
-                file.write(content + wire.tail(header, self._key))
-            os.chmod(part, 0o644)
-            self._sizes[self.count] = os.path.getsize(part)
+                file.write(content + tail)
             os.rename(part, os.path.join(self._directory, str(self.count)))
         except OSError as error:
             raise BodyNotWritten(part, error) from error
+        self._sizes[self.count] = body.size + len(tail)
         self.count += 1
 
     def _make_directory(self) -> None:
@@ -104,11 +129,12 @@ class Outlet:
 
     # -- room
 
-    def _wait_for_room(self) -> None:
+    def _pauses(self) -> Iterator[float]:
+        """Seconds to wait, again and again until there is room for a value."""
         pause, since = POLL, time.time()
         while not self._has_room():
             self._refuse_to_wait_for_nobody(since)
-            time.sleep(pause)
+            yield pause
             pause = min(POLL_AT_MOST, 1.5 * pause)
 
     def _has_room(self) -> bool:
@@ -147,58 +173,3 @@ def _of_value(header: dict[str, Any], number: int) -> dict[str, Any]:
         path = f"value {number}" + str(detail["path"])[len("result") :]
         return {**header, "detail": {**detail, "path": path}}
     return header
-
-
-def _steps(values: Any) -> Any:
-    """An iterator with ``close()``, of what the function gave."""
-    if hasattr(values, "__anext__"):
-        return _AsyncSteps(values)
-    return values if hasattr(values, "close") else _PlainSteps(iter(values))
-
-
-class _PlainSteps:
-    """An iterator that is not a generator: it has nothing to be closed."""
-
-    def __init__(self, values: Iterator[Any]) -> None:
-        self._values = values
-
-    def __next__(self) -> Any:
-        return next(self._values)
-
-    def close(self) -> None:
-        pass
-
-
-class _AsyncSteps:
-    """An async generator, driven step by step in an event loop of its own."""
-
-    def __init__(self, values: AsyncGenerator[Any, None]) -> None:
-        import asyncio  # most generators are not asynchronous
-
-        self._asyncio = asyncio
-        self._values = values
-        self._loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self._loop)
-
-    def __next__(self) -> Any:
-        try:
-            return self._loop.run_until_complete(self._values.__anext__())
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def close(self) -> None:
-        try:
-            self._cancel_tasks()  # first: SIGTERM may have interrupted the generator inside one
-            self._loop.run_until_complete(self._values.aclose())
-            self._cancel_tasks()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._asyncio.set_event_loop(None)
-            self._loop.close()
-
-    def _cancel_tasks(self) -> None:
-        tasks = self._asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self._loop.run_until_complete(self._asyncio.gather(*tasks, return_exceptions=True))

@@ -225,7 +225,8 @@ class Attempt:
         self.progress.go_back()
         self.pods.wait_for_another()
         self.fetch.start_over()
-        self.sink.moved(Whereabouts(Phase.PENDING, why))
+        if self.values is None or not self.values.received:  # else this is its end: its values would come twice
+            self.sink.moved(Whereabouts(Phase.PENDING, why))
 
     def write_off(self, pod: Pod) -> None:
         """This Pod leaves no result, and its Job makes another."""

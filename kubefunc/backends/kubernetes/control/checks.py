@@ -56,6 +56,8 @@ class Checks:
 
     def _look(self, attempt: Attempt, now: float) -> None:
         self._traffic.values.check(attempt)
+        if attempt.over:
+            return
         if attempt.pods.ended is not None:
             if now - attempt.pods.ended_since > COLLECT_AGAIN:
                 self._traffic.collector.collect(attempt)
