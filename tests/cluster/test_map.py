@@ -364,10 +364,23 @@ def test_retry_failed(calling: Space) -> None:
 # -- another process, another day
 
 
+def made_by_a_program(space: Space, folder: Path, text: str) -> str:
+    """The id of the map that a program makes and prints, before it ends or is killed."""
+    program = folder / "main.py"
+    program.write_text(text)
+    environ = clean_environment(folder) | {"KUBECONFIG": str(space.kubeconfig), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=2 * WAIT, check=False)
+    killed = "SIGKILL" in text
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
+    return done.stdout.strip()
+
+
 def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had is in the cluster still, small or large, and the rest arrives: attach_map() has all."""
-    program = tmp_path / "main.py"
-    program.write_text(
+    call = made_by_a_program(
+        kube,
+        tmp_path,
         "import os, signal, time\n"
         "from tests.cluster import mapped\n"
         "sizes, naps = [3000, 3000, 5_000_000, 10, 10, 10], [0, 0, 0, 0, 25, 0]\n"
@@ -376,16 +389,11 @@ def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, m
         "while a_map.progress.succeeded < 4:\n"
         "    time.sleep(0.1)\n"
         "time.sleep(2)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     with fresh_session():
-        attached = kubefunc.attach_map(done.stdout.strip())
+        attached = kubefunc.attach_map(call)
         assert list(map(len, attached.result(WAIT))) == [3000, 3000, 5_000_000, 10, 10, 10]
         attached.discard()
 
@@ -394,8 +402,9 @@ def test_a_killed_client_of_a_map_that_got_more_pods(
     kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Job that has ended first stays as long as others of the map run: its outcomes are found there."""
-    program = tmp_path / "main.py"
-    program.write_text(
+    call = made_by_a_program(
+        kube,
+        tmp_path,
         "import os, signal, time\n"
         "from tests.cluster import mapped\n"
         "a_map = mapped.make_slowly.map([3000] * 8, [4] * 7 + [40])\n"
@@ -403,17 +412,12 @@ def test_a_killed_client_of_a_map_that_got_more_pods(
         "while a_map.progress.succeeded < 7:\n"
         "    time.sleep(0.1)\n"
         "time.sleep(4)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=2 * WAIT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     assert len(kube.admin.get("jobs")) > 1
     with fresh_session():
-        attached = kubefunc.attach_map(done.stdout.strip())
+        attached = kubefunc.attach_map(call)
         assert list(map(len, attached.result(WAIT))) == [3000] * 8
         attached.discard()
 
@@ -422,24 +426,20 @@ def test_a_client_killed_between_two_jobs_leaves_items_that_can_run_again(
     kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had taken them back from a Pod. Who attaches is told so, and the advice works."""
-    program = tmp_path / "main.py"
-    program.write_text(
+    call = made_by_a_program(
+        kube,
+        tmp_path,
         "import os, signal\n"
         "from kubefunc.backends.kubernetes.control.maps import Maps\n"
         "from tests.cluster import mapped\n"
         "Maps._run_given = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
         "a_map = mapped.make_slowly.map([10] * 8, [2] * 8)\n"
         "print(a_map.id, flush=True)\n"
-        "a_map.result()\n"
+        "a_map.result()\n",
     )
-    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     with fresh_session():
-        attached = kubefunc.attach_map(done.stdout.strip(), return_exceptions=True)
+        attached = kubefunc.attach_map(call, return_exceptions=True)
         ended = attached.result(WAIT)
         assert {type(each) for each in ended} == {bytes, kubefunc.errors.ResultLostError}
         assert any("These items of" in str(each) and "have not run" in str(each) for each in ended)
@@ -483,22 +483,17 @@ def test_a_full_output_volume_costs_the_item_that_does_not_fit(calling: Space) -
 
 def test_attaching_to_a_detached_map(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program that made it has ended: its results are there, those to come arrive; what failed can run again."""
-    program = tmp_path / "main.py"
-    program.write_text(
+    call = made_by_a_program(
+        kube,
+        tmp_path,
         "from tests.cluster import mapped\n"
         "kinds = ['', 'raise', '', '', 'hang', '']\n"
         "a_map = mapped.trouble.options(detach=True, timeout=6).map(range(6), kinds, chunksize=3)\n"
         "import time\n"
         "while not a_map.progress.running:\n"
         "    time.sleep(0.1)\n"
-        "print(a_map.id)\n"
+        "print(a_map.id)\n",
     )
-    environ = clean_environment(tmp_path) | {"KUBECONFIG": str(kube.kubeconfig), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
-    )
-    call = done.stdout.strip()
-    assert call, done.stderr
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     with fresh_session():
         attached = kubefunc.attach_map(call, return_exceptions=True)

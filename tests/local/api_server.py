@@ -14,7 +14,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -245,9 +245,8 @@ class Server:
             sock.close()
 
 
-def config_of(url: str, folder: Path, **user: str) -> ClusterConfig:
-    """What a kubeconfig in this folder says that leads to a server, with this user's credentials."""
-    path = folder / "kubeconfig"
+def write_kubeconfig(path: Path, url: str, user: Mapping[str, Any]) -> None:
+    """Write a kubeconfig with one user, whose current context leads to a server."""
     content = {
         "current-context": "test",
         "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
@@ -255,6 +254,12 @@ def config_of(url: str, folder: Path, **user: str) -> ClusterConfig:
         "users": [{"name": "u", "user": user}],
     }
     path.write_text(json.dumps(content))
+
+
+def config_of(url: str, folder: Path, **user: str) -> ClusterConfig:
+    """What a kubeconfig in this folder says that leads to a server, with this user's credentials."""
+    path = folder / "kubeconfig"
+    write_kubeconfig(path, url, user)
     config = find_config(None, {"KUBECONFIG": str(path)})
     assert config is not None
     return config

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +14,7 @@ from kubefunc import configure, remote
 from kubefunc.errors import AuthenticationError
 from tests.cluster.conftest import fresh_session
 from tests.local import work
-from tests.local.api_server import Handler, Peer, Request, Server
+from tests.local.api_server import Handler, Peer, Request, Server, write_kubeconfig
 
 ANONYMOUS = (
     'secrets is forbidden: User "system:anonymous" cannot create resource "secrets" in API group "" '
@@ -40,17 +38,6 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
             thread.join(15)
 
 
-def write(path: Path, url: str, user: dict[str, Any]) -> None:
-    """A kubeconfig with one user."""
-    content = {
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": user}],
-    }
-    path.write_text(json.dumps(content))
-
-
 def answering_last(slow: str, answer: Handler) -> Handler:
     """The requests of one method have their answer when the others have had theirs."""
     others = threading.Event()
@@ -71,7 +58,7 @@ def test_credentials_that_are_not_accepted(kubeconfig: Path, slow: str, status: 
     """Whichever request learns it first, the watch or the creation: log in again, nothing was started."""
     answer = answering_last(slow, lambda request, peer: peer.refuse(status, "Refused", message))
     with Server(answer) as server:
-        write(kubeconfig, server.url, {"token": "expired"})
+        write_kubeconfig(kubeconfig, server.url, {"token": "expired"})
         with pytest.raises(AuthenticationError, match=r"(?s)credentials.*Log in again.*Nothing was started\."):
             double.remote(1).result(timeout=20)
 
@@ -81,7 +68,7 @@ def test_a_plugin_that_fails(kubeconfig: Path, attempt: int) -> None:
     """The credential plugin is named; nothing is sent, and the advice is the same."""
     plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "interactiveMode": "Never"}
     with Server(lambda request, peer: peer.json(200, {})) as server:
-        write(kubeconfig, server.url, {"exec": plugin})
+        write_kubeconfig(kubeconfig, server.url, {"exec": plugin})
         with pytest.raises(AuthenticationError, match=r"(?s)plugin 'false'.*Log in again.*Nothing was started\."):
             double.remote(1).result(timeout=20)
         assert not server.requests
@@ -98,7 +85,7 @@ def test_a_server_that_takes_no_calls_is_told_within_seconds(
         return peer.json(200, {"kind": "List", "items": [], "metadata": {"resourceVersion": "1"}})
 
     with Server(away) as server:
-        write(kubeconfig, server.url, {"token": "good"})
+        write_kubeconfig(kubeconfig, server.url, {"token": "good"})
         call = double.options(verbose=True).remote(1)
         with pytest.raises(concurrent.futures.TimeoutError):
             call.result(timeout=8)
@@ -128,7 +115,7 @@ def test_a_login_that_expires_while_a_call_runs(kubeconfig: Path, capsys: pytest
         return peer.json(200, {"items": [], "metadata": {"resourceVersion": "1"}, "status": {}})
 
     with Server(cluster) as server:
-        write(kubeconfig, server.url, {"token": "old"})
+        write_kubeconfig(kubeconfig, server.url, {"token": "old"})
         call = double.options(verbose=True).remote(1)
         assert created.wait(10)
         told = ""
@@ -138,7 +125,7 @@ def test_a_login_that_expires_while_a_call_runs(kubeconfig: Path, capsys: pytest
             told += capsys.readouterr().err
         assert "your credentials are not accepted any more: log in again" in told
         assert not call.done()
-        write(kubeconfig, server.url, {"token": "new"})
+        write_kubeconfig(kubeconfig, server.url, {"token": "new"})
         assert renewed.wait(15)
         assert not call.done()
         call.cancel()

@@ -40,19 +40,12 @@ def build_gang_service(spec: JobSpec, job_uid: str | None) -> Json | None:
     """The headless Service that gives the Pods of a gang's Job their names in DNS, also before they are ready."""
     if spec.options.gang is None:
         return None
-    metadata: Json = {"name": spec.name, "namespace": spec.namespace, "labels": labels(spec)}
-    if job_uid is not None:
-        metadata["ownerReferences"] = [owner_of_job(spec.name, job_uid)]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata,
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {JOB_NAME_LABEL: spec.name},
-        },
+    headless: Json = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": {JOB_NAME_LABEL: spec.name},
     }
+    return _service(spec, spec.name, job_uid, headless)
 
 
 def build_service(spec: JobSpec, job_uid: str | None) -> Json | None:
@@ -61,12 +54,12 @@ def build_service(spec: JobSpec, job_uid: str | None) -> Json | None:
     if options.service is None:
         return None
     ports = [{"name": name, "port": number, "targetPort": name} for name, number in options.ports.items()]
-    metadata: Json = {"name": options.service, "namespace": spec.namespace, "labels": labels(spec)}
+    balancing: Json = {"type": "ClusterIP", "selector": {CALL_LABEL: spec.call}, "ports": ports}
+    return _service(spec, options.service, job_uid, balancing)
+
+
+def _service(spec: JobSpec, name: str, job_uid: str | None, content: Json) -> Json:
+    metadata: Json = {"name": name, "namespace": spec.namespace, "labels": labels(spec)}
     if job_uid is not None:
         metadata["ownerReferences"] = [owner_of_job(spec.name, job_uid)]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata,
-        "spec": {"type": "ClusterIP", "selector": {CALL_LABEL: spec.call}, "ports": ports},
-    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": content}
