@@ -50,6 +50,8 @@ class StoredCall:
         version: of the kubefunc that made it.
         is_untrusted: its caller does not trust its function (``untrusted=True``).
         is_gang: its items are ranks that start together and wait for each other.
+        pool: of a warm worker: its kind; workers of one kind can take each other's place. Empty for other calls.
+        worker: what a warm worker does (``busy``, ``idle``, ``free``: no program has it), where it was asked and said.
         jobs: the names of its Jobs, the newest last.
     """
 
@@ -73,6 +75,8 @@ class StoredCall:
     version: str = ""
     is_untrusted: bool = False
     is_gang: bool = False
+    pool: str = ""
+    worker: str = ""
     jobs: tuple[str, ...] = ()
     pods: tuple[StoredPod, ...] = ()
 
@@ -156,6 +160,10 @@ class Operations(Protocol):
 
     def find(self, namespace: str, call: str) -> StoredCall | None:
         """The call of this id; None where there is none."""
+        ...
+
+    def ask_workers(self, calls: Sequence[StoredCall]) -> list[StoredCall]:
+        """These calls; the warm workers among them that run with what they do, if they say so."""
         ...
 
     def explain(self, call: StoredCall) -> Diagnosis:

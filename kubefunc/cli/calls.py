@@ -37,10 +37,10 @@ def ls(*, place: Place, everywhere: bool, states: tuple[str, ...], mine: bool, j
     """List the calls and maps of a namespace, the newest last.
 
     Results that were collected are gone, and so are their Jobs: finished calls in the list have failed, or were
-    made with detach=True.
+    made with detach=True. Warm workers say what they do: busy, idle (a program has it), or free.
     """
     found = place.list_calls(everywhere=everywhere, mine=mine)
-    calls = [call for call in found if not states or call.state in states]
+    calls = place.operations.ask_workers([call for call in found if not states or call.state in states])
     if json_wanted:
         print_json([call_as_json(call) for call in calls])
         return
@@ -69,7 +69,12 @@ def ls(*, place: Place, everywhere: bool, states: tuple[str, ...], mine: bool, j
 
 
 def _row(call: StoredCall, now: datetime.datetime) -> list[str]:
-    return [call.id, call.state, age(call.created, now), _ran(call, now), _done(call), call.function, call.user]
+    return [call.id, call.state, age(call.created, now), _ran(call, now), _done(call), _function(call), call.user]
+
+
+def _function(call: StoredCall) -> str:
+    """What a person knows it by."""
+    return ", ".join(filter(None, ("warm worker", call.worker))) if call.pool else call.function
 
 
 def _ran(call: StoredCall | StoredPod, now: datetime.datetime) -> str:
@@ -81,6 +86,8 @@ def _ran(call: StoredCall | StoredPod, now: datetime.datetime) -> str:
 def _done(call: StoredCall) -> str:
     """How many of its Pods' shares have ended: 1 for a call."""
     ended = call.succeeded + call.failed
+    if call.pool:
+        return ""
     if call.shape == "single":
         ended = int(call.is_finished)
     return f"{ended}/{call.chunks}"
@@ -101,7 +108,7 @@ def call_as_json(call: StoredCall) -> dict[str, Any]:
 @json_option
 def show(*, place: Place, call: str, json_wanted: bool) -> None:
     """Show a call: who made it, its Pods, and what it waits for or how it ended."""
-    found = place.find(call)
+    (found,) = place.operations.ask_workers([place.find(call)])
     diagnosis = place.operations.explain(found)
     if json_wanted:
         print_json({**call_as_json(found), "diagnosis": _diagnosis_as_json(diagnosis)})
@@ -121,7 +128,8 @@ def _facts(call: StoredCall, now: datetime.datetime) -> dict[str, str]:
     since = f"{age(call.created, now)} ago" if call.created else ""
     module = f" in {call.module}" if call.module else ""
     return {
-        "function": f"{call.function}{module}",
+        "function": f"{_function(call)}{module}",
+        "pool": call.pool,
         **_parts(call),
         "namespace": call.namespace,
         "made": ", ".join(filter(None, (" ".join(filter(None, made)), since))),

@@ -65,10 +65,18 @@ def answer(running: subprocess.Popen[str]) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
+def listed(calling: Space) -> Any:
+    """What ``kubefunc ls`` shows."""
+    command = [sys.executable, "-m", "kubefunc", "ls", "--json"]
+    environ = {**os.environ, "KUBECONFIG": str(calling.kubeconfig), "PYTHONPATH": str(ROOT)}
+    return json.loads(subprocess.run(command, env=environ, capture_output=True, check=True, timeout=WAIT).stdout)
+
+
 def test_the_next_program_finds_the_worker(calling: Space, tmp_path: Path) -> None:
     """Its function may have changed; a Pod with other options is another worker. ``with`` ends what it has found."""
     pod, parent, _, workers = answer(program(calling, tmp_path))
     assert workers == 1
+    assert [(each["worker"], each["state"]) for each in listed(calling)] == [("free", "running")]
     assert answer(program(calling, tmp_path, code="changed")) == [pod, parent, "changed", 1]
     other, *_ = answer(program(calling, tmp_path, options=", cpu='20m'", pool=", share=False"))
     assert other != pod

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.warm.asking import states_of
 from kubefunc.backends.kubernetes.warm.records import Record, RecordFiles
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from tests.local.api_server import config_of
@@ -192,6 +193,25 @@ def test_a_found_worker_that_goes_is_missed_at_once(api: Api, server: ExecServer
         time.sleep(0.02)
     assert program.pool.heard == ["ready", "over"]
     program.close()
+
+
+def test_a_worker_says_what_it_does_to_who_may_exec(api: Api, server: ExecServer, start: Start) -> None:
+    """``kubefunc ls`` shows it. One that is not there, or may not be asked, says nothing."""
+    worker = start()
+    pods = [("team", "pod-1"), ("team", "another")]
+    assert states_of(api, pods) == ["free", ""]
+    client = worker.attach()
+    client.hello()
+    client.welcome()
+    assert states_of(api, pods) == ["idle", ""]
+    client.call(time.sleep, 600)
+    until = time.monotonic() + WITHIN
+    while states_of(api, pods) != ["busy", ""] and time.monotonic() < until:
+        pass
+    assert states_of(api, pods) == ["busy", ""]
+    server.forbidden = True
+    assert states_of(api, pods) == ["", ""]
+    assert states_of(api, []) == []
 
 
 # -- what is kept on this machine

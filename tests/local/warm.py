@@ -97,7 +97,8 @@ class WarmClient:
 
     def hello(self, run: str | None = None, output: int = 0, token: str = TOKEN, client: str = "one") -> None:
         """Say who it is; the answer is still to be read."""
-        self.nonces = self.receive(NONCE).decode(), new_nonce()
+        nonce, _, self.state = self.receive(NONCE).decode().partition(" ")
+        self.nonces = nonce, new_nonce()
         told = {"client": client, "nonce": self.nonces[1], "proof": proof(token, client, self.nonces)}
         self.send(HELLO, json.dumps({**told, "run": run, "output": output}).encode())
 

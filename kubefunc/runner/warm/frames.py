@@ -1,6 +1,6 @@
 """The frames between a warm worker and its client. Each is a letter, a length and a content.
 
-``N``  from the worker, first: its nonce (text).
+``N``  from the worker, first: its nonce, and what it does (text: two words; the second is one of ``STATES``).
 ``H``  from the client: who it is, and which call it waits for (JSON: ``client``, ``nonce``, ``proof`` that it knows
        the token, see :mod:`kubefunc.runner.warm.lease`; ``run`` or null, ``output``: how much of that call's output it
        has).
@@ -31,6 +31,8 @@ does not come back within ``reconnect`` seconds is gone: its call is ended, and 
 from __future__ import annotations
 
 import struct
+
+STATES = ("busy", "idle", "free")  # it runs a call; a client has it, and no call runs; no client has it
 
 NONCE = b"N"
 HELLO = b"H"

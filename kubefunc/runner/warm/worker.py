@@ -35,6 +35,7 @@ from kubefunc.runner.warm.frames import (
     LEAVING,
     NONCE,
     PING,
+    STATES,
     WELCOME,
 )
 from kubefunc.runner.warm.kept import Store
@@ -219,7 +220,7 @@ class Worker:
         if self._candidate is not None:
             self._candidate.close()
         self._candidate = newcomer
-        newcomer.send(wire.frame(NONCE, newcomer.nonce.encode()))
+        newcomer.send(wire.frame(NONCE, f"{newcomer.nonce} {self._state}".encode()))
         newcomer.flush()  # a pipe that nobody has written to has room for it
 
     def _hear_stream(self, stream: Stream) -> None:
@@ -249,10 +250,9 @@ class Worker:
         try:
             hello = json.loads(content) if letter == HELLO else {}
             client, nonce, run, output = str(hello["client"]), str(hello["nonce"]), hello["run"], int(hello["output"])
-            known = is_proof(str(hello["proof"]), self._token, client, (stream.nonce, nonce))
+            if not is_proof(str(hello["proof"]), self._token, client, (stream.nonce, nonce)):
+                return False
         except (ValueError, KeyError, TypeError):
-            return False
-        if not known:
             return False
         if self._is_taken(client):
             stream.send(wire.frame(BUSY))
@@ -269,11 +269,17 @@ class Worker:
         self._welcome(stream, proof(self._token, "worker", (stream.nonce, nonce)), run, output)
         return True
 
+    @property
+    def _state(self) -> str:
+        return STATES[0 if self._runs else 2 if self._stream is None else 1]
+
+    @property
+    def _runs(self) -> bool:
+        return self._last is not None and self._last.ended is None
+
     def _is_taken(self, client: str) -> bool:
-        call = self._last
-        runs = call is not None and call.ended is None
-        in_use = self._stream is not None or call is not None
-        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=runs)
+        in_use = (self._stream, self._last) != (None, None)
+        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=self._runs)
 
     def _welcome(self, stream: Stream, shown: str, run: str | None, output: int) -> None:
         """Tell a client what this worker has of the call that it waits for."""
@@ -339,10 +345,10 @@ class Worker:
 
     def _hear_goodbye(self) -> None:
         self._lease.free()
-        if self._last is None or self._last.ended is not None:
-            self._let_client_go()
-        else:
+        if self._runs:
             self._asked_to_end = True
+        else:
+            self._let_client_go()
 
     # -- for the supervisor
 
@@ -389,8 +395,7 @@ class Worker:
         """It has been away for too long: it may be stopped, or its machine gone."""
         if self._stream is not None:
             self._drop(self._stream)
-        runs = self._last is not None and not self._last.waits and self._last.ended is None
-        if runs and not self._was_asked:
+        if self._runs and not self._was_asked:
             self._was_asked = True
             signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
 

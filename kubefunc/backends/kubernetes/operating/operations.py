@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -50,6 +51,16 @@ class ClusterOperations:
         with _as_ours():
             found = stored_calls(*self._objects(namespace, f"{OURS},{CALL_LABEL}={call}"))
         return found[0] if found else None
+
+    def ask_workers(self, calls: Sequence[StoredCall]) -> list[StoredCall]:
+        asked = [call for call in calls if call.pool and call.state == "running" and call.pods]
+        if not asked:
+            return list(calls)
+        from kubefunc.backends.kubernetes.warm.asking import states_of  # most namespaces have none
+
+        said = states_of(self._api, [(call.namespace, call.pods[-1].name) for call in asked])
+        workers = {call.address: state for call, state in zip(asked, said, strict=True)}
+        return [dataclasses.replace(call, worker=workers.get(call.address, "")) for call in calls]
 
     def explain(self, call: StoredCall) -> Diagnosis:
         with _as_ours():

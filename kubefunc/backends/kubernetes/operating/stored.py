@@ -112,6 +112,7 @@ def _stored_call(
         version=fields.text(notes, labels.VERSION_ANNOTATION),
         is_untrusted=UNTRUSTED_LABEL in marks,
         is_gang=_is_gang(jobs[-1]),
+        pool=fields.text(marks, labels.POOL_LABEL),
         jobs=tuple(fields.name_of(job) for job in jobs),
         pods=tuple(sorted(pods, key=lambda pod: (pod.index or 0, pod.started or "~", pod.name))),
         **_who(marks, notes),

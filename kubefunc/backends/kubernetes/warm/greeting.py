@@ -42,7 +42,7 @@ class Greeting:
             StreamGarbled: it is not the worker.
         """
         if letter == NONCE and self._theirs is None:
-            self._theirs = content.decode("ascii", "replace")
+            self._theirs = content.decode("ascii", "replace").partition(" ")[0]
             return None
         if letter == BUSY:
             raise WorkerTaken(f"another program uses {self._record.call}")

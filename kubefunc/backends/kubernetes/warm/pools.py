@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # What may differ between calls that share workers.
 _OF_THE_CALL: Final = ("timeout retries retry_exceptions pool verbose progress on_sigterm publish").split()
 _DEFAULTS: Final = Options()
+WORKER_TTL: Final = 60.0  # seconds that a worker's Job stays when it has ended without a program: it has no result
 
 
 class Pools:
@@ -72,7 +73,7 @@ class Pools:
 
     def _pool(self, config: Pool, options: Options, namespace: str) -> WarmPool:
         usual = {name: getattr(_DEFAULTS, name) for name in _OF_THE_CALL}
-        own = dataclasses.replace(options, **usual, keep="never", logging=False)
+        own = dataclasses.replace(options, **usual, keep="never", logging=False, ttl=min(options.ttl, WORKER_TTL))
         key = (config, namespace, repr(own))
         with self._lock:
             if key not in self._pools or self._pools[key].closed:
