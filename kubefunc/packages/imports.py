@@ -107,6 +107,7 @@ class LoadGraph:
         self._read = read
         self._imports: dict[str, tuple[Import, ...]] = {}
         self._needs: dict[frozenset[str], Mapping[str, Need]] = {}
+        self._reached: dict[frozenset[str], frozenset[str]] = {}
 
     def needs(self, modules: frozenset[str]) -> Mapping[str, Need]:
         """What importing these modules needs beside what travels, by topmost name."""
@@ -135,6 +136,12 @@ class LoadGraph:
 
     def reached(self, modules: Iterable[str]) -> frozenset[str]:
         """All modules that these may import, through those that travel: also inside functions, and on conditions."""
+        seeds = frozenset(modules)
+        if seeds not in self._reached:
+            self._reached[seeds] = self._reach(seeds)
+        return self._reached[seeds]
+
+    def _reach(self, modules: frozenset[str]) -> frozenset[str]:
         found: set[str] = set()
         pending = [part for module in modules for part in _with_parents(module)]
         while pending:

@@ -32,7 +32,7 @@ _COMPILED = (".so", ".pyd", ".dylib", ".dll")
 _GLIBC_OF_TAG = re.compile(r"manylinux_(\d+)_(\d+)_")
 _OLD_TAGS = {"manylinux1_": (2, 5), "manylinux2010_": (2, 12), "manylinux2014_": (2, 17)}
 _KEPT = 4  # archives in the user's cache
-_SMALLEST_RATIO = 8  # of what lies on disk to its archive; numpy's is 3, Python sources alone have 5
+_LARGEST_RATIO = 8  # of what lies on disk to its archive; numpy's is 3, Python sources alone have 5
 _TESTS: Final = "tests"
 
 
@@ -72,6 +72,11 @@ class _Found:
         """Bytes on disk of what can be sent."""
         return sum(path.stat().st_size for each in self.travellers for _, path in each.files)
 
+    @functools.cached_property
+    def parsed(self) -> tuple[Requirement, ...]:
+        """All as requirements."""
+        return tuple(parse(line) for _, line in self.pinned)
+
 
 def plan(
     modules: Iterable[str],
@@ -90,14 +95,14 @@ def plan(
         tell: is told what takes long.
     """
     found = _find(frozenset(modules), places())
-    if limit is not None and found.size * pods > _SMALLEST_RATIO * limit:  # do not pack it to find that out
+    if limit is not None and found.size * pods > _LARGEST_RATIO * limit:  # do not pack it to find that out
         return _installed(found, f"{size_text(found.size)} on disk", pods)
     sent = _sent(found, cache, tell) if found.travellers else None
     if sent is not None and limit is not None and sent.size * pods > limit:
         return _installed(found, size_text(sent.size), pods)
     names = {each.name for each in found.travellers}
     rest = tuple(line for name, line in found.pinned if name not in names)
-    return Requirements(rest, _parsed(found), sent=sent)
+    return Requirements(rest, found.parsed, sent=sent)
 
 
 def on_disk(modules: Iterable[str]) -> int:
@@ -109,11 +114,7 @@ def _installed(found: _Found, size: str, pods: int) -> Requirements:
     """All by name and version."""
     whom = "a Pod" if pods == 1 else f"{pods} Pods"
     why = f"{size} for {whom} is more than sync_limit= allows to send"
-    return Requirements(tuple(line for _, line in found.pinned), _parsed(found), why=why)
-
-
-def _parsed(found: _Found) -> tuple[Requirement, ...]:
-    return tuple(parse(line) for _, line in found.pinned)
+    return Requirements(tuple(line for _, line in found.pinned), found.parsed, why=why)
 
 
 @functools.lru_cache(maxsize=8)  # a program makes many calls, and its packages mostly stay as they are
