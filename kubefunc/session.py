@@ -241,7 +241,7 @@ class Session:
 
     def close(self) -> None:
         """Cancel what is unfinished and not detached, within 5 s; then let the backends go."""
-        waiting = self._still_unfinished()
+        waiting = self.still_unfinished()
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
             on_cluster = any(each.backend.traits.outlives_program for each in waiting.values())
@@ -256,7 +256,7 @@ class Session:
         """Say which calls go on, and cancel those whose options want that."""
         from kubefunc import leaving
 
-        waiting = self._still_unfinished()
+        waiting = self.still_unfinished()
         wanted = {call: each for call, each in waiting.items() if each.options.on_sigterm == "cancel"}
         left = [(call, each) for call, each in waiting.items() if call not in wanted]
         going_on = {call: each for call, each in left if each.work is not None and each.work.outlives_program()}
@@ -272,7 +272,8 @@ class Session:
             self.console.say_last(f"SIGTERM cancels {len(wanted)} unfinished {what} ({_listed(list(wanted))})")
             self._close(wanted)
 
-    def _still_unfinished(self) -> dict[str, _Unfinished]:
+    def still_unfinished(self) -> dict[str, _Unfinished]:
+        """What was submitted and has not ended, by its id; not what is detached."""
         with self._lock:
             return {call: each for call, each in self._unfinished.items() if not each.sink.settled}
 

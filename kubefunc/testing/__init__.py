@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from kubefunc.choice import BackendChoice, create_backend
-from kubefunc.errors import ConfigurationError
+from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.function import RemoteFunction
 from kubefunc.session import EXIT_TIMEOUT, session
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from kubefunc.backends.base import Backend
     from kubefunc.options import OptionChanges, Options
+    from kubefunc.testing.small_cluster import SmallCluster
 
-__all__ = ["fail", "inline", "local"]
+__all__ = ["cluster", "fail", "inline", "local"]
 
 
 @contextlib.contextmanager
@@ -44,11 +45,8 @@ def local(**options: Unpack[OptionChanges]) -> Generator[None]:
         ConfigurationError: there is no such option, or its value is not accepted.
     """
     backend = create_backend(BackendChoice("local"), session().id)
-    try:
-        with _on(backend, options):
-            yield
-    finally:
-        backend.close([], EXIT_TIMEOUT)
+    with _ending("local", backend), _on(backend, options):
+        yield
 
 
 @contextlib.contextmanager
@@ -77,6 +75,32 @@ def inline(**options: Unpack[OptionChanges]) -> Generator[None]:
 
 
 @contextlib.contextmanager
+def cluster(**options: Unpack[OptionChanges]) -> Generator[SmallCluster]:
+    """Inside, calls run on a small cluster that lives in this process: as on Kubernetes, but their Pods are processes.
+
+    Objects are created, watched and deleted through a real HTTP server, and results come back through it. What is
+    given has the Jobs that were ``created``, the ``jobs``, ``pods`` and ``secrets`` that are there, and
+    ``delete_pod(name)``. A Pod sees this machine's Python and files. There are no images, nodes, quotas, limits,
+    Services or warm workers.
+
+    Args:
+        **options: defaults for these calls, as for :func:`kubefunc.configure`. Nothing is shown unless
+            ``verbose=True``.
+
+    Raises:
+        ConfigurationError: there is no such option, or its value is not accepted.
+    """
+    from kubefunc.choice import choose_backend
+    from kubefunc.testing.small_cluster import SmallCluster
+
+    with SmallCluster() as started:
+        choice = choose_backend("kubernetes", None, {"KUBECONFIG": str(started.kubeconfig)})
+        backend = create_backend(choice, session().id)
+        with _ending("cluster", backend), _on(backend, options):
+            yield started
+
+
+@contextlib.contextmanager
 def fail(function: RemoteFunction[..., Any], error: BaseException, times: int = 1) -> Generator[None]:
     """Inside, the next calls of this function, or items of its maps, end with this error. Nothing runs for them.
 
@@ -102,6 +126,20 @@ def fail(function: RemoteFunction[..., Any], error: BaseException, times: int = 
 
     with session().replacing(failing):
         yield
+
+
+@contextlib.contextmanager
+def _ending(name: str, backend: Backend) -> Generator[None]:
+    """At the end cancel what was submitted inside and has not ended, so that nobody waits for it in vain."""
+    before = set(session().still_unfinished())
+    try:
+        yield
+    finally:
+        left = {call: each for call, each in session().still_unfinished().items() if call not in before}
+        backend.close(list(left), EXIT_TIMEOUT)
+        for call, each in left.items():
+            why = f"The block of testing.{name}() ended before {call} did. Wait for its result inside the block."
+            each.sink.fail(None, KubefuncError(why))
 
 
 @contextlib.contextmanager
