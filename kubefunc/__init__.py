@@ -23,6 +23,7 @@ __all__ = [
     "Call",
     "ConfigMapKey",
     "Executor",
+    "File",
     "GangCall",
     "MapCall",
     "Options",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from kubefunc.map_call import MapCall, attach_map
     from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.pool import Pool
+    from kubefunc.runner.protocol.file import File
     from kubefunc.session import configure
     from kubefunc.stream import Stream
 else:
@@ -66,6 +68,7 @@ else:
         "Options": "kubefunc.options",
         "SecretKey": "kubefunc.options",
         "Pool": "kubefunc.pool",
+        "File": "kubefunc.runner.protocol.file",
         "configure": "kubefunc.session",
         "Stream": "kubefunc.stream",
     }

@@ -63,9 +63,9 @@ _OF_WORKERS = ("runner/warm/",)
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts chunks code freshness gang_attempts growth html ignored leaving log_setup memmaps "
-        "notebook project_files publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_workers "
-        "unpicklable untrusted volume_notes"
+        "__main__ archive attempts chunks code freshness gang_attempts growth html ignored landing leaving "
+        "log_setup memmaps modules notebook payload project_files publishing retry role sent_files serving "
+        "sizes stream_values tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
@@ -78,10 +78,13 @@ _NOT_COMPILED = (
     "kubefunc/options/kube_objects.py",
     "kubefunc/options/pod_templates.py",
     "kubefunc/runner/execution/culprit.py",
+    "kubefunc/runner/execution/files.py",
     "kubefunc/runner/execution/gang.py",
     "kubefunc/runner/execution/plain.py",
     "kubefunc/runner/execution/packages.py",
     "kubefunc/runner/pod/installer.py",
+    "kubefunc/runner/pod/transfers.py",
+    "kubefunc/runner/protocol/file.py",
     "kubefunc/runner/execution/pickling.py",
     "kubefunc/runner/execution/streaming.py",
     "kubefunc/runner/pod/streamer.py",

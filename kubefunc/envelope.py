@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubefunc import errors
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -30,13 +30,21 @@ from kubefunc.runner.execution.exceptions import add_note, text_of
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.records import Record
 
+if TYPE_CHECKING:
+    from kubefunc.landing import Landing
+
 
 @dataclass(frozen=True)
 class Envelope:
-    """A verified envelope. The body is a view of the bytes that arrived, not a copy."""
+    """A verified envelope. The body is a view of the bytes that arrived, not a copy.
+
+    Attributes:
+        files: those that belong to its value.
+    """
 
     header: Mapping[str, Any]
     body: memoryview
+    files: Landing | None = None
 
     @property
     def printed(self) -> int:
@@ -199,7 +207,7 @@ def record_of(envelope: Envelope, index: int = 0) -> Record:
     """What came of a single call, as the outcome of an item."""
     header = dict(envelope.header)
     started, finished, attempts = (header.get(name) for name in ("started", "finished", "attempts"))
-    return Record(
+    record = Record(
         index,
         started if isinstance(started, float) else 0.0,
         finished if isinstance(finished, float) else time.time(),
@@ -207,6 +215,8 @@ def record_of(envelope: Envelope, index: int = 0) -> Record:
         header,
         envelope.body,
     )
+    record.files = envelope.files
+    return record
 
 
 def not_understood(envelope: Envelope, known: Diagnosis, error: BaseException) -> errors.ResultCorruptedError:
@@ -262,13 +272,13 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
 
 
 def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
-    return returned(envelope.body, lambda: diagnosis)
+    return returned(envelope.body, lambda: diagnosis, envelope.files)
 
 
-def returned(body: Buffer, diagnosis: Callable[[], Diagnosis]) -> Returned | Raised:
+def returned(body: Buffer, diagnosis: Callable[[], Diagnosis], files: Landing | None = None) -> Returned | Raised:
     """The value in this pickle; what is known of its call is asked only where it cannot be unpickled."""
     try:
-        return Returned(loads(body))
+        return Returned(loads(body, None if files is None else files.locate))
     except BaseException as error:  # noqa: BLE001 - a class may raise what it likes, and this thread must go on
         told = completed(
             diagnosis(),

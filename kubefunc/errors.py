@@ -6,6 +6,7 @@
       ConfigurationError             a wrong option, or a missing or broken kubeconfig; nothing was sent
         NestedCallError              .remote() inside a call
       SerializationError             a function, argument or return value cannot be pickled
+        FileError                    a File cannot be sent: it is missing, unreadable, changed, or finds no room
         MissingModuleError           the Pod lacks a module that the function imports (an ImportError, too)
       ClusterError                   the cluster refused the request
         AuthenticationError          the cluster does not accept your credentials: log in again
@@ -71,6 +72,10 @@ class NestedCallError(ConfigurationError):
 
 class SerializationError(KubefuncError):
     """A function, argument or return value cannot be pickled. The message has the path to the object."""
+
+
+class FileError(SerializationError):
+    """A :class:`kubefunc.File` cannot be sent: it is missing, unreadable or no file, has changed, or finds no room."""
 
 
 class MissingModuleError(SerializationError, ImportError):

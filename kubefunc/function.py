@@ -434,7 +434,7 @@ class RemoteFunction(Generic[P, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By name where another process can import it: then recursion and module state work there as here."""
-        from kubefunc.payload import importable_reference
+        from kubefunc.importable import importable_reference
 
         reference = importable_reference(self)
         if reference is not None:
@@ -910,7 +910,7 @@ def _chunksize(how: HowToMap, options: Options) -> int | None:
 
 def _target(function: RemoteFunction[Any, Any]) -> Any:
     """What travels: the RemoteFunction where another process can import it, else the function in it."""
-    from kubefunc.payload import importable_reference
+    from kubefunc.importable import importable_reference
 
     return function if importable_reference(function) is not None else function.function
 

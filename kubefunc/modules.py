@@ -12,9 +12,12 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+
+from kubefunc.importable import Place, loaded
+from kubefunc.importable import has_source as has_source
 
 _NEVER = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
 INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
@@ -36,13 +39,6 @@ class Unit:
         return self.file or self.directories[0]
 
 
-class _Place(NamedTuple):
-    """Where the import system has a module, or would have it: its file and a package's directories."""
-
-    file: str | None
-    directories: tuple[str, ...] | None
-
-
 def unit_of(name: str) -> Unit | None:
     """The unit of project code that the module belongs to, or None when the module does not travel.
 
@@ -56,7 +52,7 @@ def unit_of(name: str) -> Unit | None:
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         prefix = ".".join(parts[:end])
-        place = _loaded(prefix) or _findable(prefix, search)
+        place = loaded(prefix) or _findable(prefix, search)
         if place is not None and place.file is not None:
             return _unit(prefix, place.file, place.directories)
         # Go on inside a namespace package; also inside what nobody can find, as test runners load
@@ -81,25 +77,6 @@ def is_hidden(unit: Unit) -> bool:
     if place is None or place.file is None:
         return True
     return not _same_file(_unit_place(place.file), unit.place)
-
-
-def has_source(name: str) -> bool:
-    """Whether the loaded module came from something that another process can import too.
-
-    False for a module that was made in memory, for ``__main__``, and for one whose parent is not loaded (a bare file
-    that was loaded under a dotted name): pickle would import the parent.
-    """
-    if name in ("__main__", "__mp_main__"):
-        return False
-    top, dot, _ = name.partition(".")
-    if top in sys.stdlib_module_names:
-        return True
-    if dot and top not in sys.modules:
-        return False
-    parts = name.split(".")
-    # Any parent will do: importing a compiled package may create its submodules in memory.
-    prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return any(_loaded(prefix) is not None for prefix in prefixes)
 
 
 def imports_in_source(source: bytes, file: str) -> frozenset[str]:
@@ -210,33 +187,12 @@ def _known_escape(match: re.Match[bytes]) -> bytes:
 # --- where modules are ---
 
 
-def _loaded(name: str) -> _Place | None:
-    """Where the module that is already imported under this name came from; None if it came from nowhere."""
-    module = sys.modules.get(name)
-    if not isinstance(module, types.ModuleType):
-        return None
-    # Not getattr: it would make a lazily loaded module load itself.
-    namespace = object.__getattribute__(module, "__dict__")
-    file, path = namespace.get("__file__"), namespace.get("__path__")
-    if isinstance(file, str):
-        return _Place(os.path.abspath(file), None if path is None else _listed(path))
-    return None if path is None else _Place(None, _listed(path))
-
-
-def _listed(path: Iterable[str]) -> tuple[str, ...]:
-    """A package's directories. Those of a namespace package cannot be asked once its parent is not loaded any more."""
-    try:
-        return tuple(path)
-    except KeyError:
-        return tuple(getattr(path, "_path", ()))
-
-
 def search_path() -> list[str]:
     """``sys.path`` as Python reads it: it passes over what is not text, such as a ``pathlib.Path``."""
     return [entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)]
 
 
-def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
+def _findable(name: str, search: Sequence[str] | None) -> Place | None:
     """Where the import system would find the module; finds, but never imports or executes.
 
     Asks each directory's finder, not PathFinder: in a namespace package that one wants the parent imported.
@@ -249,7 +205,7 @@ def _findable(name: str, search: Sequence[str] | None) -> _Place | None:
         if spec is not None:
             portions += spec.submodule_search_locations or ()
     if portions:
-        return _Place(None, tuple(portions))
+        return Place(None, tuple(portions))
     hooked = _hooked(name, search)
     return None if hooked is None else _place(hooked)
 
@@ -271,10 +227,10 @@ def _asked(finder: Any, name: str, *search: Any) -> importlib.machinery.ModuleSp
     return spec
 
 
-def _place(spec: importlib.machinery.ModuleSpec) -> _Place:
+def _place(spec: importlib.machinery.ModuleSpec) -> Place:
     file = os.path.abspath(spec.origin) if spec.has_location and spec.origin else None
     places = spec.submodule_search_locations
-    return _Place(file, None if places is None else tuple(places))
+    return Place(file, None if places is None else tuple(places))
 
 
 def _hooked(name: str, search: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:

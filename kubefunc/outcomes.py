@@ -148,7 +148,7 @@ class Outcomes:
             if ended is None and record is not None:
                 ended = self.owner.read(index, record)
                 self._ended[index] = ended
-                record.body = b""
+                record.body, record.files = b"", None
         if ended is None:  # it failed, and begin_again() came between: as if it had never been settled
             self.waiters.wait_until(lambda: self.is_settled(index))
             return self.get(index)
@@ -310,7 +310,7 @@ class Outcomes:
 
 def read_outcome(record: Record, known: Diagnosis) -> Returned | Raised:
     """What came of an item, unpickled if its function is trusted. ``known`` says what is known of it."""
-    envelope = Envelope(record.header or {"outcome": VALUE}, memoryview(record.body))
+    envelope = Envelope(record.header or {"outcome": VALUE}, memoryview(record.body), record.files)
     if record.is_plain:
         from kubefunc import untrusted  # most functions are trusted
 

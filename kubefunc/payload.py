@@ -24,16 +24,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
-from kubefunc.modules import has_source, imports_in_code, is_hidden
+from kubefunc.importable import function_of, goes_by_value, has_source, named
+from kubefunc.importable import importable_reference as importable_reference
+from kubefunc.modules import imports_in_code, is_hidden
 from kubefunc.runner.execution.pickling import (
     Pickler,
     is_single_dispatch,
     reduce_class,
     reduce_single_dispatch,
 )
+from kubefunc.runner.protocol.file import File, numbers_in, with_numbers
 from kubefunc.runner.protocol.wire import join_payload
+from kubefunc.sent_files import FilesHere, FilesSent, SentFile
 
 if TYPE_CHECKING:
     from kubefunc.code import ProjectCode
@@ -49,6 +51,7 @@ _NO_FILE = "<dynamic-code>"
 
 
 Compress = Callable[[bytes], "tuple[bytes, str]"]
+Files = FilesSent | FilesHere
 Reducers = Mapping[type, Callable[[Any], "tuple[Any, ...]"]]
 
 
@@ -64,6 +67,8 @@ class Payload:
         notes: what the person should know of the project code in it.
         needs: finds out which modules of others the place where it runs must have.
         imported: finds out which modules it refers to, and which its code may import.
+        files: those of the arguments that are sent beside it, by number.
+        used_files: the numbers of those in it: those of a map's items are only in these.
     """
 
     data: bytes = field(repr=False)
@@ -73,6 +78,8 @@ class Payload:
     notes: tuple[Note, ...] = ()
     needs: Callable[[], Sequence[Need]] = field(default=list, repr=False, compare=False)
     imported: Callable[[], frozenset[str]] = field(default=frozenset, repr=False, compare=False)
+    files: Sequence[SentFile] = ()
+    used_files: Sequence[int] = ()
 
     @property
     def size(self) -> int:
@@ -86,23 +93,24 @@ class Packer:
     Safe to use from several threads at once.
     """
 
-    def __init__(self, code: ProjectCode, compress: Compress) -> None:
+    def __init__(self, code: ProjectCode, compress: Compress, new_files: Callable[[], Files]) -> None:
         self._code = code
         self._compress = compress
+        self._new_files = new_files
 
     @classmethod
     def for_cluster(cls) -> Packer:
         """For a machine without anything of the caller's: all project code travels, large calls shrink."""
         from kubefunc.code import ProjectCode  # what only senders need is not in a Pod
 
-        return cls(ProjectCode(), compressed_if_it_pays)
+        return cls(ProjectCode(), compressed_if_it_pays, FilesSent)
 
     @classmethod
     def for_local(cls) -> Packer:
         """For a process here with the same ``sys.path``: only code travels that it could not find there."""
         from kubefunc.code import ProjectCode
 
-        return cls(ProjectCode(is_hidden), uncompressed)
+        return cls(ProjectCode(is_hidden), uncompressed, FilesHere)
 
     def pack(
         self,
@@ -117,8 +125,9 @@ class Packer:
             SerializationError: a part cannot be pickled (the message has the path to it), a Call or another
                 Future is among the arguments, or the project code is too large.
         """
-        pickled, names = _pickle_call(function, tuple(args), dict(kwargs or {}), tuple(retry_exceptions))
-        return self._payload(function, [pickled], names)
+        files = self._new_files()
+        pickled, names = _pickle_call(function, tuple(args), dict(kwargs or {}), tuple(retry_exceptions), files)
+        return self._payload(function, [pickled], names, files)
 
     def pack_map(
         self,
@@ -133,10 +142,12 @@ class Packer:
             SerializationError: as :meth:`pack`; the message names the item: ``items[17].session.lock``.
         """
         __tracebackhide__ = True
-        pickled, names = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions))
-        pickler = _ItemPickler(function)
+        files = self._new_files()
+        pickled, names = _pickle_call(function, (), dict(kwargs or {}), tuple(retry_exceptions), files)
+        pickler = _ItemPickler(function, files)
         packed = list(map(pickler.dump, items))
-        return self._payload(function, [pickled, *packed[:_ITEMS_LOOKED_AT]], names | pickler.names), packed
+        looked_at = [pickled, *packed[:_ITEMS_LOOKED_AT]]
+        return self._payload(function, looked_at, names | pickler.names, files), packed
 
     def units(self, function: Callable[..., object]) -> tuple[Unit, ...]:
         """The caller's own packages and modules that travel with a function.
@@ -144,9 +155,11 @@ class Packer:
         Raises:
             SerializationError: the function cannot be pickled, or its code not be read.
         """
-        return self._code.units(_pickle_call(function, (), {}, ())[1].all)
+        return self._code.units(_pickle_call(function, (), {}, (), self._new_files())[1].all)
 
-    def _payload(self, function: Callable[..., object], pickles: Sequence[bytes], names: _Names) -> Payload:
+    def _payload(
+        self, function: Callable[..., object], pickles: Sequence[bytes], names: _Names, files: Files
+    ) -> Payload:
         """Of a function; what is unpickled first stands first."""
         code = self._code.collect(names.all)
         call, compression = self._compress(pickles[0])
@@ -163,7 +176,17 @@ class Packer:
         def imported() -> frozenset[str]:
             return frozenset(names.imported) if code.graph is None else code.graph.reached(names.imported)
 
-        return Payload(data, code.modules, len(code.data), len(call), code.notes, needs, imported)
+        return Payload(
+            data,
+            code.modules,
+            len(code.data),
+            len(call),
+            code.notes,
+            needs,
+            imported,
+            tuple(files.sent),
+            numbers_in(pickles[0]),
+        )
 
 
 @dataclass(frozen=True)
@@ -191,12 +214,13 @@ def _pickle_call(
     args: tuple[object, ...],
     kwargs: dict[str, object],
     retry_exceptions: tuple[type[BaseException], ...],
+    files: Files,
 ) -> tuple[bytes, _Names]:
     """The section ``call`` of a payload, and the modules that it names."""
     reference = importable_reference(function)
     named: tuple[object, ...] = ("value", function) if reference is None else ("import", *reference)
     try:
-        pickled, names = _pickle((named, args, kwargs, retry_exceptions))
+        pickled, names = _pickle((named, args, kwargs, retry_exceptions), files=files)
     except Exception as error:  # anything: a class may raise what it likes from __reduce__
         parts = [(f"args[{index}]", value) for index, value in enumerate(args)]
         parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
@@ -204,7 +228,7 @@ def _pickle_call(
 
         parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
         raise explained(function, parts, error, _plain_pickle) from error
-    return pickled, names | _Names(frozenset((reference or ())[:1]), frozenset())
+    return with_numbers(pickled, files.take_used()), names | _Names(frozenset((reference or ())[:1]), frozenset())
 
 
 def uncompressed(data: bytes) -> tuple[bytes, str]:
@@ -226,52 +250,6 @@ def compressed_if_it_pays(data: bytes) -> tuple[bytes, str]:
 # --- how things are pickled ---
 
 
-def importable_reference(obj: object) -> tuple[str, str] | None:
-    """Module and qualified name under which another process can import this very object, or None.
-
-    None for what ``__main__``, a notebook or a function body defines, and for what its name no longer means.
-    A function is also found where its ``RemoteFunction`` stands under its name.
-
-    >>> import json
-    >>> importable_reference(json.dumps)
-    ('json', 'dumps')
-    >>> importable_reference(lambda: 1) is None
-    True
-    """
-    found = _named(obj)
-    if found is None or not (found is obj or _function_of(found) is obj):
-        return None
-    return str(getattr(obj, "__module__", "")), str(getattr(obj, "__qualname__", ""))
-
-
-def _named(obj: object) -> object | None:
-    """What the object's own name means in its own module, if another process can and may import that module."""
-    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not has_source(module):
-        return None
-    if _goes_by_value(module):
-        return None
-    found: object = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
-def _goes_by_value(module: str) -> bool:
-    """Whether the user has said so: ``cloudpickle.register_pickle_by_value(module)``, of it or of a parent."""
-    registered = cloudpickle.list_registry_pickle_by_value()
-    return any(module == each or module.startswith(f"{each}.") for each in registered)
-
-
-def _function_of(found: object) -> object | None:
-    """The function inside a RemoteFunction: recognised by name, as its room lies above this one."""
-    kind = type(found)
-    ours = kind.__module__.partition(".")[0] == "kubefunc"
-    if not ours or kind.__name__ not in ("RemoteFunction", "AsyncRemoteFunction"):
-        return None
-    return getattr(found, "function", None)
-
-
 class _CallPassed(TypeError):
     """A Call or another Future was met while pickling."""
 
@@ -291,7 +269,8 @@ class Nested(ABC):
 class _Pickler(Pickler):
     """The runner's pickler, which also notes the modules that the pickle will import."""
 
-    def __init__(self, file: io.BytesIO, reducers: Reducers | None = None) -> None:
+    def __init__(self, file: io.BytesIO, reducers: Reducers | None = None, files: Files | None = None) -> None:
+        self._files = FilesHere() if files is None else files
         if reducers:  # before the pickler is made: it looks for them only then
             self.dispatch_table = {**Pickler.dispatch_table, **reducers}
         super().__init__(file)
@@ -309,6 +288,8 @@ class _Pickler(Pickler):
             return NotImplemented
         if is_call(obj):
             raise _CallPassed(obj)
+        if isinstance(obj, File):
+            return self._files.reduce(obj)
         if isinstance(obj, Nested):
             data, modules = obj.pickled()
             self.modules |= modules
@@ -326,7 +307,7 @@ class _Pickler(Pickler):
         return reduced
 
     def is_importable(self, module: str) -> bool:
-        return has_source(module) and not _goes_by_value(module)
+        return has_source(module) and not goes_by_value(module)
 
     def _reduce_function(self, function: types.FunctionType, module: object) -> Any:
         by_name = self._function_by_name(function)
@@ -343,14 +324,14 @@ class _Pickler(Pickler):
 
     def _function_by_name(self, function: types.FunctionType) -> Any:
         """How it is found in its module; None if it travels by value."""
-        found = _named(function)
+        found = named(function)
         if found is function:
             return self._function_reduce(function)  # by name, or as register_pickle_by_value() says
-        if found is not None and _function_of(found) is function:
+        if found is not None and function_of(found) is function:
             return _by_path(function, "function")
         if isinstance(found, types.MethodType) and found.__func__ is function:
             return _by_path(function, "__func__")  # the function of a class method
-        bound = None if found is None else _function_of(found)
+        bound = None if found is None else function_of(found)
         if isinstance(bound, types.MethodType) and bound.__func__ is function:
             return _by_path(function, "function.__func__")  # the same with @remote above
         return None
@@ -383,9 +364,9 @@ def pickled(obj: object, reducers: Reducers) -> tuple[bytes, set[str]]:
     return data, set(names.all)
 
 
-def _pickle(obj: object, reducers: Reducers | None = None) -> tuple[bytes, _Names]:
+def _pickle(obj: object, reducers: Reducers | None = None, files: Files | None = None) -> tuple[bytes, _Names]:
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer, reducers)
+    pickler = _Pickler(buffer, reducers, files)
     pickler.dump(obj)
     return buffer.getvalue(), pickler.names
 
@@ -401,10 +382,11 @@ _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 class _ItemPickler:
     """Pickles the arguments of one item after another, with one pickler: making one costs more than most items."""
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[..., object], files: Files) -> None:
         self._function = function
+        self._files = files
         self._buffer = io.BytesIO()
-        self._pickler = _Pickler(self._buffer)
+        self._pickler = _Pickler(self._buffer, files=files)
         self._count = 0
 
     @property
@@ -427,7 +409,7 @@ class _ItemPickler:
             from kubefunc.unpicklable import explained
 
             raise explained(self._function, parts, error, _plain_pickle) from error
-        return self._buffer.getvalue()
+        return with_numbers(self._buffer.getvalue(), self._files.take_used())
 
 
 def is_call(obj: object) -> bool:

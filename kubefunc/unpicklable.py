@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias
 
-from kubefunc.errors import SerializationError
+from kubefunc.errors import FileError, SerializationError
 from kubefunc.runner.execution.pickling import NamedHereOnly
 
 Pickled: TypeAlias = Callable[[object], bytes]
@@ -24,6 +24,8 @@ def explained(
     for root, part in parts:
         if not _pickles(part, pickled):
             path, culprit, cause = find_unpicklable(part, root, pickled)
+            if isinstance(cause, FileError):
+                return FileError(f"{name} cannot be sent: {path} is {cause}")
             return SerializationError(_message(name, path, culprit, cause))
     return SerializationError(f"{name} cannot be sent: each argument pickles, but all together do not ({_said(error)})")
 

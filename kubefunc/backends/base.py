@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
-from kubefunc.payload import Packer, Payload
 from kubefunc.runner.protocol.records import Record
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kubefunc.payload import Packer, Payload
     from kubefunc.stream_values import StreamValues
 
 Shape = Literal["single", "map"]

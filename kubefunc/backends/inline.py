@@ -22,6 +22,7 @@ from kubefunc.backends.base import Access, OpenWork, Shape, Sink, Submission, Tr
 from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
+from kubefunc.landing import Landing
 from kubefunc.options import ConfigMapKey, Options, SecretKey
 from kubefunc.payload import Packer
 from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, STREAM, VALUE
@@ -206,8 +207,11 @@ def _record(index: int, started: float, attempt: int, outcome: child.Outcome, di
     if not body.in_memory:
         content = (directory / "body").read_bytes()
         (directory / "body").unlink()
-    told = None if header["outcome"] == VALUE and "streamed" not in header else json.loads(json.dumps(header))
-    return Record(index, started, time.time(), attempt, told, content)
+    is_plain = header["outcome"] == VALUE and not header.get("files") and "streamed" not in header
+    told = None if is_plain else json.loads(json.dumps(header))
+    record = Record(index, started, time.time(), attempt, told, content)
+    record.files = Landing.of_record(told, body.path)
+    return record
 
 
 def _in_thread_below_a_loop(work: Callable[[], None]) -> None:

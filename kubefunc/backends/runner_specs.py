@@ -50,6 +50,7 @@ def pod_spec(submission: Submission, *, upload: bool) -> RunnerSpec:
         pull_allowance=options.pull_allowance,
         disruptions=submission.disruptions,
         upload=upload,
+        seals_files=True,
         packages=None if wanted is None else packages_spec(wanted, options),
     )
 

@@ -86,6 +86,8 @@ def how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
 
 
 def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    if detail.get("file"):
+        return _file_not_returned(detail, known)
     told = completed(
         known,
         "ResultUnpicklable",
@@ -94,6 +96,18 @@ def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefunc
         "Return plain data: read the file, fetch the rows, or turn the generator into a list first.",
     )
     return errors.SerializationError(str(told), diagnosis=told)
+
+
+def _file_not_returned(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    told = completed(
+        known,
+        "FileNotReturned",
+        f"The function returned a file that cannot be sent: {detail['path']} is File({detail['file']!r}) "
+        f"({detail['message']}).",
+        "Return a file that the function has written and closed. Pack a folder into one file first, for example with "
+        "shutil.make_archive().",
+    )
+    return errors.FileError(str(told), diagnosis=told)
 
 
 def _not_json(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
@@ -173,11 +187,13 @@ def _out_of_memory(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefu
 
 
 def _upload(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
+    what = f"The file {detail['file']!r} of the arguments" if detail.get("file") else "The arguments"
+    why = "Files are never in a Secret" if detail.get("file") else "They are too large for a Secret"
     told = completed(
         known,
         "UploadMissing",
-        f"The arguments did not arrive in the Pod within {detail['waited']:g} s. (They are too large for a Secret, so "
-        "your program sends them to the running Pod.)",
+        f"{what} did not arrive in the Pod within {detail['waited']:g} s. ({why}, so your program sends them to the "
+        "running Pod.)",
         "Keep your program running until the Pod has started, or put the data on a volume and pass its path.",
     )
     return errors.PodConfigError(str(told), diagnosis=told)

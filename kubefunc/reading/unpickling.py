@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubefunc.runner.execution import pickling
+from kubefunc.runner.protocol import file
+
+if TYPE_CHECKING:
+    from kubefunc.runner.protocol.file import Locate
 
 Buffer = bytes | bytearray | memoryview
 _SMALL = 16 * 1024  # bytes
 
 
-def loads(data: Buffer) -> Any:
+def loads(data: Buffer, locate: Locate | None = None) -> Any:
     """Unpickle. A class that a by-value pickle brings from ``__main__`` becomes this ``__main__``'s class of that name,
-    where it has one: so a result that another process asked for can be used with ``isinstance`` here."""
-    if len(data) <= _SMALL:
+    where it has one: so a result that another process asked for can be used with ``isinstance`` here.
+
+    Args:
+        data: the pickle.
+        locate: gives the files that travel beside it.
+    """
+    if len(data) <= _SMALL and locate is None:
         copy = bytes(data)
         if b"cloudpickle" not in copy:  # then it brings no class by value, and C's unpickler is ten times as fast
             return pickle.loads(copy)
-    return _Unpickler(memoryview(data)).load()
+    return _Unpickler(memoryview(data), locate).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, locate: Locate | None) -> None:
         super().__init__(_Reader(data))
+        self._locate = locate
         self._adopted: set[type] = set()
 
     def find_class(self, module: str, name: str) -> Any:
+        if self._locate is not None and file.is_reference(module, name):
+            return self._locate
         found = super().find_class(module, name)
         if module.startswith("cloudpickle") or module == pickling.__name__:
             if name == "_make_skeleton_class":

@@ -19,6 +19,8 @@ Programs: ``python3 kubefunc.pyz PROGRAM``; those that exec starts, by ``python3
     ``follower N`` the same for a chunk, from its first record on, while it still runs
     ``uploader F`` started in *courier* by exec: takes in the file F: ``payload``, ``items``, ``packages`` or ``skip``
     ``streamer N`` started in *courier* by exec: sends the values of a generator from the Nth on, then the result
+    ``receiver F`` started in *courier* by exec: takes in a file of the arguments
+    ``sender F N`` started in *courier* by exec: sends a file of a result from byte N on
     ``sharer S``   started in *courier* by exec: has a chunk give back the items that it will not begin within S seconds
 
 Files in ``/kubefunc/out``
@@ -36,6 +38,9 @@ Files in ``/kubefunc/out``
                    touched while a streamer has a client. The generator waits while it is too far ahead of ``taken``,
                    and ends with an exception where it waits and no client has come for ``left_after`` seconds
     ``skip``       of a chunk: the items that need not run, brought by the client to a Pod that replaces another
+    ``file.N``     the file N of the arguments, ``file.N.part`` while it comes; the function sees it under its own name,
+                   in ``files/N``
+    ``body.file.N`` and of a chunk ``item.INDEX.file.N``: the file N of what the function returned
     ``share``      of a chunk: a request to give items back (its name, seconds of work to keep)
     ``shared``     the answer (JSON: ``request``; ``given``, all indexes given back so far; items ``begun``,
                    and the ``mean`` seconds of each)
@@ -73,10 +78,16 @@ Envelope (a result)
     (``complete``). A chunk of which nothing could run leaves an ordinary envelope of an error, which holds for each
     of its items.
 
+Files (:mod:`kubefunc.runner.protocol.file`)
+    stand in the pickles of arguments and results as a number and a name, and travel beside them. ``files`` in the
+    header of a value holds size and sha256 of each. A value with files stands neither in the termination message nor in
+    a log.
+
 Termination message of main
     ``kubefunc:envelope:`` and the zlib-compressed envelope in base64, if that text has at most 2,000 bytes (the
     kubelet cuts at 12,288 bytes divided by the number of containers); else ``kubefunc:size:N:sha256:HEX``, for a chunk
-    ``kubefunc:size:N``. While a chunk runs: ``kubefunc:at:INDEX``, the item that was started last.
+    ``kubefunc:size:N``, and ``:files`` behind it where files belong to the result. While a chunk runs:
+    ``kubefunc:at:INDEX``, the item that was started last.
 
 Reader, on its stdout
     ``.`` every 10 s while it waits, then ``N`` (main has ended without a result), or ``R``, the envelope's size and the
@@ -87,6 +98,9 @@ Reader, on its stdout
     Streamer, in frames (:func:`kubefunc.runner.protocol.wire.frame`): ``.``; ``D``, a value's envelope; then ``R``, the
     result's envelope, and it waits for ``A``; or ``N``. On its stdin: ``T`` and how many values were taken (8 bytes).
     Sharer: the file ``shared``, or nothing where *main* has ended.
+    Receiver: says how much of the file it has (8 bytes, big endian); takes the size of the whole (8 bytes), the rest of
+    it, and the sha256 of the whole (32 bytes); answers ``K``, ``N`` (the digest is another one: it has nothing now), or
+    ``X`` and why it cannot be stored. Sender: as a reader's ``R``.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
 Termination message of courier
@@ -141,6 +155,7 @@ COURIER_ENDS = (0, EXIT_COURIER_TERMINATED, EXIT_KILLED, EXIT_TERMINATED)  # any
 TERMINATION_TEXT_LIMIT = 2000
 TERMINATION_ENVELOPE = "kubefunc:envelope:"
 TERMINATION_SIZE = "kubefunc:size:"
+TERMINATION_FILES = ":files"
 TERMINATION_UNFETCHED = "kubefunc:unfetched"
 LOG_HEAD = "kubefunc:log:"
 LOG_TAIL = "kubefunc:end"
@@ -155,6 +170,8 @@ STREAMER_TAKEN = b"T"
 FOLLOW_DATA = b"D"
 FOLLOW_END = b"E"
 UPLOAD_DONE = b"K"
+FILE_CHANGED = b"N"
+FILE_REFUSED = b"X"
 
 # Outcomes and the codes under which errors travel: names of Python classes would tie the two ends together.
 VALUE = "value"

@@ -59,16 +59,27 @@ def _data_port(program: str, arguments: list[str], in_dir: str, out_dir: str) ->
         return streamer.streamer(out_dir, int(arguments[0]))
     from kubefunc.runner.pod import courier
 
+    if program in ("uploader", "receiver", "sender"):
+        return _transfer(program, arguments, out_dir)
     if program == "courier":
         return courier.courier(in_dir, out_dir, os.environ.get("KUBEFUNC_TERMINATION_LOG", TERMINATION_LOG))
     if program == "reader":
         return courier.reader(out_dir, int(arguments[0]) if arguments else 0)
     if program == "follower":
         return courier.follower(out_dir, int(arguments[0]))
-    if program == "uploader":
-        return courier.uploader(out_dir, arguments[0] if arguments else "payload")
     print(f"kubefunc: no program {program!r}", file=sys.stderr)
     return 2
+
+
+def _transfer(program: str, arguments: list[str], out_dir: str) -> int:
+    from kubefunc.runner.pod import transfers
+    from kubefunc.runner.pod.courier import Out
+
+    if program == "uploader":
+        return transfers.upload(Out(out_dir), arguments[0] if arguments else "payload")
+    if program == "receiver":
+        return transfers.receive(Out(out_dir), arguments[0])
+    return transfers.send(Out(out_dir), arguments[0], int(arguments[1]))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ class KubernetesBackend:
         submission = with_packages(submission, lambda words: _say(sink, submission, words))
         missing.check(submission.payload.needs, submission.options)
         if submission.options.pool is not None:
+            _refuse_files(submission)
             self._sweep_later(namespace)
             return self._open_pools().submit(submission, sink, namespace)
         if submission.shape == "map":
@@ -400,3 +401,17 @@ def _no_such_call(call: str, namespace: str) -> errors.ResultLostError:
         f"There is no call {call} in the namespace {namespace}: it was cancelled, its result was collected or "
         "discarded, or its ttl has run out. If it runs in another namespace, give that too: attach('namespace/id')."
     )
+
+
+def _refuse_files(submission: Submission) -> None:
+    """Warm workers take no files.
+
+    Raises:
+        ConfigurationError: there are some among the arguments.
+    """
+    if submission.payload.files:
+        file = submission.payload.files[0].file
+        raise errors.ConfigurationError(
+            f"{submission.function} has pool=, and {file!r} is among its arguments: warm workers take no files. Leave "
+            "pool= out for this call, f.options(pool=None), or pass the file's content."
+        )

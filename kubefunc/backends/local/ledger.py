@@ -9,6 +9,7 @@ from typing import Any
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.local.map_files import MapFiles
+from kubefunc.backends.local.run import no_room
 from kubefunc.backends.queue import LEAST_AHEAD, WorkQueue, items_ahead
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.errors import KubefuncError, WorkerDiedError
@@ -101,7 +102,12 @@ class Ledger:
 
     def _finish(self, record: Record) -> None:
         self.queue.measure(max(0.0, record.finished - record.started))
-        self._records.append(record)
+        try:
+            record.files = self.files.take_files(record.index, record.header)
+        except OSError as error:
+            self._sink.fail((record.index,), no_room(self._submission.call, error))
+        else:
+            self._records.append(record)
         if self._may_grow:
             del self._items[record.index]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.local.run import INLINE, request_header, write_file
+from kubefunc.landing import Landing
 from kubefunc.runner.execution.request import join_request
 
 
@@ -48,6 +50,14 @@ class MapFiles:
         body = path.read_bytes()
         path.unlink()
         return memoryview(body)
+
+    def take_files(self, index: int, header: Mapping[str, Any] | None) -> Landing | None:
+        """The files of an item's value.
+
+        Raises:
+            OSError: they cannot be moved to where they are kept.
+        """
+        return Landing.of_record(header, str(self._file(f"item.{index}")))
 
     def remove(self) -> None:
         """All of them."""

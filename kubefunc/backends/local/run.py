@@ -19,7 +19,8 @@ from kubefunc.backends.local.values import LocalValues
 from kubefunc.backends.runner_specs import gang_spec, runner_spec
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
-from kubefunc.errors import ResultCorruptedError, WorkerDiedError
+from kubefunc.errors import ResultCorruptedError, ResultLostError, WorkerDiedError
+from kubefunc.landing import Landing
 from kubefunc.modules import search_path
 from kubefunc.runner import STREAM
 from kubefunc.runner.execution.request import LARGE_RESULT, OUTPUT, RESULT, join_request
@@ -119,10 +120,14 @@ class Run:
         elif self.answer is not None:
             try:
                 envelope = verify(self.answer, self.submission.key, self.call)
+                record = record_of(envelope)
+                record.files = Landing.of_record(record.header, str(self.file("body")))
             except ResultCorruptedError as error:
                 self.sink.fail(None, error)
+            except OSError as error:
+                self.sink.fail(None, no_room(self.call, error))
             else:
-                self.sink.take([record_of(envelope)])
+                self.sink.take([record])
         elif not self.cancelled:
             self.sink.fail(None, _died(self.call, lost))
 
@@ -236,6 +241,18 @@ def write_file(path: Path, data: bytes) -> None:
 def not_started(why: object) -> str:
     """What became of a call's process where there was none."""
     return f"{_NOT_STARTED} ({why})"
+
+
+def no_room(call: str, error: OSError) -> ResultLostError:
+    """The error for files of a result that cannot be moved to where their ``File`` keeps them."""
+    told = Diagnosis(
+        "FileNotStored",
+        f"The function returned a file, and it cannot be kept on this machine: {error}.",
+        "Free some space there, or set TMPDIR to a folder that has room before you start the program.",
+        Phase.FINISHED,
+        call,
+    )
+    return ResultLostError(str(told), diagnosis=told)
 
 
 def _died(call: str, why: str) -> WorkerDiedError:

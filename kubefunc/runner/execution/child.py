@@ -21,14 +21,12 @@ from kubefunc.runner import (
     CODE_EXIT,
     CODE_FAULT,
     CODE_LOAD,
-    CODE_UNPICKLABLE,
+    CODE_UPLOAD,
     ENV_ATTEMPT,
     ENV_CALL,
     ENV_DISRUPTIONS,
     ENV_NESTED,
     ERROR,
-    RAISED,
-    VALUE,
 )
 from kubefunc.runner.execution import attempts, causes, exceptions, memory, sigterm
 from kubefunc.runner.execution.reports import (
@@ -43,12 +41,16 @@ from kubefunc.runner.execution.reports import (
     storage_error,
 )
 from kubefunc.runner.execution.sigterm import Terminated
+from kubefunc.runner.execution.values import PICKLED as PICKLED
+from kubefunc.runner.execution.values import SEALED
+from kubefunc.runner.execution.values import dumps as dumps
 from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass
+    from mmap import mmap
     from typing import Any, NoReturn
 
     NewBody = Callable[[], "Body"]
@@ -71,6 +73,7 @@ class Job:
         body: the path for a large body.
         stacks: the path for the stacks at a timeout.
         code: the directory for the caller's modules.
+        files: what the paths of the files of its arguments begin with.
         item: of an item of a map, its pickled positional arguments.
         stream: the directory for the values of a generator function.
         key: the call's key, which signs these values.
@@ -82,13 +85,14 @@ class Job:
     body: str
     stacks: str
     code: str
+    files: str = ""
     item: bytes | None = None
     stream: str = ""
     key: bytes = b""
 
     def load(self) -> Loaded:
         """What is to be called. Raises whatever the caller's modules and pickles raise."""
-        return load(self.payload, self.code)
+        return load(self.payload, self.code, lambda data: loads(data, self.files, self.spec))
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
@@ -142,7 +146,7 @@ def _call(job: Job, frames: int) -> Outcome:
     try:
         function, args, kwargs, retry_exceptions = job.load()
         if job.item is not None:
-            args = (*args, *pickle.loads(job.item))
+            args = (*args, *loads(job.item, job.files, job.spec))
     except Terminated:
         raise
     except BaseException as error:
@@ -163,7 +167,7 @@ def _call(job: Job, frames: int) -> Outcome:
 def form_of(spec: RunnerSpec) -> Form:
     """How a value and an exception of this call travel: as pickles, or as JSON where the caller does not trust it."""
     if not spec.untrusted:
-        return PICKLED
+        return SEALED if spec.seals_files else PICKLED
     from kubefunc.runner.execution import plain
 
     return plain.value, plain.raised
@@ -171,6 +175,8 @@ def form_of(spec: RunnerSpec) -> Form:
 
 def cannot_load(error: BaseException, new_body: NewBody, form: Form) -> Outcome:
     """The outcome of a payload that does not unpickle here."""
+    if isinstance(error, Exception) and hasattr(error, "waited_for_file"):
+        return attempts.error_header(CODE_UPLOAD, error.waited_for_file), new_body()
     header, body = form[1](error, new_body)
     detail = {"cause": causes.told(error), **causes.missing_here(error)}
     return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": detail}, body
@@ -309,7 +315,27 @@ def cancel_stacks(timeout: float | None) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def load(payload: bytes | str, code: str) -> Loaded:
+def wait_for_files(data: bytes | mmap, place: str, spec: RunnerSpec) -> None:
+    """Return when the files of these arguments are there, or do not come (:func:`loads` says so then)."""
+    if data[-1:] != pickle.STOP:
+        from kubefunc.runner.execution import files  # most arguments have none
+
+        files.wait(data, place, spec.pull_allowance)
+
+
+def loads(data: bytes | mmap, place: str, spec: RunnerSpec) -> Any:
+    """Arguments, when their files are there."""
+    if data[-1:] == pickle.STOP:
+        return pickle.loads(data)
+    from kubefunc.runner.execution import files
+
+    files.wait(data, place, spec.pull_allowance)
+    return files.loads(data, place, spec.pull_allowance)
+
+
+def load(
+    payload: bytes | str, code: str, unpickle: Callable[[bytes], Any] = pickle.loads
+) -> Loaded:
     """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
 
     Raises whatever the caller's modules and pickles raise.
@@ -321,12 +347,12 @@ def load(payload: bytes | str, code: str) -> Loaded:
     if modules:
         unpack(modules, code)
         sys.path.insert(0, code)
-    return load_call(call)
+    return load_call(call, unpickle)
 
 
-def load_call(call: bytes) -> Loaded:
+def load_call(call: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> Loaded:
     """What the section ``call`` of a payload holds, once its modules can be imported."""
-    reference, args, kwargs, retry_exceptions = pickle.loads(call)
+    reference, args, kwargs, retry_exceptions = unpickle(call)
     return _resolve(reference), args, kwargs, retry_exceptions
 
 
@@ -351,70 +377,6 @@ def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:
         for name in reference[2].split("."):
             function = getattr(function, name)
     return function  # type: ignore[no-any-return]
-
-
-def _value(value: object, new_body: NewBody) -> Outcome:
-    try:
-        body = _dump(value, new_body)
-    except Exception as error:
-        return _unpicklable(value, error, new_body)
-    return {"outcome": VALUE, **body.seal}, body
-
-
-def _unpicklable(value: object, error: Exception, new_body: NewBody) -> Outcome:
-    from kubefunc.runner.execution.culprit import find_unpicklable
-
-    try:
-        where, culprit, cause = find_unpicklable(value, "result", dumps)
-    except ValueError:  # it pickles now: what failed was not the value's own fault, or has passed
-        where, culprit, cause = "result", value, error
-    detail = {
-        "path": where,
-        "type": exceptions.type_name(type(culprit)),
-        "message": exceptions.text_of(cause),
-    }
-    header, body = _raised(error, new_body)
-    return {**header, "outcome": ERROR, "code": CODE_UNPICKLABLE, "detail": detail}, body
-
-
-def _dump(value: object, new_body: NewBody) -> Body:
-    """Pickle it. C's pickle first, it is faster; cloudpickle for what only that can."""
-    try:
-        return _dump_with(pickle.Pickler, value, new_body)
-    except Exception:
-        from kubefunc.runner.execution.pickling import Pickler
-
-        return _dump_with(Pickler, value, new_body)
-
-
-def _dump_with(pickler: Any, value: object, new_body: NewBody) -> Body:
-    body = new_body()
-    try:
-        pickler(body, protocol=5).dump(value)
-    except BaseException:
-        body.discard()
-        raise
-    return body
-
-
-def dumps(value: object) -> bytes:
-    from kubefunc.runner.execution.pickling import dumps as pickled
-
-    return pickled(value)
-
-
-def _raised(error: BaseException, new_body: NewBody) -> Outcome:
-    text = exceptions.traceback_text(error)
-    try:
-        nodes, pickles = exceptions.encode(error, dumps)
-    except BaseException:  # a class that not even BaseException's own fields can be read of
-        nodes, pickles = exceptions.encode_text(error), b""
-    body = new_body()
-    body.write(pickles)
-    return {"outcome": RAISED, "nodes": nodes, "traceback": text, **body.seal}, body
-
-
-PICKLED: Form = (_value, _raised)
 
 
 def _finish(frames: int, header: dict[str, Any], body: Body) -> None:

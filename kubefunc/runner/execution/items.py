@@ -12,7 +12,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import pickle
 import time
 
 from kubefunc.runner import ENV_ATTEMPT, ENV_INDEX, TERMINATION_AT, VALUE
@@ -83,7 +82,8 @@ class Work:
 
     def load(self) -> child.Loaded:
         """What is to be called. Raises whatever the caller's modules and pickles raise."""
-        return child.load(self.payload, self.code)
+        place = self.path("file")
+        return child.load(self.payload, self.code, lambda data: child.loads(data, place, self.spec))
 
 
 def run(work: Work, frames: int) -> None:
@@ -152,6 +152,7 @@ class Runner:
 
     def run(self, item: Item) -> None:
         """Run the item once."""
+        child.wait_for_files(item.data, self._work.path("file"), self._work.spec)  # that time is not the item's own
         self.begin(item)
         os.environ[ENV_INDEX], os.environ[ENV_ATTEMPT] = str(item.index), str(item.attempt)
         if self._timeout is not None:
@@ -198,7 +199,7 @@ class Runner:
             return self.new_body(item)
 
         try:
-            args = pickle.loads(item.data)
+            args = child.loads(item.data, self._work.path("file"), self._work.spec)
         except sigterm.Terminated:
             raise
         except BaseException as error:
@@ -208,7 +209,8 @@ class Runner:
         )
 
     def _report(self, item: Item, started: float, header: dict[str, Any], body: reports.Body) -> None:
-        encoded = records.VALUE_HEADER if header["outcome"] == VALUE else json.dumps(header).encode()
+        is_plain = header["outcome"] == VALUE and not header.get("files")
+        encoded = records.VALUE_HEADER if is_plain else json.dumps(header).encode()
         head = records.pack_record(item.index, started, time.time(), item.attempt, encoded, body.size)
         content = body.content()
         if body.in_memory:

@@ -78,10 +78,14 @@ def storage_error(path: str, error: OSError) -> dict[str, Any]:
 
 
 class Body:
-    """A file for pickle to write to. It stands in memory while it is small, and then in its file."""
+    """A file for pickle to write to. It stands in memory while it is small, and then in its file.
+
+    Attributes:
+        path: of that file. What else belongs to the result has names that begin so.
+    """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._file: FileIO | None = None
         self._parts = bytearray()
         self.size = 0
@@ -91,7 +95,7 @@ class Body:
         try:
             self._add(view)
         except OSError as error:
-            raise BodyNotWritten(self._path, error) from error
+            raise BodyNotWritten(self.path, error) from error
         return len(view)
 
     def _add(self, view: memoryview) -> None:
@@ -105,7 +109,7 @@ class Body:
         wire.write_all(self._file.fileno(), view)
 
     def open(self) -> FileIO:
-        return wire.new_file(self._path)
+        return wire.new_file(self.path)
 
     @property
     def in_memory(self) -> bool:

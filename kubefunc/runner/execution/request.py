@@ -68,6 +68,7 @@ class Request:
             body=self.path("body"),
             stacks=self.path("stacks"),
             code=self.path("code"),
+            files=self.path("file"),
             item=self.item,
             stream=self.path(STREAM),
             key=self.key,

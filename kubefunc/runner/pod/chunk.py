@@ -241,7 +241,7 @@ class Chunk(Overseer):
             run.clock.stop()
         if letter == items.AGAIN:
             self._later(self.todo[index])
-        elif self.ending and records.has_header(content):
+        elif self.ending and records.is_failure(content):
             self._undo(index, letter)
         elif letter == items.LARGE_RECORD:
             self._add_large(index, content)
@@ -256,7 +256,7 @@ class Chunk(Overseer):
         try:
             self.blocks.add_large(head, self.port.path(f"item.{index}"))
         except OSError as error:
-            self.failed += not records.has_header(head)
+            self.failed += not records.is_failure(head)
             encoded = json.dumps(reports.storage_error(self.port.path("body"), error)).encode()
             self.blocks.add(records.pack_record(index, time.time(), time.time(), attempt, encoded, 0))
 
@@ -268,7 +268,7 @@ class Chunk(Overseer):
     def count(self, index: int, record: bytes) -> None:
         del self.todo[index]
         self.done += 1
-        self.failed += records.has_header(record)
+        self.failed += records.is_failure(record)
 
     def _later(self, item: Item) -> None:
         item.not_before = time.monotonic() + self.back_off(item.attempt)

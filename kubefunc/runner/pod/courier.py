@@ -27,7 +27,6 @@ from kubefunc.runner import (
     READER_RESULT,
     SPEC_FILE,
     TERMINATION_UNFETCHED,
-    UPLOAD_DONE,
 )
 from kubefunc.runner.protocol import pipes
 
@@ -43,6 +42,7 @@ POLL = 0.05
 FOLLOW_POLL = 0.025
 HEARTBEAT_EVERY = 10.0
 IDLE_LIMIT = 30.0
+FILES_LIMIT = 3600.0  # seconds for a client that has a result to fetch the files that belong to it
 ALIVE_FRESH = 10.0
 EXPRESS_LINGER = 3.0  # a small result also stands in the termination message; the express reader may be on its way
 CHUNK = 1 << 20
@@ -83,6 +83,10 @@ class Out:
             os.close(file)
             raise FileNotFoundError(f"{name} is not a file")
         return file
+
+    def has_files(self) -> bool:
+        """Whether files belong to the result: no log takes them."""
+        return any(".file." in name for name in os.listdir(self.directory))
 
     def result_size(self) -> int | None:
         """Bytes of the result; None where there is none."""
@@ -197,7 +201,8 @@ class Courier:
 
     def _fits_into_log(self) -> bool:
         size = self.out.result_size()
-        return size is not None and self.spec.results_in_log and size <= LOG_LIMIT
+        is_small = size is not None and self.spec.results_in_log and size <= LOG_LIMIT
+        return is_small and not self.out.has_files()
 
     def _leave_in_log(self) -> int:
         """Nobody came: to the log with it, so that the Pod can end; or wait on, where it may not go there."""
@@ -293,7 +298,7 @@ class Reader:
             if sent == 0:
                 os._exit(1)
             offset += sent
-            signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+            signal.setitimer(signal.ITIMER_REAL, FILES_LIMIT if self.out.has_files() else IDLE_LIMIT)
 
 
 class Follower:
@@ -319,7 +324,7 @@ class Follower:
                 self._pause()
             elif self.out.has("result"):
                 self._write(FOLLOW_END + pipes.UPLOAD_HEAD.pack(size))
-                signal.setitimer(signal.ITIMER_REAL, IDLE_LIMIT)
+                signal.setitimer(signal.ITIMER_REAL, FILES_LIMIT if self.out.has_files() else IDLE_LIMIT)
                 return acknowledge(self.out)
             else:
                 break
@@ -370,7 +375,7 @@ class Follower:
         end = min(size, offset + CHUNK)
         self._write(FOLLOW_DATA + pipes.LENGTH.pack(end - offset))
         while offset < end:
-            with _client_takes():
+            with client_takes():
                 sent = os.sendfile(1, file, offset, end - offset)
             if sent == 0:
                 os._exit(1)
@@ -378,7 +383,7 @@ class Follower:
         return offset
 
     def _write(self, data: bytes) -> None:
-        with _client_takes():
+        with client_takes():
             pipes.write_all(1, data)
         self.heard = time.monotonic()
 
@@ -391,7 +396,7 @@ class LargeFollower(Follower):
         return status.st_nlink == 0
 
 
-class _client_takes:  # noqa: N801 - reads as what it is
+class client_takes:  # noqa: N801 - reads as what it is
     """Around a write: a client that takes nothing for long has gone without a word."""
 
     def __enter__(self) -> None:
@@ -406,24 +411,6 @@ def acknowledge(out: Out) -> int:
     """Wait for the client's word that it has all."""
     if os.read(0, 1) == READER_ACK:
         os.close(out.open("ack"))
-    return 0
-
-
-def upload(out: Out, name: str) -> int:
-    """Take a file in from stdin and give it its name once it is whole."""
-    (size,) = pipes.UPLOAD_HEAD.unpack(read_exactly(pipes.UPLOAD_HEAD.size))
-    part = out.path(f"{name}.{os.getpid()}")  # two clients may bring the same
-    with open(part, "wb") as file:
-        while size:
-            data = os.read(0, min(size, CHUNK))
-            if not data:
-                os.unlink(part)
-                return 1
-            file.write(data)
-            size -= len(data)
-    os.chmod(part, 0o644)
-    os.replace(part, out.path(name))
-    pipes.write_all(1, UPLOAD_DONE)
     return 0
 
 
@@ -447,7 +434,3 @@ def reader(out_dir: str, offset: int) -> int:
 
 def follower(out_dir: str, offset: int) -> int:
     return Follower(Out(out_dir)).run(offset)
-
-
-def uploader(out_dir: str, name: str) -> int:
-    return upload(Out(out_dir), name)

@@ -188,12 +188,14 @@ class Place:
         if self.termination_log is None:
             return
         text = None
-        if self.spec.inline and header["size"] < 64 * 1024:
+        has_files = any(".file." in name for name in os.listdir(self.out_dir))
+        if self.spec.inline and header["size"] < 64 * 1024 and not has_files:
             with open(self.path("body"), "rb") as file:
                 text = wire.termination_text(file.read() + wire.tail(header, self.key))
         try:
             with open(self.termination_log, "w") as file:
-                file.write(text or wire.termination_size(header["size"], header.get("sha256")))
+                announced = wire.termination_size(header["size"], header.get("sha256"), has_files=has_files)
+                file.write(text or announced)
         except OSError as error:  # the result stands in a file all the same
             print(f"kubefunc: no termination message: {error}", file=sys.stderr)
             return
@@ -223,6 +225,7 @@ class Place:
             code=self._code(),
             stream=self.path(STREAM),
             key=self.key,
+            files=self.path("file"),
         )
 
     def _code(self) -> str:

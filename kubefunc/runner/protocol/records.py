@@ -14,7 +14,8 @@ Indexes
 Record (the outcome of an item)
     index (8 bytes), start and end of the function (seconds since the epoch, 8 bytes each, IEEE), attempts (4 bytes),
     size of the header (4 bytes), size of the body (8 bytes), header, body. No header: the body is the pickle of the
-    function's value. Else the header is that of an envelope (JSON: ``outcome`` and what belongs to it).
+    function's value, which has no files. Else the header is that of an envelope (JSON: ``outcome`` and what belongs to
+    it).
 
 Block (some records, in the order in which their items ended)
     ``KFB1``, the block's number in this Pod (4 bytes), the size of its content (8 bytes), the content, and an
@@ -32,6 +33,7 @@ import hmac
 import json
 import struct
 
+from kubefunc.runner import VALUE
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.protocol.wire import MAC_SIZE, WireError
 
@@ -58,10 +60,11 @@ class Record:
         attempts: how often the item was started.
         header: None for a value, else as the header of an envelope.
         body: pickles.
+        files: set by the client alone: where the files of the value are.
         is_plain: set by the client alone: the function is not trusted, and nothing of this may be unpickled.
     """
 
-    __slots__ = ("attempts", "body", "finished", "header", "index", "is_plain", "started")
+    __slots__ = ("attempts", "body", "files", "finished", "header", "index", "is_plain", "started")
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Record:
         self.header = header
         self.body = body
         self.is_plain = False
+        self.files: Any = None
 
 
 def join_items(items: Sequence[tuple[int, bytes]]) -> bytes:
@@ -160,9 +164,10 @@ def pack_record(index: int, started: float, finished: float, attempts: int, head
     return RECORD.pack(index, started, finished, attempts, len(header), body_size) + header
 
 
-def has_header(record: bytes) -> bool:
+def is_failure(record: bytes) -> bool:
     """Whether this record is of something else than a value."""
-    return bool(RECORD.unpack_from(record)[4])
+    size = RECORD.unpack_from(record)[4]
+    return bool(size) and json.loads(record[RECORD.size : RECORD.size + size]).get("outcome") != VALUE
 
 
 def unpack_record(data: bytes, body: memoryview | None = None) -> Record:

@@ -13,6 +13,7 @@ from kubefunc.runner import (
     ENVELOPE_MAGIC,
     PAYLOAD_MAGIC,
     TERMINATION_ENVELOPE,
+    TERMINATION_FILES,
     TERMINATION_SIZE,
     TERMINATION_TEXT_LIMIT,
 )
@@ -159,9 +160,10 @@ def termination_text(envelope: bytes) -> str | None:
     return text if len(text) <= TERMINATION_TEXT_LIMIT else None
 
 
-def termination_size(size: int, digest: str | None) -> str:
+def termination_size(size: int, digest: str | None, *, has_files: bool = False) -> str:
     """The termination message for an envelope that does not fit in one. A chunk's has no digest of the whole."""
-    return f"{TERMINATION_SIZE}{size}" + ("" if digest is None else f":sha256:{digest}")
+    files = TERMINATION_FILES if has_files else ""
+    return f"{TERMINATION_SIZE}{size}" + ("" if digest is None else f":sha256:{digest}") + files
 
 
 def from_termination_text(text: str) -> bytes | None:

@@ -13,7 +13,7 @@ import math
 import mmap
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kubefunc.backends.kubernetes.api.exec import SILENCE, ExecStream
 from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, StreamTooLarge, TransportError
@@ -41,6 +41,30 @@ class Outcome(enum.Enum):
 
     RESULT = "result"
     NO_RESULT = "no result"
+
+
+class Buffer(Protocol):
+    """What comes by a stream, as much of it as has come."""
+
+    total: int | None
+
+    @property
+    def received(self) -> int:
+        """How many bytes have come."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is there."""
+        ...
+
+    def announce(self, total: int, offset: int) -> None:
+        """The far end says what comes: bytes `offset` to `total`."""
+        ...
+
+    def add(self, piece: memoryview) -> None:
+        """The next bytes."""
+        ...
 
 
 class ResultBuffer:
@@ -116,7 +140,7 @@ _HEADS = {READER_RESULT: pipes.READER_HEAD.size, FOLLOW_DATA: pipes.LENGTH.size,
 class Intake:
     """The reader's protocol, fed with what comes on stdout in pieces of any size. Pure."""
 
-    def __init__(self, buffer: ResultBuffer) -> None:
+    def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
         self.outcome: Outcome | None = None
         self._letter = b""
@@ -205,7 +229,7 @@ class ResultStream(ExecStream):
     buffer.
     """
 
-    def receive(self, buffer: ResultBuffer, on_first_byte: Callable[[], None] = _nothing) -> Outcome:
+    def receive(self, buffer: Buffer, on_first_byte: Callable[[], None] = _nothing) -> Outcome:
         """Wait for the result and read it into `buffer`.
 
         Args:

@@ -32,12 +32,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kubefunc.backends.base import Submission, Whereabouts
-from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of
+from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of, files_of
 from kubefunc.backends.kubernetes.attempts.fetch import Fetch
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
@@ -52,6 +52,7 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
 from kubefunc.runner import PLAIN_HEADER, PLAIN_LIMIT
+from kubefunc.sent_files import SentFile
 
 if TYPE_CHECKING:
     from kubefunc.stream_values import StreamValues
@@ -136,6 +137,10 @@ class Attempt:
         """What must be brought to this Pod by its courier: files by name."""
         submission = self.submission
         return {} if submission is None else cargo_of(submission)
+
+    def files(self) -> Mapping[str, SentFile]:
+        """The files of the arguments that its Pods need, by name."""
+        return {} if self.submission is None else files_of(self.submission, None)
 
     @property
     def values(self) -> StreamValues | None:

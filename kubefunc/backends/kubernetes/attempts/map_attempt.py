@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt
-from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of
+from kubefunc.backends.kubernetes.attempts.cargo import Cargo, cargo_of, files_of
 from kubefunc.backends.kubernetes.attempts.held import HeldPod, HeldPods
 from kubefunc.backends.kubernetes.attempts.items import ItemsSink
 from kubefunc.backends.kubernetes.attempts.job_objects import JobObjects
@@ -27,6 +27,7 @@ from kubefunc.options import Options
 from kubefunc.runner import LOG_LIMIT
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.records import Record
+from kubefunc.sent_files import SentFile
 
 # Of a map: an early stream to each saves it the kubelet's tick, and costs no more than those of as many calls.
 FEW_PODS = 4
@@ -284,7 +285,7 @@ class ChunkAttempt(Attempt):
         """What fits into a log stays there. Else the Pod keeps it until the map ends, or another needs the place."""
         if self.stays or not envelope.header.get("complete", True):
             return not self.stays
-        if receipt.received <= LOG_LIMIT and self.options.results_in_log:
+        if receipt.received <= LOG_LIMIT and self.options.results_in_log and not receipt.files.any:
             return True
         with self.of.lock:
             needs_place = len(self.of.chunks) > self.of.most_pods and self.of.has_waiting_pods()
@@ -319,7 +320,10 @@ class ChunkAttempt(Attempt):
         return self.number in views.indexes(job.failed_indexes)
 
     def new_receipt(self) -> Receipt:
-        return ChunkReceipt(self.key, self.call, self.number, self._take, self.result_limit)
+        return ChunkReceipt(self.key, self.call, self.number, self._take, self.result_limit, self._is_wanted)
+
+    def _is_wanted(self, index: int) -> bool:
+        return bool(self.of.whole.missing((index,)))
 
     def _take(self, outcomes: Sequence[Record]) -> None:
         """They may come before the news that their Pod runs: the stream from its courier is faster."""
@@ -342,6 +346,10 @@ class ChunkAttempt(Attempt):
         if any(each.name == pod and each.replaces for each in list(self.pods.known.values())):
             cargo["skip"] = self._outcomes
         return cargo
+
+    def files(self) -> Mapping[str, SentFile]:
+        sent = self.of.sent
+        return {} if sent is None else files_of(sent, self.items)
 
     def _outcomes(self) -> bytes:
         missing = set(self.of.whole.missing(self.items))

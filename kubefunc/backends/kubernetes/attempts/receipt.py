@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, StreamTooLarge
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream
+from kubefunc.backends.kubernetes.attempts.file_receipt import FileReceipts, OpenSender
 from kubefunc.envelope import Envelope, corrupted, verify, verify_chunk
-from kubefunc.runner import ARCHIVE, FOLLOW_DATA, FOLLOW_END, IN_DIR, READER_HEARTBEAT, READER_NOTHING
+from kubefunc.runner import ARCHIVE, FOLLOW_DATA, FOLLOW_END, IN_DIR, READER_HEARTBEAT, READER_NOTHING, VALUE
 from kubefunc.runner.protocol import pipes, records, wire
 
 # Not the archive itself as the program: to run such a one Python first loads runpy and what that needs, for 7 ms.
@@ -28,6 +31,11 @@ class Receipt(Protocol):
         """Bytes that have come by streams."""
         ...
 
+    @property
+    def files(self) -> FileReceipts:
+        """The files that belong to it."""
+        ...
+
     def stream(self, api: Api, namespace: str, pod: str) -> ResultStream:
         """A stream of what has not come yet, not opened."""
         ...
@@ -38,6 +46,7 @@ class Receipt(Protocol):
         Raises:
             TransportError: the stream ended early; what has come is kept.
             ResultCorruptedError: what came is not what was written.
+            NotStoredHere: a file that belongs to it cannot be.
         """
         ...
 
@@ -59,12 +68,15 @@ class CallReceipt:
         self._call = call
         self._limit = limit
         self._buffer = ResultBuffer(limit)
+        self._open_sender: OpenSender | None = None
+        self.files = FileReceipts(call)
 
     @property
     def received(self) -> int:
         return self._buffer.received
 
     def stream(self, api: Api, namespace: str, pod: str) -> ResultStream:
+        self._open_sender = functools.partial(open_sender, api, namespace, pod)
         return ResultStream(api, namespace, pod, (*PROGRAM, "reader", str(self.received)))
 
     def receive(self, stream: ResultStream, flowing: Callable[[], None]) -> Envelope | None:
@@ -77,32 +89,59 @@ class CallReceipt:
         if outcome is not Outcome.RESULT:
             self._buffer = ResultBuffer(self._limit)  # what may have come before is void
             return None
-        return verify(self._buffer.data, self._key, self._call, self._buffer.sha256)
+        envelope = verify(self._buffer.data, self._key, self._call, self._buffer.sha256)
+        if not _may_have_files(envelope.header, self._limit):
+            return envelope
+        return dataclasses.replace(envelope, files=self.files.fetch(envelope.header, "body", self._open_sender))
 
     def whole(self, data: bytes) -> Envelope:
         return verify(data, self._key, self._call)
 
 
 Take = Callable[[Sequence[records.Record]], None]
+IsWanted = Callable[[int], bool]
+
+
+def _always(_: int) -> bool:
+    return True
+
+
+def open_sender(api: Api, namespace: str, pod: str, name: str, offset: int) -> ResultStream:
+    """A stream of a file that belongs to a result, from this byte on; not opened."""
+    return ResultStream(api, namespace, pod, (*PROGRAM, "sender", name, str(offset)))
+
+
+def _may_have_files(header: Mapping[str, Any], limit: float) -> bool:
+    """Whether files are to be fetched: of a function that is not trusted, whose results have a limit, never."""
+    return header["outcome"] == VALUE and limit == math.inf
 
 
 class ChunkReceipt:
     """The outcomes of a chunk: handed to ``take`` block by block, as they come and are right."""
 
-    def __init__(self, key: bytes, call: str, chunk: int, take: Take, limit: float = math.inf) -> None:
+    def __init__(
+        self, key: bytes, call: str, chunk: int, take: Take, limit: float = math.inf, is_wanted: IsWanted = _always
+    ) -> None:
+        """``is_wanted``: asked whether an item's outcome is still to come, before its files are fetched."""
         self._key = key
         self._call = call
         self._chunk = chunk
         self._take = take
         self._limit = limit
+        self._is_wanted = is_wanted
         self._blocks = records.Blocks(key, call, chunk)
+        self._checked: list[bytes] = []  # blocks whose records were not handed on, as a file is still to come
+        self._open_sender: OpenSender | None = None
+        self.files = FileReceipts(call)
         self.received = 0
 
     def stream(self, api: Api, namespace: str, pod: str) -> ResultStream:
+        self._open_sender = functools.partial(open_sender, api, namespace, pod)
         return ResultStream(api, namespace, pod, (*PROGRAM, "follower", str(self.received)))
 
     def receive(self, stream: ResultStream, flowing: Callable[[], None]) -> Envelope | None:
         intake = FollowIntake()
+        self._hand_on()
         for piece in stream.stdout():
             for data in intake.feed(piece):
                 flowing()
@@ -124,10 +163,24 @@ class ChunkReceipt:
         if self.received > self._limit:
             raise corrupted(self._call, f"chunk {self._chunk} is larger than {self._limit:,} bytes")
         try:
-            for content in self._blocks.feed(data):
-                self._take(list(records.split_records(content)))
+            self._checked += self._blocks.feed(data)
+            self._hand_on()
         except wire.WireError as error:
             raise corrupted(self._call, f"in chunk {self._chunk}, {error}") from error
+
+    def _hand_on(self) -> None:
+        """The records of blocks that were right, with their files."""
+        while self._checked:
+            outcomes = list(records.split_records(self._checked[0]))
+            for record in outcomes:
+                if record.header is not None and _may_have_files(record.header, self._limit):
+                    self._fetch_files(record)
+            self._take(outcomes)
+            del self._checked[0]
+
+    def _fetch_files(self, record: records.Record) -> None:
+        if self._is_wanted(record.index):
+            record.files = self.files.fetch(record.header, f"item.{record.index}", self._open_sender)
 
     def _end(self, total: int) -> Envelope:
         if total != self.received:

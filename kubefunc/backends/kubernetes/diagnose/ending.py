@@ -399,11 +399,38 @@ def needs_exec(pod: Pod) -> Finding:
     return Finding(
         errors.ResultLostError,
         "ResultUnreachable",
-        "The function has ended, but its result is too large for the Pod's status and log, and you lack the "
-        "permission to fetch it (pods/exec).",
+        "The function has ended, but its result is too large for the Pod's status and log, or has files, and you lack "
+        "the permission to fetch it (pods/exec).",
         "Ask your cluster's administrator for pods/exec (create, get) in your Role, or write large results to a "
         "volume.",
         _pod_words(pod),
+    )
+
+
+def not_stored_here(why: str) -> Finding:
+    """A file that the function returned has no place on this machine."""
+    return Finding(
+        errors.ResultLostError,
+        "FileNotStored",
+        f"The function returned a file, and it cannot be stored on this machine: {why}.",
+        "Free some space there, or set TMPDIR to a folder that has room before you start the program.",
+    )
+
+
+def file_not_sent(why: str) -> Finding:
+    """A file of the arguments cannot be sent any more."""
+    return Finding(errors.FileError, "FileNotSent", f"A file of the arguments cannot be sent: {why}", "Call again.")
+
+
+def file_refused(name: str, size: int, pod: str, why: str) -> Finding:
+    """The Pod cannot store a file of the arguments."""
+    return Finding(
+        errors.FileError,
+        "FileRefused",
+        f"The file {name!r} of {size:,} bytes cannot be stored in the Pod {pod}: {why}.",
+        "Request ephemeral-storage in pod_template= to get a node with room, or put the file on a volume and pass its "
+        "path (volumes=).",
+        (why,),
     )
 
 

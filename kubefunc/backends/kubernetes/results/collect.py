@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.api.permission import ExecPermission
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
+from kubefunc.backends.kubernetes.attempts.file_receipt import NotStoredHere
 from kubefunc.backends.kubernetes.attempts.held import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
 from kubefunc.backends.kubernetes.diagnose import ending
@@ -235,7 +236,7 @@ class Collector:
         until = time.monotonic() + PATIENCE
         damaged, pause = 0, 0.1
         while (pod := attempt.pods.ended) is not None and not attempt.over and self._may_fetch(attempt, pod):
-            received = attempt.receipt_of(pod.name).received
+            received = _progress(attempt.receipt_of(pod.name))
             taken = self._fetch_once(attempt, pod.name)
             if taken is Taken.DELIVERED:
                 return True
@@ -245,7 +246,7 @@ class Collector:
                 return True
             if taken is Taken.NOTHING or damaged == DAMAGED_LIMIT:
                 return False
-            if attempt.receipt_of(pod.name).received > received:
+            if _progress(attempt.receipt_of(pod.name)) > received:
                 until, pause = time.monotonic() + PATIENCE, 0.1
             if time.monotonic() > until:
                 return False
@@ -285,6 +286,9 @@ class Collector:
                 attempt.fetch.forget_receipt()
             attempt.fetch.note_damage(error if isinstance(error, ResultCorruptedError) else None)
             return Taken.DAMAGED
+        except NotStoredHere as error:
+            self._fail(attempt, ending.not_stored_here(str(error)))
+            return Taken.CUT
         except ExecRefused:
             self._permission.refused(attempt.namespace)
             return Taken.CUT
@@ -345,6 +349,11 @@ class Collector:
             attempt.fetch.forget_receipt()
         if stream is not None:
             stream.close()
+
+
+def _progress(receipt: Receipt) -> int:
+    """Bytes that have come."""
+    return receipt.received + receipt.files.received
 
 
 def is_partial(envelope: Envelope) -> bool:

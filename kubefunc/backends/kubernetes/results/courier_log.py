@@ -16,7 +16,7 @@ from kubefunc.backends.kubernetes.objects.paths import log_path
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.envelope import Envelope
 from kubefunc.errors import ResultCorruptedError
-from kubefunc.runner import COURIER, EXIT_VALUE, LOG_HEAD, LOG_LIMIT, LOG_TAIL, TERMINATION_SIZE
+from kubefunc.runner import COURIER, EXIT_VALUE, LOG_HEAD, LOG_LIMIT, LOG_TAIL, TERMINATION_FILES, TERMINATION_SIZE
 
 LOG_MISSES = 3
 
@@ -48,7 +48,9 @@ class CourierLog:
         if pod.courier.state == "terminated" or pod.phase in ("Succeeded", "Failed"):
             self._from_courier_log(attempt, pod)
             return
-        large = announced_size(pod.main.message) > LOG_LIMIT or not attempt.options.results_in_log
+        announced = pod.main.message
+        has_files = announced.startswith(TERMINATION_SIZE) and announced.endswith(TERMINATION_FILES)
+        large = has_files or announced_size(announced) > LOG_LIMIT or not attempt.options.results_in_log
         if large and self._permission.is_refused(attempt.namespace):
             self._fail(attempt, ending.needs_exec(pod))
             return
