@@ -68,6 +68,7 @@ class Dispatcher:
                 work()
             except BaseException:  # noqa: BLE001 - a done-callback may even call sys.exit(); other calls must end too
                 traceback.print_exc()
+            del work  # it holds a call, which its owner may have let go
 
 
 class Waitable(Protocol):

@@ -8,12 +8,13 @@ import hashlib
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import time
 from typing import NamedTuple
 
-from kubefunc import attach, current, remote
+from kubefunc import File, attach, current, remote
 
 BLOCK = 16_000_000
 
@@ -43,6 +44,33 @@ def make(size: int) -> bytes:
 @remote
 def read(data: bytes) -> Digest:
     return digest_of(data)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@remote
+def echo_file(file: File) -> tuple[str, str, File]:
+    return file.name, file_digest(file), file
+
+
+@remote
+def echo_file_and_memory(file: File) -> tuple[tuple[str, str, File], int]:
+    return echo_file(file), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@remote
+def make_file(size: int) -> tuple[str, str, File]:
+    path = "/tmp/made.bin"
+    with open(path, "wb") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(os.urandom(min(1 << 20, size - start)))
+    return echo_file(File(path))
 
 
 @remote

@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any, NoReturn
 
-    NewBody = Callable[[], "Body"]
-    Outcome = tuple[dict[str, Any], "Body"]  # the header of an envelope, as far as it is known, and the body
     Loaded = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]
-    Form = tuple[Callable[[Any, NewBody], Outcome], Callable[[BaseException, NewBody], Outcome]]
+    from kubefunc.runner.execution.reports import Form as Form
+    from kubefunc.runner.execution.reports import NewBody as NewBody
+    from kubefunc.runner.execution.reports import Outcome as Outcome
     from kubefunc.runner.protocol.spec import RunnerSpec
 else:
     from kubefunc.runner.protocol.record import dataclass

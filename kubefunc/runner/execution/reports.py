@@ -16,8 +16,13 @@ from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from io import FileIO
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    NewBody: TypeAlias = Callable[[], "Body"]
+    Outcome: TypeAlias = tuple[dict[str, Any], "Body"]  # an envelope's header, as far as it is known, and the body
+    Form: TypeAlias = tuple[Callable[[Any, NewBody], Outcome], Callable[[BaseException, NewBody], Outcome]]
 
 FRAME_START = b"S"
 FRAME_BODY = b"B"

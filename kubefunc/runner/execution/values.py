@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from kubefunc.runner.execution.child import Form, NewBody, Outcome
     from kubefunc.runner.execution.files import Returned
-    from kubefunc.runner.execution.reports import Body
+    from kubefunc.runner.execution.reports import Body, Form, NewBody, Outcome
 
 
 def _value(value: object, new_body: NewBody) -> Outcome:

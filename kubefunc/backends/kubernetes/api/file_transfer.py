@@ -15,6 +15,10 @@ from kubefunc.runner import COURIER, FILE_CHANGED, FILE_REFUSED, UPLOAD_DONE
 from kubefunc.runner.protocol import pipes
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
     from kubefunc.backends.kubernetes.api.requests import Api
 
 _READ = 1 << 20
@@ -117,6 +121,8 @@ def _judge(said: bytes, answers: Iterator[memoryview]) -> None:
 class FileBuffer:
     """A file that comes, as much of it as there is; survives a cut stream and is given to the next one.
 
+    Its context is open while bytes come.
+
     Takes the place of a :class:`kubefunc.backends.kubernetes.api.transfer.ResultBuffer`.
     """
 
@@ -126,7 +132,8 @@ class FileBuffer:
         self.received = 0
         self._sha256 = sha256
         self._digest = hashlib.sha256()
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - open until the last byte has come
+        self._path = path
+        self._file: FileIO | None = None
 
     @property
     def complete(self) -> bool:
@@ -142,19 +149,29 @@ class FileBuffer:
         """The next bytes."""
         if self.received + len(piece) > (self.total or 0):
             raise StreamGarbled(f"more than the {self.total} bytes came that were announced")
+        if self._file is None:
+            raise RuntimeError("bytes for a file that is not open")
         self._digest.update(piece)
-        view = piece
-        while view:
-            view = view[self._file.write(view) :]
+        pipes.write_all(self._file.fileno(), piece)
         self.received += len(piece)
 
-    def finish(self) -> None:
+    def __enter__(self) -> Self:
+        self._file = open(self._path, "ab" if self.received else "wb", buffering=0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def check(self) -> None:
         """All of it has come.
 
         Raises:
             FileDamaged: it is not what the Pod has signed.
         """
-        self._file.close()
         if self._digest.hexdigest() != self._sha256:
             raise FileDamaged("the sha256 of a returned file is not the one that was signed")
 
@@ -166,6 +183,6 @@ def fetch_file(stream: ResultStream, buffer: FileBuffer) -> None:
         TransportError: see its subclasses; `buffer` keeps what has come.
         OSError: it cannot be stored here.
     """
-    with stream:
+    with buffer, stream:
         stream.receive(buffer)
-    buffer.finish()
+    buffer.check()

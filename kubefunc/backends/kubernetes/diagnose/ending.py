@@ -419,7 +419,13 @@ def not_stored_here(why: str) -> Finding:
 
 def file_not_sent(why: str) -> Finding:
     """A file of the arguments cannot be sent any more."""
-    return Finding(errors.FileError, "FileNotSent", f"A file of the arguments cannot be sent: {why}", "Call again.")
+    return Finding(
+        errors.FileError,
+        "FileNotSent",
+        f"A file of the arguments cannot be sent: {why}",
+        "Call again.",
+        job_goes_on=True,
+    )
 
 
 def file_refused(name: str, size: int, pod: str, why: str) -> Finding:
@@ -431,6 +437,7 @@ def file_refused(name: str, size: int, pod: str, why: str) -> Finding:
         "Request ephemeral-storage in pod_template= to get a node with room, or put the file on a volume and pass its "
         "path (volumes=).",
         (why,),
+        job_goes_on=True,
     )
 
 
