@@ -93,7 +93,7 @@ class Packer:
     Safe to use from several threads at once.
     """
 
-    def __init__(self, code: ProjectCode, compress: Compress, new_files: Callable[[], Files]) -> None:
+    def __init__(self, code: ProjectCode, compress: Compress, new_files: Callable[[], Files] = FilesHere) -> None:
         self._code = code
         self._compress = compress
         self._new_files = new_files
