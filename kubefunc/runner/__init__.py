@@ -98,9 +98,11 @@ Reader, on its stdout
     Streamer, in frames (:func:`kubefunc.runner.protocol.wire.frame`): ``.``; ``D``, a value's envelope; then ``R``, the
     result's envelope, and it waits for ``A``; or ``N``. On its stdin: ``T`` and how many values were taken (8 bytes).
     Sharer: the file ``shared``, or nothing where *main* has ended.
-    Receiver: says how much of the file it has (8 bytes, big endian); takes the size of the whole (8 bytes), the rest of
-    it, and the sha256 of the whole (32 bytes); answers ``K``, ``N`` (the digest is another one: it has nothing now), or
-    ``X`` and why it cannot be stored. Sender: as a reader's ``R``.
+    Receiver: says how much of the file it has (8 bytes, big endian); takes the size of the whole (8 bytes); says ``.``;
+    takes the rest of the file and the sha256 of the whole (32 bytes); answers ``K``, or ``N`` (the digest is another
+    one: it has nothing now). In place of ``.`` and of the answer: ``X``, a length (4 bytes), and why the file
+    cannot be stored.
+    Sender: as a reader's ``R``.
     Uploader: on its stdin the size (8 bytes, big endian) and the payload; it answers ``K``.
 
 Termination message of courier
@@ -172,6 +174,7 @@ FOLLOW_END = b"E"
 UPLOAD_DONE = b"K"
 FILE_CHANGED = b"N"
 FILE_REFUSED = b"X"
+FILE_WANTED = b"."
 
 # Outcomes and the codes under which errors travel: names of Python classes would tie the two ends together.
 VALUE = "value"

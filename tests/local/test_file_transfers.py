@@ -64,20 +64,20 @@ def brought(content: bytes, have: int = 0) -> bytes:
 def test_a_file_is_received(pod: Pod, content: bytes) -> None:
     """Whole, and under its name only when it is."""
     code, said = pod.run("receiver", "file.0", given=brought(content))
-    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(0) + b"K")
+    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(0) + b".K")
     assert (pod.out_dir / "file.0").read_bytes() == content
     assert not pod.has("file.0.part")
     code, said = pod.run("receiver", "file.0", given=brought(content, len(content)))
-    assert said == pipes.UPLOAD_HEAD.pack(len(content)) + b"K", "a second time, nothing of it travels"
+    assert said == pipes.UPLOAD_HEAD.pack(len(content)) + b".K", "a second time, nothing of it travels"
 
 
 def test_a_file_that_was_cut_is_received_from_there_on(pod: Pod) -> None:
     """The next stream brings the rest alone."""
     code, said = pod.run("receiver", "file.0", given=brought(NOISE)[: 8 + 1_000_000])
-    assert (code, said) == (1, pipes.UPLOAD_HEAD.pack(0))
+    assert (code, said) == (1, pipes.UPLOAD_HEAD.pack(0) + b".")
     assert not pod.has("file.0")
     code, said = pod.run("receiver", "file.0", given=brought(NOISE, 1_000_000))
-    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(1_000_000) + b"K")
+    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(1_000_000) + b".K")
     assert (pod.out_dir / "file.0").read_bytes() == NOISE
 
 
@@ -97,6 +97,7 @@ def test_a_receiver_waits_for_the_one_before(pod: Pod) -> None:
         assert first.wait(30) == 1
         assert second.stdout.read(8) == pipes.UPLOAD_HEAD.pack(1_000_000)
         second.stdin.write(brought(NOISE, 1_000_000))
+        assert second.stdout.read(1) == b"."
         assert second.stdout.read(1) == b"K"
     first.stdout.close()
 
@@ -104,7 +105,7 @@ def test_a_receiver_waits_for_the_one_before(pod: Pod) -> None:
 def test_other_bytes_than_were_sent_do_not_count(pod: Pod) -> None:
     """The digest of what came is compared with the client's; the next stream begins anew."""
     code, said = pod.run("receiver", "file.0", given=brought(NOISE)[:-1] + b"!")
-    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(0) + b"N")
+    assert (code, said) == (0, pipes.UPLOAD_HEAD.pack(0) + b".N")
     assert not pod.has("file.0")
     assert (pod.out_dir / "file.0.part").stat().st_size == 0
 
@@ -121,7 +122,7 @@ def test_a_volume_without_room_is_told_in_words(pod: Pod) -> None:
         timeout=60,
         check=False,
     )
-    assert done.stdout[8:] == b"XFile too large"
+    assert done.stdout[8:] == b".X" + pipes.LENGTH.pack(14) + b"File too large"
     assert (pod.out_dir / "file.0.part").stat().st_size == 0
 
 
@@ -260,6 +261,14 @@ def test_an_upload_goes_on_where_it_was_cut(
     with Server(run_in(pod, list(cuts))) as server:
         assert sent_until_done(connect(server), tmp_path / "data") == streams
     assert (pod.out_dir / "file.0").read_bytes() == NOISE
+
+
+def test_a_pod_without_room_is_told_at_once(pod: Pod, connect: Callable[[Server], Api], tmp_path: Path) -> None:
+    """Before any of it is sent: this file has more bytes than any disk."""
+    with (tmp_path / "data").open("wb") as file:
+        file.truncate(1 << 43)
+    with Server(run_in(pod, [])) as server, pytest.raises(FileRefused, match="No space left on device"):
+        sent_until_done(connect(server), tmp_path / "data")
 
 
 def test_a_file_that_changes_while_it_is_sent(pod: Pod, connect: Callable[[Server], Api], tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 
-from kubefunc.runner import FILE_CHANGED, FILE_REFUSED, READER_RESULT, UPLOAD_DONE
+from kubefunc.runner import FILE_CHANGED, FILE_REFUSED, FILE_WANTED, READER_RESULT, UPLOAD_DONE
 from kubefunc.runner.pod import courier
 from kubefunc.runner.protocol import pipes
 
@@ -22,11 +23,15 @@ def receive(out: courier.Out, name: str) -> int:
         pipes.write_all(1, pipes.UPLOAD_HEAD.pack(part.tell()))
         (size,) = pipes.UPLOAD_HEAD.unpack(courier.read_exactly(pipes.UPLOAD_HEAD.size))
         try:
+            _check_room(out.directory, size - part.tell())
+            pipes.write_all(1, FILE_WANTED)
             if not _take(part.fileno(), size - part.tell(), digest):
                 return 1  # it was cut: the next stream goes on from here
         except OSError as error:
             os.ftruncate(part.fileno(), 0)  # the room that it took may be needed to say so
-            pipes.write_all(1, FILE_REFUSED + (error.strerror or str(error)).encode())
+            why = (error.strerror or str(error)).encode()
+            pipes.write_all(1, FILE_REFUSED + pipes.LENGTH.pack(len(why)) + why)
+            _drain()
             return 0
         is_right, is_new = courier.read_exactly(_DIGEST) == digest.digest(), not out.has(name)
         if not is_right:
@@ -69,6 +74,21 @@ def _open_part(out: courier.Out, name: str) -> int:
         if os.fstat(part).st_nlink:
             return part
         os.close(part)
+
+
+def _check_room(directory: str, missing: int) -> None:
+    """Before the client sends it all: a function may leave less room later, and then a write says so."""
+    status = os.statvfs(directory)
+    if missing > status.f_bavail * status.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _drain() -> None:
+    """Take the rest that the client sends: it hears our answer only then."""
+    while True:
+        with courier.client_takes():
+            if not os.read(0, courier.CHUNK):
+                return
 
 
 def _take(part: int, missing: int, digest: hashlib._Hash) -> bool:

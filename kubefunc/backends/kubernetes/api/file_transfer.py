@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from io import FileIO
 from typing import TYPE_CHECKING
 
 from kubefunc.backends.kubernetes.api.exec import SILENCE, ExecStream
 from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamGarbled, TransportError
 from kubefunc.backends.kubernetes.api.transfer import UPLOAD_CHUNK, ResultStream
-from kubefunc.runner import COURIER, FILE_CHANGED, FILE_REFUSED, UPLOAD_DONE
+from kubefunc.runner import COURIER, FILE_CHANGED, FILE_REFUSED, FILE_WANTED, UPLOAD_DONE
 from kubefunc.runner.protocol import pipes
 
 if TYPE_CHECKING:
@@ -63,29 +63,37 @@ def send_file(
     with open(path, "rb", buffering=0) as file, ExecStream(api, namespace, pod, command, container, silence) as stream:
         status = os.fstat(file.fileno())
         check(status)
-        answers = stream.stdout()
-        have, rest = _number(answers)
-        try:
-            stream.send(pipes.UPLOAD_HEAD.pack(status.st_size))
+        answers = _Answers(stream)
+        (have,) = pipes.UPLOAD_HEAD.unpack(answers.take(pipes.UPLOAD_HEAD.size))
+        stream.send(pipes.UPLOAD_HEAD.pack(status.st_size))
+        letter = answers.take(1)
+        if letter == FILE_WANTED:
             digest = _send_content(stream, file, have, status.st_size)
             check(os.fstat(file.fileno()))
             stream.send(digest)
-        except StreamCut:
-            # The receiver has ended first: what it said is better news than a broken pipe.
-            _judge(rest, answers)
-            raise
-        _judge(rest, answers)
+            letter = answers.take(1)
+        if letter == FILE_REFUSED:
+            (size,) = pipes.LENGTH.unpack(answers.take(pipes.LENGTH.size))
+            raise FileRefused(answers.take(size).decode("utf-8", "replace"))
+        _judge(letter)
 
 
-def _number(answers: Iterator[memoryview]) -> tuple[int, bytes]:
-    """How many bytes the receiver has, and what came behind that."""
-    said = b""
-    for piece in answers:
-        said += bytes(piece)
-        if len(said) >= pipes.UPLOAD_HEAD.size:
-            (number,) = pipes.UPLOAD_HEAD.unpack_from(said)
-            return number, said[pipes.UPLOAD_HEAD.size :]
-    raise StreamCut("the receiver ended before it said anything")
+class _Answers:
+    """What the receiver says, in parts of known sizes: between them it waits for our word."""
+
+    def __init__(self, stream: ExecStream) -> None:
+        self._pieces = stream.stdout()
+        self._said = b""
+
+    def take(self, size: int) -> bytes:
+        """The next bytes. Raises StreamCut."""
+        while len(self._said) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                raise StreamCut("the receiver ended before it had the file")
+            self._said += bytes(piece)
+        taken, self._said = self._said[:size], self._said[size:]
+        return taken
 
 
 def _send_content(stream: ExecStream, file: FileIO, have: int, size: int) -> bytes:
@@ -103,19 +111,12 @@ def _send_content(stream: ExecStream, file: FileIO, have: int, size: int) -> byt
     return digest.digest()
 
 
-def _judge(said: bytes, answers: Iterator[memoryview]) -> None:
+def _judge(letter: bytes) -> None:
     """Return if the receiver has the file."""
-    said += b"".join(bytes(piece) for piece in answers)
-    letter = said[:1]
-    if letter == UPLOAD_DONE:
-        return
     if letter == FILE_CHANGED:
         raise FileDamaged("the Pod has other bytes than were sent")
-    if letter == FILE_REFUSED:
-        raise FileRefused(said[1:].decode("utf-8", "replace"))
-    if said:
-        raise StreamGarbled(f"expected 'K', 'N' or 'X', not {said[:60]!r}")
-    raise StreamCut("the receiver ended without taking the file")
+    if letter != UPLOAD_DONE:
+        raise StreamGarbled(f"expected '.', 'K', 'N' or 'X', not {letter[:60]!r}")
 
 
 class FileBuffer:
