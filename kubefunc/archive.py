@@ -97,8 +97,12 @@ _AFTER_THE_CHECK = (
     "kubefunc/runner/execution/request.py",
     "kubefunc/runner/execution/spare.py",
     "kubefunc/runner/execution/streaming.py",
+    "kubefunc/runner/execution/tickets.py",
+    "kubefunc/runner/execution/items.py",
     "kubefunc/runner/execution/workplace.py",
+    "kubefunc/runner/pod/chunk.py",
     "kubefunc/runner/pod/installer.py",
+    "kubefunc/runner/protocol/records.py",
     "kubefunc/runner/warm/",
 )
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 
 from kubefunc.runner import (
     CHUNK,
     CODE_OOM,
-    CODE_PYTHON,
     CODE_UPLOAD,
     ENV_POD_INDEX,
     EXIT_RAISED,
@@ -90,9 +88,6 @@ class Chunk(Overseer):
             return self._publish_error(reports.storage_error(self.port.path("body"), lost.cause))
 
     def _run(self) -> int:
-        here = "{}.{}".format(*sys.version_info)
-        if self.spec.python != here:
-            return self._publish_error(error_header(CODE_PYTHON, {"there": self.spec.python, "here": here}))
         failed = self.port.prepare(self)
         if self.ending:
             return self._give_up()

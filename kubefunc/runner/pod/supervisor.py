@@ -8,6 +8,7 @@ differs (where jobs come from, where output and results go) is the port: :class:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from kubefunc.runner import (
     CODE_PYTHON,
     CODE_UNPICKLABLE,
     CODE_UPLOAD,
+    ENV_POD_INDEX,
     EXIT_RAISED,
     EXIT_TERMINATED,
     EXIT_VALUE,
@@ -198,6 +200,8 @@ class Supervisor(Overseer):
         header.update(
             call=self.spec.call, attempts=attempt, printed=self.printed, python="{}.{}".format(*sys.version_info)
         )
+        if self.spec.map is not None:
+            header["chunk"] = int(os.environ.get(ENV_POD_INDEX, "0"))
         self.port.publish(header, body, bytes(self.tail))
         return EXIT_VALUE if header["outcome"] == VALUE else EXIT_RAISED
 
@@ -206,7 +210,8 @@ def supervise(in_dir: str, out_dir: str, termination_log: str | None) -> int:
     """The program ``main``. The handlers come first: a first process without them would miss an early SIGTERM."""
     signals = Signals()
     place = Place(in_dir, out_dir, termination_log, signals)
-    if place.spec.map is not None:
+    is_of_this_python = place.spec.python == "{}.{}".format(*sys.version_info)
+    if place.spec.map is not None and is_of_this_python:  # what chunks need is there for one Python alone
         from kubefunc.runner.pod.chunk import Chunk
 
         chunk = Chunk(place, signals)

@@ -407,40 +407,6 @@ def needs_exec(pod: Pod) -> Finding:
     )
 
 
-def not_stored_here(why: str) -> Finding:
-    """A file that the function returned has no place on this machine."""
-    return Finding(
-        errors.ResultLostError,
-        "FileNotStored",
-        f"The function returned a file, and it cannot be stored on this machine: {why}.",
-        "Free some space there, or set TMPDIR to a folder that has room before you start the program.",
-    )
-
-
-def file_not_sent(why: str) -> Finding:
-    """A file of the arguments cannot be sent any more."""
-    return Finding(
-        errors.FileError,
-        "FileNotSent",
-        f"A file of the arguments cannot be sent: {why}",
-        "Call again.",
-        job_goes_on=True,
-    )
-
-
-def file_refused(name: str, size: int, pod: str, why: str) -> Finding:
-    """The Pod cannot store a file of the arguments."""
-    return Finding(
-        errors.FileError,
-        "FileRefused",
-        f"The file {name!r} of {size:,} bytes cannot be stored in the Pod {pod}: {why}.",
-        "Request ephemeral-storage in pod_template= to get a node with room, or put the file on a volume and pass its "
-        "path (volumes=).",
-        (why,),
-        job_goes_on=True,
-    )
-
-
 def corrupted(error: errors.ResultCorruptedError) -> Finding:
     """What came is not what was written; the error says in which respect."""
     told = error.diagnosis

@@ -19,7 +19,7 @@ from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
 from kubefunc.backends.kubernetes.attempts.file_receipt import NotStoredHere
 from kubefunc.backends.kubernetes.attempts.held import HeldPod
 from kubefunc.backends.kubernetes.attempts.receipt import Receipt
-from kubefunc.backends.kubernetes.diagnose import ending
+from kubefunc.backends.kubernetes.diagnose import ending, files
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.objects.views import Pod
 from kubefunc.backends.kubernetes.results.courier_log import CourierLog
@@ -287,7 +287,7 @@ class Collector:
             attempt.fetch.note_damage(error if isinstance(error, ResultCorruptedError) else None)
             return Taken.DAMAGED
         except NotStoredHere as error:
-            self._fail(attempt, ending.not_stored_here(str(error)))
+            self._fail(attempt, files.not_stored_here(str(error)))
             return Taken.CUT
         except ExecRefused:
             self._permission.refused(attempt.namespace)

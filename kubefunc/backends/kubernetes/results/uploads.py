@@ -15,7 +15,7 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import upload
 from kubefunc.backends.kubernetes.attempts.attempt import Attempt, guarded
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
-from kubefunc.backends.kubernetes.diagnose import ending
+from kubefunc.backends.kubernetes.diagnose import files
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.errors import FileError
@@ -107,7 +107,7 @@ class FileUploads:
                 send_file(self._api, attempt.namespace, pod, (*PROGRAM, "receiver", name), file.path, file.check)
                 return True
             except FileRefused as error:
-                self._fail(attempt, ending.file_refused(file.file.name, file.size, pod, str(error)))
+                self._fail(attempt, files.refused(file.file.name, file.size, pod, str(error)))
                 return False
             except ExecRefused as error:
                 self._permission.refused(attempt.namespace)
@@ -117,10 +117,10 @@ class FileUploads:
             except TransportError:
                 pass
             except FileError as error:
-                self._fail(attempt, ending.file_not_sent(str(error)))
+                self._fail(attempt, files.not_sent(str(error)))
                 return False
             except OSError as error:
-                self._fail(attempt, ending.file_not_sent(f"{file.file!r} cannot be read any more: {error.strerror}."))
+                self._fail(attempt, files.not_sent(f"{file.file!r} cannot be read any more: {error.strerror}."))
                 return False
             time.sleep(pause)
         return False
