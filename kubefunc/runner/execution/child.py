@@ -333,9 +333,7 @@ def loads(data: bytes | mmap, place: str, spec: RunnerSpec) -> Any:
     return files.loads(data, place, spec.pull_allowance)
 
 
-def load(
-    payload: bytes | str, code: str, unpickle: Callable[[bytes], Any] = pickle.loads
-) -> Loaded:
+def load(payload: bytes | str, code: str, unpickle: Callable[[bytes], Any] = pickle.loads) -> Loaded:
     """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
 
     Raises whatever the caller's modules and pickles raise.
