@@ -32,9 +32,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.over = threading.Event()
+        self.told: list[str] = []
 
-    def worker_moved(self, *_: Any) -> None:
-        """Of no interest."""
+    def worker_moved(self, _: Worker, where: Whereabouts) -> None:
+        """What it waits for."""
+        self.told.append(where.detail)
 
     def worker_over(self, *_: Any) -> None:
         """It was given up."""
@@ -53,4 +55,19 @@ def test_a_worker_is_not_given_up_while_its_image_is_pulled(monkeypatch: pytest.
     assert not pool.over.is_set()
     worker.moved([0], Whereabouts(Phase.RUNNING, pod="worker-x-1"))
     assert pool.over.wait(30)
+    worker.join(5)
+
+
+def test_a_worker_is_not_given_up_while_its_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That may take as long as ``pull_allowance``, and calls that wait are told how far it is."""
+    monkeypatch.setattr(module, "RECONNECT", 0.1)
+    api, pool = Unreachable(), Recorder()
+    record = Record("worker-x", "token", "team")
+    worker = Worker(cast(Owner, pool), cast(Api, api), "me", record, b"key", startup=1.0)
+    began = time.monotonic()
+    worker.moved([0], Whereabouts(Phase.RUNNING, pod="worker-x-1"))
+    worker.output([0], b"kubefunc: installing packages with uv: torch\nResolved 20 packages\n")
+    assert pool.told == ["installing packages with uv: torch"]
+    assert pool.over.wait(30)
+    assert time.monotonic() - began > 1.0
     worker.join(5)

@@ -79,6 +79,7 @@ def serve(token: str, idle_timeout: float, reconnect: float, alone: float, prelo
         Why it ended.
     """
     for name in ("cloudpickle", *preload):
+        print(f"kubefunc: importing {name}", flush=True)
         importlib.import_module(name)
     where = directory()
     os.makedirs(where, mode=0o700, exist_ok=True)

@@ -97,7 +97,8 @@ class Supply:
     def _new_worker(self, owner: Owner) -> Worker:
         key = os.urandom(KEY_SIZE)
         record = Record(new_id(FUNCTION, key), os.urandom(TOKEN_SIZE).hex(), self._namespace)
-        return Worker(owner, self._api, self._client, record, key)
+        startup = self._options.pull_allowance if self._options.packages else 0.0
+        return Worker(owner, self._api, self._client, record, key, startup)
 
     def start(self, worker: Worker) -> None:
         """Have it come."""

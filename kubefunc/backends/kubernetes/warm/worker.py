@@ -38,6 +38,7 @@ SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
 AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
 SLOWER = 1.2
 AGAIN_AT_MOST = 2.0
+_OWN_LINE = "kubefunc: "
 FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
 
@@ -98,8 +99,18 @@ class Worker:
         is_found: whether another program has started it.
     """
 
-    def __init__(self, owner: Owner, api: Api, client: str, record: Record, key: bytes = b"") -> None:
-        """``client``: the id by which the worker knows this program. Without ``key`` it was found."""
+    def __init__(
+        self, owner: Owner, api: Api, client: str, record: Record, key: bytes = b"", startup: float = 0.0
+    ) -> None:
+        """
+        Args:
+            owner: its pool.
+            api: the API server.
+            client: the id by which the worker knows this program.
+            record: how it is reached.
+            key: of its own call. Without it, it was found.
+            startup: seconds that its Pod may run, beyond RECONNECT, before it serves: packages are installed first.
+        """
         self.call = record.call
         self.key = key
         self.record = record
@@ -112,6 +123,7 @@ class Worker:
         self._owner = owner
         self._api = api
         self._client = client
+        self._startup = self._may_start_for = startup
         self._over = self._is_leaving = False
         self._runs = self.is_found  # as far as its Pod's news says; streams are tried before that
         self._stream: Conversation | None = None
@@ -214,6 +226,7 @@ class Worker:
             return
         self._runs = where.phase is Phase.RUNNING  # Kubernetes has replaced the Pod: what ran there is lost
         self._heard = time.monotonic()
+        self._may_start_for = self._startup
         run, self.run, self.ready = self.run, None, False
         if self._stream is not None:
             self._stream.close()
@@ -225,7 +238,10 @@ class Worker:
         self._thread.start()
 
     def output(self, indexes: Sequence[int], data: bytes) -> None:
-        """Calls send theirs over the stream; this is what preloaded modules print."""
+        """Calls send theirs over the stream. This is what is printed before the worker serves: how far packages are."""
+        if not self.ready and not self._over and (news := _news(data)):
+            where = Whereabouts(Phase.STARTING, news, pod=self.pod, node=self.node, namespace=self.namespace)
+            self._owner.worker_moved(self, where)
 
     def take(self, outcomes: Sequence[records.Record]) -> None:
         self._end(_why_it_failed(outcomes[0], self.call))
@@ -261,7 +277,7 @@ class Worker:
                 self._judge(error)
             if self._heard > heard:
                 pause = AGAIN
-            if not self._over and self._runs and time.monotonic() - self._heard > RECONNECT:
+            if not self._over and self._runs and time.monotonic() - self._heard > RECONNECT + self._may_start_for:
                 self._over = True
                 self._owner.worker_over(self, None)
             if self._hurry.wait(0.0 if self._over else pause):
@@ -375,6 +391,7 @@ class Worker:
             self._waiting.clear()
             self.record = dataclasses.replace(self.record, namespace=self.namespace, pod=self.pod or "", node=self.node)
             self.ready = self.has_served = True
+            self._may_start_for = 0.0
             self._owner.worker_ready(self)
         elif told.get("lost"):
             self.run = None
@@ -395,6 +412,12 @@ class Worker:
 def _is_gone(error: Exception) -> bool:
     """Whether its Pod is not there any more."""
     return isinstance(error.__cause__, ApiError) and error.__cause__.not_found
+
+
+def _news(printed: bytes) -> str:
+    """The last line of the runner's own in what a Pod printed."""
+    own = [line for line in printed.decode(errors="replace").splitlines() if line.startswith(_OWN_LINE)]
+    return own[-1].removeprefix(_OWN_LINE) if own else ""
 
 
 def _why_it_failed(record: records.Record, call: str) -> KubefuncError | None:
