@@ -1,0 +1,61 @@
+"""How long a script takes to its first result when an earlier run has left warm workers."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.figures import Figure, at_most, spread
+from tests.bench.on_cluster import Ground
+from tests.conftest import ROOT
+
+RUNS = 20
+LIMIT = 0.35  # seconds
+
+# As a person writes it; its source stands in a file.
+SCRIPT = """
+from kubefunc import Pool, remote
+
+@remote(pool=Pool(max_workers=1), verbose=False)
+def double(x):
+    return 2 * x
+
+print(double.remote(21).result(90), flush=True)
+"""
+
+
+def second_start(ground: Ground) -> Iterator[Figure]:
+    """From the interpreter's start to the first result; beside it, an interpreter that does nothing."""
+    script = ground.space.kubeconfig.parent / "script.py"
+    script.write_text(SCRIPT)
+    first_result(ground.space.kubeconfig, script)  # starts the worker
+    took, bare = [], []
+    for _ in range(RUNS):
+        took.append(first_result(ground.space.kubeconfig, script))
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        bare.append(time.perf_counter() - began)
+    detail = f"{spread(took)}; `python -c pass` {1000 * statistics.median(bare):.0f} ms"
+    yield at_most("second start of a script, to its first result, median", statistics.median(took), LIMIT, " s", detail)
+    ground.space.clear()
+
+
+def first_result(kubeconfig: Path, script: Path) -> float:
+    """Seconds from the start of the interpreter to the line with the result."""
+    environ = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    with subprocess.Popen([sys.executable, str(script)], env=environ, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        line = program.stdout.readline()
+        took = time.perf_counter() - began
+    if line != "42\n":
+        raise RuntimeError(f"the script said {line!r}")
+    return took
+
+
+ROWS = {"pool-second": second_start}
