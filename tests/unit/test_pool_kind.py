@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 from kubefunc import Pool
-from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.control import archives
 from kubefunc.backends.kubernetes.warm import kind as module
 from kubefunc.backends.kubernetes.warm.kind import kind_of
 from kubefunc.errors import ConfigurationError
 from kubefunc.options import Options
-from kubefunc.payload import Packer
 from kubefunc.pool import Counts
-from kubefunc.runner.warm.worker import serve
+from tests.conftest import ROOT
 
 CLUSTER = ("https://one:6443", "mine")
 
 
-def worker(idle_timeout: float = 300.0, **options: object) -> Submission:
-    """What would start a worker."""
-    payload = Packer.for_cluster().pack(serve, ("", idle_timeout, 60.0, idle_timeout, ()))
-    return Submission(call="", function="worker", options=Options.of(**options), payload=payload, key=b"")  # type: ignore[arg-type]
-
-
-def kind(cluster: tuple[str, str] = CLUSTER, namespace: str = "team", **options: object) -> str:
-    """Its kind."""
-    return kind_of(cluster, namespace, worker(**options))  # type: ignore[arg-type]
+def kind(
+    cluster: tuple[str, str] = CLUSTER, namespace: str = "team", idle_timeout: float = 300.0, **options: object
+) -> str:
+    """That of workers with these options."""
+    made = Options.of(logging=False, **options)  # type: ignore[arg-type]
+    return kind_of(cluster, namespace, made, (idle_timeout, 60.0, ()))
 
 
 def test_two_programs_with_the_same_options_have_the_same_kind() -> None:
-    """Whatever their calls' ids and keys are; the kind is a label's value."""
-    other = dataclasses.replace(worker(cpu=1), call="worker-x", key=b"another")
-    assert kind(cpu=1) == kind_of(CLUSTER, "team", other)
+    """Whoever runs them, and however Python orders its sets there; the kind is a label's value."""
+    program = "from tests.unit.test_pool_kind import kind; print(kind(cpu=1, labels={'a': 'b', 'c': 'd'}))"
+    kinds = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "LOGNAME": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert kinds == {kind(cpu=1, labels={"c": "d", "a": "b"})}
     assert kind().isalnum()
     assert len(kind()) <= 63
 

@@ -7,19 +7,23 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Sequence
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.control.call_objects import job_spec
 from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.origin import NOBODY
+from kubefunc.options import Options
+from kubefunc.payload import Payload
 from kubefunc.runner import KEY_FILE, PROTOCOL
 
 LENGTH = 20  # characters
 _CALL = "worker"
+_NONE = Payload(b"", (), 0, 0)  # the function is kubefunc's own, whose code is among the files
 
 
-def kind_of(cluster: tuple[str, str], namespace: str, worker: Submission) -> str:
-    """The kind of worker that this submission starts.
+def kind_of(cluster: tuple[str, str], namespace: str, options: Options, arguments: Sequence[object]) -> str:
+    """The kind of workers that have these options and get these arguments.
 
     Two programs have the same kind only if their workers' Pods, the Python and the code of kubefunc that run there and
     the arguments that the worker gets are the same. Who starts the worker makes no difference.
@@ -27,12 +31,14 @@ def kind_of(cluster: tuple[str, str], namespace: str, worker: Submission) -> str
     Args:
         cluster: its address, and the context by which it is reached.
         namespace: of the Pods.
-        worker: a submission of the worker's own function; its id and key make no difference, its payload does.
+        options: of the worker's own call.
+        arguments: of the worker's own function, those that are not a single worker's.
     """
-    same = dataclasses.replace(worker, call=_CALL, key=b"", pool=_CALL)
-    spec = dataclasses.replace(job_spec(same, "", namespace), origin=NOBODY)
+    worker = Submission(call=_CALL, function=_CALL, options=options, payload=_NONE, key=b"", pool=_CALL)
+    spec = dataclasses.replace(job_spec(worker, "", namespace), origin=NOBODY)
     told = {
         "cluster": cluster,
+        "arguments": arguments,
         "job": build_job(spec),
         "python": python_here(),
         "protocol": PROTOCOL,

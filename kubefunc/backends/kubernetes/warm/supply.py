@@ -17,7 +17,6 @@ from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Owner, Worker
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
 from kubefunc.payload import Packer
-from kubefunc.runner.warm import worker as program
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api
@@ -68,8 +67,7 @@ class Supply:
         self._client = os.urandom(TOKEN_SIZE).hex()
         # A stream of its own for each worker: from the session's connections they would leave none for requests.
         self._api = host.connect(config.max_workers)
-        self._kind = ""
-        self._kind = kind_of(host.cluster, namespace, self._submission(Record("", "", namespace), b""))
+        self._kind = kind_of(host.cluster, namespace, options, self._arguments)
         self._records: Records = NoRecords()
         if config.share:
             self._records = RecordFiles(host.cache, self._kind, config.idle_timeout)
@@ -110,16 +108,22 @@ class Supply:
         except errors.KubefuncError as error:
             worker.fail(None, error)
 
-    def _submission(self, record: Record, key: bytes) -> Submission:
-        """The worker's own call."""
+    @property
+    def _arguments(self) -> tuple[float, float, float, tuple[str, ...]]:
+        """Of the worker's function; the token stands before them."""
         config = self._config
         alone = config.idle_timeout if config.share else RECONNECT
-        arguments = (record.token, config.idle_timeout, RECONNECT, alone, tuple(config.preload))
+        return config.idle_timeout, RECONNECT, alone, tuple(config.preload)
+
+    def _submission(self, record: Record, key: bytes) -> Submission:
+        """The worker's own call."""
+        from kubefunc.runner.warm.worker import serve  # a program that finds its workers need not load what they run
+
         return Submission(
             call=record.call,
             function=FUNCTION,
             options=self._options,
-            payload=self._host.packer.pack(program.serve, arguments),
+            payload=self._host.packer.pack(serve, (record.token, *self._arguments)),
             key=key,
             pool=self._kind,
         )
