@@ -82,7 +82,8 @@ def test_the_next_program_finds_the_worker(calling: Space, tmp_path: Path) -> No
     assert other != pod
     eventually(lambda: len(calling.admin.get("jobs")) == 1, what="the worker that is not shared to go")
     with Pool(max_workers=1) as pool:
-        assert remote(pool=pool)(os.getppid).remote().result(WAIT) == parent
+        call = remote(pool=pool)(os.getppid).remote()
+        assert [call.result(WAIT), call.stats.pod] == [parent, pod]
         assert pool.workers == 1
     nothing_left(calling)
 
