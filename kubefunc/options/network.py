@@ -71,7 +71,8 @@ class Network(Group):
     """Run the function in so many Pods that start together and know each other: the ranks of a gang.
 
     ``.remote()`` gives a :class:`kubefunc.GangCall` then, whose result is a list by rank. In the function,
-    ``current.rank()``, ``current.world_size()`` and ``current.peers()`` say who is there.
+    ``current.rank()``, ``current.world_size()`` and ``current.peers()`` say who is there. ``retries`` and
+    ``max_disruptions`` run all ranks again.
 
     Default: None, one Pod.
     Local: processes of this machine.
