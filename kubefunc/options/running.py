@@ -211,6 +211,7 @@ class Running(Group):
     """Workers that stay and take call after call: a call takes milliseconds instead of the start of a Pod.
 
     See :class:`kubefunc.Pool`. Functions with the same pool and the same options for their Pod share workers.
+    Your next program finds the workers that the last one has left.
 
     Default: None, each call is a Job and each map one Indexed Job.
     Local: ignored, calls are quick there.
