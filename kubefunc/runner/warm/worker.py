@@ -79,7 +79,7 @@ def serve(token: str, idle_timeout: float, reconnect: float, alone: float, prelo
         Why it ended.
     """
     for name in ("cloudpickle", *preload):
-        print(f"kubefunc: importing {name}", flush=True)
+        os.write(2, f"kubefunc: importing {name}\n".encode())  # the calls that wait are told
         importlib.import_module(name)
     where = directory()
     os.makedirs(where, mode=0o700, exist_ok=True)
