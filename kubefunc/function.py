@@ -740,6 +740,10 @@ def _sent(submission: Submission, backend: Backend, here: Session) -> Call[Any]:
         raise
     if call._publication is not None:
         call._publication.submitted(call._work)
+        return call
+    ended = call._outcomes.unread(0, call._load)
+    if ended is not None:  # in this process, or it was quick: nobody has the call yet, so nobody need be told
+        call._end(ended)
     return call
 
 

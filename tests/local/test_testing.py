@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from kubefunc import Executor, attach, configure, current, errors, remote, testing
+from kubefunc.session import session
 
 SECONDS = 60
 
@@ -64,11 +65,20 @@ async def later(x: int) -> int:
 
 
 def test_a_call_runs_in_this_process() -> None:
-    """It has ended when ``.remote()`` returns."""
-    with testing.inline():
-        call = remote(os.getpid).remote()
-        assert call.done()
-        assert call.result() == os.getpid()
+    """It has ended when ``.remote()`` returns, also where callbacks of other calls are still running."""
+    resumed = threading.Event()
+
+    def hold() -> None:
+        resumed.wait(SECONDS)
+
+    session().dispatcher.do(hold)
+    try:
+        with testing.inline():
+            call = remote(os.getpid).remote()
+            assert call.done()
+            assert call.result() == os.getpid()
+    finally:
+        resumed.set()
 
 
 def test_a_map_runs_in_this_process() -> None:
