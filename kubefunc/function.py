@@ -543,11 +543,21 @@ class RemoteClassMethod(Generic[P, R]):
         return cast("RemoteFunction[P, R]", kind(method, self._layer, self._name))
 
 
+if TYPE_CHECKING:
+
+    class StreamClassMethod(RemoteClassMethod[P, R]):
+        """The same of a generator function. At run time there is no difference: the method tells what it is."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> StreamRemoteFunction[P, R]: ...
+
+
 class Decorator(Protocol):
     """The decorator that ``@remote(...)`` returns. It takes a function, an ``async def`` or a generator function."""
 
     @overload
     def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: classmethod[Any, P, Iterator[R] | AsyncIterator[R]], /) -> StreamClassMethod[P, R]: ...
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
     @overload
@@ -560,6 +570,8 @@ class Decorator(Protocol):
 
 @overload
 def remote(function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> RemoteClassMethod[P, R]: ...
+@overload
+def remote(function: classmethod[Any, P, Iterator[R] | AsyncIterator[R]], /) -> StreamClassMethod[P, R]: ...
 @overload
 def remote(function: classmethod[Any, P, R], /) -> RemoteClassMethod[P, R]: ...
 @overload

@@ -33,6 +33,7 @@ def test_values_come_while_the_function_runs(calling: Space) -> None:
 def test_a_stream_to_its_end(calling: Space) -> None:
     """Values, what the generator returned, and its exception; ``async for``, too."""
     returned, failing, asynchronous = count.remote(250), fails_after.remote(2), squares.remote(4)
+    untrusted = count.options(untrusted=True, stream_ahead=5).remote(30)
     assert list(returned) == list(range(250))
     assert returned.result(60) == "counted"
     assert [next(failing), next(failing)] == [0, 1]
@@ -43,6 +44,7 @@ def test_a_stream_to_its_end(calling: Space) -> None:
         return [value async for value in asynchronous]
 
     assert asyncio.run(take()) == [0, 1, 4, 9]
+    assert list(untrusted) == list(range(30))
 
 
 def test_large_values(calling: Space) -> None:

@@ -58,6 +58,11 @@ class Model:
         yield n
 
     @remote
+    @classmethod
+    def names(cls, n: int) -> Iterator[str]:
+        yield cls.__name__ * n
+
+    @remote
     def predict(self, row: list[float]) -> float:
         return sum(row)
 
@@ -86,6 +91,7 @@ assert_type(streams_called.remote(1), Stream[float])
 assert_type(streams_later.remote(1), Stream[bytes])
 assert_type(streams.options(stream_ahead=2).remote(1), Stream[str])
 assert_type(Model().rows.remote(1), Stream[int])
+assert_type(Model.names.remote(1), Stream[str])
 assert_type(next(streams.remote(1)), str)
 assert_type(list(streams.remote(1)), list[str])
 streams.remote("1")  # type: ignore[arg-type]

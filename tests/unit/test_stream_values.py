@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from kubefunc import remote
 from kubefunc.backends.base import Lost, Submission
+from kubefunc.backends.kubernetes.attempts.attempt import Attempt
+from kubefunc.backends.kubernetes.results.value_streams import refuse_a_flood
 from kubefunc.envelope import returned
 from kubefunc.errors import OutOfMemoryError, PodLostError, ResultCorruptedError
 from kubefunc.options import Options
@@ -176,3 +180,17 @@ def test_what_its_pod_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told[numbers]["inline"] is False
     assert "stream" not in told[len]
     assert told[len]["inline"] is True
+
+
+@pytest.mark.parametrize(("untrusted", "refused"), [(True, True), (False, False)])
+def test_an_untrusted_generator_cannot_flood_its_caller(untrusted: bool, refused: bool) -> None:
+    """Its process may ignore what was taken, and send on: more than may wait is not accepted."""
+    attempt = cast("Attempt", SimpleNamespace(options=Options(untrusted=untrusted), call=CALL, result_limit=100))
+    values = new(ahead=2)
+    refuse_a_flood(attempt, values, 100)
+    for number in range(3):
+        values.feed(sealed(number))
+    with pytest.raises(ResultCorruptedError) if refused else contextlib.nullcontext():
+        refuse_a_flood(attempt, values, 0)
+    with pytest.raises(ResultCorruptedError) if refused else contextlib.nullcontext():
+        refuse_a_flood(attempt, new(), 101)

@@ -27,7 +27,7 @@ class LocalValues:
         self._values = values
         self._directory = directory
         self._lock = threading.Lock()
-        self._told = 0
+        self._asked = self._told = 0
         self._telling = threading.Lock()
         self._damage: ResultCorruptedError | None = None
         self._over = threading.Event()
@@ -52,6 +52,8 @@ class LocalValues:
         pause = POLL
         while not self._over.wait(pause):
             pause = POLL if self._bring() else min(POLL_AT_MOST, pause * SLOWER)
+            if self._asked > self._told:
+                self._tell(self._asked)
 
     def _bring(self) -> bool:
         """Take in the values that are there; whether there were any."""
@@ -71,11 +73,12 @@ class LocalValues:
             return self._values.received > before
 
     def _tell(self, taken: int) -> None:
-        """Let the generator go on. The directory may be gone: then it has ended."""
+        """Let the generator go on. Windows replaces no file that is being read: it is tried again then."""
         with self._telling, contextlib.suppress(OSError):
-            if taken <= self._told:
+            self._asked = max(self._asked, taken)
+            if self._asked <= self._told:
                 return
-            self._told = taken
             part = self._directory / f"{STREAM_TAKEN}.part"
-            part.write_text(str(taken))
+            part.write_text(str(self._asked))
             os.replace(part, self._directory / STREAM_TAKEN)
+            self._told = self._asked

@@ -25,6 +25,7 @@ from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.diagnose import ending
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.results.collect import DAMAGED_LIMIT, PATIENCE, Collector
+from kubefunc.envelope import corrupted
 from kubefunc.errors import ResultCorruptedError
 from kubefunc.runner import FOLLOW_DATA, READER_ACK, READER_NOTHING, READER_RESULT, STREAMER_TAKEN
 from kubefunc.runner.protocol import pipes, wire
@@ -78,6 +79,7 @@ class ValueStreams:
             followed = self._followed.get(attempt)
             if followed is None:
                 followed = self._followed[attempt] = _Followed(values)
+                followed.wake[1].setblocking(False)  # who tells of values that were taken must not wait
             if followed.thread_runs:
                 return
             followed.thread_runs = True
@@ -181,7 +183,7 @@ class ValueStreams:
         values = followed.values
         command = (*PROGRAM, "streamer", str(values.received))
         stream = Conversation(self._api, attempt.namespace, pod, command, silence=SILENCE)
-        frames = wire.Frames()
+        frames, size = wire.Frames(), 0
         with stream:
             _send_taken(stream, values)
             while attempt.awaits_values and attempt in self._followed:
@@ -189,17 +191,23 @@ class ValueStreams:
                 if woken:
                     followed.wake[0].recv(4096)
                     _send_taken(stream, values)
-                for letter, data in frames.feed(heard):
-                    if letter == FOLLOW_DATA:
-                        values.feed(data)
-                        followed.pod = pod
-                    elif letter == READER_RESULT:
-                        self._deliver(attempt, data)
-                        _acknowledge(stream, followed)
-                        return
-                    elif letter == READER_NOTHING:
-                        self._give_up(attempt)
-                        return
+                whole = frames.feed(heard)
+                size = 0 if whole else size + len(heard)
+                refuse_a_flood(attempt, values, size)
+                if any(self._take(attempt, followed, pod, *frame) for frame in whole):
+                    _acknowledge(stream, followed)
+                    return
+
+    def _take(self, attempt: Attempt, followed: _Followed, pod: str, letter: bytes, data: bytes) -> bool:
+        """Take in what the streamer says; whether that was the last."""
+        if letter == FOLLOW_DATA:
+            followed.values.feed(data)
+            followed.pod = pod
+        elif letter == READER_RESULT:
+            self._deliver(attempt, data)
+        elif letter == READER_NOTHING:
+            self._give_up(attempt)
+        return letter in (READER_RESULT, READER_NOTHING)
 
     def _deliver(self, attempt: Attempt, data: bytes) -> None:
         self._collector.deliver(attempt, attempt.new_receipt().whole(data))
@@ -226,6 +234,18 @@ def _send_taken(stream: Conversation, values: StreamValues) -> None:
     stream.send(STREAMER_TAKEN + pipes.UPLOAD_HEAD.pack(values.taken))
 
 
+def refuse_a_flood(attempt: Attempt, values: StreamValues, size: int) -> None:
+    """A function that is not trusted could send without an end, whatever its caller has taken.
+
+    Raises:
+        ResultCorruptedError: it sends more than it may.
+    """
+    if not attempt.options.untrusted:
+        return
+    if size > attempt.result_limit or values.received - values.taken > values.ahead:
+        raise corrupted(attempt.call, "an untrusted generator sends more than its runner would")
+
+
 def _acknowledge(stream: Conversation, followed: _Followed) -> None:
     """Let the Pod end. The connection must outlive the word: what is sent just before a hang-up may never arrive."""
     until = time.monotonic() + LINGER
@@ -239,7 +259,7 @@ def _acknowledge(stream: Conversation, followed: _Followed) -> None:
 
 def _wake(followed: _Followed, _taken: int) -> None:
     with contextlib.suppress(OSError):  # its thread has ended, or is woken already
-        followed.wake[1].send(b".", socket.MSG_DONTWAIT)
+        followed.wake[1].send(b".")
 
 
 def _close(followed: _Followed) -> None:
