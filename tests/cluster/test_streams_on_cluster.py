@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.cluster.spaces import Space
 from tests.cluster.streaming import count, fails_after, forever, large, notes_its_end, squares, waits_for
 from tests.cluster.waiting import eventually, nothing_left
 
+NO_USER_NAMESPACE: Any = {"pod_template": {"spec": {"hostUsers": True}}, "run_as_user": 1000}  # containerd 1.6
 QUICK = {"spec": {"terminationGracePeriodSeconds": 1}}
 
 
@@ -33,7 +35,7 @@ def test_values_come_while_the_function_runs(calling: Space) -> None:
 def test_a_stream_to_its_end(calling: Space) -> None:
     """Values, what the generator returned, and its exception; ``async for``, too."""
     returned, failing, asynchronous = count.remote(250), fails_after.remote(2), squares.remote(4)
-    untrusted = count.options(untrusted=True, stream_ahead=5).remote(30)
+    untrusted = count.options(untrusted=True, stream_ahead=5, **NO_USER_NAMESPACE).remote(30)
     assert list(returned) == list(range(250))
     assert returned.result(60) == "counted"
     assert [next(failing), next(failing)] == [0, 1]
