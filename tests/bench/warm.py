@@ -22,10 +22,10 @@ from tests.cluster.conftest import fresh_session
 WITHIN = 60.0
 CALLS = 100  # in a round
 ROUNDS = 5
-ITEMS = 1_000
+ITEMS = 10_000
 
 # A process for each line, as a call has one; it answers, and the next line may come when it has ended.
-_RAW = """
+_FORKED = """
 import os
 while data := os.read(0, 65536):
     pid = os.fork()
@@ -35,21 +35,38 @@ while data := os.read(0, 65536):
     os.waitpid(pid, 0)
 """
 
+# The same process for each line.
+_ECHO = """
+import os
+while data := os.read(0, 65536):
+    os.write(1, data)
+"""
+
 
 def warm_call(ground: Ground) -> Iterator[Figure]:
     """A call on a worker that is there, against a raw forked echo through API server and kubelet to the same Pod."""
-    with _calling(ground), Pool(max_workers=1) as pool:
+    yield from _against("a raw forked echo", ground, Pool(max_workers=1, share=False), _FORKED)
+
+
+def staying_call(ground: Ground) -> Iterator[Figure]:
+    """The same in a process that stays, against a raw echo."""
+    yield from _against("a raw echo", ground, Pool(max_workers=1, fresh=False, share=False), _ECHO)
+
+
+def _against(what: str, ground: Ground, pool: Pool, program: str) -> Iterator[Figure]:
+    with _calling(ground), pool:
         call = remote(pool=pool, verbose=False)(measured.double)
         first = call.remote(1)
         first.result(WITHIN)
-        with _raw(ground.space.namespace, first.stats.pod or "") as raw:
+        with _raw(ground.space.namespace, first.stats.pod or "", program) as raw:
             mine, theirs = [], []
             for _ in range(ROUNDS):
                 mine += [_call(call) for _ in range(CALLS)]
                 theirs += [_timed(raw) for _ in range(CALLS)]
     detail = f"ours {_milliseconds(mine)}; raw {_milliseconds(theirs)}"
     ratio = statistics.median(mine) / statistics.median(theirs)
-    yield at_most("warm call against a raw forked echo on such a stream, median / median", ratio, 1.6, detail=detail)
+    title = f"warm call, fresh={pool.fresh}, against {what} on such a stream, median / median"
+    yield at_most(title, ratio, 1.6, detail=detail)
 
 
 def first_warm_call(ground: Ground) -> Iterator[Figure]:
@@ -68,12 +85,13 @@ def first_warm_call(ground: Ground) -> Iterator[Figure]:
 
 
 def warm_map(ground: Ground) -> Iterator[Figure]:
-    """Trivial items on two workers, a process for each."""
-    with _calling(ground), Pool(min_workers=2, max_workers=2) as pool:
+    """Trivial items on two workers, whose processes stay."""
+    with _calling(ground), Pool(min_workers=2, max_workers=2, share=False) as pool:
         call = remote(pool=pool, verbose=False)(measured.double)
         call.map(range(20)).result(WITHIN)
         took = [_timed(lambda: call.map(range(ITEMS)).result(WITHIN)) for _ in range(3)]
-    summed = f"{statistics.median(took):.2f} s ({spread(took)})"
+    each = 1e6 * statistics.median(took) / ITEMS
+    summed = f"{statistics.median(took):.2f} s, {each:.0f} µs an item ({spread(took)})"
     yield Figure(f"map of {ITEMS:,} trivial items on 2 warm workers", summed)
 
 
@@ -93,7 +111,7 @@ def _calling(ground: Ground) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _raw(namespace: str, pod: str) -> Generator[Callable[[], object]]:
+def _raw(namespace: str, pod: str, program: str) -> Generator[Callable[[], object]]:
     """An echo over a stream of our own to that Pod."""
     config = configured(None, os.environ)
     if config is None:
@@ -101,7 +119,7 @@ def _raw(namespace: str, pod: str) -> Generator[Callable[[], object]]:
     api = Api(config)
     wake, wake_end = socket.socketpair()  # nobody wakes it
     try:
-        with wake, wake_end, Conversation(api, namespace, pod, ("python3", "-c", _RAW)) as stream:
+        with wake, wake_end, Conversation(api, namespace, pod, ("python3", "-c", program)) as stream:
 
             def echo() -> object:
                 stream.send(b"x" * 400)  # about what a call sends
@@ -130,4 +148,4 @@ def _milliseconds(values: list[float]) -> str:
     )
 
 
-ROWS = {"pool-call": warm_call, "pool-first": first_warm_call, "pool-map": warm_map}
+ROWS = {"pool-call": warm_call, "pool-stays": staying_call, "pool-first": first_warm_call, "pool-map": warm_map}

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -70,8 +71,9 @@ class WarmWorker:
 
     def stop(self) -> None:
         """All of it."""
-        for process in (self.process, *(client.process for client in self.clients)):
-            _end(process)
+        _end(self.process)
+        for client in self.clients:
+            client.stop()
 
 
 class WarmClient:
@@ -119,18 +121,22 @@ class WarmClient:
 
     def receive_one_of(self, *letters: bytes) -> tuple[bytes, bytes]:
         """The next frame of one of these kinds."""
-        assert self.process.stdout is not None
         until = time.monotonic() + WITHIN
         while True:
             for at, (each, content) in enumerate(self.heard):
                 if each in letters:
                     del self.heard[at]
                     return each, content
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
-            assert ready, f"none of {letters!r} came, but {self.heard}"
-            data = os.read(self.process.stdout.fileno(), 1 << 16)
+            data = self.read(max(0.0, until - time.monotonic()))
             assert data, f"the stream ended without {letters!r}, but {self.heard}"
             self.heard += self.frames.feed(data)
+
+    def read(self, seconds: float) -> bytes:
+        """What comes next."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        assert ready, f"nothing came, but {self.heard}"
+        return os.read(self.process.stdout.fileno(), 1 << 16)
 
     def call(
         self,
@@ -202,9 +208,63 @@ class WarmClient:
 
     def cut(self) -> None:
         """The stream breaks."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+        self.stop()
+
+    def stop(self) -> None:
         _end(self.process)
+
+
+class PipeClient(WarmClient):
+    """The same without the program ``attach``: it hands over two pipes itself, and says byte by byte what it sends."""
+
+    def __init__(self, worker: WarmWorker) -> None:
+        worker.clients.append(self)
+        self.worker = worker
+        self.frames = wire.Frames()
+        self.heard = []
+        self._recorder: bytearray | None = None
+        to_worker, self._to = os.pipe()
+        self._from, from_worker = os.pipe()
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._door.connect(str(worker.socket))
+        socket.send_fds(self._door, [b"a"], [to_worker, from_worker])
+        os.close(to_worker)
+        os.close(from_worker)
+
+    def send(self, letter: bytes, data: bytes = b"") -> None:
+        self.write(wire.frame(letter, data))
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes, or note them."""
+        if self._recorder is not None:
+            self._recorder += data
+            return
+        with contextlib.suppress(BrokenPipeError):  # the worker has had enough
+            wire.write_all(self._to, data)
+
+    def recorded(self, work: Callable[[PipeClient], None]) -> bytes:
+        """The bytes that this would send."""
+        self._recorder = recorder = bytearray()
+        work(self)
+        self._recorder = None
+        return bytes(recorder)
+
+    def read(self, seconds: float) -> bytes:
+        ready, _, _ = select.select([self._from], [], [], seconds)
+        assert ready, f"nothing came, but {self.heard}"
+        return os.read(self._from, 1 << 16)
+
+    def is_over(self) -> bool:
+        """Whether the worker lets the stream go."""
+        while data := self.read(WITHIN):
+            self.heard += self.frames.feed(data)
+        return True
+
+    def stop(self) -> None:
+        if self._door.fileno() >= 0:
+            os.close(self._to)
+            os.close(self._from)
+            self._door.close()
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

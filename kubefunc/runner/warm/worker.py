@@ -207,7 +207,8 @@ class Worker:
         if self._listener.fileno() in ready:
             self._open_door()
         for stream in (self._candidate, self._stream):
-            if stream is not None and stream.input in ready:
+            is_there = stream is not None and stream in (self._candidate, self._stream)  # the one may replace the other
+            if stream is not None and is_there and stream.input in ready:
                 self._hear_stream(stream)
 
     def _open_door(self) -> None:

@@ -34,6 +34,7 @@ class Pools:
         self._host = host
         self._lock = threading.RLock()
         self._pools: dict[tuple[Pool, str, str], WarmPool] = {}
+        self._latest: tuple[Options, str, WarmPool] | None = None
         self._work: weakref.WeakValueDictionary[str, WarmWork] = weakref.WeakValueDictionary()
 
     def submit(self, submission: Submission, sink: Sink, namespace: str) -> WarmWork:
@@ -72,6 +73,15 @@ class Pools:
         return work
 
     def _pool(self, config: Pool, options: Options, namespace: str) -> WarmPool:
+        """The pool for these options: from call to call the same object, and comparing them takes a millisecond."""
+        known = self._latest
+        if known is not None and known[0] is options and known[1] == namespace and not known[2].closed:
+            return known[2]
+        pool = self._pool_of(config, options, namespace)
+        self._latest = options, namespace, pool
+        return pool
+
+    def _pool_of(self, config: Pool, options: Options, namespace: str) -> WarmPool:
         usual = {name: getattr(_DEFAULTS, name) for name in _OF_THE_CALL}
         own = dataclasses.replace(options, **usual, keep="never", logging=False, ttl=min(options.ttl, WORKER_TTL))
         key = (config, namespace, repr(own))
