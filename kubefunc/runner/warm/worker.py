@@ -339,6 +339,8 @@ class Worker:
             return False
         request = WarmRequest(data, self._where)
         if self._last is None or self._last.ended is not None:
+            if self._last is not None:
+                self._last.remove()
             self._store.use(request)
             self._last = Sent(request)
             self._asked_to_end = self._was_asked = False

@@ -15,10 +15,13 @@ _SCRATCH = 256 * 1024
 class Conversation(ExecStream):
     """An exec stream whose one thread waits for the command and for a wake-up at once."""
 
+    _scratch: memoryview
+
     def open(self) -> None:
         """Connect. Raises ExecRefused, ExecUnavailable, StreamCut or StreamClosed."""
         super().open()
         self._socket.take_early(self._silence)
+        self._scratch = memoryview(bytearray(_SCRATCH))
 
     def hear(self, wake: int, seconds: float) -> tuple[bytes, bool]:
         """What the command has written, and whether ``wake`` can be read; waits until there is either.
@@ -48,7 +51,7 @@ class Conversation(ExecStream):
     def _take(self) -> bytes:
         """What one read brings of stdout; perhaps nothing."""
         heard = bytearray()
-        scratch = memoryview(bytearray(_SCRATCH))
+        scratch = self._scratch
         count = self._read(scratch)
         ended = count == 0
         for channel, piece in self._parser.feed(scratch[:count]):

@@ -20,7 +20,7 @@ from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
-from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.batch import PIECE, Batch
 from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
@@ -345,21 +345,18 @@ class Worker:
         stream.send(greeting.hello(self.run))
 
     def _send_waiting(self, stream: Conversation) -> None:
+        frames: list[bytes] = []
         while self._waiting and not self._over:
             what = self._waiting.popleft()
-            if isinstance(what, Batch):
-                self._send_run(stream, what)
-            elif what:
-                stream.send(what)
+            frames += self._frames_of(what) if isinstance(what, Batch) else [what]
+        if any(frames):
+            _send(stream, frames)
 
-    def _send_run(self, stream: Conversation, run: Batch) -> None:
+    def _frames_of(self, run: Batch) -> Iterable[bytes]:
         if run is not self.run:
-            return  # it was taken back
+            return ()  # it was taken back
         run.begin(self.pod or "", self.node, self.namespace)
-        *pieces, last, call = run.frames(self._kept, self._request_key)
-        for piece in pieces:
-            stream.send(piece)
-        stream.send(last + call)
+        return run.frames(self._kept, self._request_key)
 
     def _hear(self, stream: Conversation, letter: bytes, content: bytes) -> None:
         run = self.run
@@ -382,7 +379,7 @@ class Worker:
         elif letter == GIVEN_BACK:
             self._owner.given_back(run.hear_given_back(content))
         elif letter == ENDED:
-            self._run_ended(stream, run)
+            self._run_ended(run)
 
     def _welcome(self, stream: Conversation, told: dict[str, Any]) -> None:
         run = self.run
@@ -398,15 +395,29 @@ class Worker:
             self._owner.run_lost(self, run)
         elif told.get("run") != run.id:
             self._waiting.clear()
-            self._send_run(stream, run)  # the stream broke before all of it was there
+            _send(stream, self._frames_of(run))  # the stream broke before all of it was there
 
-    def _run_ended(self, stream: Conversation, run: Batch) -> None:
-        stream.send(wire.frame(ACKNOWLEDGE, run.id.encode()))
+    def _run_ended(self, run: Batch) -> None:
         self.run = None
         if run.is_answered:
             self._owner.run_ended(self, run)
         else:
             self._owner.run_lost(self, run)
+        self._waiting.appendleft(wire.frame(ACKNOWLEDGE, run.id.encode()))  # goes with the next call, if there is one
+
+
+def _send(stream: Conversation, frames: Iterable[bytes]) -> None:
+    """Small ones together: each message costs both ends, and all between them."""
+    together: list[bytes] = []
+    size = 0
+    for frame in frames:
+        together.append(frame)
+        size += len(frame)
+        if size >= PIECE:
+            stream.send(b"".join(together))
+            together, size = [], 0
+    if together:
+        stream.send(b"".join(together))
 
 
 def _is_gone(error: Exception) -> bool:
