@@ -328,7 +328,10 @@ class Worker:
         elif letter == TERMINATE:
             self._asked_to_end = True
         elif letter == GOODBYE:
-            self._hear_goodbye()
+            self._lease.free()
+            self._asked_to_end = self._runs
+            if not self._asked_to_end:
+                self._let_client_go()
         elif letter == ACKNOWLEDGE and self._last is not None and self._last.run.encode() == content:
             self._last.remove()
             self._last = None
@@ -346,13 +349,6 @@ class Worker:
             self._asked_to_end = self._was_asked = False
             self._busy = time.monotonic()
         return True
-
-    def _hear_goodbye(self) -> None:
-        self._lease.free()
-        if self._runs:
-            self._asked_to_end = True
-        else:
-            self._let_client_go()
 
     # -- for the supervisor
 
