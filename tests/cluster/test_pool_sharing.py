@@ -112,3 +112,16 @@ def test_a_found_worker_that_is_lost_is_replaced(calling: Space, tmp_path: Path)
     assert other != pod
     calling.clear()
     nothing_left(calling)
+
+
+def test_a_pool_is_scaled_by_hand(calling: Space) -> None:
+    """Workers that are wanted start without a call; those that are not, and have none, end."""
+    with Pool(max_workers=2, share=False) as pool:
+        assert remote(pool=pool)(abs).remote(-1).result(WAIT) == 1
+        pool.scale(2)
+        eventually(lambda: "0 busy, 2 idle, 0 starting" in repr(pool), within=60, what="two workers to be idle")
+        pool.scale(0)
+        assert pool.workers == 0
+        nothing_left(calling)
+        assert remote(pool=pool)(abs).remote(-2).result(WAIT) == 2
+    nothing_left(calling)

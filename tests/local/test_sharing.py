@@ -195,6 +195,19 @@ def test_a_found_worker_that_goes_is_missed_at_once(api: Api, server: ExecServer
     program.close()
 
 
+def test_a_found_worker_that_is_told_to_end_says_so(api: Api, start: Start) -> None:
+    """As by a node that is drained: its call, if it has not begun, is another worker's."""
+    worker = start()
+    program = Program(api, "one")
+    assert program.pool.first() == "ready"
+    worker.process.terminate()
+    until = time.monotonic() + WITHIN
+    while program.pool.heard != ["ready", "leaves"] and time.monotonic() < until:
+        time.sleep(0.02)
+    assert program.pool.heard == ["ready", "leaves"]
+    program.close()
+
+
 def test_a_worker_says_what_it_does_to_who_may_exec(api: Api, server: ExecServer, start: Start) -> None:
     """``kubefunc ls`` shows it. One that is not there, or may not be asked, says nothing."""
     worker = start()
