@@ -122,7 +122,7 @@ def test_a_pod_without_room_for_a_file(calling: Space, tmp_path: Path) -> None:
 
 
 def test_warm_workers_take_no_files(calling: Space, tmp_path: Path) -> None:
-    """Refused before anything is sent."""
+    """Arguments are refused before anything is sent; a returned file is an error that says how to have it."""
 
     @remote(pool=True)
     def read(file: File) -> int:
@@ -130,3 +130,18 @@ def test_warm_workers_take_no_files(calling: Space, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"pool=.*data.*warm workers take no files"):
         read.remote(noise_at(tmp_path / "data", 10))
+    with pytest.raises(FileError, match=r"returned a File, and warm workers \(pool=\) send no files"):
+        work.make_file.options(pool=True).remote(10).result(WAIT)
+
+
+def test_the_failed_items_of_another_program_are_not_run_again_without_their_files(
+    calling: Space, tmp_path: Path
+) -> None:
+    """Who attaches to a map has its arguments, but not the files among them: told before anything is made."""
+    started = work.refuse_file.options(detach=True).map([noise_at(tmp_path / "data", 10)])
+    attached = kubefunc.attach_map(started.id)
+    with pytest.raises(ValueError, match="data"):
+        list(attached)
+    with pytest.raises(ConfigurationError, match="files among its arguments"):
+        attached.retry_failed()
+    attached.discard()

@@ -65,6 +65,11 @@ def echo_file_and_memory(file: File) -> tuple[tuple[str, str, File], int]:
 
 
 @remote
+def refuse_file(file: File) -> None:
+    raise ValueError(file.name)
+
+
+@remote
 def make_file(size: int) -> tuple[str, str, File]:
     path = "/tmp/made.bin"
     with open(path, "wb") as file:

@@ -175,8 +175,9 @@ def form_of(spec: RunnerSpec) -> Form:
 
 def cannot_load(error: BaseException, new_body: NewBody, form: Form) -> Outcome:
     """The outcome of a payload that does not unpickle here."""
-    if isinstance(error, Exception) and hasattr(error, "waited_for_file"):
-        return attempts.error_header(CODE_UPLOAD, error.waited_for_file), new_body()
+    missing_file = getattr(error, "waited_for_file", None) if type(error).__name__ == "NotBrought" else None
+    if missing_file is not None:
+        return attempts.error_header(CODE_UPLOAD, missing_file), new_body()
     header, body = form[1](error, new_body)
     detail = {"cause": causes.told(error), **causes.missing_here(error)}
     return {**header, "outcome": ERROR, "code": CODE_LOAD, "detail": detail}, body

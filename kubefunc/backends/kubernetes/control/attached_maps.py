@@ -31,6 +31,8 @@ from kubefunc.errors import ConfigurationError
 from kubefunc.payload import Payload
 from kubefunc.runner import ITEMS, PAYLOAD
 from kubefunc.runner.protocol import records
+from kubefunc.runner.protocol.file import numbers_in
+from kubefunc.runner.protocol.wire import split_payload
 from kubefunc.untrusted import UntrustedSink
 
 LATER_JOB_LOOKS = 5  # for a Job that another client makes for what it has taken back
@@ -125,19 +127,18 @@ class AttachedMaps:
         if spec.upload or spec.upload_items or (spec.packages or {}).get("sent"):
             raise _nothing_to_read(call, "its arguments, too many for Secrets, never were on the cluster as a whole")
         layout = Layout.from_json(map_of(spec))
-        items = joined(files, ITEMS)
-        numbers = range(len(layout.chunks))
+        chunks = [records.chunk_of(joined(files, ITEMS), number) for number in range(len(layout.chunks))]
+        items = {index: bytes(data) for chunk in chunks for index, data in records.split_items(chunk)}
+        shared = split_payload(joined(files, PAYLOAD))[1]
+        if any(map(numbers_in, (shared, *items.values()))):
+            raise _nothing_to_read(call, "the files among its arguments are with the program that started it")
         return Submission(
             shape="map",
             call=call,
             function=spec.function,
             options=read_options(files),
             payload=Payload(joined(files, PAYLOAD), (), 0, 0),
-            items={
-                index: bytes(data)
-                for number in numbers
-                for index, data in records.split_items(records.chunk_of(items, number))
-            },
+            items=items,
             count=layout.count,
             chunksize=layout.size,
             max_parallelism=map_of(spec)["max_parallelism"],
