@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import kubefunc
-from kubefunc import File, remote
+from kubefunc import File, Pool, remote
 from kubefunc.errors import ConfigurationError, FileError, PermissionDeniedError, ResultLostError
 from tests.cluster import work
 from tests.cluster.conftest import fresh_session
@@ -130,8 +130,9 @@ def test_warm_workers_take_no_files(calling: Space, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"pool=.*data.*warm workers take no files"):
         read.remote(noise_at(tmp_path / "data", 10))
-    with pytest.raises(FileError, match=r"returned a File, and warm workers \(pool=\) send no files"):
-        work.make_file.options(pool=True).remote(10).result(WAIT)
+    told = r"returned a File, and warm workers \(pool=\) send no files"
+    with Pool(max_workers=1) as pool, pytest.raises(FileError, match=told):
+        work.make_file.options(pool=pool).remote(10).result(WAIT)
 
 
 def test_the_failed_items_of_another_program_are_not_run_again_without_their_files(
@@ -139,9 +140,12 @@ def test_the_failed_items_of_another_program_are_not_run_again_without_their_fil
 ) -> None:
     """Who attaches to a map has its arguments, but not the files among them: told before anything is made."""
     started = work.refuse_file.options(detach=True).map([noise_at(tmp_path / "data", 10)])
-    attached = kubefunc.attach_map(started.id)
     with pytest.raises(ValueError, match="data"):
-        list(attached)
-    with pytest.raises(ConfigurationError, match="files among its arguments"):
-        attached.retry_failed()
-    attached.discard()
+        list(started)
+    with fresh_session():
+        attached = kubefunc.attach_map(started.id)
+        with pytest.raises(ValueError, match="data"):
+            list(attached)
+        with pytest.raises(ConfigurationError, match="files among its arguments"):
+            attached.retry_failed()
+        attached.discard()
