@@ -1,0 +1,125 @@
+"""What a worker is given at once, and what is read of its answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from kubefunc import Pool, errors
+from kubefunc.backends.base import Sink, Submission
+from kubefunc.backends.kubernetes.warm.backlog import Backlog
+from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.options import Options
+from kubefunc.payload import Packer
+from kubefunc.runner.protocol import records
+from kubefunc.runner.warm.kept import Kept
+
+KEY = b"k" * 32
+
+
+class Heard:
+    """A sink: what it was told."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.failed: list[Exception] = []
+
+    def missing(self, indexes: Sequence[int]) -> list[int]:
+        """Nothing has come yet."""
+        return list(indexes)
+
+    def take(self, outcomes: Sequence[records.Record]) -> None:
+        """Outcomes came."""
+        self.taken += [each.index for each in outcomes]
+
+    def fail(self, indexes: Sequence[int], error: Exception) -> None:
+        """None will come."""
+        self.failed.append(error)
+
+
+def runs_of(count: int, sink: Heard, size: int = 1) -> list[Run]:
+    """The items of a map."""
+    items = dict.fromkeys(range(count), b"x" * size)
+    payload = Packer.for_local().pack(abs)
+    sent = Submission(
+        call="map-x", function="f", options=Options(), payload=payload, key=KEY, shape="map", items=items, count=count
+    )
+    parcel, changed = Parcel(sent, fresh=True), threading.Condition()
+    return [Run(parcel, index, cast(Sink, sink), changed) for index in items]
+
+
+def record(index: int) -> bytes:
+    """An item has returned."""
+    return records.pack_record(index, 1.0, 2.0, 1, b"", 2) + b"N."
+
+
+def test_a_worker_gets_items_of_one_map_at_once() -> None:
+    """So many as last for a while, of large ones few; what comes back goes first."""
+    backlog, sink = Backlog(), Heard()
+    backlog.add(runs_of(100, sink))
+    backlog.add(runs_of(3, sink))
+    first = backlog.next_batch(None, 1)
+    assert first is not None
+    assert [run.index for run in first.runs] == [0]
+    second = backlog.next_batch(0.01, 1)
+    assert second is not None
+    assert [run.index for run in second.runs] == list(range(1, 11))
+    backlog.put_back(list(second.runs))
+    third = backlog.next_batch(0.0001, 1)
+    assert third is not None
+    assert third.runs[0].index == 1
+    large = Backlog()
+    large.add(runs_of(10, sink, size=600_000))
+    few = large.next_batch(0.0001, 1)
+    assert few is not None
+    assert len(few.runs) == 2
+
+
+def test_code_and_function_are_sent_once() -> None:
+    """The second batch only names what the worker keeps."""
+    kept, runs = Kept(), runs_of(2, Heard())
+    first, second = (b"".join(Batch(runs[0].parcel, [run]).frames(kept, KEY)) for run in runs)
+    assert b"builtins" in first
+    assert b"builtins" not in second
+    assert b"function." in second
+
+
+@pytest.mark.parametrize("place", range(0, 200, 7))
+def test_a_block_that_was_changed_is_not_taken(place: int) -> None:
+    """Whichever byte: nothing of it is unpickled, and the items get an error."""
+    sink = Heard()
+    runs = runs_of(2, sink)
+    batch = Batch(runs[0].parcel, runs)
+    block = bytearray(records.seal_block(KEY, "map-x", 0, 0, record(0) + record(1)))
+    batch.hear_answer(bytes(block))
+    assert sink.taken == [0, 1]
+    sink.taken.clear()
+    again = Batch(runs[0].parcel, runs)
+    block[place % len(block)] ^= 0x20
+    again.hear_answer(bytes(block))
+    again.settle()
+    assert sink.taken == []
+    assert all(isinstance(each, errors.ResultCorruptedError) for each in sink.failed)
+
+
+def test_only_items_of_the_batch_are_taken() -> None:
+    """A worker that answers for others, or twice, changes nothing."""
+    sink = Heard()
+    runs = runs_of(3, sink)
+    batch = Batch(runs[0].parcel, runs[:2])
+    batch.hear_answer(records.seal_block(KEY, "map-x", 0, 0, record(0) + record(2) + record(0)))
+    assert sink.taken == [0]
+    assert [run.index for run in batch.left] == [1]
+    assert not batch.is_answered
+
+
+@pytest.mark.parametrize("fresh", [None, 1, "no"])
+def test_fresh_is_a_bool(fresh: Any) -> None:
+    """The error names the value."""
+    with pytest.raises(errors.ConfigurationError, match=f"fresh={fresh!r}"):
+        Pool(fresh=fresh)
