@@ -14,7 +14,6 @@ import pickle
 import stat
 import time
 
-from kubefunc.runner.execution import pickling
 from kubefunc.runner.execution.reports import BodyNotWritten
 from kubefunc.runner.protocol import file, wire
 from kubefunc.runner.protocol.file import File
@@ -150,6 +149,8 @@ class Returned:
 
     def dumps(self, value: object) -> bytes:
         """A part's pickle: which of them fails?"""
+        from kubefunc.runner.execution import pickling  # with cloudpickle, which most results do not need
+
         buffer = io.BytesIO()
         self._made(pickling.Pickler, buffer).dump(value)
         return buffer.getvalue()
