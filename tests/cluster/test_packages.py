@@ -202,6 +202,7 @@ def test_numpy_pandas_scikit_learn_and_pyarrow(hermetic: Cluster, images: dict[s
         assert function.remote().result(WAIT) == (45, 2.0, True, 10)
 
 
+@pytest.mark.timeout(600)
 def test_sync_sends_the_packages_of_this_machine(calling: Space, capfd: pytest.CaptureFixture[str]) -> None:
     """To the stock image, which has no installer, without any index: for a call, and for a map of four Pods."""
     del calling
@@ -223,7 +224,7 @@ def test_sync_sends_the_packages_of_this_machine(calling: Space, capfd: pytest.C
         x = pandas.DataFrame({"x": numpy.arange(10.0)})
         return round(float(LinearRegression().fit(x, slope * x.x).coef_[0]), 6), float(x.x.sum()), platform.node()
 
-    found = remote(fit).options(packages="sync").map(range(4), chunksize=1, max_parallelism=4).result(WAIT)
+    found = remote(fit).options(packages="sync").map(range(4), chunksize=1, max_parallelism=4).result(2 * WAIT)
     assert [each[:2] for each in found] == [(float(slope), 45.0) for slope in range(4)]
     assert len({pod for *_, pod in found}) == 4
 
