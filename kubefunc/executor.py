@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from kubefunc.arguments import refuse_misfits
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.function import gives_a_generator, refuse_nested
 from kubefunc.options import Options, parse_changes, shows_options
+from kubefunc.packing.arguments import refuse_misfits
 from kubefunc.runner.execution.workplace import Workplace
 from kubefunc.session import Session, exiting, session
 from kubefunc.tasks import Tasks, plain
@@ -212,7 +212,7 @@ def _refuse_generator(where: str, fn: Callable[..., object]) -> None:
 
 def _check_initializer(initializer: Callable[..., object], workplace: Workplace) -> None:
     """Now, where it is given, not at the first task."""
-    from kubefunc.payload import Packer  # here, as it does not travel to Pods
+    from kubefunc.packing.payload import Packer  # here, as it does not travel to Pods
 
     try:
         Packer.for_local().pack(initializer, workplace.initargs)

@@ -23,8 +23,8 @@ from typing import (
 
 from kubefunc import current
 from kubefunc.errors import ConfigurationError, NestedCallError
-from kubefunc.inputs import HowToMap, map_items, parse_how, starmap_items
 from kubefunc.options import Layer, parse_changes, shows_options
+from kubefunc.packing.inputs import HowToMap, map_items, parse_how, starmap_items
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kubefunc.map_call import MapCall
     from kubefunc.map_items import MapItems
     from kubefunc.options import OptionChanges, Options
-    from kubefunc.payload import Packer
+    from kubefunc.packing.payload import Packer
     from kubefunc.session import Session
     from kubefunc.stream import Stream
     from kubefunc.stream_values import StreamValues
@@ -134,7 +134,7 @@ class RemoteFunction(Generic[P, R]):
             ConfigurationError: an option is wrong, or the kubeconfig is broken.
         """
         __tracebackhide__ = True
-        from kubefunc.arguments import refuse_misfits
+        from kubefunc.packing.arguments import refuse_misfits
 
         _refuse_unbound(self)  # its class would be missed as an argument first
         refuse_misfits(f"{self._name}.remote()", self.function, args, kwargs)
@@ -154,9 +154,9 @@ class RemoteFunction(Generic[P, R]):
             ConfigurationError: an option is wrong, or the kubeconfig is broken.
         """
         __tracebackhide__ = True
-        from kubefunc.arguments import refuse_misfits
         from kubefunc.choice import objects_of
-        from kubefunc.payload import Packer
+        from kubefunc.packing.arguments import refuse_misfits
+        from kubefunc.packing.payload import Packer
         from kubefunc.session import session
 
         _refuse_unbound(self)
@@ -399,7 +399,7 @@ class RemoteFunction(Generic[P, R]):
 
     def _start_many(self, where: str, items: Iterable[tuple[Any, ...]], how: HowToMap) -> MapCall[Any]:
         __tracebackhide__ = True
-        from kubefunc.arguments import without_misfits  # not where the function only runs: in a Pod
+        from kubefunc.packing.arguments import without_misfits  # not where the function only runs: in a Pod
 
         _refuse_unbound(self)
         return start_many(self, without_misfits(where, self.function, items, how.kwargs), how)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kubefunc.payload import Nested, Reducers, pickled
+from kubefunc.packing.payload import Nested, Reducers, pickled
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kubefunc.backends.base import Backend, Sink, Submission, Work
     from kubefunc.leaving import SigtermHandler
     from kubefunc.options import OptionChanges
-    from kubefunc.payload import Payload
+    from kubefunc.packing.payload import Payload
 
 EXIT_TIMEOUT = 5.0
 

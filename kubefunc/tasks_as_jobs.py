@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, cast
 
-from kubefunc.arguments import without_misfits
 from kubefunc.call import Call
 from kubefunc.diagnosis import Phase
 from kubefunc.function import RemoteFunction, prepare, remote, start_items
-from kubefunc.inputs import HowToMap, map_items
 from kubefunc.map_items import MapItems
 from kubefunc.options import Layer
+from kubefunc.packing.arguments import without_misfits
+from kubefunc.packing.inputs import HowToMap, map_items
 from kubefunc.runner.execution.workplace import Workplace
 from kubefunc.session import Session
 from kubefunc.tasks import TaskFuture, plain

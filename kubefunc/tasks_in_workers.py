@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
-from kubefunc.arguments import without_misfits
 from kubefunc.attempts import View
 from kubefunc.backends.base import Backend, OpenWork, Submission
 from kubefunc.diagnosis import Diagnosis, Phase
@@ -19,7 +18,8 @@ from kubefunc.envelope import Raised, Returned, Unread
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
 from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
-from kubefunc.payload import Packer
+from kubefunc.packing.arguments import without_misfits
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
@@ -30,7 +30,7 @@ class TasksInWorkers(Owner):
     """Tasks are the items of a map that stays open, and it owns their outcomes. Each is forgotten when it has ended."""
 
     def __init__(self, of: Session, backend: Backend, options: Options, workplace: Workplace, workers: int) -> None:
-        from kubefunc.freshness import LoadedCode
+        from kubefunc.packing.freshness import LoadedCode
 
         self.session = of
         self._packer: Packer = backend.packer

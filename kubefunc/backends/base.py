@@ -15,7 +15,7 @@ from kubefunc.runner.protocol.records import Record
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kubefunc.payload import Packer, Payload
+    from kubefunc.packing.payload import Packer, Payload
     from kubefunc.stream_values import StreamValues
 
 Shape = Literal["single", "map"]

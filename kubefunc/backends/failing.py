@@ -13,7 +13,7 @@ from kubefunc.backends.base import Backend, OpenWork, Shape, Sink, Submission, T
 from kubefunc.backends.inline import EndedWork
 from kubefunc.errors import ConfigurationError, KubefuncError
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution import child, reports
 from kubefunc.runner.protocol.records import Record
 

@@ -24,7 +24,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, NestedCallError, SerializationError
 from kubefunc.landing import Landing
 from kubefunc.options import ConfigMapKey, Options, SecretKey
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, STREAM, VALUE
 from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.streaming import Outlet

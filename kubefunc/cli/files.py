@@ -11,12 +11,12 @@ import click
 from kubefunc.cli.place import json_option
 from kubefunc.cli.render import find_function
 from kubefunc.cli.shown import print_json, visible
-from kubefunc.ignored import IGNORE_FILE
+from kubefunc.packing.ignored import IGNORE_FILE
 from kubefunc.sizes import size_text
 
 if TYPE_CHECKING:
-    from kubefunc.packages.imports import Need
-    from kubefunc.project_files import LeftOut, Listing
+    from kubefunc.packing.packages.imports import Need
+    from kubefunc.packing.project_files import LeftOut, Listing
 
 _READ_AT_MOST: Final = 20  # times what may be sent: it is listed what is too much, but not the whole disk
 _WHY: Final = {
@@ -43,9 +43,9 @@ def files(*, function: str, json_wanted: bool) -> None:
     kubefunc files jobs:train
     kubefunc files jobs.py:train --json
     """
-    from kubefunc.code import MAX_CODE, ProjectCode
-    from kubefunc.payload import Packer, uncompressed
-    from kubefunc.project_files import Reason, check_size, list_files
+    from kubefunc.packing.code import MAX_CODE, ProjectCode
+    from kubefunc.packing.payload import Packer, uncompressed
+    from kubefunc.packing.project_files import Reason, check_size, list_files
 
     found = find_function(function).function
     packer = Packer(ProjectCode(limit=_READ_AT_MOST * MAX_CODE), uncompressed)

@@ -64,7 +64,7 @@ def how_to_have(missing: Mapping[str, Any], known: Diagnosis) -> str:
     if known.namespace is None and known.pod is None:  # a process of this machine has what is here
         return ""
     if causes.MODULE in missing:
-        from kubefunc.packages.missing import distribution_for  # only when it is needed
+        from kubefunc.packing.packages.missing import distribution_for  # only when it is needed
 
         package = distribution_for(str(missing[causes.MODULE]))
         return (
@@ -241,7 +241,7 @@ def _room_for(path: str, kind: str) -> str:
 
 
 def _packages(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
-    from kubefunc.packages.failures import failure  # only when it is needed
+    from kubefunc.packing.packages.failures import failure  # only when it is needed
 
     found = failure(detail, "{}.{}".format(*sys.version_info))
     told = completed(known, found.reason, found.message, found.advice, log_tail=found.output)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kubefunc import remote
-from kubefunc.packages import sync
+from kubefunc.packing.packages import sync
 from kubefunc.sizes import size_text
 from tests.bench.figures import Figure, spread
 from tests.bench.on_cluster import Ground

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubefunc.backends.kubernetes.attempts.receipt import ChunkReceipt
 from kubefunc.envelope import Envelope
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner import ENV_FAILURES, ENV_POD_INDEX
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.records import Record

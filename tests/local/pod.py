@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc.envelope import Envelope, verify
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol.spec import RunnerSpec
 from tests.conftest import ROOT
 

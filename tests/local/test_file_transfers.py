@@ -22,7 +22,7 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import ResultStream
 from kubefunc.backends.kubernetes.attempts.file_receipt import FileReceipts, NotStoredHere
 from kubefunc.errors import FileError
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.reading.unpickling import loads
 from kubefunc.runner import CODE_UPLOAD, TERMINATION_FILES
 from kubefunc.runner.protocol import pipes

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.packages import sync
+from kubefunc.packing.packages import sync
 from kubefunc.runner import EXIT_RAISED, EXIT_TERMINATED, EXIT_VALUE
 from tests.local.pod import Pod
 from tests.wheels import Index, install, served, wheel

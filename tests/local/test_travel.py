@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 import kubefunc
-from kubefunc.archive import build_archive, find_sources
+from kubefunc.packing.archive import build_archive, find_sources
 
 ROOT = Path(__file__).parent.parent.parent
 POD = '''
 import os, subprocess, sys, tempfile, json
-from kubefunc.archive import build_archive, find_sources
+from kubefunc.packing.archive import build_archive, find_sources
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, outcome, verify
 from kubefunc.ids import new_id
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol.spec import RunnerSpec
 
 PACKER = Packer.for_cluster()

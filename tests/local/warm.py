@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kubefunc.envelope import Envelope, verify
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec

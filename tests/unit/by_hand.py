@@ -10,7 +10,7 @@ from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Wh
 from kubefunc.envelope import Envelope, record_of, verify
 from kubefunc.errors import KubefuncError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import kubefunc
-from kubefunc.archive import (
+from kubefunc.packing.archive import (
     archive_bytes,
     build_archive,
     cache_directory,
@@ -75,7 +75,7 @@ def test_what_only_the_client_needs_is_left_out() -> None:
     assert {"kubefunc/runner/__main__.py", "kubefunc/current.py", "kubefunc/function.py"} <= found
     left_out = ("kubefunc/backends/kubernetes/", "kubefunc/backends/local/", "kubefunc/cli/", "kubefunc/__main__.py")
     assert not [name for name in found if name.startswith(left_out)]
-    assert "kubefunc/archive.py" not in found
+    assert "kubefunc/packing/archive.py" not in found
     assert [name for name in found if name.startswith("cloudpickle/")]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubefunc import Executor, RemoteFunction, remote
-from kubefunc.arguments import refuse_misfits, without_misfits
+from kubefunc.packing.arguments import refuse_misfits, without_misfits
 
 
 def plain(x: int, y: int = 0, /, *, scale: float = 1.0) -> float:

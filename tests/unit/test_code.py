@@ -16,10 +16,10 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from kubefunc.code import CodeArchive, ProjectCode
 from kubefunc.errors import SerializationError
-from kubefunc.modules import has_source, imports_in_code, imports_in_source, is_hidden, unit_of
-from kubefunc.project_files import list_files, pack_files
+from kubefunc.packing.code import CodeArchive, ProjectCode
+from kubefunc.packing.modules import has_source, imports_in_code, imports_in_source, is_hidden, unit_of
+from kubefunc.packing.project_files import list_files, pack_files
 from kubefunc.runner.protocol.wire import split_files
 
 Project = Callable[[dict[str, str]], Path]
@@ -64,7 +64,7 @@ def content(archive: CodeArchive, name: str) -> bytes:
 
 @pytest.mark.parametrize(
     "name",
-    ["json", "json.decoder", "os.path", "sys", "_thread", "zlib", "cloudpickle", "pytest", "kubefunc.code"],
+    ["json", "json.decoder", "os.path", "sys", "_thread", "zlib", "cloudpickle", "pytest", "kubefunc.packing.code"],
 )
 def test_what_the_image_has_stays_here(name: str) -> None:
     """The standard library, installed packages and kubefunc itself do not travel."""

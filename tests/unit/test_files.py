@@ -20,7 +20,7 @@ from kubefunc.backends.kubernetes.api.file_transfer import FileBuffer, FileDamag
 from kubefunc.backends.kubernetes.attempts.file_receipt import FileReceipts
 from kubefunc.errors import FileError, ResultCorruptedError, SerializationError
 from kubefunc.landing import Landing, safe_name
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol import file as protocol
 from kubefunc.runner.protocol.wire import split_payload
 

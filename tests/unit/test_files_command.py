@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc.code import MAX_CODE
+from kubefunc.packing.code import MAX_CODE
 
 JOBS = """
 import numpy

@@ -11,7 +11,7 @@ from kubefunc import GangCall, errors
 from kubefunc.backends.base import Lost, Sink, Submission
 from kubefunc.gang_attempts import start_gang
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, raised_record, value_record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubefunc.ignored import Rules, read_rules
+from kubefunc.packing.ignored import Rules, read_rules
 
 TREE = (
     "pkg/__init__.py",

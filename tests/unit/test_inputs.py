@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubefunc.errors import ConfigurationError
-from kubefunc.inputs import map_items, parse_how, starmap_items
+from kubefunc.packing.inputs import map_items, parse_how, starmap_items
 
 
 def test_inputs_end_with_the_shortest() -> None:

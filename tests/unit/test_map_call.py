@@ -21,7 +21,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.map_call import MapCall
 from kubefunc.map_items import MapItems, start_items
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.progress import MapProgress
 from kubefunc.session import Session
 from tests.unit.by_hand import KEY, HandBackend, HandWork, raised_record, value_record

@@ -19,9 +19,9 @@ import kubefunc
 from kubefunc import Pool
 from kubefunc.errors import ConfigurationError, MissingModuleError, SerializationError
 from kubefunc.options import Options
-from kubefunc.packages import imports, missing
-from kubefunc.packages.imports import Need
-from kubefunc.payload import Packer
+from kubefunc.packing.packages import imports, missing
+from kubefunc.packing.packages.imports import Need
+from kubefunc.packing.payload import Packer
 from kubefunc.volumes import EmptyDir
 from tests.wheels import install
 

@@ -12,8 +12,8 @@ from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.errors import ConfigurationError, PackageInstallError
 from kubefunc.options import Options, environment_layer, parse_changes
 from kubefunc.options.parsers.requirements import from_list
-from kubefunc.packages.failures import failure
-from kubefunc.packages.installed import check_here
+from kubefunc.packing.packages.failures import failure
+from kubefunc.packing.packages.installed import check_here
 
 # -- the options
 

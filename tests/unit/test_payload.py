@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from kubefunc.errors import SerializationError
 from kubefunc.function import remote
 from kubefunc.ids import commits_to, is_valid_id, new_id
-from kubefunc.payload import (
+from kubefunc.packing.payload import (
     Packer,
     Payload,
     compressed_if_it_pays,

@@ -19,7 +19,7 @@ from kubefunc.growth import more_memory
 from kubefunc.map_call import MapCall
 from kubefunc.map_items import MapItems
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner import CODE_OOM
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session

@@ -21,7 +21,7 @@ import cloudpickle
 import pytest
 
 from kubefunc.errors import SerializationError
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.culprit import find_unpicklable
 
 

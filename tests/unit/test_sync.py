@@ -17,9 +17,9 @@ from kubefunc.backends.kubernetes.control.call_objects import with_packages
 from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.options import Options, parse_changes
 from kubefunc.options.parsers.requirements import Requirements
-from kubefunc.packages import missing, sync
-from kubefunc.packages.imports import Need
-from kubefunc.payload import Payload
+from kubefunc.packing.packages import missing, sync
+from kubefunc.packing.packages.imports import Need
+from kubefunc.packing.payload import Payload
 from kubefunc.sizes import size_text
 from tests.wheels import install
 

@@ -269,7 +269,7 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
 def _submission() -> Any:
     from kubefunc.backends.base import Submission
     from kubefunc.options import Options
-    from kubefunc.payload import Payload
+    from kubefunc.packing.payload import Payload
 
     return Submission(
         shape="map",

@@ -24,7 +24,7 @@ from kubefunc.map_call import MapCall
 from kubefunc.map_items import MapItems
 from kubefunc.options import Options
 from kubefunc.outcomes import Outcomes
-from kubefunc.payload import Payload
+from kubefunc.packing.payload import Payload
 from kubefunc.runner import PLAIN_DEPTH, PLAIN_LIMIT, RAISED, VALUE
 from kubefunc.runner.execution import exceptions, plain
 from kubefunc.runner.protocol import records, wire

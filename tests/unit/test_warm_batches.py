@@ -15,7 +15,7 @@ from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol import records
 from kubefunc.runner.warm.kept import Kept
 

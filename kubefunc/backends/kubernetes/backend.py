@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubefunc import errors
-from kubefunc.archive import cache_directory
 from kubefunc.backends.base import OpenWork, Shape, Sink, Submission, Traits, Whereabouts, Work
 from kubefunc.backends.kubernetes.api.answers import is_named
 from kubefunc.backends.kubernetes.api.errors import TROUBLE
@@ -50,8 +49,9 @@ from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
-from kubefunc.packages import missing
-from kubefunc.payload import Packer
+from kubefunc.packing.archive import cache_directory
+from kubefunc.packing.packages import missing
+from kubefunc.packing.payload import Packer
 from kubefunc.runner import KEY_FILE
 from kubefunc.untrusted import UntrustedSink
 

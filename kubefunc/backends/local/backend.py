@@ -21,7 +21,7 @@ from kubefunc.backends.reach import check_reach
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError, SerializationError
 from kubefunc.options import ConfigMapKey, Options, SecretKey
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.request import RECEIVE
 from kubefunc.untrusted import printable_output
 
@@ -369,7 +369,7 @@ def _check(options: Options) -> None:
         )
     wanted = options.requirements()
     if wanted is not None:
-        from kubefunc.packages.installed import check_here  # only for those who use it
+        from kubefunc.packing.packages.installed import check_here  # only for those who use it
 
         check_here(wanted)
     for name, value in options.env.items():

@@ -21,7 +21,7 @@ from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import record_of, verify
 from kubefunc.errors import ResultCorruptedError, ResultLostError, WorkerDiedError
 from kubefunc.landing import Landing
-from kubefunc.modules import search_path
+from kubefunc.packing.modules import search_path
 from kubefunc.runner import STREAM
 from kubefunc.runner.execution.request import LARGE_RESULT, OUTPUT, RESULT, join_request
 

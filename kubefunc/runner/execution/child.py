@@ -96,7 +96,7 @@ class Job:
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
-TRAVELS_IN_PART = ("kubefunc", "kubefunc.backends", "kubefunc.options", "kubefunc.reading", "kubefunc.testing")
+TRAVELS_IN_PART = ("kubefunc", *(f"kubefunc.{room}" for room in "backends options packing reading testing".split()))
 
 
 def renew_streams() -> None:

@@ -51,8 +51,8 @@ from kubefunc.backends.kubernetes.objects.views import Job, Pod
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
+from kubefunc.packing.sent_files import SentFile
 from kubefunc.runner import PLAIN_HEADER, PLAIN_LIMIT
-from kubefunc.sent_files import SentFile
 
 if TYPE_CHECKING:
     from kubefunc.stream_values import StreamValues

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.objects.job_spec import SECRETS_LIMIT
+from kubefunc.packing.sent_files import SentFile
 from kubefunc.runner import SENT_PACKAGES
 from kubefunc.runner.protocol.file import numbers_in
-from kubefunc.sent_files import SentFile
 
 Cargo = dict[str, Callable[[], "bytes | mmap.mmap"]]
 

@@ -24,10 +24,10 @@ from kubefunc.chunks import MAX_PARALLELISM
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Envelope
 from kubefunc.options import Options
+from kubefunc.packing.sent_files import SentFile
 from kubefunc.runner import LOG_LIMIT
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.records import Record
-from kubefunc.sent_files import SentFile
 
 # Of a map: an early stream to each saves it the kubelet's tick, and costs no more than those of as many calls.
 FEW_PODS = 4

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kubefunc.archive import archive_bytes, worker_archive_bytes
 from kubefunc.backends.base import Submission
+from kubefunc.packing.archive import archive_bytes, worker_archive_bytes
 
 
 def archive_for(submission: Submission) -> bytes:

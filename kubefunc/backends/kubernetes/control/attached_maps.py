@@ -28,7 +28,7 @@ from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.paths import secrets_path
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError
-from kubefunc.payload import Payload
+from kubefunc.packing.payload import Payload
 from kubefunc.runner import ITEMS, PAYLOAD
 from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.file import numbers_in

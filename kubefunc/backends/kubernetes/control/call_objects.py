@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from kubefunc.archive import cache_directory
 from kubefunc.backends.base import Submission
 from kubefunc.backends.kubernetes.control import map_objects
 from kubefunc.backends.kubernetes.control.archives import archive_for
@@ -21,7 +20,8 @@ from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.options.packages import SYNC
 from kubefunc.options.parsers.quantities import size_in_bytes
-from kubefunc.packages.imports import is_foreign
+from kubefunc.packing.archive import cache_directory
+from kubefunc.packing.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 
 
@@ -69,7 +69,7 @@ def with_packages(submission: Submission, tell: Callable[[str], None] = lambda w
     options = submission.options
     if options.packages != SYNC:
         return submission
-    from kubefunc.packages.sync import plan  # only for those who use it
+    from kubefunc.packing.packages.sync import plan  # only for those who use it
 
     modules = {name for name in submission.payload.imported() if is_foreign(name)}
     if options.pool is not None:

@@ -19,7 +19,7 @@ from kubefunc.backends.kubernetes.diagnose import files
 from kubefunc.backends.kubernetes.diagnose.finding import Finding
 from kubefunc.backends.kubernetes.threads import Workers
 from kubefunc.errors import FileError
-from kubefunc.sent_files import SentFile
+from kubefunc.packing.sent_files import SentFile
 
 FILE_STREAMS = 6  # at once: files may be large, and results must find a stream beside them
 PAUSES = (0.2, 1.0, 3.0, 5.0, 5.0)

@@ -14,7 +14,7 @@ from kubefunc.backends.kubernetes.control.call_objects import job_spec
 from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.origin import NOBODY
 from kubefunc.options import Options
-from kubefunc.payload import Payload
+from kubefunc.packing.payload import Payload
 from kubefunc.runner import KEY_FILE, PROTOCOL
 
 LENGTH = 20  # characters

@@ -16,7 +16,7 @@ from kubefunc.backends.kubernetes.warm.records import NoRecords, Record, RecordF
 from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Owner, Worker
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
-from kubefunc.payload import Packer
+from kubefunc.packing.payload import Packer
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api

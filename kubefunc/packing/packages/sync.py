@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from kubefunc.options.parsers.requirements import Requirement, Requirements, Sent, canonical, parse
-from kubefunc.packages.missing import Places, distributions_of, places, required_by
+from kubefunc.packing.packages.missing import Places, distributions_of, places, required_by
 from kubefunc.sizes import size_text
 
 _COMPILED = (".so", ".pyd", ".dylib", ".dll")

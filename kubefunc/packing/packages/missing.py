@@ -10,12 +10,12 @@ from importlib import metadata
 from typing import TypeAlias
 
 from kubefunc.errors import ConfigurationError, MissingModuleError
-from kubefunc.modules import unit_of
 from kubefunc.options import Options
 from kubefunc.options.kind import Refused
 from kubefunc.options.parsers import versions
 from kubefunc.options.parsers.requirements import Requirement, Requirements, canonical, parse
-from kubefunc.packages.imports import Need, is_foreign
+from kubefunc.packing.modules import unit_of
+from kubefunc.packing.packages.imports import Need, is_foreign
 
 
 def check(find_needs: Callable[[], Iterable[Need]], options: Options) -> None:

@@ -33,9 +33,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kubefunc.errors import SerializationError
-from kubefunc.modules import INSTALLED_PARTS, Unit, imports_in_source, search_path, unit_of
-from kubefunc.packages.imports import LoadGraph
-from kubefunc.project_files import (
+from kubefunc.packing.modules import INSTALLED_PARTS, Unit, imports_in_source, search_path, unit_of
+from kubefunc.packing.packages.imports import LoadGraph
+from kubefunc.packing.project_files import (
     Listing,
     Note,
     ProjectFile,
@@ -83,7 +83,7 @@ class ProjectCode:
 
     Args:
         wanted: which of the caller's own units travel; all of them, or those that
-            :func:`kubefunc.modules.is_hidden` picks.
+            :func:`kubefunc.packing.modules.is_hidden` picks.
         limit: the most that may travel, in bytes before compression.
     """
 

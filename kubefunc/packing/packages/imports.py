@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import NamedTuple
 
-from kubefunc.modules import imports_in_source, parsed, resolved_import
+from kubefunc.packing.modules import imports_in_source, parsed, resolved_import
 
 # What a stock image has beside the standard library: python:3.12 and later have lost setuptools and wheel.
 _SETUPTOOLS = frozenset({"setuptools", "pkg_resources", "_distutils_hack", "wheel"})

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from kubefunc.errors import SerializationError
-from kubefunc.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
-from kubefunc.modules import Unit
+from kubefunc.packing.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
+from kubefunc.packing.modules import Unit
 from kubefunc.runner.protocol.wire import join_files
 from kubefunc.sizes import size_text
 

@@ -6,7 +6,7 @@ section ``call``: a cloudpickle of ``(reference, args, kwargs, retry_exceptions)
 reference is ``("import", module, qualname)`` or ``("value", callable)``.
 
 Functions and classes of modules that another process can import travel by name, and the caller's own modules
-travel with them (:mod:`kubefunc.code`): so module state, recursion and the identity of classes are as they
+travel with them (:mod:`kubefunc.packing.code`): so module state, recursion and the identity of classes are as they
 are here. What is defined in ``__main__``, a notebook or another function travels by value.
 """
 
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from kubefunc.importable import function_of, goes_by_value, has_source, named
 from kubefunc.importable import importable_reference as importable_reference
-from kubefunc.modules import imports_in_code, is_hidden
+from kubefunc.packing.modules import imports_in_code, is_hidden
+from kubefunc.packing.sent_files import FilesHere, FilesSent, SentFile
 from kubefunc.runner.execution.pickling import (
     Pickler,
     is_single_dispatch,
@@ -35,13 +36,12 @@ from kubefunc.runner.execution.pickling import (
 )
 from kubefunc.runner.protocol.file import File, numbers_in, with_numbers
 from kubefunc.runner.protocol.wire import join_payload
-from kubefunc.sent_files import FilesHere, FilesSent, SentFile
 
 if TYPE_CHECKING:
-    from kubefunc.code import ProjectCode
-    from kubefunc.modules import Unit
-    from kubefunc.packages.imports import Need
-    from kubefunc.project_files import Note
+    from kubefunc.packing.code import ProjectCode
+    from kubefunc.packing.modules import Unit
+    from kubefunc.packing.packages.imports import Need
+    from kubefunc.packing.project_files import Note
 
 _COMPRESS_FROM = 256 * 1024  # bytes; below that the time is worth more than the room
 _SAMPLE = 16 * 1024
@@ -101,14 +101,14 @@ class Packer:
     @classmethod
     def for_cluster(cls) -> Packer:
         """For a machine without anything of the caller's: all project code travels, large calls shrink."""
-        from kubefunc.code import ProjectCode  # what only senders need is not in a Pod
+        from kubefunc.packing.code import ProjectCode  # what only senders need is not in a Pod
 
         return cls(ProjectCode(), compressed_if_it_pays, FilesSent)
 
     @classmethod
     def for_local(cls) -> Packer:
         """For a process here with the same ``sys.path``: only code travels that it could not find there."""
-        from kubefunc.code import ProjectCode
+        from kubefunc.packing.code import ProjectCode
 
         return cls(ProjectCode(is_hidden), uncompressed, FilesHere)
 
@@ -168,7 +168,7 @@ class Packer:
         small = [each for each in pickles if len(each) <= _LOOKED_AT]
 
         def needs() -> Sequence[Need]:
-            from kubefunc.packages.imports import needs_of
+            from kubefunc.packing.packages.imports import needs_of
 
             reference = importable_reference(function)
             return needs_of(function, reference and reference[0], small, code.graph)
@@ -224,7 +224,7 @@ def _pickle_call(
     except Exception as error:  # anything: a class may raise what it likes from __reduce__
         parts = [(f"args[{index}]", value) for index, value in enumerate(args)]
         parts += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
-        from kubefunc.unpicklable import explained, title  # only failures pay for it
+        from kubefunc.packing.unpicklable import explained, title  # only failures pay for it
 
         parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
         raise explained(function, parts, error, _plain_pickle) from error
@@ -406,7 +406,7 @@ class _ItemPickler:
         except Exception as error:  # anything: a class may raise what it likes from __reduce__
             alone = len(args) == 1
             parts = [(f"items[{index}]" + ("" if alone else f"[{at}]"), value) for at, value in enumerate(args)]
-            from kubefunc.unpicklable import explained
+            from kubefunc.packing.unpicklable import explained
 
             raise explained(self._function, parts, error, _plain_pickle) from error
         return with_numbers(self._buffer.getvalue(), self._files.take_used())

@@ -51,7 +51,16 @@ _LEFT_OUT = (
     "backends/operations.py",
     "backends/queue.py",
     "backends/reach.py",
-    "packages/",
+    "packing/archive.py",
+    "packing/code.py",
+    "packing/freshness.py",
+    "packing/ignored.py",
+    "packing/modules.py",
+    "packing/packages/",
+    "packing/payload.py",
+    "packing/project_files.py",
+    "packing/sent_files.py",
+    "packing/unpicklable.py",
     "reading/failures.py",
     "cli/",
     "backends/runner_specs.py",
@@ -63,14 +72,14 @@ _OF_WORKERS = ("runner/warm/",)
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
-        "__main__ archive attempts chunks code freshness gang_attempts growth html ignored landing leaving "
-        "log_setup memmaps modules notebook payload project_files publishing retry role sent_files serving "
-        "sizes stream_values tasks_as_jobs tasks_in_workers unpicklable untrusted volume_notes"
+        "__main__ attempts chunks gang_attempts growth html landing leaving log_setup memmaps notebook "
+        "publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_workers untrusted "
+        "volume_notes"
     ).split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
-_COMPILED_TOP = frozenset("__init__ current errors function inputs".split())
-_COMPILED_ROOMS = ("options/",)
+_COMPILED_TOP = frozenset("__init__ current errors function".split())
+_COMPILED_ROOMS = ("options/", "packing/__init__.py", "packing/inputs.py")
 # Loaded only when something is wrong, or by hardly any program.
 _NOT_COMPILED = (
     "kubefunc/options/parsers/requirements.py",

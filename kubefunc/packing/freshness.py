@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import ModuleType
 
 from kubefunc.errors import SerializationError
-from kubefunc.modules import INSTALLED_PARTS, Unit, unit_of
-from kubefunc.project_files import ProjectFile, list_files
+from kubefunc.packing.modules import INSTALLED_PARTS, Unit, unit_of
+from kubefunc.packing.project_files import ProjectFile, list_files
 
 _LOOK_EVERY = 0.2  # seconds: looking costs a stat for each file, and people do not edit faster
 

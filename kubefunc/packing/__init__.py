@@ -1,0 +1,1 @@
+"""From a function and its arguments to what travels: pickled values, the project's code, packages, the runner."""
