@@ -7,6 +7,7 @@ import signal
 
 from kubefunc.runner.execution import child
 from kubefunc.runner.execution.process import fork_child, kill_group
+from kubefunc.runner.execution.rehearsal import rehearse
 from kubefunc.runner.execution.request import Request
 from kubefunc.runner.protocol import wire
 
@@ -27,12 +28,13 @@ def run_request(data: bytes, attempt: int, frames: int) -> None:
 class Spare:
     """A forked process that waits for its call."""
 
-    def __init__(self, forget: Callable[[], None], run: Run = run_request) -> None:
+    def __init__(self, forget: Callable[[], None], run: Run = run_request, rehearsal: bytes = b"") -> None:
         """Fork it.
 
         Args:
             forget: runs first in the child and closes what it must not keep.
             run: runs the call there, given its bytes, the attempt, and where to report.
+            rehearsal: a request that it rehearses before it waits.
 
         Raises:
             OSError: the system gives no process more.
@@ -44,7 +46,7 @@ class Spare:
             os.close(self._calls)
 
         try:
-            self.child = fork_child(lambda frames: _wait_and_run(calls, frames, run), forget_more)
+            self.child = fork_child(lambda frames: _wait_and_run(calls, frames, run, rehearsal), forget_more)
         except OSError:
             os.close(self._calls)
             raise
@@ -72,8 +74,10 @@ class Spare:
         kill_group(self.child.pid, signal.SIGKILL)
 
 
-def _wait_and_run(calls: int, frames: int, run: Run) -> None:
+def _wait_and_run(calls: int, frames: int, run: Run, rehearsal: bytes) -> None:
     """In the spare: until its call comes, or nobody is left to send one."""
+    if rehearsal:
+        rehearse(rehearsal)
     with open(calls, "rb") as file:
         data = file.read()
     if not data:

@@ -41,6 +41,7 @@ from kubefunc.runner import EXIT_TERMINATED
 from kubefunc.runner.execution import reports
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Child, Signals, print_fault, take_over
+from kubefunc.runner.execution.rehearsal import rehearsal
 from kubefunc.runner.execution.request import (
     CALL,
     END_GRACE,
@@ -88,6 +89,7 @@ class Slot:
         self.request: Request | None = None
         self.spare: Spare | None = None
         self.answer = b""
+        self.rehearsal = b""  # the first call of a script does not wait for one
 
     def prepare(self, overseer: Overseer) -> None:
         """Nothing is installed on a user's machine: the client has checked that all is there."""
@@ -107,7 +109,7 @@ class Slot:
     def _serve_one(self) -> None:
         if self.spare is None:
             with contextlib.suppress(OSError):  # it may be possible when the call is there
-                self.spare = Spare(self._forget)
+                self.spare = Spare(self._forget, rehearsal=self.rehearsal)
         self._receive_call()
         status = Supervisor(self, self.signals).run()
         kill_orphans(keep=self._spares())
@@ -115,7 +117,7 @@ class Slot:
 
     def _end(self, status: int) -> None:
         self.client.sendall(self.answer + wire.frame(ENDED, str(status).encode()))
-        self.request, self.answer = None, b""
+        self.request, self.answer, self.rehearsal = None, b"", rehearsal()
 
     def _spares(self) -> set[int]:
         return set() if self.spare is None else {self.spare.child.pid}
