@@ -278,7 +278,7 @@ class RemoteFunction(Generic[P, R]):
             max_parallelism: how many Pods run at once, from the start. Default: few Pods, and more if items are slow,
                 at most 500. Local: how many processes run at once. Default: one for each CPU.
             return_exceptions: return the exception of a failed item as its result, instead of raising it.
-            fail_fast: cancel all other items when an item fails, after its retries. Whoever waits for any result gets
+            fail_fast: cancel all other items when an item fails, after its retries. All who wait for a result get
                 the exception of that item at once.
 
         Returns:

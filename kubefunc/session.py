@@ -196,7 +196,7 @@ class Session:
         if not submission.options.detach:
             _sigterm().install()
             with self._lock:
-                self._unfinished[submission.call] = _Unfinished(backend, sink, submission.options)
+                self._unfinished[submission.call] = _Unfinished(backend, sink, submission)
         try:
             yield
         except BaseException:
@@ -245,8 +245,8 @@ class Session:
         waiting = self.still_unfinished()
         if waiting:
             what = "call" if len(waiting) == 1 else "calls"
-            on_cluster = any(each.backend.traits.outlives_program for each in waiting.values())
-            way_out = "; with detach=True they would continue" if on_cluster else ""
+            might = any(each.might_outlive for each in waiting.values())
+            way_out = "; with detach=True they would continue" if might else ""
             self.console.say(f"exit cancels {len(waiting)} unfinished {what} ({_listed(list(waiting))}){way_out}")
         self._close(waiting)
         with suppress(KeyboardInterrupt):
@@ -258,13 +258,13 @@ class Session:
         from kubefunc import leaving
 
         waiting = self.still_unfinished()
-        wanted = {call: each for call, each in waiting.items() if each.options.on_sigterm == "cancel"}
+        wanted = {call: each for call, each in waiting.items() if each.submission.options.on_sigterm == "cancel"}
         left = [(call, each) for call, each in waiting.items() if call not in wanted]
         going_on = {call: each for call, each in left if each.work is not None and each.work.outlives_program()}
         ending = [call for call, _ in left if call not in going_on]
         if going_on:
             addresses = [each.work.address() for each in going_on.values() if each.work is not None]
-            longest = max(each.options.deadline for each in going_on.values())
+            longest = max(each.submission.options.deadline for each in going_on.values())
             self.console.say_last(leaving.what_goes_on(addresses, longest))
         if ending:
             self.console.say_last(leaving.what_ends(ending))
@@ -304,8 +304,15 @@ class _Unfinished:
 
     backend: Backend
     sink: Sink
-    options: Options
+    submission: Submission
     work: Work | None = None
+
+    @property
+    def might_outlive(self) -> bool:
+        """Whether it would have gone on after its program with detach=True."""
+        of = self.submission
+        refuses_detach = of.values is not None or of.options.pool is not None or of.options.gang is not None
+        return self.backend.traits.outlives_program and not refuses_detach
 
 
 def _listed(calls: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The values of a generator function on their way out: numbered, signed files, a bounded number of them at a time.
 
-Whoever sends them on (a *streamer* in the Pod's courier, or the client itself on this machine) writes to the file
+What sends them on (a *streamer* in the Pod's courier, or the client itself on this machine) writes to the file
 ``taken`` how many values the consumer has taken. The generator is not resumed while it is too far ahead of that.
 """
 

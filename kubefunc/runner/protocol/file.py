@@ -1,8 +1,8 @@
 """``kubefunc.File``, and how a pickle refers to a file that travels beside it.
 
-A file has a number. Its place in the pickle is taken by :func:`travelled` with number and name, and whoever loads the
-pickle says where that file is (:class:`Unpickler`). A pickle of arguments that refers to files ends in their numbers
-(4 bytes each, big endian), how many there are (4 bytes), and ``KFF1``: a pickle without files ends in ``.``.
+A file has a number. Its place in the pickle is taken by :func:`travelled` with number and name, and the program that
+loads the pickle says where that file is (:class:`Unpickler`). A pickle of arguments that refers to files ends in
+their numbers (4 bytes each, big endian), how many there are (4 bytes), and ``KFF1``: one without files ends in ``.``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What warm workers do just now: they say so to whoever may exec into their Pods."""
+"""What warm workers do just now: they say so to all who may exec into their Pods."""
 
 from __future__ import annotations
 
