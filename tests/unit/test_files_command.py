@@ -13,7 +13,7 @@ import pytest
 from kubefunc.packing.code import MAX_CODE
 
 JOBS = """
-import numpy
+import hypothesis
 from shop import prices
 from kubefunc import remote
 print("imported")
@@ -69,7 +69,7 @@ def test_files_are_listed_with_their_sizes_and_reasons(folder: Path, clean_env: 
         "shop/raw/a.csv": ".kubefuncignore, line 2: shop/raw/*.csv",
         "shop/server.key": "its name looks like that of a key (to send it, write !server.key into .kubefuncignore)",
     }
-    assert lines[-1] == "  numpy  imported by shop/jobs.py, line 2"
+    assert lines[-1] == "  hypothesis  imported by shop/jobs.py, line 2"
 
 
 def test_the_advice_sends_what_stayed_here(folder: Path, clean_env: dict[str, str]) -> None:
@@ -90,7 +90,7 @@ def test_a_document_for_programs(folder: Path, clean_env: dict[str, str]) -> Non
     assert {each["reason"] for each in document["left_out"]} == {
         *("hidden", "cache", "environment", "link", "ignored", "key")
     }
-    assert document["needed"] == [{"module": "numpy", "why": "imported by shop/jobs.py, line 2"}]
+    assert document["needed"] == [{"module": "hypothesis", "why": "imported by shop/jobs.py, line 2"}]
 
 
 def test_more_than_may_be_sent_is_listed_all_the_same(folder: Path, clean_env: dict[str, str]) -> None:
