@@ -21,6 +21,7 @@ import pytest
 from tests.cluster.cluster import Cluster, down, find_by_kubeconfig, up
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.needs import CannotRunHere
+from tests.cluster.proxy import Proxy
 from tests.cluster.spaces import Space, make_space, remove_space
 from tests.cluster.waiting import nothing_left_but_failed
 
@@ -129,6 +130,18 @@ def calling(kube: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Space]:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     with fresh_session():
         yield kube
+
+
+@pytest.fixture
+def proxy(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy through which this process calls."""
+    proxy = Proxy(kube.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
+    try:
+        with fresh_session():
+            yield proxy
+    finally:
+        proxy.close()
 
 
 @contextlib.contextmanager

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from kubefunc import attach, remote
 from tests.cluster import work
-from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import AnswerCut, Proxy
 from tests.cluster.spaces import Space
 from tests.cluster.waiting import nothing_left
@@ -17,16 +13,6 @@ from tests.cluster.waiting import nothing_left
 IN_THE_HEADERS = 40
 IN_THE_BODY = 700
 SIZES = pytest.mark.parametrize("size", [IN_THE_HEADERS, IN_THE_BODY], ids=["headers", "body"])
-
-
-@pytest.fixture
-def proxy(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """Between this process and the cluster."""
-    proxy = Proxy(kube.kubeconfig)
-    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "through-the-proxy")))
-    with fresh_session():
-        yield proxy
-    proxy.close()
 
 
 double = remote(verbose=False)(work.double)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,18 +27,6 @@ def timed_results() -> list[float]:
         assert work.make.remote(size).result(60) == work.noise(size)
         took.append(time.monotonic() - began)
     return took
-
-
-@pytest.fixture
-def proxy(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy through which this process calls."""
-    proxy = Proxy(kube.kubeconfig)
-    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
-    try:
-        with fresh_session():
-            yield proxy
-    finally:
-        proxy.close()
 
 
 def test_a_small_call_costs_five_requests(calling: Space, hermetic: Cluster) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,18 +63,6 @@ def test_another_program_attaches_to_a_call_with_files(calling: Space, tmp_path:
         _, seen, back = attached.result(WAIT)
         assert work.file_digest(back) == seen
         attached.discard()
-
-
-@pytest.fixture
-def proxy(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy through which this process calls."""
-    proxy = Proxy(kube.kubeconfig)
-    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
-    try:
-        with fresh_session():
-            yield proxy
-    finally:
-        proxy.close()
 
 
 def test_a_returned_file_whose_streams_are_cut(proxy: Proxy, tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import kubefunc.backends.local
 import kubefunc.session
+from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.local.backend import LocalBackend
 from kubefunc.backends.local.oneshot import OneShots
+from tests.local.api_server import Server, config_of
 
 
 def ways_here() -> list[str]:
@@ -41,3 +43,23 @@ def forked() -> Iterator[None]:
         patch.setattr(kubefunc.session, "_session", None)
         yield
         kubefunc.session.session().close()
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
+    """Makes an Api for a server."""
+    apis = []
+
+    def make(server: Server) -> Api:
+        apis.append(Api(config_of(server.url, tmp_path, token="secret")))
+        return apis[-1]
+
+    yield make
+    for api in apis:
+        api.close()
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A file in which a function notes what it has done."""
+    return tmp_path / "marks"

@@ -8,11 +8,13 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kubefunc import remote
+
+WITHIN = 60  # seconds: for a machine that has much else to do
 
 _mode = contextvars.ContextVar("_mode", default="slow")
 
@@ -166,3 +168,16 @@ async def keeps_its_context() -> AsyncIterator[str]:
         await asyncio.sleep(0)
     yield _mode.get()
     ticking.cancel()
+
+
+def noted(marks: Path) -> list[str]:
+    """What a function has noted in this file so far."""
+    return marks.read_text().split() if marks.exists() else []
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + WITHIN
+    while not true():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kubefunc.packing.payload import Packer
 from kubefunc.reading.unpickling import loads
 from kubefunc.runner import CODE_UPLOAD, TERMINATION_FILES
 from kubefunc.runner.protocol import pipes
-from tests.local.api_server import Gone, Handler, Peer, Request, Server, config_of
+from tests.local.api_server import Gone, Handler, Peer, Request, Server
 from tests.local.pod import Pod, until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Pods are Linux")
@@ -176,20 +176,6 @@ def test_a_file_that_never_comes(tmp_path: Path) -> None:
 
 
 # --- the client's side
-
-
-@pytest.fixture
-def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
-    """Makes an Api for a server."""
-    apis = []
-
-    def make(server: Server) -> Api:
-        apis.append(Api(config_of(server.url, tmp_path, token="secret")))
-        return apis[-1]
-
-    yield make
-    for api in apis:
-        api.close()
 
 
 def run_in(pod: Pod, cuts: list[int]) -> Handler:

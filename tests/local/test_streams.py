@@ -8,7 +8,6 @@ import contextlib
 import functools
 import pickle
 import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from kubefunc import Executor, Pool, Stream, errors, remote, testing
 from kubefunc.options import ConfigMapKey
 from tests.local.streaming import (
+    WITHIN,
     Yields,
     count,
     dies_after,
@@ -29,32 +29,12 @@ from tests.local.streaming import (
     large,
     later,
     marked,
+    noted,
     unpicklable,
+    until,
 )
 
 pytestmark = pytest.mark.usefixtures("way")
-
-WITHIN = 60  # seconds: for a machine that has much else to do
-
-
-@pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    """A file in which a function notes what it has done."""
-    return tmp_path / "marks"
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    end = time.monotonic() + WITHIN
-    while not true():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
-
-
-def noted(marks: Path) -> list[str]:
-    """What the function has noted so far."""
-    return marks.read_text().split() if marks.exists() else []
-
 
 # -- values
 

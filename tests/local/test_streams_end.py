@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 
-from tests.local.streaming import busy_after_one, later_with_marks, marked
+from tests.local.streaming import WITHIN, busy_after_one, later_with_marks, marked, noted, until
 
 pytestmark = pytest.mark.usefixtures("forked")
-
-WITHIN = 60  # seconds: for a machine that has much else to do
-
-
-@pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    """A file in which a function notes what it has done."""
-    return tmp_path / "marks"
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    end = time.monotonic() + WITHIN
-    while not true():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
-
-
-def noted(marks: Path) -> list[str]:
-    """What the function has noted so far."""
-    return marks.read_text().split() if marks.exists() else []
 
 
 def test_close_ends_the_generator_at_its_yield(marks: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,9 @@ from kubefunc.backends.kubernetes.api.exec_errors import (
 )
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.api.transfer import Outcome, ResultBuffer, ResultStream, upload
-from tests.local.api_server import Handler, Peer, Request, Server, config_of, frame
+from tests.local.api_server import Handler, Peer, Request, Server, frame
 
 RESULT = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
-    """Makes an Api for a server."""
-    apis = []
-
-    def make(server: Server) -> Api:
-        apis.append(Api(config_of(server.url, tmp_path, token="secret")))
-        return apis[-1]
-
-    yield make
-    for api in apis:
-        api.close()
 
 
 def open_stream(api: Api, offset: int = 0, silence: float = 5.0) -> ResultStream:
