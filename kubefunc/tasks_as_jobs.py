@@ -105,6 +105,7 @@ class TasksAsJobs:
         for started in list(self._maps):
             for index in _all(started):
                 started.wait(index, None)
+            started.hear_out()
 
     def _hold(self, ended: Future[Any]) -> None:
         """As the callback of a call it keeps this from being forgotten before that has ended: an exit waits for it."""
