@@ -376,6 +376,15 @@ def made_by_a_program(space: Space, folder: Path, text: str) -> str:
     return done.stdout.strip()
 
 
+def sizes_found(call: str) -> list[int]:
+    """The sizes of the results that another program finds, which then discards the map."""
+    with fresh_session():
+        attached = kubefunc.attach_map(call)
+        sizes = list(map(len, attached.result(WAIT)))
+        attached.discard()
+    return sizes
+
+
 def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had is in the cluster still, small or large, and the rest arrives: attach_map() has all."""
     call = made_by_a_program(
@@ -392,10 +401,7 @@ def test_a_killed_client_takes_no_results_with_it(kube: Space, tmp_path: Path, m
         "os.kill(os.getpid(), signal.SIGKILL)\n",
     )
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
-    with fresh_session():
-        attached = kubefunc.attach_map(call)
-        assert list(map(len, attached.result(WAIT))) == [3000, 3000, 5_000_000, 10, 10, 10]
-        attached.discard()
+    assert sizes_found(call) == [3000, 3000, 5_000_000, 10, 10, 10]
 
 
 def test_a_killed_client_of_a_map_that_got_more_pods(
@@ -416,10 +422,7 @@ def test_a_killed_client_of_a_map_that_got_more_pods(
     )
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     assert len(kube.admin.get("jobs")) > 1
-    with fresh_session():
-        attached = kubefunc.attach_map(call)
-        assert list(map(len, attached.result(WAIT))) == [3000] * 8
-        attached.discard()
+    assert sizes_found(call) == [3000] * 8
 
 
 def test_a_client_killed_between_two_jobs_leaves_items_that_can_run_again(

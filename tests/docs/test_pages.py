@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.cluster.spaces import Space
+from tests.commands import ran
 from tests.conftest import ROOT
 from tests.docs.pages import (
     CHECKOUT,
@@ -64,16 +64,7 @@ def test_readme_sets_up_and_runs_the_example(tmp_path: Path, clean_env: dict[str
     """The README's first command does in a fresh checkout all that the newcomer has to do."""
     [(_, block)] = _marked(CHECKOUT)
     checkout = fresh_checkout(tmp_path / "checkout")
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.text],
-        cwd=checkout,
-        env=clean_env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stderr
+    result = ran(["bash", "-euo", "pipefail", "-c", block.text], clean_env, checkout, within=280)
     assert "words in" in result.stdout
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import sysconfig
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.spaces import Space
+from tests.commands import ran
 from tests.conftest import ROOT
 from tests.docs.pages import PAGES, PRINTED_BY, SAME_AS, Block, read_blocks
 
@@ -23,16 +23,7 @@ _NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 def _run(example: Path, env: dict[str, str], directory: Path) -> str:
     """The example's output."""
-    result = subprocess.run(
-        [sys.executable, str(example)],
-        env=env,
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr
+    result = ran([sys.executable, str(example)], env, directory)
     assert result.stdout.strip(), "an example that prints nothing shows nothing"
     return result.stdout
 

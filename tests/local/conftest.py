@@ -10,6 +10,7 @@ import pytest
 
 import kubefunc.backends.local
 import kubefunc.session
+from kubefunc import File
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.local.backend import LocalBackend
 from kubefunc.backends.local.oneshot import OneShots
@@ -63,3 +64,11 @@ def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
 def marks(tmp_path: Path) -> Path:
     """A file in which a function notes what it has done."""
     return tmp_path / "marks"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> File:
+    """A file of the caller's."""
+    path = tmp_path / "data set.csv"
+    path.write_text("1\n2\n3\n")
+    return File(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import os
@@ -40,32 +41,34 @@ async def later(n: int) -> AsyncIterator[int]:
         yield number
 
 
-@remote
-async def later_with_marks(marks: str) -> AsyncIterator[int]:
-    """One that notes how it ended."""
+@contextlib.contextmanager
+def _noting_its_end(marks: str) -> Iterator[None]:
+    """Inside, a generator that is closed notes that, and then its end."""
     try:
-        for number in itertools.count():
-            await asyncio.sleep(0)
-            yield number
+        yield
     except GeneratorExit:
         _note(marks, "closed")
         raise
     finally:
         _note(marks, "finally")
+
+
+@remote
+async def later_with_marks(marks: str) -> AsyncIterator[int]:
+    """One that notes how it ended."""
+    with _noting_its_end(marks):
+        for number in itertools.count():
+            await asyncio.sleep(0)
+            yield number
 
 
 @remote
 def marked(marks: str) -> Iterator[int]:
     """Numbers without an end; each is noted when it is made, and how it ended."""
-    try:
+    with _noting_its_end(marks):
         for number in itertools.count():
             _note(marks, str(number))
             yield number
-    except GeneratorExit:
-        _note(marks, "closed")
-        raise
-    finally:
-        _note(marks, "finally")
 
 
 @remote
@@ -179,5 +182,5 @@ def until(true: Callable[[], bool]) -> None:
     """Wait until it is so."""
     end = time.monotonic() + WITHIN
     while not true():
-        assert time.monotonic() < end, "in vain"
+        assert time.monotonic() < end, f"not within {WITHIN} s"
         time.sleep(0.01)

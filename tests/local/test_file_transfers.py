@@ -304,7 +304,7 @@ def test_a_download_goes_on_where_it_was_cut(pod: Pod, connect: Callable[[Server
 
 
 def test_a_download_of_other_bytes(pod: Pod, connect: Callable[[Server], Api]) -> None:
-    """The function, or whoever else may write there, has changed the file: a damaged result."""
+    """The function, or another process that may write there, has changed the file: a damaged result."""
     from kubefunc.errors import ResultCorruptedError
 
     (pod.out_dir / "body.file.0").write_bytes(b"abc")

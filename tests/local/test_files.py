@@ -28,14 +28,6 @@ class Dataset:
     name: str = "rows"
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> File:
-    """A file of the caller's."""
-    path = tmp_path / "data set.csv"
-    path.write_text("1\n2\n3\n")
-    return File(path)
-
-
 def text(file: File) -> str:
     """What is in a file."""
     with file.open() as opened:

@@ -14,14 +14,6 @@ from tests.local.test_files import copied, text, total
 pytestmark = pytest.mark.usefixtures("forked")
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> File:
-    """A file of the caller's."""
-    path = tmp_path / "data set.csv"
-    path.write_text("1\n2\n3\n")
-    return File(path)
-
-
 def test_each_item_of_a_map_has_its_own(tmp_path: Path) -> None:
     """A file for each item, and a result with a file from each."""
     files = []

@@ -1,4 +1,4 @@
-"""``fail_fast=True``: the first failure ends a map, whoever waits for whatever of it."""
+"""``fail_fast=True``: the first failure ends a map, for all who wait for a part of it."""
 
 from __future__ import annotations
 

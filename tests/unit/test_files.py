@@ -126,7 +126,7 @@ def test_a_file_travels_once_however_often_it_is_named(data: Path) -> None:
 
 
 def test_what_is_in_a_pickle_for_a_file(data: Path) -> None:
-    """Its number and name, nothing of its content: whoever loads it says where the file is."""
+    """Its number and name, nothing of its content: the program that loads it says where the file is."""
     (item,) = Packer.for_cluster().pack_map(work, [(File(data),)])[1]
     assert len(item) < 200
     places = []

@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled
 from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
 from kubefunc.backends.kubernetes.api.transfer import Intake, Outcome, ResultBuffer
-
-
-def server_frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """An unmasked frame."""
-    head = bytes([opcode | (0x80 if fin else 0)])
-    if len(payload) < 126:
-        return head + bytes([len(payload)]) + payload
-    if len(payload) < 1 << 16:
-        return head + b"\x7e" + struct.pack("!H", len(payload)) + payload
-    return head + b"\x7f" + struct.pack("!Q", len(payload)) + payload
+from tests.local.api_server import frame
 
 
 def parse(pieces: list[bytes]) -> dict[int, bytes]:
@@ -60,13 +51,13 @@ def test_channels_come_out_whole_however_frames_and_packets_are_cut(
         size = len(payload) // (parts + 1) + 1
         frames = [payload[start : start + size] for start in range(0, len(payload), size)]
         for number, part in enumerate(frames):
-            wire += server_frame(0 if number else 2, part, fin=number == len(frames) - 1)
+            wire += frame(0 if number else 2, part, fin=number == len(frames) - 1)
             if ping:
-                wire += server_frame(9, b"hi")
+                wire += frame(9, b"hi")
                 expected[PING] = expected.get(PING, b"") + b"hi"
         if body:
             expected[channel] = expected.get(channel, b"") + body
-    wire += server_frame(8, b"\x03\xe8")
+    wire += frame(8, b"\x03\xe8")
     expected[CLOSE] = b"\x03\xe8"
     assert parse(pieces_of(data, wire)) == expected
 
@@ -75,12 +66,12 @@ def test_channels_come_out_whole_however_frames_and_packets_are_cut(
 def test_frames_of_every_length_encoding(size: int) -> None:
     """Lengths are written in 7 bits, 16 bits or 64 bits."""
     body = bytes(size)
-    assert parse([server_frame(2, b"\x01" + body)]) == ({1: body} if size else {})
+    assert parse([frame(2, b"\x01" + body)]) == ({1: body} if size else {})
 
 
 def test_empty_frames_of_control_and_data() -> None:
     """A ping without payload, a message without a byte: kubelet opens its channels with such."""
-    wire = server_frame(9, b"") + server_frame(2, b"") + server_frame(2, b"\x01") + server_frame(2, b"\x01a")
+    wire = frame(9, b"") + frame(2, b"") + frame(2, b"\x01") + frame(2, b"\x01a")
     assert parse([wire]) == {PING: b"", 1: b"a"}
 
 
@@ -217,6 +208,6 @@ def test_another_result_cannot_be_continued_with() -> None:
 
 def test_pieces_are_views_and_not_copies() -> None:
     """Data is handed on in place: nothing is joined or copied on the way to the buffer."""
-    wire = memoryview(bytearray(server_frame(2, b"\x01abc")))
+    wire = memoryview(bytearray(frame(2, b"\x01abc")))
     ((_, piece),) = FrameParser().feed(wire)
     assert piece.obj is wire.obj

@@ -112,8 +112,8 @@ def on_disk(modules: Iterable[str]) -> int:
 
 def _installed(found: _Found, size: str, pods: int) -> Requirements:
     """All by name and version."""
-    whom = "a Pod" if pods == 1 else f"{pods} Pods"
-    why = f"{size} for {whom} is more than sync_limit= allows to send"
+    receivers = "a Pod" if pods == 1 else f"{pods} Pods"
+    why = f"{size} for {receivers} is more than sync_limit= allows to send"
     return Requirements(tuple(line for _, line in found.pinned), found.parsed, why=why)
 
 

@@ -143,7 +143,7 @@ class Supply:
         self._host.follow(f"{worker.namespace}/{worker.call}", "single", worker)
 
     def not_had(self, worker: Worker, *, gone: bool) -> None:
-        """It was found in vain, or is another program's by now."""
+        """It has gone, or is another program's by now."""
         self._asked[worker.call] = time.monotonic()
         self._host.release(worker.call)
         if gone:
