@@ -311,17 +311,20 @@ class _CallOwner(Owner):
 
     def read(self, index: int, record: Record) -> Returned | Raised:
         header = record.header or {"outcome": VALUE}
-        attempts = header.get("attempts")  # a function that signs its own result may give anything
-        known = dataclasses.replace(
-            self._call._diagnosis(),
-            phase=Phase.FINISHED,
-            log_tail=self._call._last_lines(),
-            attempts=attempts if type(attempts) is int else None,
-        )
+
+        def known() -> Diagnosis:
+            attempts = header.get("attempts")  # a function that signs its own result may give anything
+            return dataclasses.replace(
+                self._call._diagnosis(),
+                phase=Phase.FINISHED,
+                log_tail=self._call._last_lines(),
+                attempts=attempts if type(attempts) is int else None,
+            )
+
         ended = read_outcome(record, known)
         if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt) and is_value(record):
             raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
-        return _noted(ended, known, self._call._volumes) if header.get("outcome") == RAISED else ended
+        return _noted(ended, known(), self._call._volumes) if header.get("outcome") == RAISED else ended
 
     def settled(self, indexes: Sequence[int]) -> None:
         call = self._call

@@ -77,10 +77,18 @@ def has_source(name: str) -> bool:
         return True
     if dot and top not in sys.modules:
         return False
-    parts = name.split(".")
     # Any parent will do: importing a compiled package may create its submodules in memory.
-    prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return any(loaded(prefix) is not None for prefix in prefixes)
+    return any(loaded(each) is not None for each in with_parents(name))
+
+
+def with_parents(name: str) -> list[str]:
+    """The names of a module's parents, topmost first, and its own.
+
+    >>> with_parents("os.path")
+    ['os', 'os.path']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def loaded(name: str) -> Place | None:

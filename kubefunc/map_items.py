@@ -295,8 +295,10 @@ class _MapOwner(Owner):
             if isinstance(ended, Raised) and isinstance(ended.error.__cause__, KeyboardInterrupt):
                 raise ended.error.__cause__  # Ctrl-C while the value loaded: it is there for the next who asks
         else:
-            known = dataclasses.replace(items.diagnosis(index), log_tail=items.output.last_lines(index))
-            ended = read_outcome(record, known)
+            ended = read_outcome(
+                record,
+                lambda: dataclasses.replace(items.diagnosis(index), log_tail=items.output.last_lines(index)),
+            )
         if isinstance(ended, Raised):
             if items.sent is not None and items.sent.options.volumes and sys.version_info >= (3, 11):
                 from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Diagnosis
-from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome
+from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome, returned
 from kubefunc.errors import KubefuncError
 from kubefunc.progress import MapProgress
 from kubefunc.runner import VALUE
@@ -308,11 +308,17 @@ class Outcomes:
             yield
 
 
-def read_outcome(record: Record, known: Diagnosis) -> Returned | Raised:
-    """What came of an item, unpickled if its function is trusted. ``known`` says what is known of it."""
-    envelope = Envelope(record.header or {"outcome": VALUE}, memoryview(record.body), record.files)
+def read_outcome(record: Record, known: Callable[[], Diagnosis]) -> Returned | Raised:
+    """What came of an item, unpickled if its function is trusted.
+
+    ``known`` says what is known of it. It is not asked for a value, as most outcomes are.
+    """
+    header = record.header
+    if is_value(record) and not record.is_plain and not (header or {}).get("files"):
+        return returned(memoryview(record.body), known)
+    envelope = Envelope(header or {"outcome": VALUE}, memoryview(record.body), record.files)
     if record.is_plain:
         from kubefunc import untrusted  # most functions are trusted
 
-        return untrusted.outcome(envelope, known)
-    return outcome(envelope, known)
+        return untrusted.outcome(envelope, known())
+    return outcome(envelope, known())

@@ -112,7 +112,7 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
 
     def _read(self, record: Record) -> T_co:
         __tracebackhide__ = True
-        ended = read_outcome(record, self.call._diagnosis())
+        ended = read_outcome(record, self.call._diagnosis)
         if isinstance(ended, Raised):
             raise ended.error
         return cast("T_co", ended.value)

@@ -172,8 +172,8 @@ class TasksInWorkers(Owner):
             future._settle(self._checked(self._read(came)))
 
     def _read(self, record: Record) -> Returned | Raised:
-        known = Diagnosis("", "", phase=Phase.RUNNING, call=f"{self._submission.call}[{record.index}]")
-        return read_outcome(record, known)
+        call = f"{self._submission.call}[{record.index}]"
+        return read_outcome(record, lambda: Diagnosis("", "", phase=Phase.RUNNING, call=call))
 
     def _checked(self, ended: Returned | Raised) -> Returned | Raised:
         """Where the initializer has failed, no task can run any more."""

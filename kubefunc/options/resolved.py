@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from kubefunc.options.fields import Options
 from kubefunc.options.layers import environment_layer
@@ -24,6 +24,7 @@ class Resolved:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
         self._known: dict[tuple[int, ...], tuple[tuple[Layer, ...], _Variables, Options]] = {}
+        self._seen: tuple[Mapping[Any, Any], _Variables] | None = None
 
     def of(self, defaults: Layer, *layers: Layer) -> Options:
         """The options that apply: of ``configure()``, the environment as it is now, and these, weakest first.
@@ -31,7 +32,7 @@ class Resolved:
         Raises:
             ConfigurationError: options contradict each other, or a variable's value is not accepted.
         """
-        variables = tuple((name, value) for name, value in self._environ.items() if name.startswith(PREFIX))
+        variables = self._variables()
         given = (defaults, *layers)
         key = tuple(map(id, given))
         known = self._known.get(key)  # it holds the layers, so no other has their identity
@@ -42,3 +43,12 @@ class Resolved:
             self._known.clear()
         self._known[key] = given, variables, options
         return options
+
+    def _variables(self) -> _Variables:
+        # What os.environ keeps: compared in a microsecond, while its own methods decode each variable.
+        raw: Mapping[Any, Any] = getattr(self._environ, "_data", self._environ)
+        if self._seen is not None and self._seen[0] == raw:
+            return self._seen[1]
+        variables = tuple((name, value) for name, value in self._environ.items() if name.startswith(PREFIX))
+        self._seen = dict(raw), variables
+        return variables

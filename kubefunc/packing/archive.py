@@ -53,6 +53,7 @@ _LEFT_OUT = (
     "backends/reach.py",
     "packing/archive.py",
     "packing/code.py",
+    "packing/code_archive.py",
     "packing/freshness.py",
     "packing/ignored.py",
     "packing/modules.py",

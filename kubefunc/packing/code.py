@@ -27,17 +27,18 @@ it works, whatever number of directories the modules came from.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from kubefunc.errors import SerializationError
-from kubefunc.packing.modules import INSTALLED_PARTS, Unit, imports_in_source, search_path, unit_of
+from kubefunc.importable import Place, loaded, with_parents
+from kubefunc.packing.code_archive import NO_CODE, CodeArchive
+from kubefunc.packing.modules import Unit, imports_in_source, is_installed_by_name, search_path, unit_of
 from kubefunc.packing.packages.imports import LoadGraph
 from kubefunc.packing.project_files import (
     Listing,
-    Note,
     ProjectFile,
     check_size,
     list_files,
@@ -52,27 +53,21 @@ MAX_CODE = 50 * 2**20
 _ENTRIES_KEPT = 16
 
 
-@dataclass(frozen=True)
-class CodeArchive:
-    """Project code as ``wire.join_files`` packs it (empty bytes when nothing travels).
+_Watched: TypeAlias = tuple[tuple[str, int], ...]
 
-    Attributes:
-        data: the archive.
-        modules: the names of its units.
-        notes: what the person should know of it.
-        graph: what importing it surely imports.
-    """
 
-    data: bytes
-    modules: tuple[str, ...]
-    notes: tuple[Note, ...] = ()
-    graph: LoadGraph | None = field(default=None, compare=False, repr=False)
+class _Surroundings(NamedTuple):
+    """What decides where modules are: while it stays the same, so do their units."""
+
+    watched: _Watched
+    hooks: tuple[int, ...]
+    loaded: tuple[Place | None, ...]
 
 
 class _Entry(NamedTuple):
     """A finished archive, and all that has to be unchanged for it to be used again."""
 
-    watched: tuple[tuple[str, int], ...]
+    watched: _Watched
     units: tuple[Unit, ...]
     listing: Listing
     archive: CodeArchive
@@ -92,6 +87,7 @@ class ProjectCode:
         self._limit = limit
         self._lock = threading.RLock()
         self._entries: dict[frozenset[Unit], _Entry] = {}
+        self._seeds: dict[frozenset[str], tuple[_Surroundings, frozenset[Unit]]] = {}
         self._imports: dict[str, tuple[ProjectFile, frozenset[str]]] = {}
 
     def collect(self, names: Iterable[str]) -> CodeArchive:
@@ -103,12 +99,14 @@ class ProjectCode:
             SerializationError: the code is larger than the limit, or cannot be read.
         """
         with self._lock:
-            seeds = frozenset(self._units(names))
+            around = _surroundings(names := frozenset(names))
+            seeds = self._seeds_of(names, around)
             if not seeds:
-                return CodeArchive(b"", ())
+                return NO_CODE
             try:
-                return self._archive(seeds)
+                return self._archive(seeds, around.watched)
             except OSError as error:
+                self._seeds.pop(names, None)  # the next call finds out anew where they are
                 raise SerializationError(
                     f"cannot read the project code that the function needs: {error}. "
                     "Make the file readable, or move it out of the package."
@@ -123,9 +121,19 @@ class ProjectCode:
         with self._lock:
             return self._close(frozenset(self._units(names)))
 
-    def _archive(self, seeds: frozenset[Unit]) -> CodeArchive:
+    def _seeds_of(self, names: frozenset[str], around: _Surroundings) -> frozenset[Unit]:
+        """The units of these modules: to look for them takes longer than all else of a small call."""
+        known = self._seeds.get(names)
+        if known is not None and known[0] == around:
+            return known[1]
+        seeds = frozenset(self._units(names))
+        if len(self._seeds) >= _ENTRIES_KEPT:
+            self._seeds.clear()
+        self._seeds[names] = around, seeds
+        return seeds
+
+    def _archive(self, seeds: frozenset[Unit], watched: _Watched) -> CodeArchive:
         entry = self._entries.pop(seeds, None)
-        watched = _watched()
         if entry is None or entry.watched != watched or list_files(entry.units) != entry.listing:
             entry = self._fresh(seeds, watched, entry)
         self._entries[seeds] = entry  # the most recently used stands last
@@ -133,7 +141,7 @@ class ProjectCode:
             del self._entries[next(iter(self._entries))]
         return entry.archive
 
-    def _fresh(self, seeds: frozenset[Unit], watched: tuple[tuple[str, int], ...], old: _Entry | None) -> _Entry:
+    def _fresh(self, seeds: frozenset[Unit], watched: _Watched, old: _Entry | None) -> _Entry:
         units = self._close(seeds)
         listing = list_files(units)
         if old is not None and old.units == units and old.listing == listing:
@@ -179,13 +187,18 @@ class ProjectCode:
                 yield unit
 
 
-def _watched() -> tuple[tuple[str, int], ...]:
+def _surroundings(names: Iterable[str]) -> _Surroundings:
+    places = tuple(loaded(name) for each in names for name in with_parents(each))
+    return _Surroundings(_watched(), tuple(map(id, sys.meta_path)), places)
+
+
+def _watched() -> _Watched:
     """``sys.path`` with the time of each directory of the caller's own: a new module changes the answer."""
     return tuple((entry, _changed(entry or os.curdir)) for entry in search_path())
 
 
 def _changed(directory: str) -> int:
-    if not INSTALLED_PARTS.isdisjoint(directory.split(os.sep)):
+    if is_installed_by_name(directory):
         return 0
     try:
         return os.stat(directory).st_mtime_ns

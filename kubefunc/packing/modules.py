@@ -46,7 +46,9 @@ def unit_of(name: str) -> Unit | None:
     True
     """
     top = name.partition(".")[0]
-    if top in _NEVER or (top in sys.stdlib_module_names and top not in sys.modules):
+    if top in _NEVER or top in sys.builtin_module_names:
+        return None
+    if top in sys.stdlib_module_names and top not in sys.modules:
         return None
     search: tuple[str, ...] | None = None
     parts = name.split(".")
@@ -274,6 +276,14 @@ def _is_installed(directory: str) -> bool:
     if not INSTALLED_PARTS.isdisjoint(real.split(os.sep)):
         return True
     return any(real == root or real.startswith(root + os.sep) for root in _installed_roots())
+
+
+@functools.lru_cache(maxsize=64)
+def is_installed_by_name(directory: str) -> bool:
+    """The same, as far as the path itself says it: no link is followed."""
+    if not INSTALLED_PARTS.isdisjoint(directory.split(os.sep)):
+        return True
+    return any(directory == root or directory.startswith(root + os.sep) for root in _installed_roots())
 
 
 @functools.lru_cache(maxsize=1)

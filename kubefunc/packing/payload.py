@@ -12,6 +12,7 @@ are here. What is defined in ``__main__``, a notebook or another function travel
 
 from __future__ import annotations
 
+import functools
 import io
 import operator
 import pickle
@@ -39,6 +40,7 @@ from kubefunc.runner.protocol.wire import join_payload
 
 if TYPE_CHECKING:
     from kubefunc.packing.code import ProjectCode
+    from kubefunc.packing.code_archive import CodeArchive
     from kubefunc.packing.modules import Unit
     from kubefunc.packing.packages.imports import Need
     from kubefunc.packing.project_files import Note
@@ -60,26 +62,51 @@ class Payload:
     """What is sent for one call.
 
     Attributes:
-        data: the bytes.
-        modules: the caller's own packages and modules that travel in it.
-        code_size: bytes of project code in it, as stored.
-        call_size: bytes of function and arguments in it, as stored.
-        notes: what the person should know of the project code in it.
+        code: the caller's own packages and modules that travel in it.
+        call: function and arguments, as stored.
+        compression: how these are compressed; empty: not at all.
+        joined: its bytes, of one that another program has packed.
         needs: finds out which modules of others the place where it runs must have.
         imported: finds out which modules it refers to, and which its code may import.
         files: those of the arguments that are sent beside it, by number.
         used_files: the numbers of those in it: those of a map's items are only in these.
     """
 
-    data: bytes = field(repr=False)
-    modules: tuple[str, ...]
-    code_size: int
-    call_size: int
-    notes: tuple[Note, ...] = ()
+    code: CodeArchive = field(repr=False)
+    call: bytes = field(repr=False)
+    compression: str = ""
+    joined: bytes | None = field(default=None, repr=False)
     needs: Callable[[], Sequence[Need]] = field(default=list, repr=False, compare=False)
     imported: Callable[[], frozenset[str]] = field(default=frozenset, repr=False, compare=False)
     files: Sequence[SentFile] = ()
     used_files: Sequence[int] = ()
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """The bytes. Warm workers need none: they are sent the parts."""
+        if self.joined is not None:
+            return self.joined
+        return join_payload(self.code.data, self.call, self.compression, self.code.digest)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of the packages and modules that travel in it."""
+        return self.code.modules
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the person should know of the project code in it."""
+        return self.code.notes
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of project code in it, as stored."""
+        return len(self.code.data)
+
+    @property
+    def call_size(self) -> int:
+        """Bytes of function and arguments in it, as stored."""
+        return len(self.call)
 
     @property
     def size(self) -> int:
@@ -163,29 +190,25 @@ class Packer:
         """Of a function; what is unpickled first stands first."""
         code = self._code.collect(names.all)
         call, compression = self._compress(pickles[0])
-        data = join_payload(code.data, call, compression)
         # Looked at later, and only if somebody asks: not all of them may stay in memory for that.
         small = [each for each in pickles if len(each) <= _LOOKED_AT]
 
         def needs() -> Sequence[Need]:
             from kubefunc.packing.packages.imports import needs_of
 
-            reference = importable_reference(function)
-            return needs_of(function, reference and reference[0], small, code.graph)
+            return needs_of(function, names.function, small, code.graph)
 
         def imported() -> frozenset[str]:
             return frozenset(names.imported) if code.graph is None else code.graph.reached(names.imported)
 
         return Payload(
-            data,
-            code.modules,
-            len(code.data),
-            len(call),
-            code.notes,
-            needs,
-            imported,
-            tuple(files.sent),
-            numbers_in(pickles[0]),
+            code,
+            call,
+            compression,
+            needs=needs,
+            imported=imported,
+            files=tuple(files.sent),
+            used_files=numbers_in(pickles[0]),
         )
 
 
@@ -196,17 +219,19 @@ class _Names:
     Attributes:
         imported: where it is unpickled or run.
         by_value: of functions that travel by value: their files travel, and nobody need import them.
+        function: the one that the function itself is imported from, if it does not travel by value.
     """
 
     imported: frozenset[str]
     by_value: frozenset[str]
+    function: str | None = None
 
     @property
     def all(self) -> frozenset[str]:
         return self.imported | self.by_value
 
     def __or__(self, other: _Names) -> _Names:
-        return _Names(self.imported | other.imported, self.by_value | other.by_value)
+        return _Names(self.imported | other.imported, self.by_value | other.by_value, self.function or other.function)
 
 
 def _pickle_call(
@@ -228,7 +253,9 @@ def _pickle_call(
 
         parts += [("retry_exceptions", retry_exceptions), (f"function {title(function)}", function)]
         raise explained(function, parts, error, _plain_pickle) from error
-    return with_numbers(pickled, files.take_used()), names | _Names(frozenset((reference or ())[:1]), frozenset())
+    if reference is not None:
+        names |= _Names(frozenset(reference[:1]), frozenset(), reference[0])
+    return with_numbers(pickled, files.take_used()), names
 
 
 def uncompressed(data: bytes) -> tuple[bytes, str]:

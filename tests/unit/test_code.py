@@ -17,7 +17,8 @@ import cloudpickle
 import pytest
 
 from kubefunc.errors import SerializationError
-from kubefunc.packing.code import CodeArchive, ProjectCode
+from kubefunc.packing.code import ProjectCode
+from kubefunc.packing.code_archive import CodeArchive
 from kubefunc.packing.modules import has_source, imports_in_code, imports_in_source, is_hidden, unit_of
 from kubefunc.packing.project_files import list_files, pack_files
 from kubefunc.runner.protocol.wire import split_files
@@ -557,6 +558,23 @@ def test_every_change_shows(project: Project, change: dict[str, str]) -> None:
     assert after.data == ProjectCode().collect(["change_a"]).data
     if change != {"change_b.py": "import change_c"}:
         assert after != before
+
+
+def test_a_module_that_is_loaded_from_elsewhere_now(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a module was found holds only as long as it is that module which is loaded."""
+    project({"one/late_mod.py": "x = 1", "two/late_mod.py": "x = 2"})
+    code = ProjectCode()
+    for place in ("one", "two"):
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+        sys.modules.pop("late_mod", None)
+        importlib.import_module("late_mod")
+        expected = b"x = 1" if place == "one" else b"x = 2"
+        assert content(code.collect(["late_mod"]), "late_mod.py") == expected
+    del sys.modules["late_mod"]
+    sys.path.remove(str(tmp_path / "two"))
+    assert content(code.collect(["late_mod"]), "late_mod.py") == b"x = 1"
 
 
 def test_a_deleted_file_is_gone(project: Project, tmp_path: Path) -> None:

@@ -36,6 +36,17 @@ def test_a_variable_that_changes_counts_at_once() -> None:
     assert resolved.of(DEFAULTS, layer) == before
 
 
+def test_variables_of_the_process_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What os.environ keeps is compared as it is, and nothing else of it is read while that stays the same."""
+    resolved = Resolved()
+    layer = parse_changes("@remote", cpu=2)
+    for memory in ("1Gi", "2Gi"):
+        monkeypatch.setenv("KUBEFUNC_MEMORY", memory)
+        assert resolved.of(DEFAULTS, layer).memory == memory
+    monkeypatch.delenv("KUBEFUNC_MEMORY")
+    assert resolved.of(DEFAULTS, layer).memory not in ("1Gi", "2Gi")
+
+
 def test_other_layers_give_other_options() -> None:
     """Those of configure() too, and more combinations than are remembered."""
     resolved = Resolved({})

@@ -12,6 +12,7 @@ from kubefunc.diagnosis import Diagnosis
 from kubefunc.errors import ImagePullError, KubefuncError, OutOfMemoryError, PodLostError, WorkerDiedError
 from kubefunc.options import Options
 from kubefunc.options.parsers.quantities import quantity
+from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
 from kubefunc.retry import GATHER, OutOfMemory, decide, how_error_ended, how_record_ended
 from kubefunc.runner import CODE_DIED, CODE_OOM
@@ -26,7 +27,7 @@ def sent(count: int = 1, **options: object) -> Submission:
         call="f-abcdefgh",
         function="f",
         options=Options.of(**{"memory": ("1Gi", "8Gi"), "retries": 3, "max_disruptions": 3, **options}),
-        payload=Payload(b"", (), 0, 0),
+        payload=Payload(NO_CODE, b""),
         key=b"",
         count=count,
     )

@@ -17,6 +17,7 @@ from kubefunc.backends.kubernetes.control.call_objects import with_packages
 from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.options import Options, parse_changes
 from kubefunc.options.parsers.requirements import Requirements
+from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.packages import missing, sync
 from kubefunc.packing.packages.imports import Need
 from kubefunc.packing.payload import Payload
@@ -190,7 +191,7 @@ def test_pods_are_counted_as_they_start(
 
 def submission(options: Options, **changes: Any) -> Submission:
     """Of a function that imports ``plain``."""
-    payload = Payload(b"", (), 0, 0, imported=lambda: frozenset({"plain"}))
+    payload = Payload(NO_CODE, b"", imported=lambda: frozenset({"plain"}))
     return Submission(call="c", function="f", options=options, payload=payload, key=b"", **changes)
 
 

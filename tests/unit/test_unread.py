@@ -269,6 +269,7 @@ def test_an_item_that_runs_again_keeps_its_calls_error() -> None:
 def _submission() -> Any:
     from kubefunc.backends.base import Submission
     from kubefunc.options import Options
+    from kubefunc.packing.code_archive import NO_CODE
     from kubefunc.packing.payload import Payload
 
     return Submission(
@@ -276,7 +277,7 @@ def _submission() -> Any:
         call=CALL,
         function="f",
         options=Options(),
-        payload=Payload(b"", (), 0, 0),
+        payload=Payload(NO_CODE, b""),
         items={0: b""},
         count=1,
         chunksize=None,

@@ -24,6 +24,7 @@ from kubefunc.map_call import MapCall
 from kubefunc.map_items import MapItems
 from kubefunc.options import Options
 from kubefunc.outcomes import Outcomes
+from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
 from kubefunc.runner import PLAIN_DEPTH, PLAIN_LIMIT, RAISED, VALUE
 from kubefunc.runner.execution import exceptions, plain
@@ -57,7 +58,7 @@ class Exploit:
 
 def sink_of(options: Options, outcomes: Outcomes) -> Sink:
     """What a backend tells of a submission with these options."""
-    sent = Submission(call=CALL, function="f", options=options, payload=Payload(b"", (), 0, 0), key=KEY)
+    sent = Submission(call=CALL, function="f", options=options, payload=Payload(NO_CODE, b""), key=KEY)
     return Attempts(outcomes, HandBackend()).view(sent)
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import io
 import linecache
 import os
+import pickle
 import pickletools
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kubefunc.packing.modules import imports_in_source, parsed, resolved_import
 
@@ -216,6 +218,42 @@ def globals_in(pickled: bytes) -> frozenset[str]:
     >>> sorted(globals_in(pickle.dumps([collections.OrderedDict(), 1], 5)))
     ['collections']
     """
+    looker = _Looker(io.BytesIO(pickled))
+    try:
+        looker.load()
+    except Exception:  # noqa: BLE001 - it has what an _Anything cannot stand for, such as a class that travels by value
+        return _globals_read_in(pickled)
+    return frozenset(looker.found)
+
+
+class _Anything:
+    """Stands for whatever a pickle makes: nothing of it is imported or run."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __call__(self, *args: object, **kwargs: object) -> _Anything:
+        return self
+
+    def _take(self, *what: object) -> None:
+        pass
+
+    append = extend = add = __setitem__ = __setstate__ = _take
+
+
+class _Looker(pickle.Unpickler):
+    """Unpickles into nothing, and notes the modules on the way: many times as fast as to read the operations."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.found: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.found.add(module)
+        return self.found.add if name == _SUBIMPORT else _Anything
+
+
+def _globals_read_in(pickled: bytes) -> frozenset[str]:
     found: set[str] = set()
     memo: dict[object, object] = {}
     pushed: list[object] = [None, None]  # the last two values, where they are texts or _IMPORT
@@ -226,7 +264,7 @@ def globals_in(pickled: bytes) -> frozenset[str]:
             module, name = pushed
             if isinstance(module, str):
                 found.add(module)
-            pushed = [None, _IMPORT if name == "subimport" else None]
+            pushed = [None, _IMPORT if name == _SUBIMPORT else None]
         elif opcode.name not in ("FRAME", "PROTO"):
             value = memo.get(argument) if "GET" in opcode.name else argument if "UNICODE" in opcode.name else None
             if pushed[1] is _IMPORT and isinstance(value, str):
@@ -235,7 +273,8 @@ def globals_in(pickled: bytes) -> frozenset[str]:
     return frozenset(found)
 
 
-_IMPORT = object()  # cloudpickle's function that imports the module whose name follows
+_SUBIMPORT = "subimport"  # cloudpickle's function that imports the module whose name follows
+_IMPORT = object()  # it
 
 
 def needs_of(function: object, module: str | None, pickles: Iterable[bytes], graph: LoadGraph | None) -> list[Need]:

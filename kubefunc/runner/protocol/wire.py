@@ -34,13 +34,15 @@ class WireError(Exception):
     """Bytes that are not what the protocol says; the message says which part."""
 
 
-def join_payload(code: bytes, call: bytes, compression: str) -> bytes:
+def join_payload(code: bytes, call: bytes, compression: str, code_digest: str | None = None) -> bytes:
     """A payload of these sections; ``compression`` says how ``call`` was compressed.
+
+    ``code_digest`` is the sha256 of ``code``, where it is known.
 
     >>> split_payload(join_payload(b"code", b"call", ""))
     (b'code', b'call')
     """
-    sections = {"code": _section(code, ""), "call": _section(call, compression)}
+    sections = {"code": _section(code, "", code_digest), "call": _section(call, compression)}
     header = json.dumps(sections, separators=(",", ":")).encode()
     return b"".join((PAYLOAD_MAGIC, LENGTH.pack(len(header)), header, code, call))
 
@@ -68,8 +70,8 @@ def split_files(code: bytes) -> Iterator[tuple[str, bool, bytes]]:
         position += size
 
 
-def _section(data: bytes, compression: str) -> dict[str, object]:
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "compression": compression}
+def _section(data: bytes, compression: str, digest: str | None = None) -> dict[str, object]:
+    return {"size": len(data), "sha256": digest or hashlib.sha256(data).hexdigest(), "compression": compression}
 
 
 def split_payload(data: bytes) -> tuple[bytes, bytes]:
@@ -95,21 +97,6 @@ def split_payload(data: bytes) -> tuple[bytes, bytes]:
     if position != len(data):
         raise WireError(f"the payload has {len(data) - position} bytes too many")
     return sections[0], sections[1]
-
-
-def sections(data: bytes) -> tuple[memoryview, memoryview, str]:
-    """The sections ``code`` and ``call`` of a payload of our own as they are stored, and the compression of ``call``.
-
-    >>> code, call, compression = sections(join_payload(b"code", b"call", "zlib"))
-    >>> bytes(code), bytes(call), compression
-    (b'code', b'call', 'zlib')
-    """
-    start = len(PAYLOAD_MAGIC) + LENGTH.size
-    (length,) = LENGTH.unpack_from(data, len(PAYLOAD_MAGIC))
-    header = json.loads(data[start : start + length])
-    middle = start + length + header["code"]["size"]
-    view = memoryview(data)
-    return view[start + length : middle], view[middle:], header["call"]["compression"]
 
 
 def _payload_header(encoded: bytes) -> list[tuple[str, int, str, str]]:

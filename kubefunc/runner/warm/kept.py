@@ -23,13 +23,14 @@ CODE = "code"
 FUNCTION = "function"
 
 
-def name_of(kind: str, data: bytes | memoryview) -> str:
-    """The name under which this is kept.
+def digest_of(data: bytes) -> str:
+    """What tells it from all else."""
+    return hashlib.sha256(data).hexdigest()
 
-    >>> name_of("code", b"")
-    'code.e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
-    """
-    return f"{kind}.{hashlib.sha256(data).hexdigest()}"
+
+def name_of(kind: str, digest: str) -> str:
+    """The name under which something with this digest is kept."""
+    return f"{kind}.{digest}"
 
 
 class Kept:
@@ -84,7 +85,7 @@ class Store:
     def put(self, claimed: bytes, data: bytes) -> bool:
         """Keep it under this name. False if it is not what its name says: it has changed on its way."""
         kind = CODE if claimed.startswith(CODE.encode()) else FUNCTION
-        name = name_of(kind, data)
+        name = name_of(kind, digest_of(data))
         if name.encode() != claimed:
             return False
         for each in self.kept.add(name, len(data)):

@@ -28,6 +28,7 @@ from kubefunc.backends.kubernetes.objects import kept
 from kubefunc.backends.kubernetes.objects.paths import secrets_path
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import ConfigurationError
+from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
 from kubefunc.runner import ITEMS, PAYLOAD
 from kubefunc.runner.protocol import records
@@ -137,7 +138,7 @@ class AttachedMaps:
             call=call,
             function=spec.function,
             options=read_options(files),
-            payload=Payload(joined(files, PAYLOAD), (), 0, 0),
+            payload=Payload(NO_CODE, b"", joined=joined(files, PAYLOAD)),
             items=items,
             count=layout.count,
             chunksize=layout.size,

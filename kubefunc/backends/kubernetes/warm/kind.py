@@ -14,12 +14,13 @@ from kubefunc.backends.kubernetes.control.call_objects import job_spec
 from kubefunc.backends.kubernetes.objects.job import build_job
 from kubefunc.backends.kubernetes.objects.origin import NOBODY
 from kubefunc.options import Options
+from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
 from kubefunc.runner import KEY_FILE, PROTOCOL
 
 LENGTH = 20  # characters
 _CALL = "worker"
-_NONE = Payload(b"", (), 0, 0)  # the function is kubefunc's own, whose code is among the files
+_NONE = Payload(NO_CODE, b"")  # the function is kubefunc's own, whose code is among the files
 
 
 def kind_of(cluster: tuple[str, str], namespace: str, options: Options, arguments: Sequence[object]) -> str:

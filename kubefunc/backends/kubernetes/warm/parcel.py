@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.runner_specs import runner_spec
-from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.protocol import records
 from kubefunc.runner.protocol.spec import RunnerSpec
-from kubefunc.runner.warm.kept import CODE, FUNCTION, name_of
+from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
 from kubefunc.runner.warm.request import join_request
 
 
@@ -26,24 +26,23 @@ class Parcel:
     def __init__(self, submission: Submission, *, fresh: bool) -> None:
         self.submission = submission
         payload = submission.payload
-        code, call, compression = wire.sections(payload.data)
         is_map = submission.shape == "map"
-        self.keeps: dict[str, memoryview] = {}
+        self.keeps: dict[str, bytes] = {}
         spec = runner_spec(submission).replace(disruptions=submission.disruptions)
-        self._content = b"" if is_map else bytes(call)
+        self._content = b"" if is_map else payload.call
         self._header = {
             "spec": spec.changes(),
             "key": submission.key.hex(),
-            "code": self._keep(CODE, code) if code else None,
-            "function": self._keep(FUNCTION, call) if is_map else None,
-            "compression": compression,
+            "code": self._keep(CODE, payload.code.digest, payload.code.data) if payload.code.data else None,
+            "function": self._keep(FUNCTION, digest_of(payload.call), payload.call) if is_map else None,
+            "compression": payload.compression,
             "items": is_map,
         }
         self.stay = None if fresh and not is_map else self._process(spec, submission, fresh=fresh)
         self._header["stay"] = self.stay
 
-    def _keep(self, kind: str, data: memoryview) -> str:
-        name = name_of(kind, data)
+    def _keep(self, kind: str, digest: str, data: bytes) -> str:
+        name = name_of(kind, digest)
         self.keeps[name] = data
         return name
 
