@@ -21,7 +21,7 @@ from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
-from kubefunc.runner.warm.kept import CODE, FUNCTION, name_of
+from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
 from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, signature
 from kubefunc.runner.warm.request import join_request
 from kubefunc.runner.warm.stream import BODY, PIECE
@@ -147,27 +147,29 @@ class WarmClient:
         **options: Any,
     ) -> None:
         """Send a call. ``stay`` names the process that runs it."""
-        data = Packer.for_local().pack(function, args, None, (Exception,)).data
-        code, call, _ = wire.sections(data)
-        header = {"run": run, "stay": stay, "code": self.keep(CODE, code), "function": None, "items": False}
-        self.request(header, bytes(call), **options)
+        payload = Packer.for_local().pack(function, args, None, (Exception,))
+        code = self.keep(CODE, payload.code.data)
+        self.request(
+            {"run": run, "stay": stay, "code": code, "function": None, "items": False}, payload.call, **options
+        )
 
     def batch(
         self, function: Callable[..., Any], items: Mapping[int, tuple[Any, ...]], run: str = "run-1", **options: Any
     ) -> None:
         """Send items of a map."""
-        code, call, _ = wire.sections(Packer.for_local().pack(function, (), None, (Exception,)).data)
+        payload = Packer.for_local().pack(function, (), None, (Exception,))
         content = records.join_items([(index, pickle.dumps(args)) for index, args in items.items()])
-        kept = {"code": self.keep(CODE, code), "function": self.keep(FUNCTION, call)}
+        kept = {"code": self.keep(CODE, payload.code.data), "function": self.keep(FUNCTION, payload.call)}
         self.request({"run": run, "stay": "map-1", "items": True, **kept}, content, **options)
 
-    def keep(self, kind: str, data: memoryview) -> str | None:
+    def keep(self, kind: str, data: bytes) -> str | None:
         """Send what is to be kept."""
         if not data:
             return None
-        self.send(DATA, bytes(data))
-        self.send(KEEP, name_of(kind, data).encode())
-        return name_of(kind, data)
+        name = name_of(kind, digest_of(data))
+        self.send(DATA, data)
+        self.send(KEEP, name.encode())
+        return name
 
     def request(self, header: Mapping[str, Any], content: bytes, **options: Any) -> None:
         """Send a request."""

@@ -100,8 +100,13 @@ TRAVELS_IN_PART = ("kubefunc", *(f"kubefunc.{room}" for room in "backends option
 
 
 def renew_streams() -> None:
-    """New sys.stdout and sys.stderr: those from the start may have been made for a terminal or file, or by Windows."""
+    """New sys.stdout and sys.stderr: those from the start may have been made for a terminal or file, or by Windows.
+
+    A process that forks many has them already, and so have its children.
+    """
     for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(getattr(sys, name), "name", None) == number:
+            continue
         stream = open(
             number, "w", encoding="utf-8", errors="backslashreplace", newline="\n", buffering=1, closefd=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -21,17 +22,24 @@ def peak_memory() -> int:
 
 def oom_kills() -> int:
     """How often the kernel's OOM killer struck in this container; 0 where nothing tells."""
+    path = _where_oom_kills_are_counted()
+    return 0 if path is None else parse_oom_kills(_content(path))
+
+
+@functools.cache
+def _where_oom_kills_are_counted() -> str | None:
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try:
-            return parse_oom_kills(_content(path))
-        except OSError:
-            continue
-    return 0
+        if os.path.exists(path):
+            return path
+    return None
 
 
 def _content(path: str) -> str:
     """Of a small file. Each call asks: without the buffers of open() it takes a third of the time."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
     try:
         return os.read(descriptor, 4096).decode()
     finally:

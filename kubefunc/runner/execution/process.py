@@ -174,7 +174,7 @@ class Overseer:
         self.signals = signals
         self.spec = port.spec
         self.ending = False
-        self.oom_kills = memory.oom_kills()
+        self.oom_kills = 0  # before the child that is watched
         self.printed = 0
         self.tail = bytearray()
         self.peak_memory = 0

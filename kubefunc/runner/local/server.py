@@ -38,7 +38,7 @@ import socket
 import time
 
 from kubefunc.runner import EXIT_TERMINATED
-from kubefunc.runner.execution import reports
+from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.orphans import CLOSE_GRACE, become_subreaper, kill_orphans, reap_all
 from kubefunc.runner.execution.process import Child, Signals, print_fault, take_over
 from kubefunc.runner.execution.rehearsal import rehearsal
@@ -88,6 +88,7 @@ class Slot:
         self.frames = wire.Frames()
         self.request: Request | None = None
         self.spare: Spare | None = None
+        self.latest: int | None = None  # the process of the latest call
         self.answer = b""
         self.rehearsal = b""  # the first call of a script does not wait for one
 
@@ -112,7 +113,7 @@ class Slot:
                 self.spare = Spare(self._forget, rehearsal=self.rehearsal)
         self._receive_call()
         status = Supervisor(self, self.signals).run()
-        kill_orphans(keep=self._spares())
+        kill_orphans(keep=self._spares(), ended=self.latest)
         self._end(status)
 
     def _end(self, status: int) -> None:
@@ -181,6 +182,7 @@ class Slot:
         if spare is None or not spare.hand_over(attempt, self._call.data):
             spare = Spare(self._forget)
             spare.hand_over(attempt, self._call.data)
+        self.latest = spare.child.pid
         return spare.child
 
     def output(self, data: bytes) -> None:
@@ -325,6 +327,7 @@ def serve(arguments: list[str]) -> NoReturn:
     control, directory = _lowered(int(arguments[0])), arguments[1]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
+    child.renew_streams()  # once, here, too
     gc.freeze()  # what is loaded now stays: no collection in a child touches (and so copies) its pages
     with socket.socket(fileno=control) as connection:
         Server(connection, directory).run()

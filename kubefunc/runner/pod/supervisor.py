@@ -26,7 +26,7 @@ from kubefunc.runner import (
     STREAM,
     VALUE,
 )
-from kubefunc.runner.execution import reports
+from kubefunc.runner.execution import memory, reports
 from kubefunc.runner.execution.attempts import (
     EXIT_GRACE,
     FOREVER,
@@ -107,6 +107,7 @@ class Supervisor(Overseer):
     # -- one attempt
 
     def _attempt(self, attempt: int) -> Ending:
+        self.oom_kills = memory.oom_kills()
         process = self.port.start(attempt)
         try:
             return self._watch(process)

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import time
 
+from kubefunc.runner.execution import child
 from kubefunc.runner.execution.orphans import children, kill_orphans, reap_all
+from kubefunc.runner.execution.rehearsal import rehearsal
 from kubefunc.runner.execution.spare import Spare
 from kubefunc.runner.warm.request import run_request
 from kubefunc.runner.warm.staying import Staying
@@ -32,9 +34,11 @@ class Processes:
             where: the worker's directory.
             forget: runs first in each and closes what of the worker it must not keep.
         """
+        child.flush()  # what preloads have printed: each child would print it again
         self._where = where
         self._forget_worker = forget
         self._spare: Spare | None = None
+        self._latest: int | None = None  # the process of the latest call
         self._staying: Staying | None = None
 
     def prepare(self) -> None:
@@ -49,6 +53,7 @@ class Processes:
         if spare is None or not spare.hand_over(attempt, request.data):
             spare = self._new_spare()
             spare.hand_over(attempt, request.data)
+        self._latest = spare.child.pid
         return spare.child
 
     def hand_over(self, request: WarmRequest, due: Sequence[Item]) -> Staying:
@@ -85,7 +90,7 @@ class Processes:
     def kill_others(self) -> None:
         """What calls have left running ends."""
         kept = [each.child.pid for each in (self._spare, self._staying) if each is not None]
-        kill_orphans(keep=set(kept))
+        kill_orphans(keep=set(kept), ended=self._latest)
 
     def kill(self) -> None:
         """All of them."""
@@ -94,7 +99,7 @@ class Processes:
         kill_orphans(keep=set())
 
     def _new_spare(self) -> Spare:
-        return Spare(self._forget, functools.partial(run_request, self._where))
+        return Spare(self._forget, functools.partial(run_request, self._where), rehearsal())
 
     def _forget(self) -> None:
         """In a child."""
