@@ -273,13 +273,21 @@ class Call(UnreadFuture[R], Reachable):
         return Diagnosis("", message, "", where.phase, self._id, where.namespace, where.pod, where.node)
 
     def _end(self, ended: Returned | Raised | Unread) -> None:
-        """In the dispatcher's thread, or before anybody has it."""
+        """In the thread that brings the outcome: it wakes those who wait, and leaves callbacks to the dispatcher's."""
         with self._completing:
             if ended is CANCELLED:
                 concurrent.futures.Future.cancel(self)
                 self._may_end()
             elif self._may_end():
                 self._settle(ended)
+
+    def _invoke_callbacks(self) -> None:
+        """What callbacks do may take long, and the thread that brings outcomes must go on."""
+        dispatcher, invoke = self._session.dispatcher, super()._invoke_callbacks  # type: ignore[misc]
+        if self._done_callbacks and not dispatcher.is_this_thread():  # type: ignore[attr-defined]
+            dispatcher.do(invoke)
+        else:
+            invoke()
 
     def _load(self) -> Returned | Raised:
         """What came of it, unpickled."""
@@ -333,12 +341,9 @@ class _CallOwner(Owner):
         if ended is None:
             return
         if call._publication is None:
-            self._end(ended)
+            call._end(ended)
         else:
-            call._publication.finish(ended, call._load, self._end)
-
-    def _end(self, ended: Returned | Raised | Unread) -> None:
-        self._call._session.dispatcher.do(lambda: self._call._end(ended))
+            call._publication.finish(ended, call._load, call._end)
 
     def over(self, *, stop: bool) -> None:
         self._call._session.finished(self._call._id)
