@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import hmac
 import importlib
-import json
 import os
 import select
 import signal
@@ -22,28 +21,15 @@ from kubefunc.runner.execution.process import Signals
 from kubefunc.runner.execution.request import CALL, END_GRACE, TERMINATE
 from kubefunc.runner.pod.supervisor import Supervisor
 from kubefunc.runner.protocol import wire
-from kubefunc.runner.warm.attach import FOLDER, SOCKET
+from kubefunc.runner.warm.attach import FOLDER
 from kubefunc.runner.warm.batch import Batch
-from kubefunc.runner.warm.frames import (
-    ACKNOWLEDGE,
-    BUSY,
-    DATA,
-    GIVEN_BACK,
-    GOODBYE,
-    HELLO,
-    KEEP,
-    LEAVING,
-    NONCE,
-    PING,
-    STATES,
-    WELCOME,
-)
+from kubefunc.runner.warm.door import Door
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, DATA, GIVEN_BACK, GOODBYE, KEEP, PING
 from kubefunc.runner.warm.kept import Store
-from kubefunc.runner.warm.lease import Lease, is_proof, proof, request_key, signature
+from kubefunc.runner.warm.lease import Lease, signature
 from kubefunc.runner.warm.processes import Processes
 from kubefunc.runner.warm.request import WarmRequest
 from kubefunc.runner.warm.sent import Sent
-from kubefunc.runner.warm.stream import Stream, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +42,6 @@ if TYPE_CHECKING:
     from kubefunc.runner.warm.staying import Staying
 
 LETTERS = (DATA, KEEP, CALL, GIVEN_BACK, TERMINATE, GOODBYE, ACKNOWLEDGE, PING)  # of a client that is known
-PING_EVERY = 10.0
-LAST_WORDS = 2.0  # seconds that a leaving worker tries to say so
 
 
 def directory() -> str:
@@ -100,14 +84,11 @@ class Worker:
 
     def __init__(self, where: str, token: str, idle_timeout: float, alone: float, lease: Lease) -> None:
         self._where = where
-        self._token = token
         self._idle_timeout = idle_timeout
         self._alone = alone
         self._lease = lease
         self._signals = Signals()
-        self._listener = listen(os.path.join(where, SOCKET))
-        self._stream: Stream | None = None
-        self._candidate: Stream | None = None  # has knocked, and not said yet who it is
+        self._door = Door(where, token, lease, self)
         self._processes = Processes(where, self._forget)
         self._store = Store(where)
         self._incoming = bytearray()
@@ -115,7 +96,7 @@ class Worker:
         self._printing = 0  # the item that prints
         self._asked_back = False  # the client asks for what has not begun
         self._asked_to_end = self._was_asked = False  # of the call that runs, by the client
-        self._busy = self._pinged = time.monotonic()
+        self._busy = time.monotonic()
 
     # -- between calls
 
@@ -127,7 +108,8 @@ class Worker:
                 if self._last is not None and self._last.waits:
                     self._run_call(self._last)
         except _Leave as why:
-            self._say_goodbye(str(why))
+            self._processes.kill()
+            self._door.close(str(why))
             return str(why)
 
     def _wait(self) -> None:
@@ -138,15 +120,14 @@ class Worker:
             if self._signals.pipe in ready and self._signals.drain():
                 raise _Leave("it was told to end (SIGTERM)")
             reap_all()
-            self._hear(ready)
+            self._door.hear(ready)
             self.tick()
             self._leave_if_unneeded()
 
     def _patience(self) -> float:
         until = min(self._busy + self._idle_timeout, self._lease.seen + self._alone)
-        if self._stream is not None:
-            until = min(until, self._pinged + PING_EVERY)
-        return max(0.05, until - time.monotonic())
+        ping = self._door.next_ping
+        return max(0.05, (until if ping is None else min(until, ping)) - time.monotonic())
 
     def _leave_if_unneeded(self) -> None:
         now = time.monotonic()
@@ -174,131 +155,48 @@ class Worker:
 
     def _end_call(self, call: Sent, status: int) -> None:
         self._busy = time.monotonic()
-        call.end(status, self._stream if self._lease.client is not None else None)
+        call.end(status, self._door.stream if self._lease.client is not None else None)
         if self._lease.client is None:
             self._let_client_go()
         self.tick()
-
-    def _say_goodbye(self, why: str) -> None:
-        self._processes.kill()
-        self._listener.close()
-        os.unlink(os.path.join(self._where, SOCKET))
-        until = time.monotonic() + LAST_WORDS
-        if self._stream is not None:
-            self._stream.send(wire.frame(LEAVING, why.encode()))
-            while self._stream.flush() and self._stream.is_behind and time.monotonic() < until:
-                select.select([], [self._stream.output], [], 0.1)
-            self._stream.close()
-        if self._candidate is not None:
-            self._candidate.close()
 
     def _forget(self) -> None:
         """In a child: what it must not keep."""
         self._signals.forget()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._listener.close()
-        for stream in (self._stream, self._candidate):
-            if stream is not None:
-                stream.close()
+        self._door.forget()
 
-    # -- the client
-
-    def _hear(self, ready: list[int]) -> None:
-        if self._listener.fileno() in ready:
-            self._open_door()
-        for stream in (self._candidate, self._stream):
-            is_there = stream is not None and stream in (self._candidate, self._stream)  # the one may replace the other
-            if stream is not None and is_there and stream.input in ready:
-                self._hear_stream(stream)
-
-    def _open_door(self) -> None:
-        door, _ = self._listener.accept()
-        door.settimeout(1.0)  # the program sends its descriptors at once
-        try:
-            newcomer = Stream(door)
-        except OSError:
-            door.close()
-            return
-        if self._candidate is not None:
-            self._candidate.close()
-        self._candidate = newcomer
-        newcomer.send(wire.frame(NONCE, f"{newcomer.nonce} {self._state}".encode()))
-        newcomer.flush()  # a pipe that nobody has written to has room for it
-
-    def _hear_stream(self, stream: Stream) -> None:
-        frames = stream.read()
-        if frames is None:
-            self._drop(stream)
-            return
-        for letter, content in frames:
-            understood = self._take(letter, content) if stream.known else self._greet(stream, letter, content)
-            if not understood:
-                self._drop(stream)  # a known one may come again, and sends again what has changed on its way
-                return
-            self._lease.seen = time.monotonic()
-            if self._stream is not stream:
-                return
-
-    def _drop(self, stream: Stream) -> None:
-        stream.close()
-        if stream is self._stream:
-            self._stream = None
-            self._incoming.clear()
-        if stream is self._candidate:
-            self._candidate = None
-
-    def _greet(self, stream: Stream, letter: bytes, content: bytes) -> bool:
-        """Whether the newcomer is this worker's client. It takes the place of its own stream that has broken."""
-        try:
-            hello = json.loads(content) if letter == HELLO else {}
-            client, nonce, run, output = str(hello["client"]), str(hello["nonce"]), hello["run"], int(hello["output"])
-            if not is_proof(str(hello["proof"]), self._token, client, (stream.nonce, nonce)):
-                return False
-        except (ValueError, KeyError, TypeError):
-            return False
-        if self._is_taken(client):
-            stream.send(wire.frame(BUSY))
-            stream.flush()
-            return False
-        if self._stream is not None:
-            self._drop(self._stream)
-        stream.known = True
-        stream.key = request_key(self._token, (stream.nonce, nonce))
-        self._stream, self._candidate = stream, None
-        if client != self._lease.client:
-            self._processes.dismiss()  # another program does not find what this one's calls have left in it
-        self._lease.give(client, time.monotonic())
-        self._welcome(stream, proof(self._token, "worker", (stream.nonce, nonce)), run, output)
-        return True
+    # -- for its door
 
     @property
-    def _state(self) -> str:
-        return STATES[0 if self._runs else 2 if self._stream is None else 1]
-
-    @property
-    def _runs(self) -> bool:
+    def runs(self) -> bool:
         return self._last is not None and self._last.ended is None
 
-    def _is_taken(self, client: str) -> bool:
-        in_use = (self._stream, self._last) != (None, None)
-        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=self._runs)
+    @property
+    def is_in_use(self) -> bool:
+        return self._last is not None
 
-    def _welcome(self, stream: Stream, shown: str, run: str | None, output: int) -> None:
-        """Tell a client what this worker has of the call that it waits for."""
-        call = self._last
-        mine = call is not None and call.run == run
-        if not mine and call is not None and call.ended is not None:
+    def change_client(self) -> None:
+        self._processes.dismiss()  # another program does not find what this one's calls have left in it
+
+    def stream_broke(self) -> None:
+        self._incoming.clear()
+
+    def welcome(self, hello: dict[str, Any]) -> dict[str, Any]:
+        """What this worker has of the call that the client waits for."""
+        run, call = hello["run"], self._last
+        if call is not None and call.run != run and call.ended is not None:
             self._forget_call(call)
             call = None
-        told = {
-            "proof": shown,
+        return {
             "run": call.run if call is not None else None,
             "lost": run is not None and self._lease.has_dropped(run),
             "kept": self._store.kept.entries(),
         }
-        stream.send(wire.frame(WELCOME, json.dumps(told).encode()))
-        if mine and call is not None:
-            call.resume(stream, output)
+
+    def resume(self, hello: dict[str, Any]) -> None:
+        if self._last is not None and self._last.run == hello["run"] and self._door.stream is not None:
+            self._last.resume(self._door.stream, hello["output"])
 
     def _forget_call(self, call: Sent) -> None:
         """Nobody waits for it any more."""
@@ -310,13 +208,10 @@ class Worker:
         """It has said goodbye, and its call has ended by now."""
         if self._last is not None:
             self._forget_call(self._last)
-        if self._stream is not None:
-            self._stream.send(wire.frame(GOODBYE))
-            self._stream.flush()
-            self._drop(self._stream)
+        self._door.dismiss(wire.frame(GOODBYE))
         self._processes.dismiss()
 
-    def _take(self, letter: bytes, content: bytes) -> bool:
+    def take(self, letter: bytes, content: bytes) -> bool:
         """Do what the client says; False if that is nothing that a client says."""
         if letter == DATA:
             self._incoming += content
@@ -329,7 +224,7 @@ class Worker:
             self._asked_to_end = True
         elif letter == GOODBYE:
             self._lease.free()
-            self._asked_to_end = self._runs
+            self._asked_to_end = self.runs
             if not self._asked_to_end:
                 self._let_client_go()
         elif letter == ACKNOWLEDGE and self._last is not None and self._last.run.encode() == content:
@@ -338,7 +233,8 @@ class Worker:
         return letter in LETTERS
 
     def _accept(self, claimed: bytes, data: bytes) -> bool:
-        if self._stream is None or not hmac.compare_digest(claimed, signature(self._stream.key, data)):
+        stream = self._door.stream
+        if stream is None or not hmac.compare_digest(claimed, signature(stream.key, data)):
             return False
         request = WarmRequest(data, self._where)
         if self._last is None or self._last.ended is not None:
@@ -360,12 +256,11 @@ class Worker:
 
     @property
     def wakeups(self) -> list[int]:
-        streams = [each.input for each in (self._stream, self._candidate) if each is not None]
-        return [self._listener.fileno(), *streams]
+        return self._door.wakeups
 
     @property
     def outgoing(self) -> list[int]:
-        return [self._stream.output] if self._stream is not None and self._stream.is_behind else []
+        return self._door.outgoing
 
     @property
     def spec(self) -> RunnerSpec:
@@ -376,26 +271,21 @@ class Worker:
 
     def asked_to_end(self) -> bool:
         ready, _, _ = select.select(self.wakeups, [], [], 0)
-        self._hear(ready)
+        self._door.hear(ready)
         asked, self._asked_to_end = self._asked_to_end, False
         self._was_asked = self._was_asked or asked
         return asked
 
     def tick(self) -> None:
         now = time.monotonic()
-        if self._stream is not None and now - self._pinged >= PING_EVERY:
-            self._pinged = now
-            self._stream.send(wire.frame(PING))
-        if self._stream is not None and not self._stream.flush():
-            self._drop(self._stream)
+        self._door.tick(now)
         if self._lease.is_lapsed(now):
             self._give_up_client()
 
     def _give_up_client(self) -> None:
         """It has been away for too long: it may be stopped, or its machine gone."""
-        if self._stream is not None:
-            self._drop(self._stream)
-        if self._runs and not self._was_asked:
+        self._door.dismiss()
+        if self.runs and not self._was_asked:
             self._was_asked = True
             signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
 
@@ -407,7 +297,7 @@ class Worker:
         return self._processes.start(self._call.request, attempt)
 
     def output(self, data: bytes) -> None:
-        self._call.print(self._printing, data, self._stream)
+        self._call.print(self._printing, data, self._door.stream)
 
     def publish(self, header: dict[str, Any], body: bytes | None, output: bytes) -> None:
         if body is None:
@@ -442,8 +332,8 @@ class Worker:
 
     def answer(self, part: bytes | str) -> None:
         """Tell the client some of the outcome: bytes, or the path of a file."""
-        self._call.answer(part, self._stream)
+        self._call.answer(part, self._door.stream)
 
     def give_back(self, indexes: Sequence[int]) -> None:
         """These items have not begun, and never will here."""
-        self._call.give_back(indexes, self._stream)
+        self._call.give_back(indexes, self._door.stream)
