@@ -218,8 +218,8 @@ def request_header(submission: Submission, directory: Path, environ: Mapping[str
         "directory": str(directory),
         "cwd": working_directory(),
         "path": search_path(),
-        "set": {name: value for name, value in wanted.items() if environ.get(name) != value},
-        "unset": [name for name in environ if name not in wanted],
+        "set": dict(wanted.items() - environ.items()),
+        "unset": list(environ.keys() - wanted.keys()),
     }
 
 
