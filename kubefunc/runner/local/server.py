@@ -118,7 +118,7 @@ class Slot:
 
     def _end(self, status: int) -> None:
         self.client.sendall(self.answer + wire.frame(ENDED, str(status).encode()))
-        self.request, self.answer, self.rehearsal = None, b"", rehearsal()
+        self.request, self.latest, self.answer, self.rehearsal = None, None, b"", rehearsal()
 
     def _spares(self) -> set[int]:
         return set() if self.spare is None else {self.spare.child.pid}

@@ -91,6 +91,7 @@ class Processes:
         """What calls have left running ends."""
         kept = [each.child.pid for each in (self._spare, self._staying) if each is not None]
         kill_orphans(keep=set(kept), ended=self._latest)
+        self._latest = None
 
     def kill(self) -> None:
         """All of them."""
