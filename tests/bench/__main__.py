@@ -16,17 +16,24 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import maps_on_cluster, on_cluster, on_this_machine, packages, second_start, warm
+from tests.bench import against_others, maps_on_cluster, on_cluster, on_this_machine, packages, second_start, warm
 from tests.bench.figures import HEAD, Figure, row
 from tests.cluster.cluster import down, up
 from tests.cluster.spaces import make_space
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-ON_CLUSTER = {**on_cluster.ROWS, **maps_on_cluster.ROWS, **warm.ROWS, **second_start.ROWS, **packages.ROWS}
+ON_CLUSTER = {
+    **on_cluster.ROWS,
+    **maps_on_cluster.ROWS,
+    **warm.ROWS,
+    **against_others.ROWS,
+    **second_start.ROWS,
+    **packages.ROWS,
+}
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
-    "pool": (*warm.ROWS, *second_start.ROWS),
+    "pool": (*warm.ROWS, *against_others.ROWS, *second_start.ROWS),
     "packages": tuple(packages.ROWS),
 }
 

@@ -49,6 +49,14 @@ def spread(values: Sequence[float]) -> str:
     )
 
 
+def milliseconds(values: Sequence[float]) -> str:
+    """Median, 99th percentile and range, of seconds, in milliseconds."""
+    return (
+        f"median {1000 * statistics.median(values):.2f} ms, 99 % {1000 * percentile(values, 0.99):.1f}, "
+        f"{1000 * min(values):.2f}-{1000 * max(values):.1f}, n={len(values)}"
+    )
+
+
 HEAD = "| what | measured | target | |\n|---|---|---|---|"
 
 

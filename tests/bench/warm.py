@@ -14,7 +14,7 @@ from kubefunc.backends.kubernetes import configured
 from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.function import RemoteFunction
-from tests.bench.figures import Figure, at_most, percentile, spread
+from tests.bench.figures import Figure, at_most, milliseconds, spread
 from tests.bench.on_cluster import Ground
 from tests.bench.work import measured
 from tests.cluster.conftest import fresh_session
@@ -22,7 +22,6 @@ from tests.cluster.conftest import fresh_session
 WITHIN = 60.0
 CALLS = 100  # in a round
 ROUNDS = 5
-ITEMS = 10_000
 
 # A process for each line, as a call has one; it answers, and the next line may come when it has ended.
 _FORKED = """
@@ -54,7 +53,7 @@ def staying_call(ground: Ground) -> Iterator[Figure]:
 
 
 def _against(what: str, ground: Ground, pool: Pool, program: str) -> Iterator[Figure]:
-    with _calling(ground), pool:
+    with calling(ground), pool:
         call = remote(pool=pool, verbose=False)(measured.double)
         first = call.remote(1)
         first.result(WITHIN)
@@ -62,8 +61,8 @@ def _against(what: str, ground: Ground, pool: Pool, program: str) -> Iterator[Fi
             mine, theirs = [], []
             for _ in range(ROUNDS):
                 mine += [_call(call) for _ in range(CALLS)]
-                theirs += [_timed(raw) for _ in range(CALLS)]
-    detail = f"ours {_milliseconds(mine)}; raw {_milliseconds(theirs)}"
+                theirs += [seconds_of(raw) for _ in range(CALLS)]
+    detail = f"ours {milliseconds(mine)}; raw {milliseconds(theirs)}"
     ratio = statistics.median(mine) / statistics.median(theirs)
     title = f"warm call, fresh={pool.fresh}, against {what} on such a stream, median / median"
     yield at_most(title, ratio, 1.6, detail=detail)
@@ -72,7 +71,7 @@ def _against(what: str, ground: Ground, pool: Pool, program: str) -> Iterator[Fi
 def first_warm_call(ground: Ground) -> Iterator[Figure]:
     """The call that starts a worker, against a call that is a Job."""
     mine, theirs = [], []
-    with _calling(ground):
+    with calling(ground):
         plain = remote(verbose=False)(measured.double)
         plain.remote(1).result(WITHIN)
         for _ in range(8):
@@ -84,19 +83,8 @@ def first_warm_call(ground: Ground) -> Iterator[Figure]:
     yield at_most("first call of a pool against a call that is a Job, mean / mean", ratio, 1.0, detail=detail)
 
 
-def warm_map(ground: Ground) -> Iterator[Figure]:
-    """Trivial items on two workers, whose processes stay."""
-    with _calling(ground), Pool(min_workers=2, max_workers=2, share=False) as pool:
-        call = remote(pool=pool, verbose=False)(measured.double)
-        call.map(range(20)).result(WITHIN)
-        took = [_timed(lambda: call.map(range(ITEMS)).result(WITHIN)) for _ in range(3)]
-    each = 1e6 * statistics.median(took) / ITEMS
-    summed = f"{statistics.median(took):.2f} s, {each:.0f} µs an item ({spread(took)})"
-    yield Figure(f"map of {ITEMS:,} trivial items on 2 warm workers", summed)
-
-
 @contextlib.contextmanager
-def _calling(ground: Ground) -> Generator[None]:
+def calling(ground: Ground) -> Generator[None]:
     """This process calls."""
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(ground.space.kubeconfig)
@@ -132,20 +120,14 @@ def _raw(namespace: str, pod: str, program: str) -> Generator[Callable[[], objec
 
 
 def _call(function: RemoteFunction[[int], int]) -> float:
-    return _timed(lambda: function.remote(1).result(WITHIN))
+    return seconds_of(lambda: function.remote(1).result(WITHIN))
 
 
-def _timed(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def _milliseconds(values: list[float]) -> str:
-    return (
-        f"median {1000 * statistics.median(values):.2f} ms, 99 % {1000 * percentile(values, 0.99):.1f}, "
-        f"{1000 * min(values):.2f}-{1000 * max(values):.1f}, n={len(values)}"
-    )
-
-
-ROWS = {"pool-call": warm_call, "pool-stays": staying_call, "pool-first": first_warm_call, "pool-map": warm_map}
+ROWS = {"pool-call": warm_call, "pool-stays": staying_call, "pool-first": first_warm_call}
