@@ -16,7 +16,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import against_others, maps_on_cluster, on_cluster, on_this_machine, packages, second_start, warm
+from tests.bench import (
+    against_others,
+    maps_on_cluster,
+    on_cluster,
+    on_this_machine,
+    packages,
+    second_start,
+    warm,
+    warm_bytes,
+)
 from tests.bench.figures import HEAD, Figure, row
 from tests.cluster.cluster import down, up
 from tests.cluster.spaces import make_space
@@ -26,6 +35,7 @@ ON_CLUSTER = {
     **on_cluster.ROWS,
     **maps_on_cluster.ROWS,
     **warm.ROWS,
+    **warm_bytes.ROWS,
     **against_others.ROWS,
     **second_start.ROWS,
     **packages.ROWS,
@@ -33,7 +43,7 @@ ON_CLUSTER = {
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
-    "pool": (*warm.ROWS, *against_others.ROWS, *second_start.ROWS),
+    "pool": (*warm.ROWS, *warm_bytes.ROWS, *against_others.ROWS, *second_start.ROWS),
     "packages": tuple(packages.ROWS),
 }
 
