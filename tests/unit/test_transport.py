@@ -96,6 +96,16 @@ def test_a_clients_frame_is_masked(payload: bytes) -> None:
     assert bytes(byte ^ mask[place % 4] for place, byte in enumerate(hidden)) == payload
 
 
+@pytest.mark.parametrize("size", [16383, 16384, 16385, 40000, 1 << 16, 100_001])
+def test_a_large_frame_is_masked_from_its_first_byte_to_its_last(size: int) -> None:
+    """It is masked in blocks; the mask goes on over their borders."""
+    payload = os.urandom(size)
+    wire = masked_frame(2, memoryview(payload))
+    start = 4 if size < 1 << 16 else 10
+    mask, hidden = wire[start : start + 4], wire[start + 4 :]
+    assert bytes(byte ^ mask[place % 4] for place, byte in enumerate(hidden)) == payload
+
+
 def said(result: bytes, offset: int = 0, heartbeats: int = 0) -> bytes:
     """What the reader writes."""
     return b"." * heartbeats + b"R" + struct.pack("!QQ", len(result), offset) + result[offset:]

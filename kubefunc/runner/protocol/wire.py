@@ -175,7 +175,7 @@ def new_file(path: str) -> FileIO:
     return file
 
 
-def frame(letter: bytes, data: bytes = b"") -> bytes:
+def frame(letter: bytes, data: bytes | memoryview = b"") -> bytes:
     """A letter, the length and the data: how processes on one machine talk."""
     return letter + LENGTH.pack(len(data)) + data
 

@@ -45,7 +45,12 @@ def request_key(token: str, nonces: Sequence[str]) -> bytes:
 
 def signature(key: bytes, request: bytes) -> bytes:
     """Of a request, which names itself and all that it needs by digest."""
-    return hmac.digest(key, hashlib.sha256(request).digest(), "sha256")
+    return sign(key, hashlib.sha256(request).digest())
+
+
+def sign(key: bytes, digest: bytes) -> bytes:
+    """The signature of a request with this sha256."""
+    return hmac.digest(key, digest, "sha256")
 
 
 class Lease:

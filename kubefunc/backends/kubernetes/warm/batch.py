@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
@@ -16,7 +17,7 @@ from kubefunc.runner.execution.request import CALL
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import DATA, KEEP, PLACE
 from kubefunc.runner.warm.kept import Kept
-from kubefunc.runner.warm.lease import signature
+from kubefunc.runner.warm.lease import sign
 
 PIECE = 1 << 18  # bytes in one frame
 ID_SIZE = 8
@@ -41,8 +42,8 @@ class Batch:
         self._parcel = parcel
         self._left = {run.index: run for run in runs}
         self._printed = 0
-        self._answer: bytes | bytearray | None = None
-        self._body = bytearray()
+        self._answer: bytes | None = None
+        self._body = Body()
         self._blocks = self._new_blocks()
 
     def _new_blocks(self) -> records.Blocks:
@@ -73,9 +74,11 @@ class Batch:
                 kept.add(name, len(data))
                 yield from _pieces(data)
                 yield wire.frame(KEEP, name.encode())
-        request = self._parcel.request(self.id, [run.index for run in self.left])
-        yield from _pieces(request)
-        yield wire.frame(CALL, signature(key, request))
+        digest = hashlib.sha256()
+        for part in self._parcel.request(self.id, [run.index for run in self.left]):
+            digest.update(part)
+            yield from _pieces(part)
+        yield wire.frame(CALL, sign(key, digest.digest()))
 
     def begin(self, pod: str, node: str | None, namespace: str) -> None:
         """A worker has it."""
@@ -100,21 +103,21 @@ class Batch:
 
     def forget_answer(self) -> None:
         """The stream is another one: what comes now begins anew."""
-        self._body.clear()
+        self._body = Body()
         self._answer = None
         self._blocks = self._new_blocks()
 
     def hear_body(self, content: bytes) -> None:
         """A piece of a large outcome."""
         if self._parcel.stay is None:
-            self._body += content
+            self._body.add(content)
         else:
             self._hear_blocks(content)
 
     def hear_answer(self, content: bytes) -> None:
         """The rest of a large outcome, or a small one."""
         if self._parcel.stay is None:
-            self._answer = self._body + content if self._body else content
+            self._answer = self._body.with_end(content)
         else:
             self._hear_blocks(content)
 
@@ -142,7 +145,7 @@ class Batch:
         if self._answer is None:
             return
         try:
-            envelope = verify(self._answer, self._parcel.submission.key, self.call)
+            envelope = verify(self._answer, self._parcel.submission.key, self.call, self._body.sha256)
         except ResultCorruptedError as error:
             self.fail(error)
             return
@@ -171,6 +174,36 @@ class Batch:
             run.end()
 
 
-def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
-    for start in range(0, len(data), PIECE):
-        yield wire.frame(DATA, bytes(data[start : start + PIECE]))
+class Body:
+    """A large outcome, hashed while it comes: verifying it at the end is then only a comparison."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self._digest.update(piece)
+
+    def with_end(self, end: bytes) -> bytes:
+        """All of it, and what follows. The pieces go."""
+        if not self._pieces:
+            return end
+        pieces, self._pieces = self._pieces, []
+        return b"".join((*pieces, end))
+
+    @property
+    def sha256(self) -> Callable[[int], str] | None:
+        """The digest of so many bytes, which is all of it; None of an outcome that did not come in pieces."""
+        return self._digest_of if self._size else None
+
+    def _digest_of(self, size: int) -> str:
+        return self._digest.hexdigest() if size == self._size else ""
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    view = memoryview(data)
+    for start in range(0, len(view), PIECE):
+        yield wire.frame(DATA, view[start : start + PIECE])

@@ -13,6 +13,8 @@ from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
 from kubefunc.runner.warm.request import join_request
 
+COPIED = 1 << 16  # bytes below which one part is cheaper than two
+
 
 class Parcel:
     """A submission as workers take it: what all of its batches have in common.
@@ -53,8 +55,11 @@ class Parcel:
         same = [self._header["code"], spec.logging, spec.nested]
         return hashlib.sha256(json.dumps(same).encode()).hexdigest()
 
-    def request(self, run: str, indexes: Sequence[int]) -> bytes:
-        """The request for these items."""
+    def request(self, run: str, indexes: Sequence[int]) -> Sequence[bytes]:
+        """The request for these items, in parts: a large argument is not copied."""
         items = self.submission.items
         content = records.join_items([(index, items[index]) for index in indexes]) if items else self._content
-        return join_request({"run": run, **self._header}, content)
+        header = {"run": run, **self._header}
+        if len(content) < COPIED:
+            return (join_request(header, content),)
+        return join_request(header, b""), content
