@@ -354,7 +354,7 @@ def load(payload: bytes | str, code: str, unpickle: Callable[[bytes], Any] = pic
     return load_call(call, unpickle)
 
 
-def load_call(call: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> Loaded:
+def load_call(call: bytes | memoryview, unpickle: Callable[[Any], Any] = pickle.loads) -> Loaded:
     """What the section ``call`` of a payload holds, once its modules can be imported."""
     reference, args, kwargs, retry_exceptions = unpickle(call)
     return _resolve(reference), args, kwargs, retry_exceptions

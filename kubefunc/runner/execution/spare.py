@@ -56,8 +56,7 @@ class Spare:
     def hand_over(self, attempt: int, data: bytes) -> bool:
         """Give it its call; False if it has died."""
         try:
-            wire.write_all(self._calls, attempt.to_bytes(4, "big"))
-            wire.write_all(self._calls, data)
+            wire.write_together(self._calls, attempt.to_bytes(4, "big"), data)
         except BrokenPipeError:
             self.child.close()
             return False
@@ -78,8 +77,9 @@ def _wait_and_run(calls: int, frames: int, run: Run, rehearsal: bytes) -> None:
     """In the spare: until its call comes, or nobody is left to send one."""
     if rehearsal:
         rehearse(rehearsal)
-    with open(calls, "rb") as file:
-        data = file.read()
-    if not data:
+    with open(calls, "rb", buffering=0) as file:  # a large call is copied once less
+        attempt = file.read(4)  # written at once: a pipe keeps that together
+        data = file.readall()
+    if not attempt:
         os._exit(0)
-    run(data[4:], int.from_bytes(data[:4], "big"), frames)
+    run(data, int.from_bytes(attempt, "big"), frames)

@@ -77,8 +77,8 @@ class WarmRequest:
     def _path_of(self, kept: str) -> str:
         return os.path.join(self._where, kept)
 
-    def _inline(self) -> bytes:
-        call = self.data[self._end :]
+    def _inline(self) -> bytes | memoryview:
+        call = memoryview(self.data)[self._end :]
         return zlib.decompress(call) if self.header["compression"] else call
 
 

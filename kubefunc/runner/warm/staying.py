@@ -93,10 +93,12 @@ class Staying:
     def hand_over(self, request: WarmRequest, due: Sequence[items.Item]) -> bool:
         """Give it a batch; False if it has died."""
         parts = [part for item in due for part in (DUE.pack(item.index, item.attempt, len(item.data)), item.data)]
+        head = request.without_items()
         self.tickets.issue(len(due))
         try:
-            wire.write_all(self._calls, wire.frame(CALL, request.without_items()))
-            wire.write_all(self._calls, wire.frame(items.ITEM, b"".join(parts)))
+            wire.write_together(
+                self._calls, wire.frame_head(CALL, len(head)), head, wire.frame(items.ITEM, b"".join(parts))
+            )
         except BrokenPipeError:
             return False
         return True

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.runner_specs import runner_spec
-from kubefunc.runner.protocol import records
+from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
 from kubefunc.runner.warm.request import join_request
-
-COPIED = 1 << 16  # bytes below which one part is cheaper than two
 
 
 class Parcel:
@@ -60,6 +58,6 @@ class Parcel:
         items = self.submission.items
         content = records.join_items([(index, items[index]) for index in indexes]) if items else self._content
         header = {"run": run, **self._header}
-        if len(content) < COPIED:
+        if len(content) < wire.COPIED:
             return (join_request(header, content),)
         return join_request(header, b""), content
