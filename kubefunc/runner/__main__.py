@@ -32,10 +32,6 @@ def main() -> int:
         from kubefunc.runner.local.oneshot import run_one
 
         return run_one(arguments)
-    if program == "attach":
-        from kubefunc.runner.warm.attach import FOLDER, attach
-
-        return attach(os.path.join(out_dir, FOLDER))
     return _data_port(program, arguments, in_dir, out_dir)
 
 

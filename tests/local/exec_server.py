@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+from kubefunc.runner.warm.attach import ATTACH
 from tests.conftest import ROOT
 from tests.local.api_server import Gone, Peer, Request, Server
 from tests.local.warm import WarmWorker
@@ -40,7 +41,7 @@ class ExecServer(Server):
 
 def _bridge(worker: WarmWorker, peer: Peer) -> None:
     """Between ``attach`` and the client, until one of them ends."""
-    command = [sys.executable, "-m", "kubefunc.runner", "attach"]
+    command = [sys.executable, *ATTACH[1:]]
     with subprocess.Popen(
         command, env=worker.environ, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as attach:

@@ -20,6 +20,7 @@ from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.warm.attach import ATTACH
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
 from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
 from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, signature
@@ -82,7 +83,7 @@ class WarmClient:
     def __init__(self, worker: WarmWorker) -> None:
         self.worker = worker
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kubefunc.runner", "attach"],
+            [sys.executable, *ATTACH[1:]],
             env=worker.environ,
             cwd=ROOT,
             stdin=subprocess.PIPE,

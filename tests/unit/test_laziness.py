@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import kubefunc
+from kubefunc.runner.warm.attach import ABSENT, ATTACH
 from tests.conftest import ROOT
 
 OF_KUBERNETES = {"kubernetes", "tenacity", "yaml", "urllib3", "requests"}
@@ -52,6 +53,16 @@ def test_a_reader_starts_with_almost_nothing() -> None:
     command = [sys.executable, "-I", "-S", "-E", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
     assert loaded.isdisjoint({"json", "re", "typing", "hashlib", "pickle", "contextlib", "dataclasses"})
+
+
+def test_a_worker_is_reached_with_almost_nothing(clean_env: dict[str, str]) -> None:
+    """A script waits for the program that leads to its warm worker: that loads no module which Python has as a file."""
+    command = [sys.executable, "-X", "importtime", *ATTACH[1:]]
+    ended = subprocess.run(command, env=clean_env, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == ABSENT
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "_socket" in loaded
+    assert loaded.isdisjoint({"socket", "enum", "re", "struct", "zipfile", "kubefunc", "contextlib"})
 
 
 @pytest.mark.parametrize("name", kubefunc.__all__)

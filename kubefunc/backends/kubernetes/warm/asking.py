@@ -9,8 +9,8 @@ from typing import Final
 from kubefunc.backends.kubernetes.api.exec import ExecStream
 from kubefunc.backends.kubernetes.api.exec_errors import TransportError
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.runner.protocol import wire
+from kubefunc.runner.warm.attach import ATTACH
 from kubefunc.runner.warm.frames import NONCE, STATES
 
 AT_ONCE: Final = 8  # streams
@@ -28,7 +28,7 @@ def states_of(api: Api, pods: Sequence[tuple[str, str]]) -> list[str]:
 def _state_of(api: Api, namespace: str, pod: str) -> str:
     frames = wire.Frames()
     try:
-        with ExecStream(api, namespace, pod, (*PROGRAM, "attach"), silence=SILENCE) as stream:
+        with ExecStream(api, namespace, pod, ATTACH, silence=SILENCE) as stream:
             for piece in stream.stdout():
                 for letter, content in frames.feed(bytes(piece)):
                     said = content.decode("ascii", "replace").partition(" ")[2]

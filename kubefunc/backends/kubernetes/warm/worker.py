@@ -19,7 +19,6 @@ from kubefunc.backends.base import Lost, Whereabouts
 from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
-from kubefunc.backends.kubernetes.attempts.receipt import PROGRAM
 from kubefunc.backends.kubernetes.warm.batch import PIECE, Batch
 from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
 from kubefunc.backends.kubernetes.warm.records import Record
@@ -29,6 +28,7 @@ from kubefunc.envelope import Envelope, Raised, is_value, outcome
 from kubefunc.errors import KubefuncError, PodStartError
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
 from kubefunc.runner.protocol import records, wire
+from kubefunc.runner.warm.attach import ATTACH
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, PING
 from kubefunc.runner.warm.kept import Kept
 from kubefunc.runner.warm.stream import BODY
@@ -307,8 +307,7 @@ class Worker:
         self._wake_end.close()
 
     def _open_stream(self) -> None:
-        program = (*PROGRAM, "attach")
-        stream = Conversation(self._api, self.namespace, self.pod or "", program, silence=SILENCE)
+        stream = Conversation(self._api, self.namespace, self.pod or "", ATTACH, silence=SILENCE)
         with stream:
             self._stream = stream
             try:
