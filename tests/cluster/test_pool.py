@@ -290,6 +290,28 @@ def test_with_fresh_false_one_process_keeps_going(calling: Space) -> None:
     nothing_left(calling)
 
 
+def test_what_waits_behind_a_long_call_goes_to_another_worker(calling: Space) -> None:
+    """Short calls are sent ahead. If the one before them takes long, they are given back; a cancelled one is alone."""
+    with Pool(min_workers=2, max_workers=2) as pool:
+
+        @remote(pool=pool)
+        def wait(seconds: float) -> float:
+            time.sleep(seconds)
+            return seconds
+
+        for _ in range(2):
+            [call.result(WAIT) for call in [wait.remote(0.001) for _ in range(30)]]
+        long = wait.remote(300)
+        [call.result(WAIT) for call in [wait.remote(0.001) for _ in range(100)]]
+        assert not long.done()
+        long.cancel()
+        first, second = wait.remote(1.0), wait.remote(2.0)
+        third = wait.remote(0.01)
+        third.cancel()
+        assert (first.result(WAIT), second.result(WAIT)) == (1.0, 2.0)
+    nothing_left(calling)
+
+
 def test_many_small_items_travel_together(pool: Pool) -> None:
     """In order, a few processes for all of them; a long one holds no others back."""
 

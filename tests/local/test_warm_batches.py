@@ -136,7 +136,7 @@ def test_what_has_not_begun_is_given_back(client: WarmClient) -> None:
     client.receive(OUTPUT)
     client.send(GIVEN_BACK)
     assert records.unpack_indexes(client.receive(GIVEN_BACK)) == list(range(1, 10))
-    client.send(TERMINATE)
+    client.send(TERMINATE, b"run-1")
     client.receive(ENDED)
     client.batch(abs, {3: (-3,)}, run="run-2")
     assert values(client, "run-2") == {3: 3}
@@ -201,7 +201,7 @@ def test_cancelling_a_call_replaces_the_process(client: WarmClient) -> None:
     client.outcomes()
     client.call(lambda: print("begun", flush=True) or time.sleep(600), run="run-2", stay="one")
     client.receive(OUTPUT)
-    client.send(TERMINATE)
+    client.send(TERMINATE, b"run-2")
     client.receive(ENDED)
     client.call(remember, "b", run="run-3", stay="one")
     assert values(client, "run-3") == {0: ["b"]}

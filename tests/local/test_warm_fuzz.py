@@ -31,7 +31,7 @@ def worker(tmp_path: Path) -> Iterator[WarmWorker]:
 def greeted(worker: WarmWorker, run: str | None = None, name: str = "one") -> tuple[PipeClient, str | None]:
     """A client that the worker knows, and the call that the worker has."""
     client = PipeClient(worker)
-    client.hello(run, client=name)
+    client.hello(*([run] if run is not None else []), client=name)
     return client, client.welcome()
 
 

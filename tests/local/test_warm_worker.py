@@ -86,7 +86,7 @@ def test_output_comes_while_it_runs(client: WarmClient) -> None:
 
     client.call(function)
     assert client.receive(OUTPUT)[16:] == b"now\n"
-    client.send(TERMINATE)
+    client.send(TERMINATE, b"run-1")
     client.receive(ENDED)
 
 
@@ -144,7 +144,7 @@ def test_a_call_is_ended_and_the_worker_stays(client: WarmClient) -> None:
     """As by cancel(): no outcome, and the next call runs."""
     client.call(time.sleep, 600)
     time.sleep(0.2)
-    client.send(TERMINATE)
+    client.send(TERMINATE, b"run-1")
     client.receive(ENDED)
     client.call(int, run="run-2")
     assert pickle.loads(client.outcome("run-2").body) == 0
@@ -154,7 +154,7 @@ def test_a_call_that_is_ended_as_it_comes_never_begins(client: WarmClient, tmp_p
     """The client may change its mind before the worker has looked at the call."""
     client.worker.process.send_signal(signal.SIGSTOP)
     client.call(Path.touch, tmp_path / "begun")
-    client.send(TERMINATE)
+    client.send(TERMINATE, b"run-1")
     client.worker.process.send_signal(signal.SIGCONT)
     client.receive(ENDED)
     assert not (tmp_path / "begun").exists()

@@ -98,19 +98,20 @@ class WarmClient:
         self.process.stdin.write(wire.frame(letter, data))
         self.process.stdin.flush()
 
-    def hello(self, run: str | None = None, output: int = 0, token: str = TOKEN, client: str = "one") -> None:
+    def hello(self, *runs: str, output: int = 0, token: str = TOKEN, client: str = "one") -> None:
         """Say who it is; the answer is still to be read."""
         nonce, _, self.state = self.receive(NONCE).decode().partition(" ")
         self.nonces = nonce, new_nonce()
         told = {"client": client, "nonce": self.nonces[1], "proof": proof(token, client, self.nonces)}
-        self.send(HELLO, json.dumps({**told, "run": run, "output": output}).encode())
+        self.send(HELLO, json.dumps({**told, "runs": runs, "output": output}).encode())
 
     def welcome(self) -> str | None:
-        """The call that the worker has; it has shown that it is the worker."""
+        """The first call that the worker has; it has shown that it is the worker."""
         told = json.loads(self.receive(WELCOME))
         assert is_proof(told["proof"], TOKEN, "worker", self.nonces)
-        self.lost = told["lost"]
-        return told["run"]
+        self.lost: list[str] = told["lost"]
+        self.has: list[str] = told["runs"]
+        return next(iter(self.has), None)
 
     def is_welcome(self) -> bool:
         """Whether the worker takes this client; else another one has it."""

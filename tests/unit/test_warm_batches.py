@@ -12,6 +12,7 @@ from kubefunc import Pool, errors
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
 from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.options import Options
@@ -78,6 +79,59 @@ def test_a_worker_gets_items_of_one_map_at_once() -> None:
     few = large.next_batch(0.0001, 1)
     assert few is not None
     assert len(few.runs) == 2
+
+
+def test_what_waited_on_a_worker_is_not_lost_with_it() -> None:
+    """It has not begun, and is the first to go to another worker; what ran is another matter."""
+    backlog, given = Backlog(), Given()
+    backlog.add(runs_of(10, Heard()))
+    batches = [backlog.next_batch(0.05, 1) for _ in range(3)]
+    assert all(batches)
+    given.assign(cast(Batch, batches[0]))
+    given.assign(cast(Batch, batches[1]))
+    assert backlog.take_back(given) is batches[0]
+    assert given.batches == []
+    following = backlog.next_batch(0.05, 1)
+    assert following is not None
+    assert following.runs == cast(Batch, batches[1]).runs
+
+
+def test_what_waits_follows_what_runs() -> None:
+    """Or is given back; what is over does not come again."""
+    runs, given = runs_of(3, Heard()), Given()
+    first, second, third = (Batch(run.parcel, [run]) for run in runs)
+    given.assign(first)
+    given.assign(second)
+    assert given.batches == [first, second]
+    assert given.take_waiting(first.id) == ()
+    assert given.remove(first) is second
+    assert given.remove(first) is None
+    given.assign(third)
+    assert given.take_waiting(third.id) == [runs[2]]
+    assert given.batches == [second]
+
+
+def test_batches_are_sent_in_the_order_in_which_they_run() -> None:
+    """Whichever thread is first to send; what was taken back is not sent at all."""
+    runs, given = runs_of(3, Heard()), Given()
+    first, second, third = (Batch(run.parcel, [run]) for run in runs)
+    given.assign(first)
+    given.assign(second)
+    assert given.take_unsent() == [first, second]
+    assert given.take_unsent() == []
+    given.remove(first)
+    given.assign(third)
+    given.take_back()
+    assert given.take_unsent() == []
+
+
+def test_what_must_never_run_twice_waits_at_no_worker() -> None:
+    """If that worker is lost, nobody knows whether it has begun."""
+    payload = Packer.for_local().pack(abs)
+    for most in (0, 1):
+        options = Options(max_disruptions=most)
+        sent = Submission(call="call-x", function="f", options=options, payload=payload, key=KEY)
+        assert Parcel(sent, fresh=True).may_wait == bool(most)
 
 
 def test_code_and_function_are_sent_once() -> None:

@@ -15,6 +15,7 @@ from kubefunc.runner.warm.stream import Stream, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol
 
     from kubefunc.runner.warm.lease import Lease
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
         """What a door needs of its worker."""
 
         @property
-        def runs(self) -> bool: ...  # whether a call runs
+        def has_work(self) -> bool: ...  # whether a call runs or waits
         @property
         def is_in_use(self) -> bool: ...  # whether it has a call, or an outcome that is not acknowledged
         def change_client(self) -> None: ...  # another program has the worker from now on
-        def welcome(self, hello: dict[str, Any]) -> dict[str, Any]: ...  # what its client is told of the calls here
-        def resume(self, hello: dict[str, Any]) -> None: ...  # send what its client has not got
-        def take(self, letter: bytes, content: bytes) -> bool: ...  # False: nothing that a client says
+        def welcome(self, runs: Sequence[str]) -> dict[str, Any]: ...  # what is here of what its client waits for
+        def resume(self, runs: Sequence[str], output: int, stream: Stream) -> None: ...  # send what it has not got
+        def take(self, letter: bytes, content: bytes, stream: Stream) -> bool: ...  # False: nothing a client says
         def stream_broke(self) -> None: ...
 
 
@@ -139,7 +140,7 @@ class Door:
 
     @property
     def _state(self) -> str:
-        return STATES[0 if self._inside.runs else 2 if self.stream is None else 1]
+        return STATES[0 if self._inside.has_work else 2 if self.stream is None else 1]
 
     def _hear_stream(self, stream: Stream) -> None:
         frames = stream.read()
@@ -147,8 +148,8 @@ class Door:
             self._drop(stream)
             return
         for letter, content in frames:
-            understood = self._inside.take(letter, content) if stream.known else self._greet(stream, letter, content)
-            if not understood:
+            handle = self._inside.take if stream.known else self._greet
+            if not handle(letter, content, stream):
                 self._drop(stream)  # a known one may come again, and sends again what has changed on its way
                 return
             self._lease.seen = time.monotonic()
@@ -165,14 +166,14 @@ class Door:
 
     # -- who it is
 
-    def _greet(self, stream: Stream, letter: bytes, content: bytes) -> bool:
+    def _greet(self, letter: bytes, content: bytes, stream: Stream) -> bool:
         """Whether the newcomer is this worker's client. It takes the place of its own stream that has broken."""
         try:
             hello: dict[str, Any] = json.loads(content) if letter == HELLO else {}
             client, nonces = str(hello["client"]), (stream.nonce, str(hello["nonce"]))
             if not is_proof(str(hello["proof"]), self._token, client, nonces):
                 return False
-            hello["run"], hello["output"] = hello["run"], int(hello["output"])  # neither may be missing
+            runs, output = [str(run) for run in hello["runs"]], int(hello["output"])
         except (ValueError, KeyError, TypeError):
             return False
         if self._is_taken(client):
@@ -180,14 +181,14 @@ class Door:
             stream.flush()
             return False
         self._admit(stream, client, nonces)
-        told = {"proof": proof(self._token, "worker", nonces), **self._inside.welcome(hello)}
+        told = {"proof": proof(self._token, "worker", nonces), **self._inside.welcome(runs)}
         stream.send(wire.frame(WELCOME, json.dumps(told).encode()))
-        self._inside.resume(hello)
+        self._inside.resume(runs, output, stream)
         return True
 
     def _is_taken(self, client: str) -> bool:
         in_use = self.stream is not None or self._inside.is_in_use
-        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=self._inside.runs)
+        return self._lease.is_taken(client, time.monotonic(), in_use=in_use, runs=self._inside.has_work)
 
     def _admit(self, stream: Stream, client: str, nonces: tuple[str, str]) -> None:
         if self.stream is not None:

@@ -1,28 +1,31 @@
 """The frames between a warm worker and its client. Each is a letter, a length and a content.
 
 ``N``  from the worker, first: its nonce, and what it does (text: two words; the second is one of ``STATES``).
-``H``  from the client: who it is, and which call it waits for (JSON: ``client``, ``nonce``, ``proof`` that it knows
-       the token, see :mod:`kubefunc.runner.warm.lease`; ``run`` or null, ``output``: how much of that call's output it
-       has).
-``W``  the answer (JSON: the worker's own ``proof``; ``kept``: names and sizes of what it keeps; ``run``: the call that
-       this worker has, or null; ``lost``: whether it has begun the call that the client waits for, and keeps nothing
-       of it any more). If it has that call, its output and outcome follow; if not, and it is not lost, it never came
-       here and may be sent.
+``H``  from the client: who it is, and which calls it waits for (JSON: ``client``, ``nonce``, ``proof`` that it knows
+       the token, see :mod:`kubefunc.runner.warm.lease`; ``runs``: the one that it believes to run, and the one that it
+       has sent ahead; ``output``: how much of the first one's output it has).
+``W``  the answer (JSON: the worker's own ``proof``; ``kept``: names and sizes of what it keeps; ``runs``: the calls
+       that this worker has; ``lost``: those that the client waits for, which the worker has begun, and of which it
+       keeps nothing any more). Output and outcomes of those that it has follow; what it neither has nor has lost
+       never began here, and may be sent.
 ``Y``  the other answer: another client has this worker.
 ``D``  from the client: a piece of the next call's request.
 ``K``  from the client: what came in ``D`` is to be kept (text: its name, :mod:`kubefunc.runner.warm.kept`).
 ``C``  from the client: what came in ``D`` is a request (:class:`kubefunc.runner.warm.request.WarmRequest`), and this is
-       its signature. Nothing of a request without a valid one is read.
-``U``  from the client: give back the items that have not begun. From the worker: these have not, and never will.
-``T``  from the client: end the call that runs.
+       its signature. Nothing of a request without a valid one is read. It may come while another one runs, and waits.
+``U``  from the client: give back what has not begun. From the worker: these items of the call that runs have not, and
+       never will.
+``V``  from the worker, when it is asked for that: this call (text: ``run``) waited, and never begins here.
+``T``  from the client: end this call (text: ``run``), which runs or waits.
 ``A``  from the client: it has this call's outcome (text: ``run``), which need not be kept any longer.
 ``O``  output: where it begins, the item that has printed it (8 bytes each, big endian), and the output.
 ``B``  a piece of a large outcome. ``R``: the rest of it. A call in a process of its own has a signed envelope; a batch
        of items, or a call in a process that stays, signed blocks of records.
-``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``, or the next call.
+``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``. What the worker says of
+       the next call comes after this.
 ``G``  from the client: it goes, and its call is ended. The answer, once that is done: the worker is free.
 ``P``  from both: I am here.
-``X``  the worker takes no more calls (text: why), and has begun none that it was sent since.
+``X``  the worker takes no more calls (text: why), and has begun none of those that have not ended.
 
 A stream may break at any byte: the client comes back with another one and both go on where they were. A client that
 does not come back within ``reconnect`` seconds is gone: its call is ended, and another client may have the worker.
@@ -42,6 +45,7 @@ GOODBYE = b"G"
 DATA = b"D"
 KEEP = b"K"
 GIVEN_BACK = b"U"
+NOT_BEGUN = b"V"
 ACKNOWLEDGE = b"A"
 PING = b"P"
 LEAVING = b"X"

@@ -39,6 +39,9 @@ class Kept:
     def __init__(self, entries: Iterable[tuple[str, int]] = ()) -> None:
         self._sizes = dict(entries)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
     def entries(self) -> list[tuple[str, int]]:
         """All of them."""
         return list(self._sizes.items())

@@ -27,12 +27,16 @@ class Sent:
         request: it.
         waits: nobody has begun it yet.
         ended: the exit code of its supervisor; None before.
+        asked_to_end: the client wants it to end, and its supervisor does not know that yet.
+        was_asked: its supervisor knows.
+        asked_back: the client wants back what has not begun, and its supervisor does not know that yet.
     """
 
     def __init__(self, request: WarmRequest) -> None:
         self.request = request
         self.waits = True
         self.ended: int | None = None
+        self.asked_to_end = self.was_asked = self.asked_back = False
         self._printed = 0
         self._first = 0  # where the output that is kept begins
         self._output: deque[tuple[int, bytes]] = deque()
@@ -46,6 +50,12 @@ class Sent:
     def begin(self) -> None:
         """It is run now."""
         self.waits = False
+
+    def take_wish_to_end(self) -> bool:
+        """Whether the client wants it to end. Says so once."""
+        asked, self.asked_to_end = self.asked_to_end, False
+        self.was_asked = self.was_asked or asked
+        return asked
 
     def print(self, index: int, data: bytes, stream: Stream | None) -> None:
         """An item has printed this."""
@@ -71,6 +81,8 @@ class Sent:
     def end(self, status: int, stream: Stream | None) -> None:
         """All of its outcome is there."""
         self.ended = status
+        if self.request.spec.timeout is not None:  # now: the next items of the same map use this file again
+            _remove(self.request.path("stacks"))
         if stream is not None:
             stream.send(wire.frame(ENDED, str(status).encode()))
 
@@ -89,12 +101,14 @@ class Sent:
 
     def remove(self) -> None:
         """Its outcome has arrived: its files go."""
-        files = [part for part in self._answers if isinstance(part, str)]
-        if self.request.spec.timeout is not None:
-            files.append(self.request.path("stacks"))
-        for path in files:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        for part in self._answers:
+            if isinstance(part, str):
+                _remove(part)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _send(stream: Stream, part: bytes | str) -> None:

@@ -8,7 +8,6 @@ So its Pod is started, watched and explained like any other. It forks a process 
 from __future__ import annotations
 
 import gc
-import hmac
 import importlib
 import os
 import select
@@ -24,12 +23,10 @@ from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import FOLDER
 from kubefunc.runner.warm.batch import Batch
 from kubefunc.runner.warm.door import Door
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, DATA, GIVEN_BACK, GOODBYE, KEEP, PING
-from kubefunc.runner.warm.kept import Store
-from kubefunc.runner.warm.lease import Lease, signature
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, DATA, GIVEN_BACK, GOODBYE, KEEP, NOT_BEGUN, PING
+from kubefunc.runner.warm.lease import Lease
 from kubefunc.runner.warm.processes import Processes
-from kubefunc.runner.warm.request import WarmRequest
-from kubefunc.runner.warm.sent import Sent
+from kubefunc.runner.warm.requests import Requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +36,10 @@ if TYPE_CHECKING:
     from kubefunc.runner.execution.items import Item
     from kubefunc.runner.execution.process import Child, Overseer
     from kubefunc.runner.protocol.spec import RunnerSpec
+    from kubefunc.runner.warm.request import WarmRequest
+    from kubefunc.runner.warm.sent import Sent
     from kubefunc.runner.warm.staying import Staying
+    from kubefunc.runner.warm.stream import Stream
 
 LETTERS = (DATA, KEEP, CALL, GIVEN_BACK, TERMINATE, GOODBYE, ACKNOWLEDGE, PING)  # of a client that is known
 
@@ -90,12 +90,8 @@ class Worker:
         self._signals = Signals()
         self._door = Door(where, token, lease, self)
         self._processes = Processes(where, self._forget)
-        self._store = Store(where)
-        self._incoming = bytearray()
-        self._last: Sent | None = None  # the call that runs, or the last one, until it is acknowledged
+        self._requests = Requests(where, lease)
         self._printing = 0  # the item that prints
-        self._asked_back = False  # the client asks for what has not begun
-        self._asked_to_end = self._was_asked = False  # of the call that runs, by the client
         self._busy = time.monotonic()
 
     # -- between calls
@@ -104,17 +100,15 @@ class Worker:
         """Take calls until there is a reason to end: which one."""
         try:
             while True:
-                self._wait()
-                if self._last is not None and self._last.waits:
-                    self._run_call(self._last)
+                self._run_call(self._wait())
         except _Leave as why:
             self._processes.kill()
             self._door.close(str(why))
             return str(why)
 
-    def _wait(self) -> None:
-        """Until a call is there."""
-        while self._last is None or not self._last.waits:
+    def _wait(self) -> Sent:
+        """The next call, once one is there."""
+        while (call := self._requests.next) is None:
             self._processes.prepare()
             ready, _, _ = select.select([*self.wakeups, self._signals.pipe], self.outgoing, [], self._patience())
             if self._signals.pipe in ready and self._signals.drain():
@@ -123,6 +117,7 @@ class Worker:
             self._door.hear(ready)
             self.tick()
             self._leave_if_unneeded()
+        return call
 
     def _patience(self) -> float:
         until = min(self._busy + self._idle_timeout, self._lease.seen + self._alone)
@@ -131,7 +126,7 @@ class Worker:
 
     def _leave_if_unneeded(self) -> None:
         now = time.monotonic()
-        if self._last is not None and self._last.waits:
+        if self._requests.next is not None:
             return
         if now - self._busy >= self._idle_timeout:
             raise _Leave(f"no call came for {self._idle_timeout:g} s")
@@ -141,15 +136,14 @@ class Worker:
     def _run_call(self, call: Sent) -> None:
         call.begin()
         self._printing = 0
-        self._asked_back = False
-        if self._asked_to_end:  # both came together
+        if call.asked_to_end:  # before it began
             self._end_call(call, EXIT_TERMINATED)
             return
         supervisor = Supervisor(self, self._signals) if call.request.stay is None else Batch(self, self._signals)
         status = supervisor.run()
         self._end_call(call, status)
         self._processes.kill_others()
-        if supervisor.ending and not self._was_asked:
+        if supervisor.ending and not call.was_asked:
             raise _Leave("it was told to end (SIGTERM)")
         self._leave_if_unneeded()
 
@@ -169,90 +163,68 @@ class Worker:
     # -- for its door
 
     @property
-    def runs(self) -> bool:
-        return self._last is not None and self._last.ended is None
+    def has_work(self) -> bool:
+        return self._requests.unfinished
 
     @property
     def is_in_use(self) -> bool:
-        return self._last is not None
+        return bool(self._requests)
 
     def change_client(self) -> None:
         self._processes.dismiss()  # another program does not find what this one's calls have left in it
 
     def stream_broke(self) -> None:
-        self._incoming.clear()
+        self._requests.discard_incoming()
 
-    def welcome(self, hello: dict[str, Any]) -> dict[str, Any]:
-        """What this worker has of the call that the client waits for."""
-        run, call = hello["run"], self._last
-        if call is not None and call.run != run and call.ended is not None:
-            self._forget_call(call)
-            call = None
-        return {
-            "run": call.run if call is not None else None,
-            "lost": run is not None and self._lease.has_dropped(run),
-            "kept": self._store.kept.entries(),
-        }
+    def welcome(self, runs: Sequence[str]) -> dict[str, Any]:
+        return self._requests.welcome(runs)
 
-    def resume(self, hello: dict[str, Any]) -> None:
-        if self._last is not None and self._last.run == hello["run"] and self._door.stream is not None:
-            self._last.resume(self._door.stream, hello["output"])
+    def resume(self, runs: Sequence[str], output: int, stream: Stream) -> None:
+        self._requests.resume(runs, output, stream)
 
-    def _forget_call(self, call: Sent) -> None:
-        """Nobody waits for it any more."""
-        self._lease.drop(call.run)
-        call.remove()
-        self._last = None
+    def take(self, letter: bytes, content: bytes, stream: Stream) -> bool:
+        """Do what the client says; False if that is nothing that a client says."""
+        if letter == DATA:
+            self._requests.receive(content)
+        elif letter == KEEP:
+            return self._requests.keep(content)
+        elif letter == CALL:
+            self._busy = time.monotonic()
+            return self._requests.accept(content, stream.key)
+        elif letter == GIVEN_BACK:
+            stream.send(*(wire.frame(NOT_BEGUN, run.encode()) for run in self._requests.give_back()))
+        elif letter == TERMINATE:
+            self._requests.ask_to_end(content)
+        elif letter == GOODBYE:
+            self._say_goodbye()
+        elif letter == ACKNOWLEDGE:
+            self._requests.acknowledge(content)
+        return letter in LETTERS
+
+    def _say_goodbye(self) -> None:
+        """The client goes, once the call that runs has ended."""
+        self._lease.free()
+        self._requests.drop_waiting()
+        running = self._requests.running
+        if running is None:
+            self._let_client_go()
+        else:
+            running.asked_to_end = True
 
     def _let_client_go(self) -> None:
         """It has said goodbye, and its call has ended by now."""
-        if self._last is not None:
-            self._forget_call(self._last)
+        self._requests.forget()
         self._door.dismiss(wire.frame(GOODBYE))
         self._processes.dismiss()
-
-    def take(self, letter: bytes, content: bytes) -> bool:
-        """Do what the client says; False if that is nothing that a client says."""
-        if letter == DATA:
-            self._incoming += content
-        elif letter in (KEEP, CALL):
-            data, self._incoming = bytes(self._incoming), bytearray()
-            return self._store.put(content, data) if letter == KEEP else self._accept(content, data)
-        elif letter == GIVEN_BACK:
-            self._asked_back = True
-        elif letter == TERMINATE:
-            self._asked_to_end = True
-        elif letter == GOODBYE:
-            self._lease.free()
-            self._asked_to_end = self.runs
-            if not self._asked_to_end:
-                self._let_client_go()
-        elif letter == ACKNOWLEDGE and self._last is not None and self._last.run.encode() == content:
-            self._last.remove()
-            self._last = None
-        return letter in LETTERS
-
-    def _accept(self, claimed: bytes, data: bytes) -> bool:
-        stream = self._door.stream
-        if stream is None or not hmac.compare_digest(claimed, signature(stream.key, data)):
-            return False
-        request = WarmRequest(data, self._where)
-        if self._last is None or self._last.ended is not None:
-            if self._last is not None:
-                self._last.remove()
-            self._store.use(request)
-            self._last = Sent(request)
-            self._asked_to_end = self._was_asked = False
-            self._busy = time.monotonic()
-        return True
 
     # -- for the supervisor
 
     @property
     def _call(self) -> Sent:
-        if self._last is None:
+        running = self._requests.running
+        if running is None:
             raise RuntimeError("no call is being run")
-        return self._last
+        return running
 
     @property
     def wakeups(self) -> list[int]:
@@ -272,9 +244,7 @@ class Worker:
     def asked_to_end(self) -> bool:
         ready, _, _ = select.select(self.wakeups, [], [], 0)
         self._door.hear(ready)
-        asked, self._asked_to_end = self._asked_to_end, False
-        self._was_asked = self._was_asked or asked
-        return asked
+        return self._call.take_wish_to_end()
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -285,8 +255,10 @@ class Worker:
     def _give_up_client(self) -> None:
         """It has been away for too long: it may be stopped, or its machine gone."""
         self._door.dismiss()
-        if self.runs and not self._was_asked:
-            self._was_asked = True
+        self._requests.drop_waiting()
+        running = self._requests.running
+        if running is not None and not running.was_asked:
+            running.was_asked = True
             signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
 
     def prepare(self, overseer: Overseer) -> dict[str, Any] | None:
@@ -327,7 +299,7 @@ class Worker:
 
     def is_asked_back(self) -> bool:
         """Whether the client wants back what has not begun. It is told so once."""
-        asked, self._asked_back = self._asked_back, False
+        asked, self._call.asked_back = self._call.asked_back, False
         return asked
 
     def answer(self, part: bytes | str) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import batch_size
 
@@ -33,6 +34,12 @@ class Backlog:
     def put_back(self, runs: Sequence[Run]) -> None:
         """They were with a worker, and did not begin: before those that wait."""
         self._runs.extendleft(reversed(runs))
+
+    def take_back(self, given: Given) -> Batch | None:
+        """A worker has gone: what ran on it. What waited there is the first to go to another."""
+        run, waited = given.take_back()
+        self.put_back(waited)
+        return run
 
     def drop(self, unwanted: Collection[Run]) -> None:
         """These are not to run."""

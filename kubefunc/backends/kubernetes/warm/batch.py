@@ -13,11 +13,12 @@ from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import corrupted, record_of, verify
 from kubefunc.errors import KubefuncError, ResultCorruptedError
-from kubefunc.runner.execution.request import CALL
+from kubefunc.runner.execution.request import CALL, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import DATA, KEEP, PLACE
 from kubefunc.runner.warm.kept import Kept
 from kubefunc.runner.warm.lease import sign
+from kubefunc.runner.warm.stream import BODY
 
 PIECE = 1 << 18  # bytes in one frame
 ID_SIZE = 8
@@ -60,8 +61,8 @@ class Batch:
         return all(run.over for run in self.runs)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether it takes longer than was thought, and items wait behind the one that runs. Says so once."""
-        overdue = len(self.runs) > 1 and self.began is not None and now - self.began > OVERDUE_AFTER
+        """Whether it takes longer than was thought. Says so once."""
+        overdue = self.began is not None and now - self.began > OVERDUE_AFTER
         first, self._asked_back = overdue and not self._asked_back, self._asked_back or overdue
         return first
 
@@ -81,7 +82,7 @@ class Batch:
         yield wire.frame(CALL, sign(key, digest.digest()))
 
     def begin(self, pod: str, node: str | None, namespace: str) -> None:
-        """A worker has it."""
+        """A worker has it, and nothing else before it."""
         self.began = time.monotonic()
         self.runs[0].moved(Whereabouts(Phase.RUNNING, pod=pod, node=node, namespace=namespace), list(self._left))
 
@@ -91,6 +92,15 @@ class Batch:
     def printed(self) -> int:
         """Bytes of output that have come."""
         return self._printed
+
+    def hear(self, letter: bytes, content: bytes) -> None:
+        """Take what the worker says of it."""
+        if letter == OUTPUT:
+            self.hear_output(content)
+        elif letter == BODY:
+            self.hear_body(content)
+        elif letter == RESULT:
+            self.hear_answer(content)
 
     def hear_output(self, content: bytes) -> None:
         """Some of what it printed; what came before the stream broke may come again."""
@@ -103,6 +113,7 @@ class Batch:
 
     def forget_answer(self) -> None:
         """The stream is another one: what comes now begins anew."""
+        self._asked_back = False
         self._body = Body()
         self._answer = None
         self._blocks = self._new_blocks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled, TransportError
@@ -53,18 +54,18 @@ class Greeting:
         self.done = True
         return told
 
-    def hello(self, run: Batch | None) -> bytes:
+    def hello(self, given: Sequence[Batch]) -> bytes:
         """What the worker is told first.
 
         Args:
-            run: the call that it was given before the last stream broke.
+            given: what it was given before the last stream broke.
         """
         told = {
             "client": self._client,
             "nonce": self._mine,
             "proof": proof(self._record.token, self._client, self._nonces),
-            "run": run and run.id,
-            "output": run.printed if run is not None else 0,
+            "runs": [each.id for each in given],
+            "output": given[0].printed if given else 0,
         }
         return wire.frame(HELLO, json.dumps(told).encode())
 

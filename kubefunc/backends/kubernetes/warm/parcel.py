@@ -41,6 +41,14 @@ class Parcel:
         self.stay = None if fresh and not is_map else self._process(spec, submission, fresh=fresh)
         self._header["stay"] = self.stay
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it may be sent to a worker that runs something else.
+
+        If that worker is lost, nobody knows whether it has begun this: nothing for what must never run twice.
+        """
+        return self.submission.options.max_disruptions > 0
+
     def _keep(self, kind: str, digest: str, data: bytes) -> str:
         name = name_of(kind, digest)
         self.keeps[name] = data

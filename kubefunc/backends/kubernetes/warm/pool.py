@@ -7,6 +7,7 @@ workers stay for the next one, unless they are not shared.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.backends.kubernetes.warm.scaling import Demand, newer_mean, wanted_workers
+from kubefunc.backends.kubernetes.warm.scaling import Demand, newer_mean, sends_ahead, wanted_workers
 from kubefunc.backends.kubernetes.warm.supply import Host, Supply
 from kubefunc.backends.kubernetes.warm.worker import Worker
 from kubefunc.options import Options
@@ -69,11 +70,12 @@ class WarmPool:
         with self._lock:
             unwanted = set(runs)
             self._queue.drop(unwanted)
-            having = [each for each in self._workers if each.run is not None and unwanted.intersection(each.run.left)]
+            having = [(worker, each) for worker in self._workers for each in worker.given.batches]
         for run in runs:
             run.end()
-        for worker in having:
-            worker.end_run()
+        for worker, batch in having:
+            if unwanted.intersection(batch.left):
+                worker.end_run(batch)
 
     def counts(self) -> Counts:
         """Its workers by what they do."""
@@ -107,7 +109,7 @@ class WarmPool:
             self.closed = True
             workers, self._workers = self._workers, set()
             left = self._queue.clear()
-        lost = [*left, *(run for worker in workers if worker.run is not None for run in worker.run.left)]
+        lost = [*left, *(run for worker in workers for batch in worker.given.batches for run in batch.left)]
         for worker in workers:
             if stays(worker):
                 self._supply.leave(worker)
@@ -135,20 +137,21 @@ class WarmPool:
         with self._lock:
             if self.closed:
                 return
-            for worker in [each for each in self._workers if each.ready and each.run is None]:
+            now = time.monotonic()
+            waiting = (each for each in self._workers if each.ready and each.run is None)
+            for worker in itertools.chain(waiting, (each for each in self._workers if self._may_have_more(each, now))):
                 run = self._queue.next_batch(self._seconds, len(self._workers))
                 if run is not None:
-                    worker.reserve(run)
+                    worker.given.assign(run)
                     given.append((worker, run))
             overdue = [worker for worker in self._workers if worker.is_overdue]
             self._workers.difference_update(overdue)
-            held_off = bool(self._workers) and time.monotonic() < self._not_before
-            now = time.monotonic()
-            asked = [each for each in self._workers if each.run is not None and each.run.is_overdue(now)]
+            held_off = bool(self._workers) and now < self._not_before
+            asked = [each for each in self._workers if each.given.is_overdue(now)]
             missing = 0 if held_off else self._wanted() - len(self._workers)
             started = self._supply.new_workers(self, missing, {worker.call for worker in self._workers})
             self._workers.update(started)
-            busy = bool(self._queue) or any(each.run is not None and len(each.run.runs) > 1 for each in self._workers)
+            busy = bool(self._queue) or any(each.given.others_wait for each in self._workers)
             tick, self._ticking = busy and not self._ticking, busy or self._ticking
         for worker in overdue:
             worker.close()
@@ -160,6 +163,14 @@ class WarmPool:
             self._supply.start(worker)
         if tick:
             self._later(TICK, self._tick)
+
+    def _may_have_more(self, worker: Worker, now: float) -> bool:
+        """Whether a worker that runs something gets the next batch now. The lock is held."""
+        run = worker.run
+        if not self._queue or run is None or run.began is None:
+            return False
+        ahead = sends_ahead(self._seconds, now - run.began, len(self._queue), len(self._workers))
+        return ahead and worker.may_have_more(self._queue.first(1)[0].parcel)
 
     def _tick(self) -> None:
         with self._lock:
@@ -212,7 +223,7 @@ class WarmPool:
     def worker_taken(self, worker: Worker) -> None:
         with self._lock:
             self._workers.discard(worker)
-            run = worker.take_back()
+            run = self._queue.take_back(worker.given)
         self._supply.not_had(worker, gone=False)
         if run is not None:
             self._without_worker(run, None)
@@ -220,7 +231,7 @@ class WarmPool:
 
     def worker_leaves(self, worker: Worker) -> None:
         with self._lock:
-            run = worker.take_back()
+            run = self._queue.take_back(worker.given)
             self._workers.discard(worker)
             if run is not None:
                 self._queue.put_back(run.left)
@@ -240,9 +251,9 @@ class WarmPool:
         with self._lock:
             known = worker in self._workers
             self._workers.discard(worker)
-            run = worker.take_back()
+            run = self._queue.take_back(worker.given)
             self._losses += 1
-            hopeless = not self._workers and self._is_hopeless(error)
+            hopeless = not self._workers and _is_hopeless(error, self._losses)
             if error is not None and not worker.has_served:
                 self._not_before = time.monotonic() + HOLD_OFF
             queued = self._queue.clear() if hopeless else []
@@ -253,12 +264,6 @@ class WarmPool:
         for each in queued:
             each.fail(_as_error(error))
         self._go_on()
-
-    def _is_hopeless(self, error: errors.KubefuncError | None) -> bool:
-        """Whether another worker would fare no better."""
-        if error is None or isinstance(error, _OTHERS_DOING):
-            return self._losses > LOSSES
-        return True
 
     def given_back(self, runs: Sequence[Run]) -> None:
         with self._lock:
@@ -297,6 +302,13 @@ class WarmPool:
 
 
 _OTHERS_DOING = (errors.PodLostError, errors.JobDeletedError)
+
+
+def _is_hopeless(error: errors.KubefuncError | None, losses: int) -> bool:
+    """Whether another worker would fare no better, after so many losses."""
+    if error is None or isinstance(error, _OTHERS_DOING):
+        return losses > LOSSES
+    return True
 
 
 def _as_error(error: errors.KubefuncError | None) -> errors.KubefuncError:

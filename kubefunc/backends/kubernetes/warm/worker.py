@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from kubefunc.backends.base import Lost, Whereabouts
@@ -20,25 +20,25 @@ from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
 from kubefunc.backends.kubernetes.warm.batch import PIECE, Batch
+from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
+from kubefunc.backends.kubernetes.warm.own_call import news_in, why_it_failed
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.envelope import Envelope, Raised, is_value, outcome
-from kubefunc.errors import KubefuncError, PodStartError
-from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
+from kubefunc.diagnosis import Phase
+from kubefunc.errors import KubefuncError
+from kubefunc.runner.execution.request import ENDED, TERMINATE
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.attach import ATTACH
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, PING
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NOT_BEGUN, PING
 from kubefunc.runner.warm.kept import Kept
-from kubefunc.runner.warm.stream import BODY
 
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
 SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
 AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
 SLOWER = 1.2
 AGAIN_AT_MOST = 2.0
-_OWN_LINE = "kubefunc: "
 FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
 
@@ -93,7 +93,7 @@ class Worker:
         call: that call's id.
         key: that call's key; empty of a worker that was found.
         record: how it is reached.
-        run: the call that it has been given. The pool's lock guards it.
+        given: the calls that it has been given.
         ready: whether it can be given one.
         has_served: whether it ever could.
         is_found: whether another program has started it.
@@ -114,7 +114,7 @@ class Worker:
         self.call = record.call
         self.key = key
         self.record = record
-        self.run: Batch | None = None
+        self.given = Given()
         self.ready = self.has_served = False
         self.is_found = not key
         self.pod = record.pod or None
@@ -147,22 +147,27 @@ class Worker:
         """Open a stream to it, though its Job's news are not followed."""
         self._start_thread()
 
-    def reserve(self, run: Batch) -> None:
-        """This is its call from now on. The pool's lock is held."""
-        self.run = run
+    @property
+    def run(self) -> Batch | None:
+        """What it runs."""
+        return self.given.run
+
+    def may_have_more(self, parcel: Parcel) -> bool:
+        """Whether a batch of this can be sent ahead: it waits until the one that runs has ended.
+
+        Not if the worker would have to keep more for it, for which it might drop what the running one needs.
+        """
+        has_room = self.ready and self.given.run is not None and self.given.ahead is None
+        return has_room and parcel.may_wait and all(name in self._kept for name in parcel.keeps)
 
     def give(self, run: Batch) -> None:
-        """Have it run this, for which it is reserved."""
+        """Have it run this, which is among ``given``."""
         self._send(run)
 
-    def take_back(self) -> Batch | None:
-        """It has no call any more: that which it had. The pool's lock is held."""
-        run, self.run = self.run, None
-        return run
-
-    def end_run(self) -> None:
-        """Have it end what it runs."""
-        self._send(wire.frame(TERMINATE))
+    def end_run(self, run: Batch) -> None:
+        """Have it end this, whether it runs or waits."""
+        self._send(run)  # first, if it has not been sent yet
+        self._send(wire.frame(TERMINATE, run.id.encode()))
 
     def leave(self) -> None:
         """Let it go, for the next client; its call is ended."""
@@ -227,9 +232,11 @@ class Worker:
         self._runs = where.phase is Phase.RUNNING  # Kubernetes has replaced the Pod: what ran there is lost
         self._heard = time.monotonic()
         self._may_start_for = self._startup
-        run, self.run, self.ready = self.run, None, False
+        self.ready = False
+        run, waited = self.given.take_back()
         if self._stream is not None:
             self._stream.close()
+        self._owner.given_back(waited)
         if run is not None:
             self._owner.run_lost(self, run)
 
@@ -239,12 +246,12 @@ class Worker:
 
     def output(self, indexes: Sequence[int], data: bytes) -> None:
         """Calls send theirs over the stream. This is what is printed before the worker serves: how far packages are."""
-        if not self.ready and not self._over and (news := _news(data)):
+        if not self.ready and not self._over and (news := news_in(data)):
             where = Whereabouts(Phase.STARTING, news, pod=self.pod, node=self.node, namespace=self.namespace)
             self._owner.worker_moved(self, where)
 
     def take(self, outcomes: Sequence[records.Record]) -> None:
-        self._end(_why_it_failed(outcomes[0], self.call))
+        self._end(why_it_failed(outcomes[0], self.call))
 
     def fail(self, indexes: Sequence[int] | None, error: KubefuncError) -> None:
         self._end(error)
@@ -339,23 +346,30 @@ class Worker:
             self._request_key = greeting.key
             self._welcome(stream, told)
             return
-        if self.run is not None:
-            self.run.forget_answer()
-        stream.send(greeting.hello(self.run))
+        for run in self.given.batches:
+            run.forget_answer()
+        stream.send(greeting.hello(self.given.batches))
 
     def _send_waiting(self, stream: Conversation) -> None:
         frames: list[bytes] = []
         while self._waiting and not self._over:
             what = self._waiting.popleft()
-            frames += self._frames_of(what) if isinstance(what, Batch) else [what]
+            frames += self._unsent() if isinstance(what, Batch) else [what]
+        frames += self._unsent()
         if any(frames):
             _send(stream, frames)
 
+    def _unsent(self) -> Iterator[bytes]:
+        for run in self.given.take_unsent():
+            yield from self._frames_of(run)
+
     def _frames_of(self, run: Batch) -> Iterable[bytes]:
-        if run is not self.run:
-            return ()  # it was taken back
-        run.begin(self.pod or "", self.node, self.namespace)
+        if run is self.run:
+            self._begin(run)
         return run.frames(self._kept, self._request_key)
+
+    def _begin(self, run: Batch) -> None:
+        run.begin(self.pod or "", self.node, self.namespace)
 
     def _hear(self, stream: Conversation, letter: bytes, content: bytes) -> None:
         run = self.run
@@ -369,16 +383,14 @@ class Worker:
             self._over = True
         elif run is None:
             return
-        elif letter == OUTPUT:
-            run.hear_output(content)
-        elif letter == BODY:
-            run.hear_body(content)
-        elif letter == RESULT:
-            run.hear_answer(content)
         elif letter == GIVEN_BACK:
             self._owner.given_back(run.hear_given_back(content))
+        elif letter == NOT_BEGUN:
+            self._owner.given_back(self.given.take_waiting(content.decode("ascii", "replace")))
         elif letter == ENDED:
             self._run_ended(run)
+        else:
+            run.hear(letter, content)
 
     def _welcome(self, stream: Conversation, told: dict[str, Any]) -> None:
         run = self.run
@@ -389,15 +401,26 @@ class Worker:
             self.ready = self.has_served = True
             self._may_start_for = 0.0
             self._owner.worker_ready(self)
-        elif told.get("lost"):
-            self.run = None
-            self._owner.run_lost(self, run)
-        elif told.get("run") != run.id:
-            self._waiting.clear()
-            _send(stream, self._frames_of(run))  # the stream broke before all of it was there
+            return
+        self.given.take_unsent()
+        for each in self.given.batches:
+            if each.id in told["lost"]:
+                self._remove(each)
+                self._owner.run_lost(self, each)
+            elif each.id not in told["runs"] and each is self.given.ahead:
+                self._owner.given_back(self.given.take_waiting(each.id))
+            elif each.id not in told["runs"]:
+                self._waiting.clear()
+                _send(stream, self._frames_of(each))  # the stream broke before all of it was there
+
+    def _remove(self, run: Batch) -> None:
+        """It has ended: the worker has begun what waited behind it."""
+        following = self.given.remove(run)
+        if following is not None:
+            self._begin(following)
 
     def _run_ended(self, run: Batch) -> None:
-        self.run = None
+        self._remove(run)
         if run.is_answered:
             self._owner.run_ended(self, run)
         else:
@@ -422,24 +445,3 @@ def _send(stream: Conversation, frames: Iterable[bytes]) -> None:
 def _is_gone(error: Exception) -> bool:
     """Whether its Pod is not there any more."""
     return isinstance(error.__cause__, ApiError) and error.__cause__.not_found
-
-
-def _news(printed: bytes) -> str:
-    """The last line of the runner's own in what a Pod printed."""
-    own = [line for line in printed.decode(errors="replace").splitlines() if line.startswith(_OWN_LINE)]
-    return own[-1].removeprefix(_OWN_LINE) if own else ""
-
-
-def _why_it_failed(record: records.Record, call: str) -> KubefuncError | None:
-    """Why a worker could not serve; None where it has ended as it should."""
-    if is_value(record):
-        return None
-    envelope = Envelope(record.header or {}, memoryview(record.body))
-    ended = outcome(envelope, Diagnosis("WorkerFailed", "", phase=Phase.FINISHED, call=call))
-    error = ended.error if isinstance(ended, Raised) else None
-    told = PodStartError(
-        f"The workers of the pool cannot start: {type(error).__name__}: {error}. Correct preload=, or give the workers "
-        "what it imports: packages=, or another image=."
-    )
-    told.__cause__ = error
-    return told

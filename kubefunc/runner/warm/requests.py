@@ -1,0 +1,146 @@
+"""The requests that a worker was sent: one runs, others wait, and outcomes are kept until they are acknowledged."""
+
+from __future__ import annotations
+
+import hmac
+
+from kubefunc.runner.warm.kept import Store
+from kubefunc.runner.warm.lease import signature
+from kubefunc.runner.warm.request import WarmRequest
+from kubefunc.runner.warm.sent import Sent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from kubefunc.runner.warm.lease import Lease
+    from kubefunc.runner.warm.stream import Stream
+
+MOST = 4  # that have not ended; a client sends one ahead of the one that runs
+
+
+class Requests:
+    """In the order in which they came, which is that in which they run."""
+
+    def __init__(self, where: str, lease: Lease) -> None:
+        """
+        Args:
+            where: the worker's directory.
+            lease: remembers which outcomes are not kept any more.
+        """
+        self._where = where
+        self._lease = lease
+        self._store = Store(where)
+        self._incoming = bytearray()
+        self._sent: list[Sent] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._sent)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether one runs or waits."""
+        return any(each.ended is None for each in self._sent)
+
+    @property
+    def running(self) -> Sent | None:
+        """The one that has begun and not ended."""
+        return next((each for each in self._sent if each.ended is None and not each.waits), None)
+
+    @property
+    def next(self) -> Sent | None:
+        """The one that is to begin next."""
+        return next((each for each in self._sent if each.waits), None)
+
+    # -- what the client sends
+
+    def receive(self, piece: bytes) -> None:
+        """A piece of the next one, or of what is to be kept."""
+        self._incoming += piece
+
+    def discard_incoming(self) -> None:
+        """The stream broke: what came of the next one is of no use."""
+        self._incoming.clear()
+
+    def keep(self, name: bytes) -> bool:
+        """Keep what has come under this name. False if it is not what its name says."""
+        return self._store.put(name, self._take_incoming())
+
+    def accept(self, claimed: bytes, key: bytes) -> bool:
+        """What has come is a request with this signature. False if it is not, or one too many."""
+        data = self._take_incoming()
+        if not hmac.compare_digest(claimed, signature(key, data)):
+            return False
+        request = WarmRequest(data, self._where)
+        if any(each.run == request.run for each in self._sent):
+            return True  # sent again after the stream broke
+        if sum(each.ended is None for each in self._sent) >= MOST:
+            return False
+        for each in [each for each in self._sent if each.ended is not None][:-1]:
+            self._drop(each)  # the client has it: it sends one request ahead at most
+        self._store.use(request)
+        self._sent.append(Sent(request))
+        return True
+
+    def _take_incoming(self) -> bytes:
+        data, self._incoming = bytes(self._incoming), bytearray()
+        return data
+
+    def ask_to_end(self, run: bytes) -> None:
+        """The client wants this one to end, whether it runs or waits."""
+        for each in self._sent:
+            if each.run.encode() == run:
+                each.asked_to_end = True
+
+    def give_back(self) -> list[str]:
+        """Forget those that wait: their names. The one that runs is to give back what of it has not begun."""
+        if self.running is not None:
+            self.running.asked_back = True
+        waiting = [each.run for each in self._sent if each.waits]
+        self.drop_waiting()
+        return waiting
+
+    def drop_waiting(self) -> None:
+        """Those that wait will never begin."""
+        self._sent = [each for each in self._sent if not each.waits]
+
+    def acknowledge(self, run: bytes) -> None:
+        """The client has this one's outcome."""
+        for each in self._sent:
+            if each.ended is not None and each.run.encode() == run:
+                self._drop(each)
+                return
+
+    # -- for a client that comes (again)
+
+    def welcome(self, runs: Sequence[str]) -> dict[str, Any]:
+        """What is here of the requests that the client waits for. Others that have ended, nobody waits for."""
+        for each in self._sent[:]:
+            if each.run not in runs and each.ended is not None:
+                self._forget(each)
+        return {
+            "runs": [each.run for each in self._sent],
+            "lost": [run for run in runs if self._lease.has_dropped(run)],
+            "kept": self._store.kept.entries(),
+        }
+
+    def resume(self, runs: Sequence[str], have: int, stream: Stream) -> None:
+        """Tell the client what it has not got: of the first one's output it has so many bytes."""
+        for each in self._sent:
+            if each.run in runs:
+                each.resume(stream, have if each.run == runs[0] else 0)
+
+    def forget(self) -> None:
+        """Nobody waits for any of them any more."""
+        for each in self._sent[:]:
+            self._forget(each)
+
+    def _forget(self, one: Sent) -> None:
+        if not one.waits:
+            self._lease.drop(one.run)
+        self._drop(one)
+
+    def _drop(self, one: Sent) -> None:
+        one.remove()
+        self._sent.remove(one)
