@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from kubefunc import current
 from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, TERMINATE
-from kubefunc.runner.warm.attach import ABSENT
+from kubefunc.runner.warm.attach import ABSENT, STARTS_WITHIN
 from kubefunc.runner.warm.frames import BUSY, DATA, GOODBYE, HELLO, LEAVING
 from kubefunc.runner.warm.lease import proof
 from tests.local.warm import TOKEN, WITHIN, WarmClient, WarmWorker
@@ -374,11 +375,28 @@ def test_a_client_that_says_nothing_any_more_loses_the_worker(start: Start) -> N
 
 
 def test_nobody_attaches_where_no_worker_is(start: Start) -> None:
-    """The exit code says so."""
+    """The exit code says so at once, of one that was killed and of one that has ended."""
     worker = start()
     worker.stop()
     client = worker.attach()
-    assert client.process.wait(WITHIN) == ABSENT
+    assert client.process.wait(STARTS_WITHIN / 2) == ABSENT
+    ended = start(idle=0.1)
+    ended.why()
+    client = ended.attach()
+    assert client.process.wait(STARTS_WITHIN / 2) == ABSENT
+
+
+def test_a_client_waits_for_a_worker_that_is_being_loaded(start: Start) -> None:
+    """It is there before the worker listens, and its first word is the worker's greeting."""
+    worker = start()
+    aside = worker.socket.with_name("aside")
+    worker.socket.rename(aside)
+    client = worker.attach()
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.process.wait(0.5)
+    aside.rename(worker.socket)
+    client.hello()
+    assert client.welcome() is None
 
 
 def test_it_ends_when_nothing_is_to_be_done(start: Start) -> None:

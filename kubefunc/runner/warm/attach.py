@@ -15,12 +15,17 @@ from kubefunc.runner import OUT_DIR
 FOLDER = "warm"  # in the output volume: the worker's socket, and its calls' files
 SOCKET = "socket"
 ABSENT = 69  # exit code: no worker listens (EX_UNAVAILABLE)
+STARTS_WITHIN = 10.0  # seconds that a worker which is being loaded is waited for: another exec would take longer
 
 _PROGRAM = f"""
-import _socket, os, sys
+import _socket, os, sys, time
+path = os.path.join(os.environ.get("KUBEFUNC_OUT", "{OUT_DIR}"), "{FOLDER}", "{SOCKET}")
+until = time.monotonic() + {STARTS_WITHIN}
+while not os.path.exists(path) and time.monotonic() < until:
+    time.sleep(0.005)
 door = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 try:
-    door.connect(os.path.join(os.environ.get("KUBEFUNC_OUT", "{OUT_DIR}"), "{FOLDER}", "{SOCKET}"))
+    door.connect(path)
 except OSError as error:
     print(f"kubefunc: no worker listens ({{error}})", file=sys.stderr)
     sys.exit({ABSENT})

@@ -95,8 +95,7 @@ class Door:
 
     def close(self, why: str) -> None:
         """Take no client any more; the one that is there is told why."""
-        self._listener.close()
-        os.unlink(os.path.join(self._where, SOCKET))
+        self._listener.close()  # its file stays: who knocks is refused, and does not take this for one that starts
         until = time.monotonic() + LAST_WORDS
         if self.stream is not None:
             self.stream.send(wire.frame(LEAVING, why.encode()))

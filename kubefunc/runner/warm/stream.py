@@ -121,11 +121,13 @@ def _receive(door: socket.socket) -> tuple[int, int]:
 
 
 def listen(path: str) -> socket.socket:
-    """The socket on which ``attach`` knocks."""
+    """The socket on which ``attach`` knocks. Under its name stands only one that listens."""
+    new = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):  # of a container before this one
-        os.unlink(path)
+        os.unlink(new)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
+    listener.bind(new)
+    os.chmod(new, 0o600)
     listener.listen(8)
+    os.rename(new, path)
     return listener

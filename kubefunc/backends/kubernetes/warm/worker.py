@@ -37,7 +37,7 @@ from kubefunc.runner.warm.kept import Kept
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
 SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
 AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
-SLOWER = 1.2
+SLOWER = 1.1
 AGAIN_AT_MOST = 2.0
 FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
