@@ -375,10 +375,14 @@ def test_the_pods_marks() -> None:
 
 
 def test_mesh_and_evictable_take_their_marks_away() -> None:
-    """mesh=True lets proxies in, evictable=True lets autoscalers move the Pod."""
+    """mesh=True lets proxies in, evictable=True lets autoscalers move the Pod.
+
+    The Cluster Autoscaler wants to be told so of a Pod with an emptyDir.
+    """
     assert "inject" not in json.dumps(template(mesh=True)["metadata"])
     annotations = template(evictable=True)["metadata"]["annotations"]
-    assert not [name for name in annotations if "autoscaler" in name or "karpenter" in name]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "true"
+    assert not [name for name in annotations if "karpenter" in name]
 
 
 def test_a_users_own_mark_wins() -> None:

@@ -88,9 +88,8 @@ def _notes_to_others(options: Options) -> dict[str, str]:
     notes = {"kubectl.kubernetes.io/default-container": MAIN}
     if not options.mesh:
         notes |= {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+    # Without a word the Cluster Autoscaler never moves a Pod that has an emptyDir, as ours do.
+    notes["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "true" if options.evictable else "false"
     if not options.evictable:
-        notes |= {
-            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-            "karpenter.sh/do-not-disrupt": "true",
-        }
+        notes["karpenter.sh/do-not-disrupt"] = "true"
     return notes
