@@ -17,8 +17,9 @@ from tests.bench.warm import WITHIN, calling, seconds_of
 from tests.bench.work import measured
 
 ITEMS = 10_000
-ROUNDS = 3
-CALLS = 100  # in a round
+MAPS = 3  # rounds of maps; one of dask.distributed takes half a minute
+ROUNDS = 15
+CALLS = 20  # in a round
 FRESH = "kubefunc, a process for each call"
 STAYING = "kubefunc, fresh=False"
 
@@ -33,7 +34,7 @@ def warm_map(ground: Ground) -> Iterator[Figure]:
         call.map(range(1000)).result(WITHIN)
         mine: list[float] = []
         theirs: dict[str, list[float]] = {f"{other.title}, {way}": [] for other in others for way in other.maps}
-        for _ in range(ROUNDS):
+        for _ in range(MAPS):
             mine += [seconds_of(lambda: call.map(range(ITEMS)).result(WITHIN)) for _ in range(3)]
             for other in others:
                 for way in other.maps:
