@@ -65,6 +65,15 @@ def test_a_worker_is_reached_with_almost_nothing(clean_env: dict[str, str]) -> N
     assert loaded.isdisjoint({"socket", "enum", "re", "struct", "zipfile", "kubefunc", "contextlib"})
 
 
+def test_a_script_that_finds_warm_workers_loads_nothing_of_jobs(clean_env: dict[str, str]) -> None:
+    """It waits for its imports: what makes, follows and explains Jobs is loaded with the first Job."""
+    loaded = _modules_after(
+        "import kubefunc.backends.kubernetes.backend, kubefunc.backends.kubernetes.warm.pools", clean_env
+    )
+    of_jobs = {"job_backend", "attempts", "results", "diagnose"}
+    assert loaded.isdisjoint({f"kubefunc.backends.kubernetes.{each}" for each in of_jobs})
+
+
 @pytest.mark.parametrize("name", kubefunc.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     """Each name of ``__all__`` can be had, and is listed by dir()."""

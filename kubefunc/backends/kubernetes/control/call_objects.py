@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 
 from kubefunc.backends.base import Submission
-from kubefunc.backends.kubernetes.control import map_objects
 from kubefunc.backends.kubernetes.control.archives import archive_for
 from kubefunc.backends.kubernetes.objects.demands import NOTHING, Demands
 from kubefunc.backends.kubernetes.objects.job import build_job
@@ -56,6 +55,8 @@ def objects_of(submission: Submission, session: str, namespace: str) -> list[Jso
     """
     submission = with_packages(submission)
     if submission.shape == "map":
+        from kubefunc.backends.kubernetes.control import map_objects  # a script with warm workers never needs it
+
         plan = map_objects.plan_of(submission, namespace, adapts=False)
         spec = map_objects.job_spec(plan, map_objects.files_of(plan), session)
     else:
@@ -84,4 +85,8 @@ def _pods_of(submission: Submission) -> int:
     """How many Pods start for it at once; of workers, which stay for other calls, those that a pool always has."""
     if submission.options.pool is not None:
         return max(1, submission.options.pool.min_workers)
-    return 1 if submission.shape == "single" else len(map_objects.layout_of(submission, adapts=True).chunks)
+    if submission.shape == "single":
+        return 1
+    from kubefunc.backends.kubernetes.control import map_objects
+
+    return len(map_objects.layout_of(submission, adapts=True).chunks)
