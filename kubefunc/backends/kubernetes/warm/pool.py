@@ -133,7 +133,7 @@ class WarmPool:
 
     def _go_on(self) -> None:
         """Give calls to workers that wait for one, and start more workers if they are wanted."""
-        given: list[tuple[Worker, Batch]] = []
+        given: list[Worker] = []
         with self._lock:
             if self.closed:
                 return
@@ -143,7 +143,7 @@ class WarmPool:
                 run = self._queue.next_batch(self._seconds, len(self._workers))
                 if run is not None:
                     worker.given.assign(run)
-                    given.append((worker, run))
+                    given.append(worker)
             overdue = [worker for worker in self._workers if worker.is_overdue]
             self._workers.difference_update(overdue)
             held_off = bool(self._workers) and now < self._not_before
@@ -155,8 +155,8 @@ class WarmPool:
             tick, self._ticking = busy and not self._ticking, busy or self._ticking
         for worker in overdue:
             worker.close()
-        for worker, run in given:
-            worker.give(run)
+        for worker in given:
+            worker.give()
         for worker in asked:
             worker.ask_back()
         for worker in started:

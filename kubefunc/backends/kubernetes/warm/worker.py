@@ -6,12 +6,9 @@ stream first, and news of its Job only later.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -19,9 +16,10 @@ from kubefunc.backends.base import Lost, Whereabouts
 from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, TransportError
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
-from kubefunc.backends.kubernetes.warm.batch import PIECE, Batch
+from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import Greeting, WorkerTaken
+from kubefunc.backends.kubernetes.warm.outbox import Outbox, send
 from kubefunc.backends.kubernetes.warm.own_call import news_in, why_it_failed
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.records import Record
@@ -128,8 +126,7 @@ class Worker:
         self._runs = self.is_found  # as far as its Pod's news says; streams are tried before that
         self._stream: Conversation | None = None
         self._thread: threading.Thread | None = None
-        self._waiting: deque[bytes | Batch] = deque()
-        self._wake, self._wake_end = socket.socketpair()  # not a pipe: who is late finds it closed, and not another's
+        self._outbox = Outbox(self._unsent)
         self._hurry = threading.Event()
         self._made = self._heard = time.monotonic()
         self._kept = Kept()  # what it keeps, as far as it has said
@@ -160,14 +157,13 @@ class Worker:
         has_room = self.ready and self.given.run is not None and self.given.ahead is None
         return has_room and parcel.may_wait and all(name in self._kept for name in parcel.keeps)
 
-    def give(self, run: Batch) -> None:
-        """Have it run this, which is among ``given``."""
-        self._send(run)
+    def give(self) -> None:
+        """Have it run what it was given."""
+        self._outbox.add()
 
     def end_run(self, run: Batch) -> None:
         """Have it end this, whether it runs or waits."""
-        self._send(run)  # first, if it has not been sent yet
-        self._send(wire.frame(TERMINATE, run.id.encode()))
+        self._outbox.add(wire.frame(TERMINATE, run.id.encode()))
 
     def leave(self) -> None:
         """Let it go, for the next client; its call is ended."""
@@ -175,31 +171,26 @@ class Worker:
             self.close()
             return
         self._is_leaving = True
-        self._send(wire.frame(GOODBYE))
+        self._outbox.add(wire.frame(GOODBYE))
 
     def ask_back(self) -> None:
         """Have it give back what it has not begun."""
-        self._send(wire.frame(GIVEN_BACK))
+        self._outbox.add(wire.frame(GIVEN_BACK))
 
     def close(self) -> None:
         """Let it go, at once."""
         self._over = True
         if self._thread is None:
-            self._close_wake()
+            self._outbox.close()
         self._hurry.set()
         stream = self._stream
         if stream is not None:
             stream.close()
-        self._send(b"")
+        self._outbox.add()
 
     def join(self, seconds: float) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(seconds)
-
-    def _send(self, what: bytes | Batch) -> None:
-        self._waiting.append(what)
-        with contextlib.suppress(OSError):  # its thread has ended
-            self._wake_end.send(b".")
 
     # -- its own Job's news
 
@@ -291,7 +282,7 @@ class Worker:
                 self._hurry.clear()
                 pause = AGAIN
             pause = min(SLOWER * pause, AGAIN_AT_MOST)
-        self._close_wake()
+        self._outbox.close()
 
     def _judge(self, error: Exception) -> None:
         """Decide whether another stream may do better."""
@@ -309,10 +300,6 @@ class Worker:
             self._over = True
             self._owner.worker_over(self, self._told)
 
-    def _close_wake(self) -> None:
-        self._wake.close()
-        self._wake_end.close()
-
     def _open_stream(self) -> None:
         stream = Conversation(self._api, self.namespace, self.pod or "", ATTACH, silence=SILENCE)
         with stream:
@@ -321,13 +308,14 @@ class Worker:
                 if not self._over:
                     self._converse(stream)
             finally:
+                self._outbox.shut()
                 self._stream = None
 
     def _converse(self, stream: Conversation) -> None:
         greeting = Greeting(dataclasses.replace(self.record, pod=self.pod or ""), self._client)
         frames = wire.Frames()
         while not self._over:
-            data, woken = stream.hear(self._wake.fileno(), SILENCE)
+            data, woken = stream.hear(self._outbox.fileno(), SILENCE, self._outbox.patience)
             for letter, content in frames.feed(data):
                 if greeting.done:
                     self._heard = time.monotonic()
@@ -335,9 +323,9 @@ class Worker:
                 else:
                     self._greet(stream, greeting, letter, content)
             if woken:
-                self._wake.recv(512)
-            if greeting.done:
-                self._send_waiting(stream)
+                self._outbox.woken()
+            if greeting.done and not self._over:
+                self._outbox.write(stream)
 
     def _greet(self, stream: Conversation, greeting: Greeting, letter: bytes, content: bytes) -> None:
         told = greeting.hear(letter, content)
@@ -345,19 +333,11 @@ class Worker:
             self._heard = time.monotonic()
             self._request_key = greeting.key
             self._welcome(stream, told)
+            self._outbox.open(stream)
             return
         for run in self.given.batches:
             run.forget_answer()
         stream.send(greeting.hello(self.given.batches))
-
-    def _send_waiting(self, stream: Conversation) -> None:
-        frames: list[bytes] = []
-        while self._waiting and not self._over:
-            what = self._waiting.popleft()
-            frames += self._unsent() if isinstance(what, Batch) else [what]
-        frames += self._unsent()
-        if any(frames):
-            _send(stream, frames)
 
     def _unsent(self) -> Iterator[bytes]:
         for run in self.given.take_unsent():
@@ -396,7 +376,7 @@ class Worker:
         run = self.run
         self._kept = Kept((name, size) for name, size in told["kept"])
         if run is None:
-            self._waiting.clear()
+            self._outbox.forget()
             self.record = dataclasses.replace(self.record, namespace=self.namespace, pod=self.pod or "", node=self.node)
             self.ready = self.has_served = True
             self._may_start_for = 0.0
@@ -410,8 +390,8 @@ class Worker:
             elif each.id not in told["runs"] and each is self.given.ahead:
                 self._owner.given_back(self.given.take_waiting(each.id))
             elif each.id not in told["runs"]:
-                self._waiting.clear()
-                _send(stream, self._frames_of(each))  # the stream broke before all of it was there
+                self._outbox.forget()
+                send(stream, self._frames_of(each))  # the stream broke before all of it was there
 
     def _remove(self, run: Batch) -> None:
         """It has ended: the worker has begun what waited behind it."""
@@ -425,21 +405,7 @@ class Worker:
             self._owner.run_ended(self, run)
         else:
             self._owner.run_lost(self, run)
-        self._waiting.appendleft(wire.frame(ACKNOWLEDGE, run.id.encode()))  # goes with the next call, if there is one
-
-
-def _send(stream: Conversation, frames: Iterable[bytes]) -> None:
-    """Small ones together: each message costs both ends, and all between them."""
-    together: list[bytes] = []
-    size = 0
-    for frame in frames:
-        together.append(frame)
-        size += len(frame)
-        if size >= PIECE:
-            stream.send(b"".join(together))
-            together, size = [], 0
-    if together:
-        stream.send(b"".join(together))
+        self._outbox.owe(wire.frame(ACKNOWLEDGE, run.id.encode()))
 
 
 def _is_gone(error: Exception) -> bool:
