@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -23,7 +24,7 @@ from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.attach import ATTACH
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
 from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
-from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, signature
+from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, sign
 from kubefunc.runner.warm.request import join_request
 from kubefunc.runner.warm.stream import BODY, PIECE
 from tests.conftest import ROOT
@@ -179,7 +180,7 @@ class WarmClient:
         data = join_request({**header, "spec": spec, "key": KEY.hex(), "compression": ""}, content)
         for start in range(0, len(data), PIECE):
             self.send(DATA, data[start : start + PIECE])
-        self.send(CALL, signature(request_key(TOKEN, self.nonces), data))
+        self.send(CALL, sign(request_key(TOKEN, self.nonces), hashlib.sha256(data).digest()))
 
     def outcome(self, run: str = "run-1") -> Envelope:
         """What came of the call, acknowledged."""

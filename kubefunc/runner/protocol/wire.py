@@ -207,14 +207,15 @@ class Frames:
         self._data += data
         whole = []
         start, end = 0, len(self._data)
-        while end - start >= FRAME_HEAD:
-            size = LENGTH.unpack_from(self._data, start + 1)[0]
-            if size > longest:
-                raise WireError(f"a frame of {size} bytes")
-            if end - start < FRAME_HEAD + size:
-                break
-            content = start + FRAME_HEAD
-            whole.append((bytes(self._data[start : start + 1]), bytes(self._data[content : content + size])))
-            start = content + size
+        with memoryview(self._data) as view:
+            while end - start >= FRAME_HEAD:
+                size = LENGTH.unpack_from(view, start + 1)[0]
+                if size > longest:
+                    raise WireError(f"a frame of {size} bytes")
+                if end - start < FRAME_HEAD + size:
+                    break
+                content = start + FRAME_HEAD
+                whole.append((bytes(view[start : start + 1]), bytes(view[content : content + size])))
+                start = content + size
         del self._data[:start]
         return whole

@@ -43,13 +43,8 @@ def request_key(token: str, nonces: Sequence[str]) -> bytes:
     return hmac.digest(token.encode(), "\n".join(("requests", *nonces)).encode(), "sha256")
 
 
-def signature(key: bytes, request: bytes) -> bytes:
-    """Of a request, which names itself and all that it needs by digest."""
-    return sign(key, hashlib.sha256(request).digest())
-
-
 def sign(key: bytes, digest: bytes) -> bytes:
-    """The signature of a request with this sha256."""
+    """The signature of a request with this sha256. A request names itself and all that it needs by digest."""
     return hmac.digest(key, digest, "sha256")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from kubefunc.runner.warm.kept import Store
-from kubefunc.runner.warm.lease import signature
+from kubefunc.runner.warm.lease import sign
 from kubefunc.runner.warm.request import WarmRequest
 from kubefunc.runner.warm.sent import Sent
 
@@ -20,6 +21,26 @@ if TYPE_CHECKING:
 MOST = 4  # that have not ended; a client sends one ahead of the one that runs
 
 
+class Incoming:
+    """What comes in pieces, hashed while more of it is on its way.
+
+    Attributes:
+        digest: sha256 of all so far.
+    """
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        self.digest.update(piece)
+        self._pieces.append(piece)
+
+    def joined(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
 class Requests:
     """In the order in which they came, which is that in which they run."""
 
@@ -32,7 +53,7 @@ class Requests:
         self._where = where
         self._lease = lease
         self._store = Store(where)
-        self._incoming = bytearray()
+        self._incoming = Incoming()
         self._sent: list[Sent] = []
 
     def __bool__(self) -> bool:
@@ -57,22 +78,22 @@ class Requests:
 
     def receive(self, piece: bytes) -> None:
         """A piece of the next one, or of what is to be kept."""
-        self._incoming += piece
+        self._incoming.add(piece)
 
     def discard_incoming(self) -> None:
         """The stream broke: what came of the next one is of no use."""
-        self._incoming.clear()
+        self._incoming = Incoming()
 
     def keep(self, name: bytes) -> bool:
         """Keep what has come under this name. False if it is not what its name says."""
-        return self._store.put(name, self._take_incoming())
+        return self._store.put(name, self._take_incoming().joined())
 
     def accept(self, claimed: bytes, key: bytes) -> bool:
         """What has come is a request with this signature. False if it is not, or one too many."""
-        data = self._take_incoming()
-        if not hmac.compare_digest(claimed, signature(key, data)):
+        incoming = self._take_incoming()
+        if not hmac.compare_digest(claimed, sign(key, incoming.digest.digest())):
             return False
-        request = WarmRequest(data, self._where)
+        request = WarmRequest(incoming.joined(), self._where)
         if any(each.run == request.run for each in self._sent):
             return True  # sent again after the stream broke
         if sum(each.ended is None for each in self._sent) >= MOST:
@@ -83,9 +104,9 @@ class Requests:
         self._sent.append(Sent(request))
         return True
 
-    def _take_incoming(self) -> bytes:
-        data, self._incoming = bytes(self._incoming), bytearray()
-        return data
+    def _take_incoming(self) -> Incoming:
+        incoming, self._incoming = self._incoming, Incoming()
+        return incoming
 
     def ask_to_end(self, run: bytes) -> None:
         """The client wants this one to end, whether it runs or waits."""
