@@ -38,11 +38,12 @@ class Stream:
         self.known = False  # whether it has shown that it is this worker's client
         self.key = b""  # of its requests, once it is known
         self._pending: list[bytes | BinaryIO] = []
+        self._unsent = memoryview(b"")  # the rest of what comes before that
 
     @property
     def is_behind(self) -> bool:
         """Whether something waits to be written."""
-        return bool(self._pending)
+        return bool(self._unsent or self._pending)
 
     def read(self) -> list[tuple[bytes, bytes]] | None:
         """The frames that came; None at the end."""
@@ -61,16 +62,16 @@ class Stream:
 
     def flush(self) -> bool:
         """Write what can be written now. False if nobody reads any more."""
-        while self._pending:
-            data = self._next()
+        while self.is_behind:
+            data = self._unsent or memoryview(self._next())
             try:
                 written = os.write(self.output, data) if data else 0
             except BlockingIOError:
                 written = 0
             except OSError:
                 return False
-            if written < len(data):
-                self._pending.insert(0, data[written:])
+            self._unsent = data[written:]
+            if self._unsent:
                 break
         return True
 
