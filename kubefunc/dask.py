@@ -97,9 +97,12 @@ def _computed(
 
 def _scale(options: Mapping[str, Any]) -> tuple[int, int]:
     """How many tasks at once, and how many together: on a cluster each is worth a Pod, here a process is soon full."""
+    from kubefunc.backends.base import keeps_processes
     from kubefunc.chunks import MAX_PARALLELISM
     from kubefunc.session import session
 
     here = session()
-    backend = here.backend(here.options(parse_changes("kubefunc.dask.get", **options)))
-    return (CPU_COUNT, TOGETHER_HERE) if backend.traits.workers is not None else (MAX_PARALLELISM, TOGETHER_ON_CLUSTER)
+    merged = here.options(parse_changes("kubefunc.dask.get", **options))
+    traits = here.backend(merged).traits
+    at_once = MAX_PARALLELISM if traits.workers is None else CPU_COUNT
+    return at_once, TOGETHER_HERE if keeps_processes(traits, merged) else TOGETHER_ON_CLUSTER

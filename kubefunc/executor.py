@@ -21,6 +21,7 @@ from kubefunc.tasks import Tasks, plain
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from kubefunc.backends.base import Backend
     from kubefunc.options import OptionChanges
 
 P = ParamSpec("P")
@@ -30,8 +31,8 @@ T = TypeVar("T")
 class Executor(concurrent.futures.Executor):
     """An executor whose tasks run on the cluster.
 
-    On a cluster each ``submit`` is a Job and each ``map`` an Indexed Job. If no cluster is configured, tasks run in
-    worker processes on this machine.
+    On a cluster each ``submit`` is a Job and each ``map`` an Indexed Job; with ``pool=`` both run in warm workers. If
+    no cluster is configured, tasks run in worker processes on this machine.
 
     Other than with ProcessPoolExecutor, a task whose process dies fails alone, with
     :class:`kubefunc.errors.WorkerDiedError`, and any function can be submitted.
@@ -53,8 +54,8 @@ class Executor(concurrent.futures.Executor):
                 no limit (a ``map`` starts with few Pods and adds more if items are slow), on this machine one for each
                 CPU.
             initializer: called in each process before its first task. On a cluster each task of ``submit`` has its own
-                process, and the tasks in one Pod of ``map`` share one. If it raises, the tasks of its process raise
-                ``BrokenExecutor``. On this machine all tasks do.
+                process, and the tasks in one Pod of ``map`` share one; with ``pool=`` those on one worker do. If it
+                raises, the tasks of its process raise ``BrokenExecutor``. On this machine all tasks do.
             initargs: the arguments of ``initializer``.
             **options: any option of ``@remote``.
 
@@ -172,12 +173,22 @@ class Executor(concurrent.futures.Executor):
 
         refuse_many("Executor", options.publish)
         if backend.traits.workers is None:
-            from kubefunc.tasks_as_jobs import TasksAsJobs
-
-            return TasksAsJobs(here, self._layer, self._workplace, self._max_workers)
+            return self._new_tasks_on_cluster(here, backend, options)
         from kubefunc.tasks_in_workers import TasksInWorkers
 
         return TasksInWorkers(here, backend, options, self._workplace, self._max_workers or backend.traits.workers)
+
+    def _new_tasks_on_cluster(self, here: Session, backend: Backend, options: Options) -> Tasks:
+        from kubefunc.backends.base import keeps_processes
+        from kubefunc.tasks_as_jobs import TasksAsJobs
+
+        as_jobs = TasksAsJobs(here, self._layer, self._workplace, self._max_workers)
+        if not keeps_processes(backend.traits, options):
+            return as_jobs
+        from kubefunc.tasks_in_pool import TasksInPool
+        from kubefunc.tasks_in_workers import TasksInWorkers
+
+        return TasksInPool(TasksInWorkers(here, backend, options, self._workplace, self._max_workers or 0), as_jobs)
 
     def _all_tasks(self) -> list[Tasks]:
         return [*self._retired, *([] if self._tasks is None else [self._tasks])]

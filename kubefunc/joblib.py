@@ -9,7 +9,8 @@
         search.fit(X, y)
 
 joblib puts tasks together into batches and gives the batches to :class:`kubefunc.Executor`. On a cluster each batch is
-a Job. Parallel loops inside a task run there as threads, as with joblib's own processes.
+a Job, or with ``pool=`` a task in a warm worker. Parallel loops inside a task run there as threads, as with joblib's
+own processes.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         local = self._is_local()
-        if not local:
+        if not self._keeps_processes():
             self.MIN_IDEAL_BATCH_DURATION, self.MAX_IDEAL_BATCH_DURATION = ON_CLUSTER
         wanted = {**self._params, **_without(_OF_JOBLIB, params)}
         wanted["env"] = {**self._thread_limits(n_jobs, local=local), **(wanted.get("env") or {})}
@@ -163,6 +164,14 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
         here = session()
         return here.backend(here.options(self._layer)).traits.workers is not None
+
+    def _keeps_processes(self) -> bool:
+        from kubefunc.backends.base import keeps_processes
+        from kubefunc.session import session
+
+        here = session()
+        options = here.options(self._layer)
+        return keeps_processes(here.backend(options).traits, options)
 
     def _thread_limits(self, n_jobs: int, *, local: bool) -> dict[str, str]:
         """Workers of this machine share its cores: OpenMP, BLAS and the like are told how many are theirs."""

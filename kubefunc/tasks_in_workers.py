@@ -19,7 +19,7 @@ from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
 from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
 from kubefunc.packing.arguments import without_misfits
-from kubefunc.packing.payload import Packer
+from kubefunc.packing.payload import Packer, Payload
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
@@ -40,7 +40,7 @@ class TasksInWorkers(Owner):
         self._outcomes.open(0)
         self._futures: dict[int, TaskFuture] = {}
         self._broken: BaseException | None = None
-        self._workers = workers
+        self._begin_at_once = 0 if backend.traits.workers is None else workers
         payload = self._packer.pack(workplace.run_payload, retry_exceptions=options.retry_exceptions)
         key = os.urandom(KEY_SIZE)
         self._submission = Submission(
@@ -69,12 +69,19 @@ class TasksInWorkers(Owner):
         with self._lock:
             index = self._outcomes.add()
             self._futures[index] = future
-            if len(self._futures) <= self._workers:  # one is free for it, or starts for it: it has begun
+            if len(self._futures) <= self._begin_at_once:  # one is free for it, or starts for it: it has begun
                 future.set_running_or_notify_cancel()
-        self._map.add(index, pickle_task(payload.data, self._map.code_directory(index)))
+        self._add(index, payload)
         if self._map.failure is not None:  # meanwhile: nobody takes it any more
             self._outcomes.settle([(index, Raised(self._map.failure))], FIRST_ATTEMPT)
         return future
+
+    def _add(self, index: int, payload: Payload) -> None:
+        try:
+            self._map.add(index, payload)
+        except BaseException:
+            self._outcomes.cancel([index])
+            raise
 
     def map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None, until: float | None
@@ -201,10 +208,3 @@ def _cancel_begun(future: Future[Any]) -> None:
         future._state = "PENDING"
     future.cancel()
     future.set_running_or_notify_cancel()
-
-
-def pickle_task(payload: bytes, code: os.PathLike[str]) -> bytes:
-    """The arguments of :meth:`kubefunc.runner.execution.workplace.Workplace.run_payload`."""
-    import pickle
-
-    return pickle.dumps((payload, os.fspath(code)), protocol=5)

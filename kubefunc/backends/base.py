@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kubefunc.diagnosis import Phase
@@ -270,12 +269,12 @@ class OpenWork(Protocol):
         """Why no item can run any more, where that is so."""
         ...
 
-    def add(self, index: int, data: bytes) -> None:
-        """One more item, with its pickled arguments."""
-        ...
+    def add(self, index: int, payload: Payload) -> None:
+        """One more task.
 
-    def code_directory(self, index: int) -> PathLike[str]:
-        """Where the modules go that travel with this item alone."""
+        Raises:
+            ConfigurationError: it cannot run here.
+        """
         ...
 
     def recall(self, recalled: Callable[[int], None]) -> None:
@@ -303,11 +302,23 @@ class Traits:
         name: ``kubernetes`` or ``local``.
         outlives_program: a submission may go on after the program that made it: ``detach`` and ``attach`` work.
         workers: how many processes stay to take one item after another; None where each task has a Job.
+        has_pools: with ``pool=``, processes stay there too.
     """
 
     name: str
     outlives_program: bool
     workers: int | None
+    has_pools: bool = False
+
+
+def keeps_processes(traits: Traits, options: Options) -> bool:
+    """Whether an executor with these options has processes that stay and take one task after another.
+
+    What needs a Pod of its own for each task has no such process: a function that is not trusted, and more memory for
+    a task that ran out of it.
+    """
+    apart = options.untrusted or options.memory_ceiling is not None
+    return traits.workers is not None or (traits.has_pools and options.pool is not None and not apart)
 
 
 class Backend(Protocol):
@@ -332,12 +343,12 @@ class Backend(Protocol):
         ...
 
     def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
-        """Start workers that take items as they are added. Only where ``traits.workers`` is not None.
+        """Start workers that take tasks as they are added. Only where ``keeps_processes()``.
 
         Args:
-            submission: its function, without items.
+            submission: :meth:`kubefunc.runner.execution.workplace.Workplace.run_payload`, without items.
             sink: who is told.
-            workers: how many at once, at most.
+            workers: how many at once, at most; 0 where a pool has its own limit.
             claim: asked before an item is sent, whether it is still to run.
 
         Raises:

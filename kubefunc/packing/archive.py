@@ -74,7 +74,7 @@ _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
     for name in (
         "__main__ attempts chunks gang_attempts growth html landing leaving log_setup memmaps notebook "
-        "publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_workers untrusted "
+        "publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_pool tasks_in_workers untrusted "
         "volume_notes"
     ).split()
 )

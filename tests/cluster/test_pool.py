@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,67 @@ def test_executors_and_coroutines_use_a_pool(calling: Space, pool: Pool) -> None
         return list(await asyncio.gather(*(double.remote(n) for n in range(5))))
 
     assert asyncio.run(main()) == [0, 2, 4, 6, 8]
+
+
+def test_tasks_of_an_executor_share_a_process_of_each_worker(calling: Space, pool: Pool) -> None:
+    """It is prepared once, also where tasks have different functions; one whose process dies is alone."""
+
+    def prepare(number: int) -> None:
+        sys.__dict__.setdefault("_prepared_by_test", []).append(number)
+
+    def at() -> tuple[str, int, list[int]]:
+        return platform.node(), os.getpid(), sys.__dict__["_prepared_by_test"]
+
+    def square(number: int) -> int:
+        return number**2
+
+    with Executor(pool=pool, initializer=prepare, initargs=(7,)) as executor:
+        tasks = [executor.submit(at) for _ in range(50)]
+        squares = [executor.submit(square, number) for number in range(50)]
+        assert [task.result(WAIT) for task in squares] == [number**2 for number in range(50)]
+        found = [task.result(WAIT) for task in tasks]
+        assert all(prepared == [7] for *_, prepared in found)
+        assert len({(pod, process) for pod, process, _ in found}) <= 2
+        lost, fine = executor.submit(os._exit, 3), executor.submit(square, 3)
+        assert isinstance(lost.exception(WAIT), errors.WorkerDiedError)
+        assert fine.result(WAIT) == 9
+        broken = executor.submit(square, "no number")  # type: ignore[arg-type]
+        assert isinstance(broken.exception(WAIT), TypeError)
+
+
+def test_tasks_that_wait_are_cancelled_and_others_end(calling: Space) -> None:
+    """``max_workers`` says how many run at once; shutdown() takes back what has not begun."""
+    with Pool(max_workers=2) as pool:
+        executor = Executor(1, pool=pool)
+        running, waiting, last = (executor.submit(time.sleep, seconds) for seconds in (3, 0, 0))
+        eventually(running.running, WAIT)
+        assert waiting.cancel()
+        assert not running.cancel()
+        executor.shutdown(cancel_futures=True)
+        assert last.cancelled()
+        assert running.result(WAIT) is None
+        with Executor(1, pool=pool) as one:
+            first, second, third = (one.submit(time.sleep, seconds) for seconds in (1, 0, 0))
+            second.cancel()
+            assert (first.result(WAIT), third.result(WAIT)) == (None, None)
+        stopped = Executor(pool=pool)
+        endless = stopped.submit(time.sleep, 600)
+        eventually(endless.running, WAIT)
+        stopped.terminate_workers()
+        with pytest.raises(CancelledError):
+            endless.result(WAIT)
+        assert where(pool).result(WAIT)
+    nothing_left(calling)
+
+
+def test_a_task_whose_worker_is_lost_runs_again(calling: Space, pool: Pool) -> None:
+    """As a call does: that counts as a disruption."""
+    with Executor(1, pool=pool) as executor:
+        executor.submit(int).result(WAIT)
+        task = executor.submit(time.sleep, 4)
+        eventually(task.running, WAIT)
+        calling.admin.delete("pods", *pods_of(calling))
+        assert task.result(WAIT) is None
 
 
 # -- what may happen to a worker

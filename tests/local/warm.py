@@ -151,7 +151,7 @@ class WarmClient:
     ) -> None:
         """Send a call. ``stay`` names the process that runs it."""
         payload = Packer.for_local().pack(function, args, None, (Exception,))
-        code = self.keep(CODE, payload.code.data)
+        code = self.keep_code(payload.code.data)
         self.request(
             {"run": run, "stay": stay, "code": code, "function": None, "items": False}, payload.call, **options
         )
@@ -162,8 +162,13 @@ class WarmClient:
         """Send items of a map."""
         payload = Packer.for_local().pack(function, (), None, (Exception,))
         content = records.join_items([(index, pickle.dumps(args)) for index, args in items.items()])
-        kept = {"code": self.keep(CODE, payload.code.data), "function": self.keep(FUNCTION, payload.call)}
+        kept = {"code": self.keep_code(payload.code.data), "function": self.keep(FUNCTION, payload.call)}
         self.request({"run": run, "stay": "map-1", "items": True, **kept}, content, **options)
+
+    def keep_code(self, code: bytes) -> list[str]:
+        """Send modules; their names."""
+        name = self.keep(CODE, code)
+        return [] if name is None else [name]
 
     def keep(self, kind: str, data: bytes) -> str | None:
         """Send what is to be kept."""

@@ -38,7 +38,7 @@ SINGLE = (0,)  # the items of a call
 class KubernetesBackend:
     """Implements :class:`kubefunc.backends.base.Backend` on one cluster."""
 
-    traits = Traits("kubernetes", outlives_program=True, workers=None)
+    traits = Traits("kubernetes", outlives_program=True, workers=None, has_pools=True)
 
     def __init__(self, config: ClusterConfig, session: str) -> None:
         self._config = config
@@ -78,7 +78,12 @@ class KubernetesBackend:
         return with_packages(submission, lambda words: _say(sink, submission, words))
 
     def open(self, submission: Submission, sink: Sink, workers: int, claim: Callable[[int], bool]) -> OpenWork:
-        raise errors.ConfigurationError("Executors on a cluster make a Job for each task.")
+        if submission.options.pool is None:
+            raise errors.ConfigurationError("Executors on a cluster make a Job for each task.")
+        namespace = submission.options.namespace or self._config.namespace
+        submission = self._with_packages(submission, sink)
+        self._sweep_later(namespace)
+        return self._open_pools().open(submission, sink, namespace, workers, claim)
 
     def attach(self, call: str, shape: Shape, sink: Sink) -> Work:
         return self._jobs.attach(call, shape, sink)

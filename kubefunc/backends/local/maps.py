@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike, fspath
 
 from kubefunc.backends.local.crew import HIRE_AGAIN, Crew
 from kubefunc.backends.local.inbox import Inbox
@@ -14,6 +15,7 @@ from kubefunc.backends.local.ledger import Ledger
 from kubefunc.backends.local.workers import Pool
 from kubefunc.backends.queue import MOST_AHEAD
 from kubefunc.errors import KubefuncError
+from kubefunc.packing.payload import Payload
 from kubefunc.runner.execution import attempts
 
 BRISK = 0.0002  # seconds: where items are shorter, their outcomes are heard together
@@ -61,9 +63,9 @@ class LocalMap:
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, index: int, data: bytes) -> None:
-        """One more item, while it stays open."""
-        self._inbox.add(index, data)
+    def add(self, index: int, payload: Payload) -> None:
+        """One more task, while it stays open. Its modules go into a directory of its own."""
+        self._inbox.add(index, pickle_task(payload.data, self._ledger.files.code_of(index)))
 
     def no_more(self) -> None:
         """No item will be added: it ends when all have ended."""
@@ -86,10 +88,6 @@ class LocalMap:
     def is_ending(self) -> bool:
         """Whether all items have ended, and workers run their exit handlers."""
         return self._ending
-
-    def code_directory(self, index: int) -> Path:
-        """Where modules go that travel with this item alone."""
-        return self._ledger.files.code_of(index)
 
     def join(self, seconds: float | None) -> None:
         if self._thread is not threading.current_thread():
@@ -165,3 +163,8 @@ class LocalMap:
         self._ledger.deliver()
         if not self._inbox.is_cancelled:
             self._crew.say_goodbye(time.monotonic() + attempts.EXIT_GRACE, lambda: self._inbox.is_cancelled)
+
+
+def pickle_task(payload: bytes, code: PathLike[str]) -> bytes:
+    """The arguments of :meth:`kubefunc.runner.execution.workplace.Workplace.run_payload`."""
+    return pickle.dumps((payload, fspath(code)), protocol=5)

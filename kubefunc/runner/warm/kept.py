@@ -81,7 +81,7 @@ class Store:
 
     def use(self, request: WarmRequest) -> None:
         """What it needs is the last to go."""
-        for name in (request.header["code"], request.header["function"]):
+        for name in (*request.header["code"], request.header["function"]):
             if name is not None:
                 self.kept.use(name)
 

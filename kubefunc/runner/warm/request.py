@@ -28,7 +28,7 @@ class WarmRequest:
     Header::
 
         {"run": id of this request, "spec": what differs from a RunnerSpec's defaults, "key": hex,
-         "code": the name of what is kept of its modules, or null,
+         "code": the names of what is kept of its modules,
          "function": the name of what is kept of its function, or null: it follows the header, "compression": how,
          "stay": the name of the process that runs it, which stays; null: a new process,
          "items": whether it has items, which follow then (:func:`kubefunc.runner.protocol.records.join_items`)}
@@ -66,13 +66,18 @@ class WarmRequest:
 
     def load(self) -> child.Loaded:
         """In the process that runs it: what is to be called."""
-        code, function = self.header["code"], self.header["function"]
-        if code is not None and self._path_of(code) not in sys.path:
-            sys.path.insert(0, self._path_of(code))
+        self.find_modules()
+        function = self.header["function"]
         if function is None:
             return child.load_call(self._inline())
         with open(self._path_of(function), "rb") as file:
             return child.load_call(file.read())
+
+    def find_modules(self) -> None:
+        """Let this process import its modules."""
+        for code in self.header["code"]:
+            if self._path_of(code) not in sys.path:
+                sys.path.insert(0, self._path_of(code))
 
     def _path_of(self, kept: str) -> str:
         return os.path.join(self._where, kept)

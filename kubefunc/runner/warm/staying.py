@@ -179,6 +179,7 @@ class _Process:
             return request.load()
         if name != self._name or self._loaded is None:
             self._name, self._loaded = name, request.load()
+        request.find_modules()  # items of an executor have modules of their own
         return self._loaded
 
 

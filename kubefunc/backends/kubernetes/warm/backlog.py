@@ -45,6 +45,12 @@ class Backlog:
         """These are not to run."""
         self._runs = deque(run for run in self._runs if run not in unwanted)
 
+    def remove(self, runs: Collection[Run]) -> list[Run]:
+        """Those of them that wait."""
+        found = [run for run in self._runs if run in runs]
+        self.drop(found)
+        return found
+
     def clear(self) -> list[Run]:
         """Those that waited."""
         runs, self._runs = list(self._runs), deque()
@@ -64,7 +70,7 @@ class Backlog:
             if runs and self._runs[0].parcel is not runs[0].parcel:
                 break
             run = self._runs.popleft()
-            if not run.over and not run.settled:
+            if run.is_wanted():
                 runs.append(run)
                 space -= run.size
         return Batch(runs[0].parcel, runs) if runs else None

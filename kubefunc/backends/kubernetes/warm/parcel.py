@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kubefunc.backends.base import Submission
 from kubefunc.backends.runner_specs import runner_spec
+from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
@@ -19,12 +20,15 @@ class Parcel:
 
     Attributes:
         submission: it.
+        items: the pickled arguments of its items.
         keeps: what workers keep of it, by name.
         stay: the name of the process that runs its items; None: each call has a new one.
     """
 
-    def __init__(self, submission: Submission, *, fresh: bool) -> None:
+    def __init__(self, submission: Submission, *, fresh: bool, code: CodeArchive = NO_CODE) -> None:
+        """``code``: further modules that its items import, beside those of the function."""
         self.submission = submission
+        self.items = dict(submission.items)
         payload = submission.payload
         is_map = submission.shape == "map"
         self.keeps: dict[str, bytes] = {}
@@ -33,7 +37,7 @@ class Parcel:
         self._header = {
             "spec": spec.changes(),
             "key": submission.key.hex(),
-            "code": self._keep(CODE, payload.code.digest, payload.code.data) if payload.code.data else None,
+            "code": [self._keep(CODE, each.digest, each.data) for each in (payload.code, code) if each.data],
             "function": self._keep(FUNCTION, digest_of(payload.call), payload.call) if is_map else None,
             "compression": payload.compression,
             "items": is_map,
@@ -49,6 +53,15 @@ class Parcel:
         """
         return self.submission.options.max_disruptions > 0
 
+    def add_item(self, index: int, arguments: bytes) -> None:
+        """One more, of what stays open."""
+        self.items[index] = arguments
+
+    def drop_items(self, indexes: Iterable[int]) -> None:
+        """These have ended."""
+        for index in indexes:
+            self.items.pop(index, None)
+
     def _keep(self, kind: str, digest: str, data: bytes) -> str:
         name = name_of(kind, digest)
         self.keeps[name] = data
@@ -63,8 +76,8 @@ class Parcel:
 
     def request(self, run: str, indexes: Sequence[int]) -> Sequence[bytes]:
         """The request for these items, in parts: a large argument is not copied."""
-        items = self.submission.items
-        content = records.join_items([(index, items[index]) for index in indexes]) if items else self._content
+        items = [(index, self.items.get(index, b"")) for index in indexes] if self._header["items"] else []
+        content = records.join_items(items) if items else self._content
         header = {"run": run, **self._header}
         if len(content) < wire.COPIED:
             return (join_request(header, content),)

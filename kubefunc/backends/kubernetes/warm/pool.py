@@ -77,6 +77,11 @@ class WarmPool:
             if unwanted.intersection(batch.left):
                 worker.end_run(batch)
 
+    def recall(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Those of these that no worker has: they will not run."""
+        with self._lock:
+            return self._queue.remove(set(runs))
+
     def counts(self) -> Counts:
         """Its workers by what they do."""
         with self._lock:
@@ -138,9 +143,11 @@ class WarmPool:
             if self.closed:
                 return
             now = time.monotonic()
-            waiting = (each for each in self._workers if each.ready and each.run is None)
-            for worker in itertools.chain(waiting, (each for each in self._workers if self._may_have_more(each, now))):
-                run = self._queue.next_batch(self._seconds, len(self._workers))
+            queue, seconds, count = self._queue, self._seconds, len(self._workers)
+            idle = (each for each in self._workers if each.ready and each.run is None)
+            brisk = (each for each in self._workers if _may_have_more(each, queue, seconds, count))
+            for worker in itertools.chain(idle, brisk):
+                run = queue.next_batch(seconds, count)
                 if run is not None:
                     worker.given.assign(run)
                     given.append(worker)
@@ -163,14 +170,6 @@ class WarmPool:
             self._supply.start(worker)
         if tick:
             self._later(TICK, self._tick)
-
-    def _may_have_more(self, worker: Worker, now: float) -> bool:
-        """Whether a worker that runs something gets the next batch now. The lock is held."""
-        run = worker.run
-        if not self._queue or run is None or run.began is None:
-            return False
-        ahead = sends_ahead(self._seconds, now - run.began, len(self._queue), len(self._workers))
-        return ahead and worker.may_have_more(self._queue.first(1)[0].parcel)
 
     def _tick(self) -> None:
         with self._lock:
@@ -302,6 +301,15 @@ class WarmPool:
 
 
 _OTHERS_DOING = (errors.PodLostError, errors.JobDeletedError)
+
+
+def _may_have_more(worker: Worker, queue: Backlog, seconds: float | None, workers: int) -> bool:
+    """Whether a worker that runs something gets the next batch now."""
+    run = worker.run
+    if not queue or run is None or run.began is None:
+        return False
+    ahead = sends_ahead(seconds, time.monotonic() - run.began, len(queue), workers)
+    return ahead and worker.may_have_more(queue.first(1)[0].parcel)
 
 
 def _is_hopeless(error: errors.KubefuncError | None, losses: int) -> bool:

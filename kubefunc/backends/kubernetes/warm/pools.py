@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kubefunc import errors
@@ -14,6 +14,7 @@ from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.pool import WarmPool
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.supply import Host
+from kubefunc.backends.kubernetes.warm.tasks import WarmTasks
 from kubefunc.backends.kubernetes.warm.work import WarmWork
 from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
@@ -43,6 +44,31 @@ class Pools:
         Raises:
             ConfigurationError: an option does not go with a pool.
         """
+        pool, config = self._pool_for(submission, namespace)
+        indexes = [0] if submission.shape == "single" else list(submission.items)
+        changed = threading.Condition()
+        parcel = Parcel(submission, fresh=config.fresh)
+        runs = [Run(parcel, index, sink, changed) for index in indexes]
+        with self._lock:
+            work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
+        work.add(pool, runs)
+        sink.moved(indexes, Whereabouts(Phase.PENDING))
+        pool.submit(runs)
+        return work
+
+    def open(
+        self, submission: Submission, sink: Sink, namespace: str, workers: int, claim: Callable[[int], bool]
+    ) -> WarmTasks:
+        """Take the tasks of an executor, as they are added.
+
+        Raises:
+            ConfigurationError: an option does not go with a pool.
+        """
+        pool, config = self._pool_for(submission, namespace)
+        at_once = workers if workers < config.max_workers else 0
+        return WarmTasks(pool, submission, sink, at_once, claim, self._host.later)
+
+    def _pool_for(self, submission: Submission, namespace: str) -> tuple[WarmPool, Pool]:
         options = submission.options
         config = options.pool
         if config is None:
@@ -60,17 +86,7 @@ class Pools:
             raise errors.ConfigurationError(
                 f"service={options.service!r} does not go with pool=: other calls use its Pods too. Leave one out."
             )
-        pool = self._pool(config, options, namespace)
-        indexes = [0] if submission.shape == "single" else list(submission.items)
-        changed = threading.Condition()
-        parcel = Parcel(submission, fresh=config.fresh)
-        runs = [Run(parcel, index, sink, changed) for index in indexes]
-        with self._lock:
-            work = self._work.setdefault(submission.call, WarmWork(self._host.api, namespace, submission))
-        work.add(pool, runs)
-        sink.moved(indexes, Whereabouts(Phase.PENDING))
-        pool.submit(runs)
-        return work
+        return self._pool(config, options, namespace), config
 
     def _pool(self, config: Pool, options: Options, namespace: str) -> WarmPool:
         """The pool for these options: from call to call the same object, and comparing them takes a millisecond."""

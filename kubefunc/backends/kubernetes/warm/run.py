@@ -42,12 +42,16 @@ class Run:
     @property
     def size(self) -> int:
         """Bytes of its own arguments."""
-        return len(self.parcel.submission.items.get(self.index, b""))
+        return len(self.parcel.items.get(self.index, b""))
 
     @property
     def settled(self) -> bool:
         """Whether it has its outcome by now, or was cancelled."""
         return not self._sink.missing([self.index])
+
+    def is_wanted(self) -> bool:
+        """Asked when a worker is given it: whether it is still to run."""
+        return not self.over and not self.settled
 
     def print(self, data: bytes) -> None:
         """It has printed this."""
