@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,7 +18,8 @@ from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
-from kubefunc.runner.protocol import records
+from kubefunc.runner import VALUE
+from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.kept import Kept
 
 KEY = b"k" * 32
@@ -159,6 +161,57 @@ def test_a_block_that_was_changed_is_not_taken(place: int) -> None:
     again.settle()
     assert sink.taken == []
     assert all(isinstance(each, errors.ResultCorruptedError) for each in sink.failed)
+
+
+def large_outcome() -> tuple[Batch, Heard, bytes, bytes]:
+    """A call, the body that comes of it in pieces, and what follows that."""
+    sink = Heard()
+    payload = Packer.for_local().pack(abs)
+    sent = Submission(call="call-x", function="f", options=Options(), payload=payload, key=KEY)
+    run = Run(Parcel(sent, fresh=True), 0, cast(Sink, sink), threading.Condition())
+    body = bytes(range(256)) * 40
+    header = {"outcome": VALUE, "call": "call-x", "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    return Batch(run.parcel, [run]), sink, body, wire.tail(header, KEY)
+
+
+@pytest.mark.parametrize("sizes", [[10_240], [1, 10_239], [4096, 4096, 2048]])
+def test_a_large_outcome_is_whole_however_it_is_cut(sizes: list[int]) -> None:
+    """It is hashed piece by piece."""
+    batch, sink, body, end = large_outcome()
+    for size in sizes:
+        batch.hear_body(body[:size])
+        body = body[size:]
+    batch.hear_answer(end)
+    batch.settle()
+    assert (sink.taken, sink.failed) == ([0], [])
+
+
+@pytest.mark.parametrize("change", ["a byte", "cut", "longer", "moved"])
+def test_a_large_outcome_that_was_changed_is_not_taken(change: str) -> None:
+    """Also where bytes of the body stand in the frame that ends it, which is not hashed with the pieces."""
+    batch, sink, body, end = large_outcome()
+    pieces = {
+        "a byte": (body[:5000] + b"?" + body[5001:], end),
+        "cut": (body[:-1], end),
+        "longer": (body, b"more" + end),
+        "moved": (body[:-4], body[-4:] + end),
+    }
+    batch.hear_body(pieces[change][0])
+    batch.hear_answer(pieces[change][1])
+    batch.settle()
+    assert sink.taken == []
+    assert isinstance(sink.failed[0], errors.ResultCorruptedError)
+
+
+def test_an_outcome_of_a_broken_stream_begins_anew_on_the_next_one() -> None:
+    """Pieces that came before the stream broke do not count."""
+    batch, sink, body, end = large_outcome()
+    batch.hear_body(body[:5000])
+    batch.forget_answer()
+    batch.hear_body(body)
+    batch.hear_answer(end)
+    batch.settle()
+    assert (sink.taken, sink.failed) == ([0], [])
 
 
 def test_only_items_of_the_batch_are_taken() -> None:
