@@ -1,7 +1,8 @@
 """``python -m tests.bench [KIND | ROW ...] [--pairs N] [--write]``: measure, print, write down.
 
-``local``, ``cluster``, ``pool`` and ``packages`` are all rows of that kind; without a word, all of them. ``--write``
-puts what was measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole kinds only.
+``local``, ``cluster``, ``pool``, ``packages`` and ``soak`` are all rows of that kind; without a word, all of them.
+``--write`` puts what was measured into docs/benchmarks.md, in place of what stood there of its kind; so it takes whole
+kinds only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.bench import (
     on_this_machine,
     packages,
     second_start,
+    soak,
     warm,
     warm_bytes,
 )
@@ -39,12 +41,14 @@ ON_CLUSTER = {
     **against_others.ROWS,
     **second_start.ROWS,
     **packages.ROWS,
+    **soak.ROWS,
 }
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
     "pool": (*warm.ROWS, *warm_bytes.ROWS, *against_others.ROWS, *second_start.ROWS),
     "packages": tuple(packages.ROWS),
+    "soak": tuple(soak.ROWS),
 }
 
 

@@ -59,3 +59,19 @@ def fit(slope: float) -> float:
 def same(data: bytes) -> bytes:
     """A large argument is a large result."""
     return data
+
+
+def say(number: int) -> None:
+    """Something to read."""
+    print("line", number)
+
+
+def leftovers() -> tuple[int, int, int, int]:
+    """Of the worker, whose child runs this: memory, descriptors, threads, and child processes."""
+    worker = os.getppid()
+    with open(f"/proc/{worker}/statm") as file:
+        pages = int(file.read().split()[1])
+    with open(f"/proc/{worker}/task/{worker}/children") as file:
+        children = len(file.read().split())
+    descriptors, threads = len(os.listdir(f"/proc/{worker}/fd")), len(os.listdir(f"/proc/{worker}/task"))
+    return pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threads, children
