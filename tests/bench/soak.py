@@ -62,7 +62,7 @@ def _round(fresh: Pool, staying: Pool, number: int) -> None:
     same = remote(pool=staying, verbose=False)(measured.same)
     if same.remote(bytes(1000 * number)).result(WITHIN) != bytes(1000 * number):
         raise RuntimeError("a result is something else")
-    failed = remote(pool=staying, verbose=False)(measured.double).remote(None)  # type: ignore[arg-type]
+    failed = remote(pool=staying, verbose=False)(measured.double).remote(None)
     if not isinstance(failed.exception(WITHIN), TypeError):
         raise RuntimeError("an exception is something else")
     remote(pool=staying, verbose=False)(measured.say).remote(number).result(WITHIN)
