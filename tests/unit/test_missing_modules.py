@@ -19,7 +19,7 @@ import kubefunc
 from kubefunc import Pool
 from kubefunc.errors import ConfigurationError, MissingModuleError, SerializationError
 from kubefunc.options import Options
-from kubefunc.packing.packages import imports, missing
+from kubefunc.packing.packages import imports, missing, needed
 from kubefunc.packing.packages.imports import Need
 from kubefunc.packing.payload import Packer
 from kubefunc.volumes import EmptyDir
@@ -161,7 +161,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def refused(*modules: str, **options: Any) -> MissingModuleError:
     """The error for a call that needs these."""
     with pytest.raises(MissingModuleError) as caught:
-        missing.check(lambda: [Need(name, "imported by shop.py, line 2") for name in modules], Options.of(**options))
+        needed.check(lambda: [Need(name, "imported by shop.py, line 2") for name in modules], Options.of(**options))
     return caught.value
 
 
@@ -184,7 +184,7 @@ def test_what_workers_preload_is_needed_too() -> None:
     """It is named before any worker starts; what the packages bring is no alarm."""
     pool = Pool(preload=["json", "sklearn.svm"])
     assert "sklearn (imported by workers, preload=)" in str(refused(pool=pool))
-    missing.check(list, Options.of(pool=pool, packages=["scikit-learn"]))
+    needed.check(list, Options.of(pool=pool, packages=["scikit-learn"]))
 
 
 def test_code_of_ones_own_cannot_be_preloaded(project: Project) -> None:
@@ -192,8 +192,8 @@ def test_code_of_ones_own_cannot_be_preloaded(project: Project) -> None:
     project(shop="def run():\n    pass\n")
     pool = Pool(preload=["shop"])
     with pytest.raises(ConfigurationError, match=r"preload='shop': that is code of your own"):
-        missing.check(list, Options.of(pool=pool))
-    missing.check(list, Options.of(pool=pool, image="team/base:1"))
+        needed.check(list, Options.of(pool=pool))
+    needed.check(list, Options.of(pool=pool, image="team/base:1"))
 
 
 @pytest.mark.usefixtures("installed")
@@ -228,7 +228,7 @@ def test_setuptools_is_named_for_what_only_it_has() -> None:
 )
 def test_what_may_bring_the_module_is_no_alarm(options: dict[str, Any]) -> None:
     """The user's image, volumes and templates; packages that bring it, and packages that are not known here."""
-    missing.check(lambda: [Need("numpy.linalg", "imported by shop.py, line 1")], Options.of(**options))
+    needed.check(lambda: [Need("numpy.linalg", "imported by shop.py, line 1")], Options.of(**options))
 
 
 def test_the_error_travels() -> None:

@@ -18,7 +18,7 @@ from kubefunc.backends.runner_specs import packages_spec
 from kubefunc.options import Options, parse_changes
 from kubefunc.options.parsers.requirements import Requirements
 from kubefunc.packing.code_archive import NO_CODE
-from kubefunc.packing.packages import missing, sync
+from kubefunc.packing.packages import needed, sync
 from kubefunc.packing.packages.imports import Need
 from kubefunc.packing.payload import Payload
 from kubefunc.sizes import size_text
@@ -232,7 +232,7 @@ def test_the_runner_is_told_and_the_courier_brings_it(site: Path, tmp_path: Path
 def test_modules_that_sync_brings_are_no_alarm(site: Path, tmp_path: Path) -> None:
     """They are known by their distributions, whatever their names."""
     install(site, "the-shop", "1.0", {"shop.py": ""})
-    missing.check(lambda: [Need("shop", "imported by x.py, line 1")], Options(packages=planned(tmp_path, "shop")))
+    needed.check(lambda: [Need("shop", "imported by x.py, line 1")], Options(packages=planned(tmp_path, "shop")))
 
 
 def test_sync_is_a_word_of_the_option() -> None:

@@ -21,7 +21,7 @@ from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
 from kubefunc.packing.archive import cache_directory
-from kubefunc.packing.packages import missing
+from kubefunc.packing.packages import needed
 from kubefunc.packing.payload import Packer
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class KubernetesBackend:
     def submit(self, submission: Submission, sink: Sink) -> Work:
         namespace = submission.options.namespace or self._config.namespace
         submission = self._with_packages(submission, sink)
-        missing.check(submission.payload.needs, submission.options)
+        needed.check(submission.payload.needs, submission.options)
         if submission.options.pool is not None:
             _refuse_files(submission)
             work: Work = self._open_pools().submit(submission, sink, namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import TypeAlias
 
@@ -18,25 +18,15 @@ from kubefunc.packing.modules import unit_of
 from kubefunc.packing.packages.imports import Need, is_foreign
 
 
-def check(find_needs: Callable[[], Iterable[Need]], options: Options) -> None:
-    """Refuse a call whose Pod will surely lack a module.
-
-    An image that the user names is trusted, and so are volumes and templates, which may bring modules.
-
-    Args:
-        find_needs: finds out which modules the call needs.
-        options: of the call.
+def refuse_missing(needs: Iterable[Need], options: Options) -> None:
+    """Refuse a call whose Pod will lack one of these modules, or one that a worker is to preload.
 
     Raises:
         MissingModuleError: with the module, who imports it, and the way out.
         ConfigurationError: workers of a pool are to preload code of the caller's own.
     """
-    if options.image is not None or options.volumes or "PYTHONPATH" in options.env:
-        return
-    if options.pod_template is not None or options.job_template is not None:
-        return
     wanted = options.requirements()
-    lacking = [need for need in (*find_needs(), *_preloaded(options)) if not _is_brought(need, wanted)]
+    lacking = [need for need in (*needs, *_preloaded(options)) if not _is_brought(need, wanted)]
     if lacking:
         raise MissingModuleError(_message(lacking, options), name=lacking[0].module)
 
