@@ -1,4 +1,4 @@
-"""A proxy in front of the API server that cuts or holds connections: what networks do, done on purpose.
+"""A proxy in front of the API server that cuts, holds or loses connections: what networks do, done on purpose.
 
 The client speaks plain HTTP to it, so that it sees which connection is an exec stream; it speaks TLS to the server.
 """
@@ -40,6 +40,7 @@ class Proxy:
         late: seconds that the answer of an exec stream is held back.
         answer_cuts: each for one request, whichever comes first of those it fits.
         execs: how many exec streams there were.
+        lost: the first so many exec streams stay open at both ends, and carry nothing any more.
         holding: while cleared, requests wait.
     """
 
@@ -57,7 +58,8 @@ class Proxy:
         self.cuts: deque[int] = deque()
         self.answer_cuts: list[AnswerCut] = []
         self.late = 0.0
-        self.execs = 0
+        self.execs = self.lost = 0
+        self.closed = threading.Event()
         self.holding = threading.Event()
         self.holding.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -73,6 +75,7 @@ class Proxy:
         """End the proxy and every connection through it."""
         self._listener.close()
         self.holding.set()
+        self.closed.set()
         with self._lock:
             open_now = list(self._open)
         for each in open_now:
@@ -121,11 +124,15 @@ class _Connection:
         self.server = server
         self.left: int | None = None
         self.late = 0.0
+        self.number: int | None = None  # of an exec stream
 
     def run(self) -> None:
         """Until one side ends, or the connection is cut."""
         while True:
             ready = [self.server] if self.server.pending() else select.select([self.client, self.server], [], [])[0]
+            if self.number is not None and self.number <= self.proxy.lost:
+                self.proxy.closed.wait()
+                return
             if self.client in ready and not self._request():
                 return
             if self.server in ready and not self._answer():
@@ -135,6 +142,7 @@ class _Connection:
         data = self.client.recv(CHUNK)
         if data.startswith(b"GET ") and b"/exec?" in data.partition(b"\r\n")[0]:
             self.left = self.proxy.next_cut()
+            self.number = self.proxy.execs
             self.late = self.proxy.late
         elif request := _REQUEST.match(data):
             self.left = self.proxy.cut_of(request[1].decode(), request[2].decode())

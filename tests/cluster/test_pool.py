@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kubefunc import Executor, Pool, current, errors, remote
+from kubefunc.backends.kubernetes.warm import worker
 from kubefunc.call import Call
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
@@ -23,6 +24,7 @@ from tests.cluster.spaces import Space
 from tests.cluster.waiting import eventually, nothing_left, until_running
 
 WAIT = 90
+SILENCE = 12.0  # seconds, in place of 35; a worker says each 10 s that it is there
 
 
 @pytest.fixture
@@ -252,6 +254,39 @@ def test_a_stream_that_breaks_costs_no_call(calling: Space, tmp_path: Path, monk
             assert call.result(WAIT) == (1, 0)
             assert call.logs().splitlines() == [f"line {number}" for number in range(60)]
             assert proxy.execs >= 4
+    finally:
+        proxy.close()
+
+
+def test_a_connection_that_is_half_open_costs_no_call(
+    calling: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the call that runs nor one that was sent into nowhere; each runs once, and what it prints comes once."""
+    monkeypatch.setattr(worker, "SILENCE", SILENCE)
+    proxy = Proxy(calling.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
+    try:
+        with fresh_session(), Pool(max_workers=1) as pool:
+
+            @remote(pool=pool, verbose=False)
+            def counted(lines: int) -> tuple[int, int, int]:
+                for number in range(lines):
+                    print(f"line {number}", flush=True)
+                    time.sleep(0.5)
+                with open("/tmp/runs", "a+") as file:
+                    file.write("once")
+                    file.seek(0)
+                    return current.attempt(), current.disruptions(), len(file.read()) // len("once")
+
+            running = counted.remote(20)
+            eventually(lambda: "line 2" in running.logs(), WAIT, "output")
+            proxy.lost = proxy.execs
+            assert running.result(WAIT) == (1, 0, 1)
+            assert running.logs().splitlines() == [f"line {number}" for number in range(20)]
+            assert proxy.execs > proxy.lost
+            proxy.lost = proxy.execs
+            assert counted.remote(0).result(WAIT) == (1, 0, 2)
+            assert proxy.execs > proxy.lost
     finally:
         proxy.close()
 
