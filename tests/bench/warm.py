@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 
-from kubefunc import Pool, remote
+from kubefunc import Executor, Pool, remote
 from kubefunc.backends.kubernetes import configured
 from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.requests import Api
@@ -22,6 +22,7 @@ from tests.cluster.conftest import fresh_session
 WITHIN = 60.0
 CALLS = 100  # in a round
 ROUNDS = 5
+TASKS = 1000  # of an executor
 
 # A process for each line, as a call has one; it answers, and the next line may come when it has ended.
 _FORKED = """
@@ -83,6 +84,23 @@ def first_warm_call(ground: Ground) -> Iterator[Figure]:
     yield at_most("first call of a pool against a call that is a Job, mean / mean", ratio, 1.0, detail=detail)
 
 
+def executor_tasks(ground: Ground) -> Iterator[Figure]:
+    """Many trivial tasks of an executor in a pool, by submit and by map."""
+    took: dict[str, list[float]] = {"submit": [], "map": []}
+    with calling(ground), Pool(min_workers=2, max_workers=2, share=False) as pool, Executor(pool=pool) as executor:
+        list(executor.map(measured.double, range(TASKS)))  # both workers are there then
+        for _ in range(ROUNDS):
+            took["submit"].append(seconds_of(lambda: _submitted(executor)))
+            took["map"].append(seconds_of(lambda: list(executor.map(measured.double, range(TASKS)))))
+    for way, seconds in took.items():
+        yield Figure(f"{TASKS:,} trivial tasks of `Executor(pool=)` on 2 warm workers, `{way}`", spread(seconds))
+
+
+def _submitted(executor: Executor) -> list[int]:
+    futures = [executor.submit(measured.double, number) for number in range(TASKS)]
+    return [future.result(WITHIN) for future in futures]
+
+
 @contextlib.contextmanager
 def calling(ground: Ground) -> Generator[None]:
     """This process calls."""
@@ -130,4 +148,9 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-ROWS = {"pool-call": warm_call, "pool-stays": staying_call, "pool-first": first_warm_call}
+ROWS = {
+    "pool-call": warm_call,
+    "pool-stays": staying_call,
+    "pool-first": first_warm_call,
+    "pool-executor": executor_tasks,
+}
