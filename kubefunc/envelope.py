@@ -278,7 +278,7 @@ def _files_left_behind(known: Diagnosis) -> errors.FileError:
         known,
         "FileNotReturned",
         "The function returned a File, and warm workers (pool=) send no files.",
-        "Leave pool= out for this call, f.options(pool=None), or return the file's content.",
+        "Leave pool= out, f.options(pool=None) or an Executor without pool=, or return the file's content.",
     )
     return errors.FileError(str(told), diagnosis=told)
 

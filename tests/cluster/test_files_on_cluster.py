@@ -118,8 +118,11 @@ def test_warm_workers_take_no_files(calling: Space, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"pool=.*data.*warm workers take no files"):
         read.remote(noise_at(tmp_path / "data", 10))
     told = r"returned a File, and warm workers \(pool=\) send no files"
-    with Pool(max_workers=1) as pool, pytest.raises(FileError, match=told):
-        work.make_file.options(pool=pool).remote(10).result(WAIT)
+    with Pool(max_workers=1) as pool:
+        with pytest.raises(FileError, match=told):
+            work.make_file.options(pool=pool).remote(10).result(WAIT)
+        listed = remote(os.listdir, pool=pool).remote("/kubefunc/out/warm").result(WAIT)
+        assert not [name for name in listed if ".file." in name]  # no copy stays on the worker's disk
 
 
 def test_the_failed_items_of_another_program_are_not_run_again_without_their_files(

@@ -21,6 +21,7 @@ from kubefunc.packing.payload import Packer
 from kubefunc.runner import VALUE
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.kept import Kept
+from kubefunc.runner.warm.request import WarmRequest
 
 KEY = b"k" * 32
 
@@ -54,6 +55,14 @@ def runs_of(count: int, sink: Heard, size: int = 1) -> list[Run]:
     )
     parcel, changed = Parcel(sent, fresh=True), threading.Condition()
     return [Run(parcel, index, cast(Sink, sink), changed) for index in items]
+
+
+def test_workers_are_told_to_leave_returned_files() -> None:
+    """Nobody fetches copies from a warm worker, and they would fill its disk."""
+    payload = Packer.for_local().pack(abs)
+    sent = Submission(call="call-x", function="f", options=Options(), payload=payload, key=KEY)
+    request = WarmRequest(b"".join(Parcel(sent, fresh=True).request("run-1", [0])), "")
+    assert (request.spec.leaves_files, request.spec.seals_files) == (True, False)
 
 
 def record(index: int) -> bytes:

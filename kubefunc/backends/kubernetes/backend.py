@@ -167,5 +167,5 @@ def _refuse_files(submission: Submission) -> None:
         file = submission.payload.files[0].file
         raise errors.ConfigurationError(
             f"{submission.function} has pool=, and {file!r} is among its arguments: warm workers take no files. Leave "
-            "pool= out for this call, f.options(pool=None), or pass the file's content."
+            "pool= out, f.options(pool=None) or an Executor without pool=, or pass the file's content."
         )

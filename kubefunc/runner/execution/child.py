@@ -42,7 +42,7 @@ from kubefunc.runner.execution.reports import (
 )
 from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.execution.values import PICKLED as PICKLED
-from kubefunc.runner.execution.values import SEALED
+from kubefunc.runner.execution.values import SEALED, WITHOUT_FILES
 from kubefunc.runner.execution.values import dumps as dumps
 from kubefunc.runner.protocol import wire
 
@@ -172,6 +172,8 @@ def _call(job: Job, frames: int) -> Outcome:
 def form_of(spec: RunnerSpec) -> Form:
     """How a value and an exception of this call travel: as pickles, or as JSON where the caller does not trust it."""
     if not spec.untrusted:
+        if spec.leaves_files:
+            return WITHOUT_FILES
         return SEALED if spec.seals_files else PICKLED
     from kubefunc.runner.execution import plain
 

@@ -32,7 +32,11 @@ class Parcel:
         payload = submission.payload
         is_map = submission.shape == "map"
         self.keeps: dict[str, bytes] = {}
-        spec = runner_spec(submission).replace(disruptions=submission.disruptions)
+        spec = runner_spec(submission).replace(
+            disruptions=submission.disruptions,
+            seals_files=False,
+            leaves_files=True,  # nobody fetches copies, and they would fill the worker's disk
+        )
         self._content = b"" if is_map else payload.call
         self._header = {
             "spec": spec.changes(),
