@@ -252,7 +252,7 @@ class WarmPool:
             self._workers.discard(worker)
             run = self._queue.take_back(worker.given)
             self._losses += 1
-            hopeless = not self._workers and _is_hopeless(error, self._losses)
+            hopeless = not self._workers and _is_hopeless(worker, error, self._losses)
             if error is not None and not worker.has_served:
                 self._not_before = time.monotonic() + HOLD_OFF
             queued = self._queue.clear() if hopeless else []
@@ -288,8 +288,8 @@ class WarmPool:
         """Its worker has gone while it ran: it runs again elsewhere, unless that was its own doing."""
         if run.over:
             return
-        if error is not None and not isinstance(error, _OTHERS_DOING):
-            run.fail(error)
+        if error is not None and not isinstance(error, _OTHERS_DOING) and len(run.left) == 1:
+            run.fail(error)  # of several nobody knows which one it was: they run again, each alone
             return
         run.lost(
             error
@@ -312,9 +312,12 @@ def _may_have_more(worker: Worker, queue: Backlog, seconds: float | None, worker
     return ahead and worker.may_have_more(queue.first(1)[0].parcel)
 
 
-def _is_hopeless(error: errors.KubefuncError | None, losses: int) -> bool:
-    """Whether another worker would fare no better, after so many losses."""
-    if error is None or isinstance(error, _OTHERS_DOING):
+def _is_hopeless(worker: Worker, error: errors.KubefuncError | None, losses: int) -> bool:
+    """Whether another worker would fare no better than this one, after so many losses.
+
+    One that has served ends by what a call did: on cgroup v2 a whole Pod ends with the process that used up its memory.
+    """
+    if error is None or isinstance(error, _OTHERS_DOING) or worker.has_served:
         return losses > LOSSES
     return True
 

@@ -45,6 +45,11 @@ class Run:
         return len(self.parcel.items.get(self.index, b""))
 
     @property
+    def has_lost_a_worker(self) -> bool:
+        """Whether a worker has gone while it ran there, or waited in a batch."""
+        return self.parcel.submission.disruptions > 0
+
+    @property
     def settled(self) -> bool:
         """Whether it has its outcome by now, or was cancelled."""
         return not self._sink.missing([self.index])

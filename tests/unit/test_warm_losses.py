@@ -1,0 +1,145 @@
+"""Who is told what when a worker ends by what a call did."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kubefunc import Pool, errors
+from kubefunc.backends.base import Lost, Sink, Submission
+from kubefunc.backends.kubernetes.warm.backlog import Backlog
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
+from kubefunc.backends.kubernetes.warm.pool import WarmPool
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.backends.kubernetes.warm.supply import Host
+from kubefunc.backends.kubernetes.warm.worker import Worker
+from kubefunc.options import Options
+from kubefunc.packing.payload import Packer
+
+KEY = b"k" * 32
+KILLED = errors.OutOfMemoryError("the Pod used more memory than it has")
+
+
+class Told:
+    """A sink: what it was told."""
+
+    def __init__(self) -> None:
+        self.failed: list[Exception] = []
+        self.lost_items: list[int] = []
+
+    def missing(self, indexes: Sequence[int]) -> list[int]:
+        """Nothing has come yet."""
+        return list(indexes)
+
+    def moved(self, indexes: Sequence[int], where: object) -> None:
+        """It is on its way."""
+
+    def fail(self, indexes: Sequence[int], error: Exception) -> None:
+        """There will be no outcome."""
+        self.failed.append(error)
+
+    def lost(self, indexes: Sequence[int], how: Lost) -> None:
+        """These may run again."""
+        self.lost_items += indexes
+
+
+class Connections:
+    """Those of an API server that is never asked."""
+
+    def close(self) -> None:
+        """They are not needed any more."""
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[WarmPool, list[Worker]]]:
+    """A pool of one worker at most, and the workers that it starts."""
+    workers: list[Worker] = []
+    host = Host(
+        api=cast(Any, Connections()),
+        connect=lambda _: cast(Any, Connections()),
+        packer=Packer.for_cluster(),
+        start=lambda _, sink: workers.append(cast(Worker, sink)),
+        follow=lambda *_: None,
+        release=lambda _: None,
+        discard=lambda *_: None,
+        cluster=("https://127.0.0.1", "test"),
+        cache=tmp_path,
+        later=lambda *_: None,
+    )
+    yield WarmPool(host, Pool(max_workers=1, share=False), Options(), "team"), workers
+    for worker in workers:
+        worker.close()
+
+
+def runs_of(count: int, told: Told, *, disruptions: int = 0) -> list[Run]:
+    """The items of a map, of which each has been lost so often."""
+    sent = Submission(
+        call="map-x",
+        function="f",
+        options=Options(),
+        payload=Packer.for_local().pack(abs),
+        key=KEY,
+        shape="map",
+        items=dict.fromkeys(range(count), b"x"),
+        count=count,
+        disruptions=disruptions,
+    )
+    parcel, changed = Parcel(sent, fresh=True), threading.Condition()
+    return [Run(parcel, index, cast(Sink, told), changed) for index in range(count)]
+
+
+def serve(pool: WarmPool, worker: Worker) -> None:
+    """Its stream is open."""
+    worker.ready = worker.has_served = True
+    pool.worker_ready(worker)
+
+
+def test_a_call_that_ends_its_worker_ends_no_other(started: tuple[WarmPool, list[Worker]]) -> None:
+    """On cgroup v2 the whole Pod ends with the process that used up the memory. What waited gets another worker."""
+    pool, workers = started
+    first, second = Told(), Told()
+    pool.submit(runs_of(1, first))
+    serve(pool, workers[0])
+    pool.submit(runs_of(1, second))
+    pool.worker_over(workers[0], KILLED)
+    assert first.failed == [KILLED]
+    assert (second.failed, second.lost_items) == ([], [])
+    assert len(workers) == 2
+    serve(pool, workers[1])
+    assert [run.call for run in workers[1].given.batches[0].runs] == ["map-x"]
+
+
+def test_of_several_items_nobody_knows_which_one_it_was(started: tuple[WarmPool, list[Worker]]) -> None:
+    """All of them are lost, and run again."""
+    pool, workers = started
+    told = Told()
+    pool._seconds = 0.001
+    pool.submit(runs_of(4, told))
+    serve(pool, workers[0])
+    batch = workers[0].given.batches[0]
+    assert len(batch.runs) > 1
+    pool.worker_over(workers[0], KILLED)
+    assert told.failed == []
+    assert told.lost_items == [run.index for run in batch.runs]
+
+
+def test_what_was_lost_runs_alone() -> None:
+    """If an item has ended its worker, it does so without the others this time, and has the error to itself."""
+    backlog = Backlog()
+    backlog.add(runs_of(4, Told(), disruptions=1))
+    batches = [backlog.next_batch(0.001, 1) for _ in range(4)]
+    assert [len(batch.runs) for batch in batches if batch is not None] == [1, 1, 1, 1]
+
+
+def test_workers_that_cannot_start_end_what_waits(started: tuple[WarmPool, list[Worker]]) -> None:
+    """Another one would fare no better."""
+    pool, workers = started
+    told = Told()
+    pool.submit(runs_of(1, told))
+    error = errors.PodStartError("no such image")
+    pool.worker_over(workers[0], error)
+    assert told.failed == [error]
