@@ -103,6 +103,16 @@ def test_before_the_worker_listens_nothing_is_written(worker: Worker) -> None:
     assert worker.stream.written == [b"call"]
 
 
+def test_what_was_taken_for_a_stream_is_of_no_use_on_the_next(worker: Worker) -> None:
+    """It is signed for that one. The worker says what it has, and the rest is given anew."""
+    worker.stream.has_room = False
+    worker.give(b"call, signed for the first stream")
+    worker.outbox.shut()
+    worker.outbox.open(worker.conversation)
+    worker.outbox.write(worker.conversation)
+    assert worker.stream.written == []
+
+
 def test_an_acknowledgement_goes_with_the_next_call(worker: Worker) -> None:
     """Alone it would be a message more for each call."""
     worker.outbox.owe(b"A,")

@@ -84,8 +84,10 @@ class Outbox:
         return max(0.0, self._owed_since + OWED_FOR - time.monotonic()) if self._owed else math.inf
 
     def open(self, stream: Conversation) -> None:
-        """The worker listens."""
-        self._stream = stream
+        """The worker listens. What was taken for an earlier stream is signed for that one, and is given anew."""
+        with self._writing:
+            self._taken.clear()
+            self._stream = stream
 
     def shut(self) -> None:
         """It does not any more, until the next stream."""
