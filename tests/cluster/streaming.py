@@ -48,7 +48,8 @@ def large(sizes: list[int]) -> Iterator[bytes]:
 
 @remote(verbose=False)
 def notes_its_end() -> Iterator[int]:
-    """It prints how it ended."""
+    """It prints how it began and ended."""
+    print("opened", flush=True)
     try:
         yield from itertools.count()
     except GeneratorExit:

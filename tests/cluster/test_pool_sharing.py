@@ -76,7 +76,10 @@ def test_the_next_program_finds_the_worker(calling: Space, tmp_path: Path) -> No
     """Its function may have changed; a Pod with other options is another worker. ``with`` ends what it has found."""
     pod, parent, _, workers = answer(program(calling, tmp_path))
     assert workers == 1
-    assert [(each["worker"], each["state"]) for each in listed(calling)] == [("free", "running")]
+    eventually(  # the cluster may say that a Pod runs after it has served
+        lambda: [(each["worker"], each["state"]) for each in listed(calling)] == [("free", "running")],
+        what="kubefunc ls to say that the worker is free",
+    )
     assert answer(program(calling, tmp_path, code="changed")) == [pod, parent, "changed", 1]
     other, *_ = answer(program(calling, tmp_path, options=", cpu='20m'", pool=", share=False"))
     assert other != pod

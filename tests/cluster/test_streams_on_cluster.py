@@ -56,10 +56,11 @@ def test_large_values(calling: Space) -> None:
 
 
 def test_closing_runs_the_clean_up(calling: Space, capsys: pytest.CaptureFixture[str]) -> None:
-    """GeneratorExit at its ``yield``; what it prints then is in its log as long as its Pod is there."""
+    """GeneratorExit at its ``yield``; who follows its log sees what it prints then."""
     stream = notes_its_end.options(stream_ahead=1).remote()
     assert next(stream) == 0
     follow = stream.call.logs(follow=True)
+    assert next(follow).strip() == "opened"  # its log is being read
     stream.close()
     assert list(stream) == []
     assert "closed" in "".join(follow)

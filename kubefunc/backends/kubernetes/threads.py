@@ -87,7 +87,9 @@ class Workers:
     def _carry_out(self, work: Work) -> None:
         try:
             work()
-        except BaseException:  # a bug of ours, or sys.exit() of a stranger's: others wait for this thread
+        except BaseException as error:  # a bug of ours, or sys.exit() of a stranger's: others wait for this thread
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C while the main thread helps: it is to leave
             traceback.print_exc()
         finally:
             with self._changed:
