@@ -358,7 +358,8 @@ def test_a_client_that_comes_back_too_late_is_told_that_its_call_is_lost(start: 
     worker = start(reconnect=0.5)
     client = worker.attach()
     client.hello()
-    client.call(time.sleep, 600)
+    client.call(lambda: print("begun", flush=True) or time.sleep(600))
+    client.receive(OUTPUT)
     client.cut()
     other = worker.attach()
     until = time.monotonic() + WITHIN
