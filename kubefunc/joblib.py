@@ -39,8 +39,10 @@ from kubefunc.options import parse_changes
 
 # A module that calls register() is imported in Pods too: what sends something is imported when it is needed.
 if TYPE_CHECKING:
+    from kubefunc.backends.base import Traits
     from kubefunc.executor import Executor
     from kubefunc.memmaps import SharedArrays
+    from kubefunc.options import Options
 
 NAME = "kubefunc"
 ON_CLUSTER = (5, 60)  # seconds that a batch is to take at least and at most: it costs a Pod's start
@@ -160,18 +162,20 @@ class KubefuncBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self.reset_batch_stats()
 
     def _is_local(self) -> bool:
-        from kubefunc.session import session
-
-        here = session()
-        return here.backend(here.options(self._layer)).traits.workers is not None
+        return self._place()[0].workers is not None
 
     def _keeps_processes(self) -> bool:
         from kubefunc.backends.base import keeps_processes
+
+        return keeps_processes(*self._place())
+
+    def _place(self) -> tuple[Traits, Options]:
+        """Where tasks run, and with which options."""
         from kubefunc.session import session
 
         here = session()
         options = here.options(self._layer)
-        return keeps_processes(here.backend(options).traits, options)
+        return here.backend(options).traits, options
 
     def _thread_limits(self, n_jobs: int, *, local: bool) -> dict[str, str]:
         """Workers of this machine share its cores: OpenMP, BLAS and the like are told how many are theirs."""

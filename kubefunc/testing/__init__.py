@@ -130,7 +130,7 @@ def fail(function: RemoteFunction[..., Any], error: BaseException, times: int = 
 
 @contextlib.contextmanager
 def _ending(name: str, backend: Backend) -> Generator[None]:
-    """At the end cancel what was submitted inside and has not ended, so that no one waits for it for ever."""
+    """At the end cancel what was submitted inside and has not ended, so that nobody waits for it forever."""
     before = set(session().still_unfinished())
     try:
         yield

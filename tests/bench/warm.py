@@ -116,13 +116,18 @@ def calling(ground: Ground) -> Generator[None]:
             os.environ["KUBECONFIG"] = before
 
 
-@contextlib.contextmanager
-def _raw(namespace: str, pod: str, program: str) -> Generator[Callable[[], object]]:
-    """An echo over a stream of our own to that Pod."""
+def own_api() -> Api:
+    """Connections of our own to the API server; to be closed."""
     config = configured(None, os.environ)
     if config is None:
         raise RuntimeError("no cluster is configured")
-    api = Api(config)
+    return Api(config)
+
+
+@contextlib.contextmanager
+def _raw(namespace: str, pod: str, program: str) -> Generator[Callable[[], object]]:
+    """An echo over a stream of our own to that Pod."""
+    api = own_api()
     wake, wake_end = socket.socketpair()  # nobody wakes it
     try:
         with wake, wake_end, Conversation(api, namespace, pod, ("python3", "-c", program)) as stream:

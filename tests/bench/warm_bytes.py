@@ -8,12 +8,10 @@ import statistics
 from collections.abc import Callable, Generator, Iterator
 
 from kubefunc import Pool, remote
-from kubefunc.backends.kubernetes import configured
 from kubefunc.backends.kubernetes.api.exec import ExecStream
-from kubefunc.backends.kubernetes.api.requests import Api
 from tests.bench.figures import Figure, at_most, milliseconds
 from tests.bench.on_cluster import Ground
-from tests.bench.warm import WITHIN, calling, seconds_of
+from tests.bench.warm import WITHIN, calling, own_api, seconds_of
 from tests.bench.work import measured
 
 SIZE = 10_000_000
@@ -64,12 +62,9 @@ def both_ways(ground: Ground) -> Iterator[Figure]:
 @contextlib.contextmanager
 def _raw(namespace: str, pod: str, data: bytes) -> Generator[Callable[[], None]]:
     """Sends these bytes to a program in that Pod, and reads as many."""
-    config = configured(None, os.environ)
-    if config is None:
-        raise RuntimeError("no cluster is configured")
     view = memoryview(data)
     with (
-        contextlib.closing(Api(config)) as api,
+        contextlib.closing(own_api()) as api,
         ExecStream(api, namespace, pod, ("python3", "-c", _BOTH_WAYS)) as stream,
     ):
         pieces = stream.stdout()

@@ -15,6 +15,7 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.local.backend import LocalBackend
 from kubefunc.backends.local.oneshot import OneShots
 from tests.local.api_server import Server, config_of
+from tests.local.warm import WarmClient, WarmWorker
 
 
 def ways_here() -> list[str]:
@@ -72,3 +73,14 @@ def data(tmp_path: Path) -> File:
     path = tmp_path / "data set.csv"
     path.write_text("1\n2\n3\n")
     return File(path)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[WarmClient]:
+    """The client of a warm worker."""
+    worker = WarmWorker(tmp_path)
+    made = worker.attach()
+    made.hello()
+    made.welcome()
+    yield made
+    worker.stop()

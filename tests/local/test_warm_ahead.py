@@ -6,29 +6,16 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kubefunc.envelope import verify
 from kubefunc.runner import EXIT_TERMINATED
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
 from kubefunc.runner.protocol import records
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NOT_BEGUN
-from tests.local.warm import KEY, WITHIN, WarmClient, WarmWorker
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[WarmClient]:
-    """The client of a worker."""
-    worker = WarmWorker(tmp_path)
-    made = worker.attach()
-    made.hello()
-    made.welcome()
-    yield made
-    worker.stop()
+from tests.local.warm import KEY, WITHIN, WarmClient
 
 
 def answers(client: WarmClient, count: int) -> list[bytes]:

@@ -8,28 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kubefunc import current
 from kubefunc.runner.execution.request import ENDED, OUTPUT, TERMINATE
 from kubefunc.runner.protocol import records
 from kubefunc.runner.warm.frames import GIVEN_BACK, PLACE
-from tests.local.warm import WITHIN, WarmClient, WarmWorker
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[WarmClient]:
-    """The client of a worker."""
-    worker = WarmWorker(tmp_path)
-    made = worker.attach()
-    made.hello()
-    made.welcome()
-    yield made
-    worker.stop()
+from tests.local.warm import WITHIN, WarmClient
 
 
 def values(client: WarmClient, run: str = "run-1") -> dict[int, Any]:

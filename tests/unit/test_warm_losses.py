@@ -76,7 +76,7 @@ def started(tmp_path: Path) -> Iterator[tuple[WarmPool, list[Worker]]]:
 
 
 def runs_of(count: int, told: Told, *, disruptions: int = 0) -> list[Run]:
-    """The items of a map, of which each has been lost so often."""
+    """The items of a map. Each has been lost so often."""
     sent = Submission(
         call="map-x",
         function="f",

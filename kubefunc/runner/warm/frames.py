@@ -5,8 +5,8 @@
        the token, see :mod:`kubefunc.runner.warm.lease`; ``runs``: the one that it believes to run, and the one that it
        has sent ahead; ``output``: how much of the first one's output it has).
 ``W``  the answer (JSON: the worker's own ``proof``; ``kept``: names and sizes of what it keeps; ``runs``: the calls
-       that this worker has; ``lost``: those that the client waits for, which the worker has begun, and of which it
-       keeps nothing any more). Output and outcomes of those that it has follow; what it neither has nor has lost
+       that this worker has; ``lost``: those that the client waits for, and that the worker has begun and keeps nothing
+       of any more). Output and outcomes of those that it has follow; what it neither has nor has lost
        never began here, and may be sent.
 ``Y``  the other answer: another client has this worker.
 ``D``  from the client: a piece of the next call's request.
