@@ -10,7 +10,7 @@ import pytest
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.requests import Api
-from kubefunc.backends.kubernetes.warm import worker as module
+from kubefunc.backends.kubernetes.warm import stream as module
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.diagnosis import Phase

@@ -13,7 +13,8 @@ from kubefunc import errors
 from kubefunc.backends.base import Shape, Sink, Submission
 from kubefunc.backends.kubernetes.warm.kind import kind_of
 from kubefunc.backends.kubernetes.warm.records import NoRecords, Record, RecordFiles, Records
-from kubefunc.backends.kubernetes.warm.worker import RECONNECT, Owner, Worker
+from kubefunc.backends.kubernetes.warm.stream import RECONNECT
+from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
