@@ -257,8 +257,6 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
         return Raised(_error(envelope, diagnosis))
     if not _is_of_this_python(header):
         return Raised(python_mismatch(str(header["python"]), diagnosis))
-    if header["outcome"] == VALUE and header.get("files") and envelope.files is None:
-        return Raised(_files_left_behind(diagnosis))
     if header["outcome"] == VALUE:
         return _returned(envelope, diagnosis)
     if header["outcome"] == RAISED:
@@ -271,16 +269,6 @@ def _outcome(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:
             add_note(error, f"kubefunc: {advice}")
         return Raised(error)
     return Raised(_error(envelope, diagnosis))
-
-
-def _files_left_behind(known: Diagnosis) -> errors.FileError:
-    told = completed(
-        known,
-        "FileNotReturned",
-        "The function returned a File, and warm workers (pool=) send no files.",
-        "Leave pool= out, f.options(pool=None) or an Executor without pool=, or return the file's content.",
-    )
-    return errors.FileError(str(told), diagnosis=told)
 
 
 def _returned(envelope: Envelope, diagnosis: Diagnosis) -> Returned | Raised:

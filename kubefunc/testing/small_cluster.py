@@ -194,7 +194,8 @@ def _execute(request: Request, peer: Peer, processes: PodProcesses, container: C
 
 def _sender(peer: Peer, channel: int) -> Any:
     def send(data: bytes) -> None:
-        peer.data(channel, data)
+        with contextlib.suppress(Gone):  # a client that has left reads no more; the command hears that by its stdin
+            peer.data(channel, data)
 
     return send
 

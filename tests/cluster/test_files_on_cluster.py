@@ -108,21 +108,35 @@ def test_a_pod_without_room_for_a_file(calling: Space, tmp_path: Path) -> None:
         work.make_file.options(pod_template=small).remote(4 * MB).result(WAIT)
 
 
-def test_warm_workers_take_no_files(calling: Space, tmp_path: Path) -> None:
-    """Arguments are refused before anything is sent; a returned file is an error that says how to have it."""
-
-    @remote(pool=True)
-    def read(file: File) -> int:
-        return file.size
-
-    with pytest.raises(ConfigurationError, match=r"pool=.*data.*warm workers take no files"):
-        read.remote(noise_at(tmp_path / "data", 10))
-    told = r"returned a File, and warm workers \(pool=\) send no files"
+def test_a_hundred_megabytes_through_a_pool_cost_no_memory(calling: Space, tmp_path: Path) -> None:
+    """Neither here nor in the function's process; the worker's disk has none of it afterwards."""
+    file = noise_at(tmp_path / "large.bin", 100 * MB)
     with Pool(max_workers=1) as pool:
-        with pytest.raises(FileError, match=told):
-            work.make_file.options(pool=pool).remote(10).result(WAIT)
-        listed = remote(os.listdir, pool=pool).remote("/kubefunc/out/warm").result(WAIT)
-        assert not [name for name in listed if ".file." in name]  # no copy stays on the worker's disk
+        listing = remote(os.listdir, pool=pool)
+        assert listing.remote("/kubefunc/out/warm").result(WAIT)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        call = work.echo_file_and_memory.options(pool=pool).remote(file)
+        (name, seen, back), there = call.result(WAIT)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert name == back.name == "large.bin"
+        assert back.size == 100 * MB
+        assert work.file_digest(back) == seen
+        print(f"KiB here: {before} -> {after}; in the Pod: {there}")
+        assert after - before < 60_000
+        assert there < 100_000
+        listed = listing.remote("/kubefunc/out/warm").result(WAIT)
+        assert not [each for each in listed if ".file." in each or ".in" in each]
+
+
+def test_files_of_a_pool_whose_streams_are_cut(proxy: Proxy, tmp_path: Path) -> None:
+    """Both ways each stream goes on where the last was cut, the worker's own among them; the function runs once."""
+    with Pool(max_workers=1) as pool:
+        assert work.double.options(pool=pool).remote(1).result(WAIT) == 2
+        proxy.cuts.extend([0, 3 * MB, 3 * MB, 3 * MB])
+        file = noise_at(tmp_path / "data.bin", 10 * MB)
+        _, seen, back = work.echo_file.options(pool=pool).remote(file).result(WAIT)
+        assert seen == work.file_digest(file) == work.file_digest(back)
+        assert not proxy.cuts
 
 
 def test_the_failed_items_of_another_program_are_not_run_again_without_their_files(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc import File, current
+from kubefunc import current
 from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, TERMINATE
 from kubefunc.runner.warm.attach import ABSENT, STARTS_WITHIN
 from kubefunc.runner.warm.frames import BUSY, DATA, GOODBYE, HELLO, LEAVING
@@ -98,17 +98,6 @@ def test_a_large_result_comes_in_pieces(client: WarmClient) -> None:
     client.call(int, run="run-2")
     client.outcome("run-2")
     assert not list(client.worker.place.glob("warm/*.body"))
-
-
-@pytest.mark.parametrize("stay", [None, "one"])
-def test_a_returned_file_leaves_no_copy(client: WarmClient, tmp_path: Path, stay: str | None) -> None:
-    """The client is told that there is one, and the worker's disk does not fill."""
-    (tmp_path / "made.bin").write_bytes(b"x" * 100_000)
-    client.call(File, str(tmp_path / "made.bin"), stay=stay, leaves_files=True)
-    header = client.outcome().header if stay is None else client.outcomes()[0].header
-    assert header is not None
-    assert [size for size, _ in header["files"]] == [100_000]
-    assert not list(client.worker.place.glob("warm/*.file.*"))
 
 
 def test_a_large_argument_comes_in_pieces(client: WarmClient) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from kubefunc import Pool, errors
+from kubefunc import File, Pool, errors
 from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
 from kubefunc.backends.kubernetes.warm.batch import Batch
@@ -57,12 +59,35 @@ def runs_of(count: int, sink: Heard, size: int = 1) -> list[Run]:
     return [Run(parcel, index, cast(Sink, sink), changed) for index in items]
 
 
-def test_workers_are_told_to_leave_returned_files() -> None:
-    """Nobody fetches copies from a warm worker, and they would fill its disk."""
+def test_workers_sign_returned_files() -> None:
+    """They leave the worker's machine: the client checks their digests."""
     payload = Packer.for_local().pack(abs)
     sent = Submission(call="call-x", function="f", options=Options(), payload=payload, key=KEY)
     request = WarmRequest(b"".join(Parcel(sent, fresh=True).request("run-1", [0])), "")
-    assert (request.spec.leaves_files, request.spec.seals_files) == (True, False)
+    assert request.spec.seals_files
+    assert request.files is None
+
+
+def test_a_map_with_files_is_given_item_by_item(tmp_path: Path) -> None:
+    """Nothing is sent ahead. The file that only one item needs goes when that has ended."""
+    for name in ("own", "shared"):
+        (tmp_path / name).write_text(name)
+    own, shared = (File(tmp_path / name) for name in ("own", "shared"))
+    payload, packed = Packer.for_cluster().pack_map(print, [(own, shared), (shared,)])
+    items = dict(enumerate(packed))
+    sent = Submission(
+        call="map-x", function="f", options=Options(), payload=payload, key=KEY, shape="map", items=items, count=2
+    )
+    parcel, backlog = Parcel(sent, fresh=True), Backlog()
+    backlog.add([Run(parcel, index, cast(Sink, Heard()), threading.Condition()) for index in items])
+    batch = backlog.next_batch(0.0001, 1)
+    assert batch is not None
+    assert batch.indexes == [0]
+    assert not parcel.may_wait
+    request = WarmRequest(b"".join(parcel.request("run-1", [0])), "")
+    assert request.files == {"place": "map-x", "own": [0]}
+    assert [file.path for file in parcel.arguments.of([0]).values()] == [os.fspath(own), os.fspath(shared)]
+    assert [file.path for file in parcel.arguments.of([1]).values()] == [os.fspath(shared)]
 
 
 def record(index: int) -> bytes:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
-
-import pytest
 
 from kubefunc import File, Pool, errors
 from kubefunc.backends.base import Lost, Sink, Submission
@@ -16,6 +15,7 @@ from kubefunc.backends.kubernetes.warm.tasks import WarmTasks
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.workplace import Workplace
+from kubefunc.runner.protocol.file import numbers_in
 from kubefunc.runner.protocol.records import Record
 
 KEY = b"k" * 32
@@ -163,9 +163,18 @@ def test_what_no_worker_has_is_taken_back() -> None:
     assert [run.index for run in queue.cancelled] == [2]
 
 
-def test_tasks_take_no_files(tmp_path: Any) -> None:
-    """The error names the file, and what to do."""
+def test_a_task_with_a_file_travels_by_itself(tmp_path: Path) -> None:
+    """Beside it its file, whose folder is this task's alone."""
     (tmp_path / "data.csv").write_text("x")
     payload = Packer.for_cluster().pack(print, (File(tmp_path / "data.csv"),))
-    with pytest.raises(errors.ConfigurationError, match=r"data\.csv.*Leave pool= out"):
-        tasks(Queue(), Told()).add(0, payload)
+    queue = Queue()
+    open_tasks = tasks(queue, Told())
+    open_tasks.add(0, Packer.for_local().pack(abs, (-1,)))
+    open_tasks.add(1, payload)
+    plain, other = [run.parcel for run in queue.runs]
+    assert plain is not other
+    assert not plain.arguments
+    assert [file.path for file in other.arguments.of([1]).values()] == [str(tmp_path / "data.csv")]
+    assert other.arguments.place.endswith(".1")
+    assert other.arguments.own([1]) is None
+    assert numbers_in(other.items[1]) == [0]

@@ -63,7 +63,6 @@ class KubernetesBackend:
         submission = self._with_packages(submission, sink)
         needed.check(submission.payload.needs, submission.options)
         if submission.options.pool is not None:
-            _refuse_files(submission)
             work: Work = self._open_pools().submit(submission, sink, namespace)
         else:
             work = self._jobs.submit(submission, sink, namespace)
@@ -155,17 +154,3 @@ class KubernetesBackend:
 def _say(sink: Sink, submission: Submission, words: str) -> None:
     items = SINGLE if submission.shape == "single" else list(submission.items)
     sink.moved(items, Whereabouts(Phase.SUBMITTING, words))
-
-
-def _refuse_files(submission: Submission) -> None:
-    """Warm workers take no files.
-
-    Raises:
-        ConfigurationError: there are some among the arguments.
-    """
-    if submission.payload.files:
-        file = submission.payload.files[0].file
-        raise errors.ConfigurationError(
-            f"{submission.function} has pool=, and {file!r} is among its arguments: warm workers take no files. Leave "
-            "pool= out, f.options(pool=None) or an Executor without pool=, or pass the file's content."
-        )

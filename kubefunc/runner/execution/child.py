@@ -42,7 +42,7 @@ from kubefunc.runner.execution.reports import (
 )
 from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.execution.values import PICKLED as PICKLED
-from kubefunc.runner.execution.values import SEALED, WITHOUT_FILES
+from kubefunc.runner.execution.values import SEALED
 from kubefunc.runner.execution.values import dumps as dumps
 from kubefunc.runner.protocol import wire
 
@@ -172,8 +172,6 @@ def _call(job: Job, frames: int) -> Outcome:
 def form_of(spec: RunnerSpec) -> Form:
     """How a value and an exception of this call travel: as pickles, or as JSON where the caller does not trust it."""
     if not spec.untrusted:
-        if spec.leaves_files:
-            return WITHOUT_FILES
         return SEALED if spec.seals_files else PICKLED
     from kubefunc.runner.execution import plain
 
@@ -331,7 +329,7 @@ def wait_for_files(data: bytes | mmap, place: str, spec: RunnerSpec) -> None:
         files.wait(data, place, spec.pull_allowance)
 
 
-def loads(data: bytes | mmap, place: str, spec: RunnerSpec) -> Any:
+def loads(data: bytes | memoryview | mmap, place: str, spec: RunnerSpec) -> Any:
     """Arguments, when their files are there."""
     if data[-1:] == pickle.STOP:
         return pickle.loads(data)
@@ -341,7 +339,7 @@ def loads(data: bytes | mmap, place: str, spec: RunnerSpec) -> Any:
     return files.loads(data, place, spec.pull_allowance)
 
 
-def load(payload: bytes | str, code: str, unpickle: Callable[[bytes], Any] = pickle.loads) -> Loaded:
+def load(payload: bytes | str, code: str, unpickle: Callable[[Any], Any] = pickle.loads) -> Loaded:
     """Function, arguments, keyword arguments and the exceptions to retry; the caller's modules go to ``code``.
 
     Raises whatever the caller's modules and pickles raise.

@@ -47,7 +47,7 @@ class NotBrought(Exception):
         self.waited_for_file = {"waited": waited, "file": name}
 
 
-def wait(data: bytes | mmap, place: str, seconds: float) -> None:
+def wait(data: bytes | memoryview | mmap, place: str, seconds: float) -> None:
     """Return when the files of these arguments are there, or none of them has grown for so long.
 
     Args:
@@ -73,7 +73,7 @@ def _size(path: str) -> int:
         return -1
 
 
-def loads(data: bytes | mmap, place: str, waited: float) -> Any:
+def loads(data: bytes | memoryview | mmap, place: str, waited: float) -> Any:
     """Arguments with files, which have come.
 
     Raises:
@@ -197,11 +197,6 @@ def keep_sealed(path: str, target: str) -> tuple[int, str]:
     except OSError as error:
         _give_up(target, error)
     return size, digest.hexdigest()
-
-
-def keep_none(path: str, target: str) -> tuple[int, str]:
-    """Leave a file where it is: its size, for a client that is only told of it."""
-    return os.stat(path).st_size, ""
 
 
 def _give_up(target: str, error: OSError) -> None:

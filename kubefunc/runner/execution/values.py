@@ -25,10 +25,6 @@ def _sealed_value(value: object, new_body: NewBody) -> Outcome:
     return _value_with(_files("keep_sealed"), value, new_body)
 
 
-def _value_without_files(value: object, new_body: NewBody) -> Outcome:
-    return _value_with(_files("keep_none"), value, new_body)
-
-
 def _files(keep: str) -> Returned | None:
     """Takes the files in a value, which is kept in this way; None where the function cannot have one."""
     if "kubefunc.runner.protocol.file" not in sys.modules:
@@ -104,4 +100,3 @@ def _raised(error: BaseException, new_body: NewBody) -> Outcome:
 
 PICKLED: Form = (_value, _raised)
 SEALED: Form = (_sealed_value, _raised)
-WITHOUT_FILES: Form = (_value_without_files, _raised)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from concurrent.futures import BrokenExecutor
 
 from kubefunc.runner.execution import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
+
+    from kubefunc.runner.protocol.file import File
 
 
 class InitializerFailed(BrokenExecutor):
@@ -32,10 +36,11 @@ class Workplace:
     def has_initializer(self) -> bool:
         return self._initializer is not None
 
-    def run_payload(self, payload: bytes, code: str) -> object:
-        """The task in a payload; its modules go to the directory ``code``."""
+    def run_payload(self, payload: bytes, code: str, files: Mapping[int, File] | None = None) -> object:
+        """The task in a payload; its modules go to the directory ``code``. ``files``: those that it refers to."""
         self._prepare()
-        function, args, kwargs, _ = child.load(payload, code)
+        unpickle = pickle.loads if files is None else functools.partial(_loads, files)
+        function, args, kwargs, _ = child.load(payload, code, unpickle)
         return function(*args, **kwargs)
 
     def run(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -50,3 +55,9 @@ class Workplace:
         except BaseException as error:
             raise InitializerFailed(f"{type(error).__name__}: {error}") from error
         self._ready = True
+
+
+def _loads(files: Mapping[int, File], data: bytes) -> Any:
+    from kubefunc.runner.protocol.file import Unpickler  # most tasks have no files
+
+    return Unpickler(data, lambda number, name: files[number]).load()

@@ -92,8 +92,8 @@ def _drain() -> None:
 
 
 def _take(part: int, missing: int, digest: hashlib._Hash) -> bool:
-    """So many bytes more; False where stdin ends before."""
-    while missing > 0:
+    """So many bytes more; False where stdin ends before, or nobody wants the file any more and it was removed."""
+    while missing > 0 and os.fstat(part).st_nlink:
         with courier.client_takes():
             piece = os.read(0, min(missing, courier.CHUNK))
         if not piece:
@@ -101,7 +101,7 @@ def _take(part: int, missing: int, digest: hashlib._Hash) -> bool:
         pipes.write_all(part, piece)
         digest.update(piece)
         missing -= len(piece)
-    return True
+    return missing <= 0
 
 
 def send(out: courier.Out, name: str, offset: int) -> int:

@@ -214,7 +214,7 @@ def is_reference(module: str, name: str) -> bool:
 class Unpickler(pickle.Unpickler):
     """Loads a pickle that refers to files."""
 
-    def __init__(self, data: bytes | mmap, locate: Locate) -> None:
+    def __init__(self, data: bytes | memoryview | mmap, locate: Locate) -> None:
         """``locate``: gives the file with this number and name."""
         super().__init__(io.BytesIO(data))
         self._locate = locate

@@ -42,7 +42,6 @@ class RunnerSpec:
         disruptions: how often a Pod of the call was replaced by a new Job.
         upload: the payload arrives by the courier instead of a Secret.
         seals_files: files in what the function returns leave this machine, and are told with their digests.
-        leaves_files: such files stay where they are, uncopied: the caller is told that there are some.
         logging: level, format, datefmt and style for the root logger; None: it is left as it is.
         packages: what is installed before the function is loaded, and its ``place`` once it is.
         map: of a map: which items it has, for those who attach.
@@ -72,7 +71,6 @@ class RunnerSpec:
     disruptions: int = 0
     upload: bool = False
     seals_files: bool = False
-    leaves_files: bool = False
     logging: Mapping[str, Any] | None = None
     packages: Mapping[str, Any] | None = None
     map: Mapping[str, Any] | None = None

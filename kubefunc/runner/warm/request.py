@@ -10,6 +10,7 @@ import zlib
 from kubefunc.runner.execution import child
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
+from kubefunc.runner.warm.places import ARGUMENT, folder_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class WarmRequest:
          "code": the names of what is kept of its modules,
          "function": the name of what is kept of its function, or null: it follows the header, "compression": how,
          "stay": the name of the process that runs it, which stays; null: a new process,
-         "items": whether it has items, which follow then (:func:`kubefunc.runner.protocol.records.join_items`)}
+         "items": whether it has items, which follow then (:func:`kubefunc.runner.protocol.records.join_items`),
+         "files": of one with files among its arguments: "place": the name of their folder, "own": the numbers of those
+         that go when it has ended, or null: all. Else not there}
     """
 
     def __init__(self, data: bytes | bytearray, where: str) -> None:
@@ -44,10 +47,13 @@ class WarmRequest:
         self.spec = RunnerSpec.from_json(self.header["spec"])
         self.run = str(self.header["run"])
         self.stay: str | None = self.header["stay"]
+        self.files: dict[str, Any] | None = self.header.get("files")
         self.key = bytes.fromhex(self.header["key"])
 
     def path(self, name: str) -> str:
         """Of a file of this call's."""
+        if name == ARGUMENT and self.files is not None:
+            return os.path.join(self._where, folder_of(self.files["place"]), name)
         return os.path.join(self._where, f"{self.spec.call}.{name}")
 
     def items(self) -> Iterator[tuple[int, bytes]]:
@@ -69,9 +75,12 @@ class WarmRequest:
         self.find_modules()
         function = self.header["function"]
         if function is None:
-            return child.load_call(self._inline())
+            return child.load_call(self._inline(), self._unpickle)
         with open(self._path_of(function), "rb") as file:
-            return child.load_call(file.read())
+            return child.load_call(file.read(), self._unpickle)
+
+    def _unpickle(self, data: bytes | memoryview) -> Any:
+        return child.loads(data, self.path(ARGUMENT), self.spec)
 
     def find_modules(self) -> None:
         """Let this process import its modules."""

@@ -7,6 +7,7 @@ import hmac
 
 from kubefunc.runner.warm.kept import Store
 from kubefunc.runner.warm.lease import sign
+from kubefunc.runner.warm.places import Places
 from kubefunc.runner.warm.request import WarmRequest
 from kubefunc.runner.warm.sent import Sent
 
@@ -53,6 +54,7 @@ class Requests:
         self._where = where
         self._lease = lease
         self._store = Store(where)
+        self._places = Places(where)
         self._incoming = Incoming()
         self._sent: list[Sent] = []
 
@@ -71,8 +73,13 @@ class Requests:
 
     @property
     def next(self) -> Sent | None:
-        """The one that is to begin next."""
-        return next((each for each in self._sent if each.waits), None)
+        """The one that is to begin next: not before the client has fetched the files that another one has returned."""
+        return None if self.has_files else next((each for each in self._sent if each.waits), None)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the client is still to fetch files."""
+        return any(each.returned for each in self._sent)
 
     # -- what the client sends
 
@@ -101,8 +108,18 @@ class Requests:
         for each in [each for each in self._sent if each.ended is not None][:-1]:
             self._drop(each)  # the client has it: it sends one request ahead at most
         self._store.use(request)
-        self._sent.append(Sent(request))
+        self._sent.append(Sent(request, self._where))
+        self._places.make(request)
+        self._close_places()
         return True
+
+    def _close_places(self) -> None:
+        """Remove the files of arguments that none needs any more."""
+        self._places.keep_only([each.request for each in self._sent if each.ended is None])
+
+    def clear_up(self, ended: Sent) -> None:
+        """This one needs no files more."""
+        self._places.clear_up(ended.request)
 
     def _take_incoming(self) -> Incoming:
         incoming, self._incoming = self._incoming, Incoming()
@@ -125,6 +142,7 @@ class Requests:
     def drop_waiting(self) -> None:
         """Those that wait will never begin."""
         self._sent = [each for each in self._sent if not each.waits]
+        self._close_places()
 
     def acknowledge(self, run: bytes) -> None:
         """The client has this one's outcome."""
@@ -156,6 +174,7 @@ class Requests:
         """Nobody waits for any of them any more."""
         for each in self._sent[:]:
             self._forget(each)
+        self._close_places()
 
     def _forget(self, one: Sent) -> None:
         if not one.waits:

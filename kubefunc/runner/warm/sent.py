@@ -9,6 +9,7 @@ from collections import deque
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import GIVEN_BACK, PLACE
+from kubefunc.runner.warm.places import returned_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ class Sent:
         asked_to_end: the client wants it to end, and its supervisor does not know that yet.
         was_asked: its supervisor knows.
         asked_back: the client wants back what has not begun, and its supervisor does not know that yet.
+        returned: the files in what it has returned, which the client fetches before it acknowledges the outcome.
     """
 
-    def __init__(self, request: WarmRequest) -> None:
+    def __init__(self, request: WarmRequest, where: str) -> None:
+        """``where``: the worker's directory."""
         self.request = request
+        self.returned: list[str] = []
+        self._where = where
         self.waits = True
         self.ended: int | None = None
         self.asked_to_end = self.was_asked = self.asked_back = False
@@ -81,6 +86,7 @@ class Sent:
     def end(self, status: int, stream: Stream | None) -> None:
         """All of its outcome is there."""
         self.ended = status
+        self.returned = returned_by(self.request, self._where)
         if self.request.spec.timeout is not None:  # now: the next items of the same map use this file again
             _remove(self.request.path("stacks"))
         if stream is not None:
@@ -104,6 +110,8 @@ class Sent:
         for part in self._answers:
             if isinstance(part, str):
                 _remove(part)
+        for path in self.returned:
+            _remove(path)
 
 
 def _remove(path: str) -> None:

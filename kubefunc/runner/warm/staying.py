@@ -177,6 +177,8 @@ class _Process:
         name = request.header["function"]
         if name is None:
             return request.load()
+        if request.files is not None:
+            name = f"{name} {request.files['place']}"  # its files are those of this call
         if name != self._name or self._loaded is None:
             self._name, self._loaded = name, request.load()
         request.find_modules()  # items of an executor have modules of their own

@@ -128,7 +128,7 @@ class Worker:
         now = time.monotonic()
         if self._requests.next is not None:
             return
-        if now - self._busy >= self._idle_timeout:
+        if now - self._busy >= self._idle_timeout and not self._requests.has_files:
             raise _Leave(f"no call came for {self._idle_timeout:g} s")
         if now - self._lease.seen >= self._alone:
             raise _Leave(f"no client was there for {self._alone:g} s")
@@ -149,6 +149,7 @@ class Worker:
 
     def _end_call(self, call: Sent, status: int) -> None:
         self._busy = time.monotonic()
+        self._requests.clear_up(call)
         call.end(status, self._door.stream if self._lease.client is not None else None)
         if self._lease.client is None:
             self._let_client_go()

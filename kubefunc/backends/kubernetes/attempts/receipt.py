@@ -111,6 +111,11 @@ def open_sender(api: Api, namespace: str, pod: str, name: str, offset: int) -> R
     return ResultStream(api, namespace, pod, (*PROGRAM, "sender", name, str(offset)))
 
 
+def fetch_files(record: records.Record, receipts: FileReceipts, body: str, opens: OpenSender | None) -> None:
+    """Give an outcome its files. Raises what :meth:`FileReceipts.fetch` raises."""
+    record.files = receipts.fetch(record.header, body, opens)
+
+
 def _may_have_files(header: Mapping[str, Any], limit: float) -> bool:
     """Whether files are to be fetched: of a function that is not trusted, whose results have a limit, never."""
     return header["outcome"] == VALUE and limit == math.inf
@@ -180,7 +185,7 @@ class ChunkReceipt:
 
     def _fetch_files(self, record: records.Record) -> None:
         if self._is_wanted(record.index):
-            record.files = self.files.fetch(record.header, f"item.{record.index}", self._open_sender)
+            fetch_files(record, self.files, f"item.{record.index}", self._open_sender)
 
     def _end(self, total: int) -> Envelope:
         if total != self.received:

@@ -73,6 +73,6 @@ class Backlog:
             if run.is_wanted():
                 runs.append(run)
                 space -= run.size
-                if run.has_lost_a_worker:
-                    break  # if it has done so itself, it costs no other one this time
+                if run.has_lost_a_worker or run.parcel.arguments:
+                    break  # if it has done so itself, it costs no other one this time; files are one item's
         return Batch(runs[0].parcel, runs) if runs else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
+from kubefunc.backends.kubernetes.warm.returned import Fetch, Returned
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import corrupted, record_of, verify
@@ -22,6 +23,7 @@ from kubefunc.runner.warm.stream import BODY
 
 PIECE = 1 << 18  # bytes in one frame
 ID_SIZE = 8
+FILES = b'"files"'  # in the header of an outcome that has some
 OVERDUE_AFTER = 0.5  # seconds: a batch is made to last a fifth of that
 
 
@@ -32,6 +34,8 @@ class Batch:
         id: of this batch; if its items run again, that is another one.
         runs: its calls or items.
         began: when a worker was given it (monotonic clock); None before.
+        arguments: the files among its arguments.
+        returned: the outcomes that wait for their files.
     """
 
     def __init__(self, parcel: Parcel, runs: Sequence[Run]) -> None:
@@ -39,6 +43,8 @@ class Batch:
         self.call = parcel.submission.call
         self.id = f"{self.call}.{os.urandom(ID_SIZE).hex()}"
         self.began: float | None = None
+        self.arguments = parcel.arguments
+        self.returned = Returned()
         self._asked_back = False
         self._parcel = parcel
         self._left = {run.index: run for run in runs}
@@ -54,6 +60,15 @@ class Batch:
     def left(self) -> Sequence[Run]:
         """Those whose outcome has not come."""
         return list(self._left.values())
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """Of all its items."""
+        return [run.index for run in self.runs]
+
+    def reported_as(self, index: int) -> int | None:
+        """The index under which the worker keeps what an item has returned; None of a call in a process of its own."""
+        return None if self._parcel.stay is None else index
 
     @property
     def over(self) -> bool:
@@ -113,6 +128,7 @@ class Batch:
 
     def forget_answer(self) -> None:
         """The stream is another one: what comes now begins anew."""
+        self.returned.stream_broke()
         self._asked_back = False
         self._body = Body()
         self._answer = None
@@ -129,6 +145,8 @@ class Batch:
         """The rest of a large outcome, or a small one."""
         if self._parcel.stay is None:
             self._answer = self._body.with_end(content)
+            if FILES in content:
+                self.returned.expect()
         else:
             self._hear_blocks(content)
 
@@ -147,22 +165,30 @@ class Batch:
     @property
     def is_answered(self) -> bool:
         """Whether all of its outcomes have come."""
-        return self._answer is not None or not self._left
+        return self._answer is not None or all(index in self.returned for index in self._left)
 
     # -- what those who wait for it are told
 
     def settle(self) -> None:
-        """All has come."""
-        if self._answer is None:
+        """All has come, or all but files."""
+        answer, self._answer = self._answer, None
+        if answer is None:
             return
         try:
-            envelope = verify(self._answer, self._parcel.submission.key, self.call, self._body.sha256)
+            envelope = verify(answer, self._parcel.submission.key, self.call, self._body.sha256)
         except ResultCorruptedError as error:
             self.fail(error)
             return
         self._take([record_of(envelope, self.runs[0].index)])
 
+    def fetch_returned(self, fetch: Fetch) -> None:
+        """Fetch the files of those outcomes that have some. Raises what ``fetch`` raises."""
+        self._hand_on(self.returned.fetch(fetch))
+
     def _take(self, outcomes: Sequence[records.Record]) -> None:
+        self._hand_on([each for each in outcomes if not self.returned.hold(each)])
+
+    def _hand_on(self, outcomes: Sequence[records.Record]) -> None:
         known = [(self._left.pop(each.index, None), each) for each in outcomes]
         mine = [(run, each) for run, each in known if run is not None]
         if mine:

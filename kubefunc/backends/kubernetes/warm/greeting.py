@@ -60,6 +60,7 @@ class Greeting:
         Args:
             given: what it was given before the last stream broke.
         """
+        given = [each for each in given if not each.returned.is_settled]
         told = {
             "client": self._client,
             "nonce": self._mine,

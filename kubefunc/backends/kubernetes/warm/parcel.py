@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from kubefunc.backends.base import Submission
+from kubefunc.backends.kubernetes.warm.arguments import ArgumentFiles
 from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.runner.protocol import records, wire
@@ -22,20 +23,30 @@ class Parcel:
         submission: it.
         items: the pickled arguments of its items.
         keeps: what workers keep of it, by name.
+        arguments: the files among them.
         stay: the name of the process that runs its items; None: each call has a new one.
     """
 
-    def __init__(self, submission: Submission, *, fresh: bool, code: CodeArchive = NO_CODE) -> None:
-        """``code``: further modules that its items import, beside those of the function."""
+    def __init__(
+        self, submission: Submission, *, fresh: bool, code: CodeArchive = NO_CODE, place: str | None = None
+    ) -> None:
+        """
+        Args:
+            submission: it.
+            fresh: each call has a process of its own.
+            code: further modules that its items import, beside those of the function.
+            place: of one with a single item, a name for the folder of its files.
+        """
         self.submission = submission
         self.items = dict(submission.items)
+        self.arguments = ArgumentFiles(submission, place)
         payload = submission.payload
         is_map = submission.shape == "map"
         self.keeps: dict[str, bytes] = {}
         spec = runner_spec(submission).replace(
             disruptions=submission.disruptions,
-            seals_files=False,
-            leaves_files=True,  # nobody fetches copies, and they would fill the worker's disk
+            pull_allowance=submission.options.pull_allowance,
+            seals_files=True,
         )
         self._content = b"" if is_map else payload.call
         self._header = {
@@ -53,9 +64,10 @@ class Parcel:
     def may_wait(self) -> bool:
         """Whether it may be sent to a worker that runs something else.
 
-        If that worker is lost, nobody knows whether it has begun this: nothing for what must never run twice.
+        If that worker is lost, nobody knows whether it has begun this: nothing for what must never run twice. Files
+        would be on their way beside those of what runs.
         """
-        return self.submission.options.max_disruptions > 0
+        return self.submission.options.max_disruptions > 0 and not self.arguments
 
     def add_item(self, index: int, arguments: bytes) -> None:
         """One more, of what stays open."""
@@ -82,7 +94,7 @@ class Parcel:
         """The request for these items, in parts: a large argument is not copied."""
         items = [(index, self.items.get(index, b"")) for index in indexes] if self._header["items"] else []
         content = records.join_items(items) if items else self._content
-        header = {"run": run, **self._header}
+        header = {"run": run, **self._header, **self.arguments.header(indexes)}
         if len(content) < wire.COPIED:
             return (join_request(header, content),)
         return join_request(header, b""), content

@@ -42,6 +42,7 @@ class WarmPool:
         self._later = host.later
         self._config = config
         self._supply = Supply(host, config, options, namespace)
+        self.transfers = self._supply.transfers
         self._least = config.least
         self._lock = threading.RLock()
         self._queue = Backlog()
@@ -232,8 +233,10 @@ class WarmPool:
         with self._lock:
             run = self._queue.take_back(worker.given)
             self._workers.discard(worker)
-            if run is not None:
+            if run is not None and not run.returned.are_there:
                 self._queue.put_back(run.left)
+        if run is not None and run.returned.are_there:  # it has ended, and its files go with the worker
+            self._without_worker(run, None)
         self._supply.ends(worker)
         self._go_on()
 

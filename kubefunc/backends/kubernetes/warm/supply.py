@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kubefunc import errors
 from kubefunc.backends.base import Shape, Sink, Submission
+from kubefunc.backends.kubernetes.warm.files import FileTransfers
 from kubefunc.backends.kubernetes.warm.kind import kind_of
 from kubefunc.backends.kubernetes.warm.records import NoRecords, Record, RecordFiles, Records
 from kubefunc.backends.kubernetes.warm.stream import RECONNECT
@@ -58,7 +59,11 @@ class Host:
 
 
 class Supply:
-    """The workers of one kind. It decides nothing: the pool says how many it wants."""
+    """The workers of one kind. It decides nothing: the pool says how many it wants.
+
+    Attributes:
+        transfers: carries their files.
+    """
 
     def __init__(self, host: Host, config: Pool, options: Options, namespace: str) -> None:
         self._host = host
@@ -68,6 +73,7 @@ class Supply:
         self._client = os.urandom(TOKEN_SIZE).hex()
         # A stream of its own for each worker: from the session's connections they would leave none for requests.
         self._api = host.connect(config.max_workers)
+        self.transfers = FileTransfers(host.connect)
         self._kind = kind_of(host.cluster, namespace, options, self._arguments)
         self._records: Records = NoRecords()
         if config.share:
@@ -170,3 +176,4 @@ class Supply:
     def close(self) -> None:
         """No stream is needed any more."""
         self._api.close()
+        self.transfers.close()

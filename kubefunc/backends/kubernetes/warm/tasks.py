@@ -13,9 +13,10 @@ from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.pool import WarmPool
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.diagnosis import Phase
-from kubefunc.errors import ConfigurationError, KubefuncError
+from kubefunc.errors import KubefuncError
 from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.packing.payload import Payload
+from kubefunc.runner.protocol.file import travelled, with_numbers
 from kubefunc.runner.protocol.records import Record
 
 
@@ -90,15 +91,12 @@ class WarmTasks:
         self._lost: dict[int, int] = {}  # how often, of those that have lost their worker
 
     def add(self, index: int, payload: Payload) -> None:
-        if payload.files:
-            raise ConfigurationError(
-                f"{payload.files[0].file!r} is among the arguments of a task, and the executor has pool=: warm workers "
-                "take no files there. Leave pool= out, or pass the file's content."
-            )
-        parcel = self._parcel(payload.code)
+        parcel = self._parcel_with_files(index, payload) if payload.files else self._parcel(payload.code)
         task = dataclasses.replace(payload, code=NO_CODE).data
+        files = {number: _Travelling(number, payload.files[number].file.name) for number in payload.used_files}
+        arguments = pickle.dumps((task, "", files) if files else (task, ""), protocol=5)
         with self._lock:
-            parcel.add_item(index, pickle.dumps((task, ""), protocol=5))
+            parcel.add_item(index, with_numbers(arguments, payload.used_files))
             self._waiting.append(TaskRun(parcel, index, self._sink, self))
         self._sink.moved([index], Whereabouts(Phase.PENDING))
         self._feed()
@@ -110,6 +108,12 @@ class WarmTasks:
                 sent = dataclasses.replace(self._submission, items={})
                 self._parcels[code.digest] = Parcel(sent, fresh=True, code=code)
             return self._parcels[code.digest]
+
+    def _parcel_with_files(self, index: int, payload: Payload) -> Parcel:
+        """A task whose files nobody else needs."""
+        own = dataclasses.replace(self._submission.payload, files=payload.files, used_files=payload.used_files)
+        sent = dataclasses.replace(self._submission, items={}, payload=own)
+        return Parcel(sent, fresh=True, code=payload.code, place=f"{sent.call}.{index}")
 
     def _feed(self) -> None:
         with self._lock:
@@ -166,3 +170,13 @@ class WarmTasks:
 
     def join(self, seconds: float | None) -> None:
         """The pool's workers stay."""
+
+
+class _Travelling:
+    """Stands in a pickle for a file that travels beside it."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self._reference = number, name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return travelled, self._reference

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from kubefunc.backends.base import Lost, Whereabouts
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused
 from kubefunc.backends.kubernetes.api.requests import Api, ApiError
+from kubefunc.backends.kubernetes.warm.arguments import Brought
 from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.files import FileTransfers
 from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import WorkerTaken
 from kubefunc.backends.kubernetes.warm.own_call import news_in, why_it_failed
@@ -32,7 +34,13 @@ FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
 
 class Owner(Protocol):
-    """The pool, as a worker sees it. Called from any thread."""
+    """The pool, as a worker sees it. Called from any thread.
+
+    Attributes:
+        transfers: carries files.
+    """
+
+    transfers: FileTransfers
 
     def worker_moved(self, worker: Worker, where: Whereabouts) -> None:
         """Its Pod waits, or starts."""
@@ -77,13 +85,15 @@ class Owner(Protocol):
 
 class Worker:
     """Implements :class:`kubefunc.backends.base.Sink` for the call whose function the worker is, and
-    :class:`kubefunc.backends.kubernetes.warm.stream.Reader`.
+    :class:`kubefunc.backends.kubernetes.warm.stream.Reader`; for the files of calls
+    :class:`kubefunc.backends.kubernetes.warm.transfers.Courier`.
 
     Attributes:
         call: that call's id.
         key: that call's key; empty of a worker that was found.
         record: how it is reached.
         given: the calls that it has been given.
+        brought: the files that it has been brought.
         ready: whether it can be given one.
         has_served: whether it ever could.
         is_found: whether another program has started it.
@@ -105,6 +115,7 @@ class Worker:
         self.key = key
         self.record = record
         self.given = Given()
+        self.brought = Brought()
         self.ready = self.has_served = False
         self.is_found = not key
         self.pod = record.pod or None
@@ -258,6 +269,8 @@ class Worker:
 
     def begin(self, batch: Batch) -> None:
         batch.begin(self.pod or "", self.node, self.namespace)
+        if batch.arguments:
+            self._owner.transfers.send(self, batch)
 
     def hear(self, letter: bytes, content: bytes) -> None:
         run = self.run
@@ -280,6 +293,7 @@ class Worker:
             run.hear(letter, content)
 
     def welcomed(self, told: dict[str, Any]) -> None:
+        self.brought.forget()
         if self.run is None:
             self._stream.forget()
             self._stream.serves()
@@ -305,12 +319,28 @@ class Worker:
             self.begin(following)
 
     def _run_ended(self, run: Batch) -> None:
+        if not run.returned.are_there:
+            self._finish(run, self._stream.owe)
+        elif run.returned.begin():
+            self._owner.transfers.fetch(self, run)
+        elif run.returned.is_settled:
+            self.finish(run)
+
+    def has(self, batch: Batch) -> bool:
+        return batch in self.given.batches and not self.settled
+
+    def finish(self, batch: Batch) -> None:
+        """The files that it has returned are here. The worker begins nothing else before it hears that."""
+        if self.has(batch):
+            self._finish(batch, self._stream.send)
+
+    def _finish(self, run: Batch, tell: Callable[[bytes], None]) -> None:
         self._remove(run)
         if run.is_answered:
             self._owner.run_ended(self, run)
         else:
             self._owner.run_lost(self, run)
-        self._stream.owe(wire.frame(ACKNOWLEDGE, run.id.encode()))
+        tell(wire.frame(ACKNOWLEDGE, run.id.encode()))
 
 
 def _is_gone(error: Exception) -> bool:
