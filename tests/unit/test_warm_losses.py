@@ -143,3 +143,19 @@ def test_workers_that_cannot_start_end_what_waits(started: tuple[WarmPool, list[
     error = errors.PodStartError("no such image")
     pool.worker_over(workers[0], error)
     assert told.failed == [error]
+
+
+def test_a_call_whose_files_go_with_the_worker_counts_as_lost(started: tuple[WarmPool, list[Worker]]) -> None:
+    """It has ended there. One that has not begun merely waits for another worker."""
+    pool, workers = started
+    ended, not_begun = Told(), Told()
+    pool.submit(runs_of(1, ended))
+    serve(pool, workers[0])
+    assert workers[0].run is not None
+    workers[0].run.returned.begin()
+    pool.worker_leaves(workers[0])
+    assert ended.lost_items == [0]
+    pool.submit(runs_of(1, not_begun))
+    serve(pool, workers[1])
+    pool.worker_leaves(workers[1])
+    assert (not_begun.lost_items, not_begun.failed) == ([], [])

@@ -28,8 +28,7 @@ class ArgumentFiles:
         self._common = payload.used_files
         self._items: Mapping[int, bytes] = submission.items if payload.files else {}
         self._has_own_place = place is not None or submission.shape != "map"
-        self._uses = Counter(number for data in self._items.values() for number in set(numbers_in(data)))
-        self._uses.update(2 * list(self._common))
+        self._uses: Mapping[int, int] = _uses(self._items, self._common) if payload.files else {}
 
     def __bool__(self) -> bool:
         return bool(self._sent)
@@ -50,6 +49,13 @@ class ArgumentFiles:
     def header(self, indexes: Sequence[int]) -> Mapping[str, Any]:
         """What a request for these items says of their files."""
         return {"files": {"place": self.place, "own": self.own(indexes)}} if self._sent else {}
+
+
+def _uses(items: Mapping[int, bytes], common: Sequence[int]) -> Mapping[int, int]:
+    """How many items need each file, by number; of those that all need, more than one."""
+    uses = Counter(number for data in items.values() for number in set(numbers_in(data)))
+    uses.update(2 * list(common))
+    return uses
 
 
 class Brought:

@@ -47,7 +47,7 @@ class Courier(Protocol):
         """Whether it was given this, and somebody waits for it."""
         ...
 
-    def end_run(self, batch: Batch) -> None:
+    def end_run(self, run: Batch) -> None:
         """Have it end this."""
         ...
 
