@@ -75,6 +75,11 @@ class Batch:
         """Whether nobody waits for any of it."""
         return all(run.over for run in self.runs)
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether some of it has no outcome, and nobody waits for that any more."""
+        return any(run.over for run in self._left.values())
+
     def is_overdue(self, now: float) -> bool:
         """Whether it takes longer than was thought. Says so once."""
         overdue = self.began is not None and now - self.began > OVERDUE_AFTER

@@ -306,9 +306,13 @@ class Worker:
             if each.id in told["lost"]:
                 self._remove(each)
                 self._owner.run_lost(self, each)
-            elif each.id not in told["runs"] and each is self.given.ahead:
-                self._owner.given_back(self.given.take_waiting(each.id))
-            elif each.id not in told["runs"]:
+            elif each.id in told["runs"]:
+                if each.is_cancelled:  # that may have been lost with the last stream
+                    self.end_run(each)
+            elif each.is_cancelled or each is self.given.ahead:
+                self._remove(each)
+                self._owner.given_back(each.left)
+            else:
                 self._stream.forget()
                 self._stream.send_again(each)
 

@@ -1,0 +1,136 @@
+"""The streams from a program to its warm workers: what breaks, and what is told again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kubefunc.backends.base import Sink, Submission, Whereabouts
+from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.warm.batch import Batch
+from kubefunc.backends.kubernetes.warm.parcel import Parcel
+from kubefunc.backends.kubernetes.warm.records import Record
+from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
+from kubefunc.diagnosis import Phase
+from kubefunc.options import Options
+from kubefunc.packing.payload import Packer
+from tests.local.api_server import config_of
+from tests.local.exec_server import ExecServer
+from tests.local.warm import TOKEN, WITHIN, WarmWorker
+
+KEY = b"k" * 32
+POD = "pod-1"
+
+
+class Heard:
+    """The pool of one worker, and the sink of its calls: what they are told, in order."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self._changed = threading.Condition()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def note(*_: Any, **__: Any) -> None:
+            with self._changed:
+                self.words.append(name)
+                self._changed.notify_all()
+
+        return note
+
+    def missing(self, indexes: Sequence[int]) -> list[int]:
+        """No outcome has come."""
+        return list(indexes)
+
+    def wait_for(self, name: str, times: int = 1) -> None:
+        """Until it has been told this."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.words.count(name) >= times, WITHIN), self.words
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ExecServer]:
+    """An API server, and a worker in the Pod ``pod-1``."""
+    process = WarmWorker(tmp_path)
+    with ExecServer() as made:
+        made.pods[POD] = process
+        yield made
+    process.stop()
+
+
+@pytest.fixture
+def api(server: ExecServer, tmp_path: Path) -> Iterator[Api]:
+    """The way to it."""
+    made = Api(config_of(server.url, tmp_path, token="t"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    """The pool."""
+    return Heard()
+
+
+@pytest.fixture
+def worker(api: Api, heard: Heard) -> Iterator[Worker]:
+    """One that this program has started: it serves."""
+    made = Worker(cast(Owner, heard), api, "me", Record("worker-x", TOKEN, "team"), KEY)
+    made.moved([0], Whereabouts(Phase.RUNNING, pod=POD))
+    heard.wait_for("worker_ready")
+    yield made
+    made.close()
+    made.join(WITHIN)
+
+
+def batch_of(heard: Heard, function: Callable[..., Any], *args: Any) -> Batch:
+    """A call."""
+    payload = Packer.for_local().pack(function, args, None, (Exception,))
+    sent = Submission(call="call-x", function="f", options=Options(), payload=payload, key=KEY)
+    parcel = Parcel(sent, fresh=True)
+    return Batch(parcel, [Run(parcel, 0, cast(Sink, heard), threading.Condition())])
+
+
+def until(reached: Callable[[], object]) -> None:
+    """Wait for this."""
+    deadline = time.monotonic() + WITHIN
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sleeper(begun: Path) -> Callable[[], None]:
+    """A function that says that it has begun, and does not end."""
+    path = str(begun)
+
+    def sleep() -> None:
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(600)
+
+    return sleep
+
+
+def test_a_call_that_is_cancelled_without_a_stream_ends(
+    worker: Worker, server: ExecServer, heard: Heard, tmp_path: Path
+) -> None:
+    """The wish went with the stream, or had none to go with: the next one carries it."""
+    begun = tmp_path / "begun"
+    batch = batch_of(heard, sleeper(begun))
+    worker.given.assign(batch)
+    worker.give()
+    until(begun.exists)
+    process = server.pods.pop(POD)  # no other stream can be opened for now
+    server.cut_all()
+    batch.runs[0].end()  # the word itself is lost
+    time.sleep(0.2)
+    assert worker.run is batch
+    server.pods[POD] = process
+    heard.wait_for("run_lost")  # it has no outcome
+    assert worker.run is None
