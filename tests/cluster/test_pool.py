@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kubefunc import Executor, Pool, current, errors, remote
-from kubefunc.backends.kubernetes.warm import worker
+from kubefunc.backends.kubernetes.warm import open_stream
 from kubefunc.call import Call
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
@@ -262,7 +262,7 @@ def test_a_connection_that_is_half_open_costs_no_call(
     calling: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the call that runs nor one that was sent into nowhere; each runs once, and what it prints comes once."""
-    monkeypatch.setattr(worker, "SILENCE", SILENCE)
+    monkeypatch.setattr(open_stream, "SILENCE", SILENCE)
     proxy = Proxy(calling.kubeconfig)
     monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
     try:

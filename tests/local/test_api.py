@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from kubefunc.backends.kubernetes.api.requests import (
 )
 from kubefunc.errors import AuthenticationError, ClusterUnreachableError, ConfigurationError
 from tests.conftest import ROOT
-from tests.local.api_server import Handler, Peer, Request, Server
+from tests.local.api_server import Handler, Peer, Request, Server, tls
 
 User = dict[str, Any]
 
@@ -423,28 +422,6 @@ def test_credentials_that_cannot_be_loaded(connect: Callable[..., Api], tmp_path
 
 
 # -- TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
-    key = path.with_suffix(".key")
-    subprocess.run(
-        ["openssl", *command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", path],
-        check=True,
-        capture_output=True,
-    )
-    path.write_text(path.read_text() + key.read_text())
-    return path
-
-
-def tls(certificate: Path) -> ssl.SSLContext:
-    """The server's side."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
 
 
 def test_tls_with_the_clusters_own_authority(connect: Callable[..., Api], certificate: Path) -> None:

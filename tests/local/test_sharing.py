@@ -13,7 +13,9 @@ import pytest
 
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm.asking import states_of
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.records import Record, RecordFiles
+from kubefunc.backends.kubernetes.warm.stream import Way
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from tests.local.api_server import config_of
 from tests.local.exec_server import ExecServer
@@ -62,7 +64,7 @@ class Program:
 
     def __init__(self, api: Api, name: str, record: Record = WORKER) -> None:
         self.pool = Pool()
-        self.worker = Worker(cast(Owner, self.pool), api, name, record)
+        self.worker = Worker(cast(Owner, self.pool), Way(api, name, StreamLoop()), record)
         self.worker.take_over()
 
     def leave(self) -> None:

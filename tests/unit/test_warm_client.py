@@ -11,7 +11,9 @@ import pytest
 from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm import stream as module
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.records import Record
+from kubefunc.backends.kubernetes.warm.stream import Way
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.diagnosis import Phase
 
@@ -47,7 +49,9 @@ def test_a_worker_is_not_given_up_while_its_image_is_pulled(monkeypatch: pytest.
     """That may take minutes. The time for a stream to come begins when its Pod runs."""
     monkeypatch.setattr(module, "RECONNECT", 0.3)
     api, pool = Unreachable(), Recorder()
-    worker = Worker(cast(Owner, pool), cast(Api, api), "me", Record("worker-x", "token", "team"), b"key")
+    worker = Worker(
+        cast(Owner, pool), Way(cast(Api, api), "me", StreamLoop()), Record("worker-x", "token", "team"), b"key"
+    )
     worker.moved([0], Whereabouts(Phase.STARTING, "the image is being pulled", pod="worker-x-1"))
     until = time.monotonic() + 30
     while api.tries < 6 and time.monotonic() < until:  # these take more than 0.3 s
@@ -63,7 +67,7 @@ def test_a_worker_is_not_given_up_while_its_packages_are_installed(monkeypatch: 
     monkeypatch.setattr(module, "RECONNECT", 0.1)
     api, pool = Unreachable(), Recorder()
     record = Record("worker-x", "token", "team")
-    worker = Worker(cast(Owner, pool), cast(Api, api), "me", record, b"key", startup=1.0)
+    worker = Worker(cast(Owner, pool), Way(cast(Api, api), "me", StreamLoop()), record, b"key", startup=1.0)
     began = time.monotonic()
     worker.moved([0], Whereabouts(Phase.RUNNING, pod="worker-x-1"))
     worker.output([0], b"kubefunc: installing packages with uv: torch\nResolved 20 packages\n")

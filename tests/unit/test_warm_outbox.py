@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 
-from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import StreamCut
 from kubefunc.backends.kubernetes.warm import outbox
 from kubefunc.backends.kubernetes.warm.outbox import AT_ONCE, Outbox
@@ -18,6 +16,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
+        self.unsent = 0
         self.has_room = True
         self.is_cut = False
         self.closed = False
@@ -42,12 +41,12 @@ class Worker:
     def __init__(self) -> None:
         self.unsent: list[bytes] = []
         self.stream = Stream()
-        self.outbox = Outbox(self._take_unsent)
-        self.outbox.open(self.conversation)
+        self.woken = 0
+        self.outbox = Outbox(self._take_unsent, self._wake)
+        self.outbox.open(self.stream)
 
-    @property
-    def conversation(self) -> Conversation:
-        return cast("Conversation", self.stream)
+    def _wake(self) -> None:
+        self.woken += 1
 
     def _take_unsent(self) -> Iterator[bytes]:
         while self.unsent:
@@ -59,11 +58,9 @@ class Worker:
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
+def worker() -> Worker:
     """One that listens."""
-    made = Worker()
-    yield made
-    made.outbox.close()
+    return Worker()
 
 
 def test_who_gives_a_call_writes_it(worker: Worker) -> None:
@@ -79,8 +76,8 @@ def test_without_room_the_reading_thread_writes(worker: Worker) -> None:
     worker.give(b"two,")
     worker.outbox.add(b"end two")
     assert worker.stream.written == []
-    worker.outbox.woken()
-    worker.outbox.write(worker.conversation)
+    assert worker.woken == 3
+    worker.outbox.write(worker.stream)
     assert worker.stream.written == [b"one,two,end two"]
 
 
@@ -88,7 +85,7 @@ def test_much_is_left_to_the_reading_thread(worker: Worker) -> None:
     """To write it may take long."""
     worker.give(b"x" * (AT_ONCE + 1))
     assert worker.stream.written == []
-    worker.outbox.write(worker.conversation)
+    worker.outbox.write(worker.stream)
     assert [len(each) for each in worker.stream.written] == [AT_ONCE + 1]
 
 
@@ -98,8 +95,8 @@ def test_before_the_worker_listens_nothing_is_written(worker: Worker) -> None:
     worker.give(b"call")
     worker.outbox.add(b"end")
     worker.outbox.forget()
-    worker.outbox.open(worker.conversation)
-    worker.outbox.write(worker.conversation)
+    worker.outbox.open(worker.stream)
+    worker.outbox.write(worker.stream)
     assert worker.stream.written == [b"call"]
 
 
@@ -108,15 +105,15 @@ def test_what_was_taken_for_a_stream_is_of_no_use_on_the_next(worker: Worker) ->
     worker.stream.has_room = False
     worker.give(b"call, signed for the first stream")
     worker.outbox.shut()
-    worker.outbox.open(worker.conversation)
-    worker.outbox.write(worker.conversation)
+    worker.outbox.open(worker.stream)
+    worker.outbox.write(worker.stream)
     assert worker.stream.written == []
 
 
 def test_an_acknowledgement_goes_with_the_next_call(worker: Worker) -> None:
     """Alone it would be a message more for each call."""
     worker.outbox.owe(b"A,")
-    worker.outbox.write(worker.conversation)
+    worker.outbox.write(worker.stream)
     assert worker.stream.written == []
     worker.give(b"call")
     assert worker.stream.written == [b"A,call"]
@@ -128,7 +125,7 @@ def test_an_acknowledgement_goes_alone_after_a_while(worker: Worker, monkeypatch
     worker.outbox.owe(b"A")
     assert 0 < worker.outbox.patience <= outbox.OWED_FOR
     monkeypatch.setattr(outbox, "OWED_FOR", 0.0)
-    worker.outbox.write(worker.conversation)
+    worker.outbox.write(worker.stream)
     assert worker.stream.written == [b"A"]
     assert worker.outbox.patience > 3600
 

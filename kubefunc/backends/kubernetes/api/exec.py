@@ -38,7 +38,7 @@ STDIN, STDOUT, STDERR, ERROR = range(4)
 SILENCE = 30.0
 _SCRATCH = 256 * 1024
 _STDERR_LIMIT = 64 * 1024
-_STRAGGLERS = 2.0
+STRAGGLERS = 2.0  # seconds
 
 
 class ExecStream:
@@ -133,9 +133,12 @@ class ExecStream:
             self._stderr += piece[: _STDERR_LIMIT - len(self._stderr)]
         elif channel == ERROR:
             self._status += piece
-            # Channels are not in order among each other: stdout's last bytes may come after the verdict.
             if self._verdict() is not None:
-                self._socket.set_timeout(_STRAGGLERS)
+                self._await_stragglers()
+
+    def _await_stragglers(self) -> None:
+        """Channels are not in order among each other: stdout's last bytes may come after the verdict."""
+        self._socket.set_timeout(STRAGGLERS)
 
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """All channels' pieces until the end of the stream."""

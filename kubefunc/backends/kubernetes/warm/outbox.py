@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-from kubefunc.backends.kubernetes.api.conversation import Conversation
 from kubefunc.backends.kubernetes.api.exec_errors import TransportError
 from kubefunc.backends.kubernetes.warm.batch import PIECE
 
 AT_ONCE = 32 << 10  # bytes that a thread which gives a call writes itself
 OWED_FOR = 1.0  # seconds that a message without haste waits for another one to go with
+IN_A_TURN = 4  # messages that the thread of all streams writes to one worker before it turns to the others
+
+
+class Sender(Protocol):
+    """Takes messages. All but the last one that it was given may be with the worker: see ``unsent``."""
+
+    def send(self, data: bytes) -> None:
+        """Send this."""
+        ...
+
+
+class Stream(Sender, Protocol):
+    """The same, of a stream that never waits."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the network."""
+        ...
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send this, unless something waits already."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread."""
+        ...
 
 
 class Outbox:
-    """Frames for a worker, in order.
+    """Frames for a worker, in order. Nobody waits until they are written.
 
-    A thread that adds some writes them itself where that takes no time: to have another one do it costs a small call a
-    tenth of its time. Else the thread that reads the stream does it.
+    A thread that adds some writes them itself where those before are written: to have another one do it costs a small
+    call a tenth of its time. Else the thread of all streams does it.
     """
 
-    def __init__(self, unsent: Callable[[], Iterable[bytes]]) -> None:
-        """``unsent``: the frames of the batches that the worker was given and has not been sent."""
+    def __init__(self, unsent: Callable[[], Iterable[bytes]], wake: Callable[[], None]) -> None:
+        """
+        Args:
+            unsent: the frames of the batches that the worker was given and has not been sent.
+            wake: has the thread of all streams call :meth:`write`.
+        """
         self._unsent = unsent
-        self._taken: list[bytes] = []  # not written yet
+        self._wake = wake
+        self._taken: deque[bytes] = deque()  # not written yet
         self._waiting: deque[bytes] = deque()
         self._owed: deque[bytes] = deque()
         self._owed_since = 0.0
         self._writing = threading.Lock()
-        self._stream: Conversation | None = None
-        self._wake, self._wake_end = socket.socketpair()  # not a pipe: who is late finds it closed, and not another's
+        self._stream: Stream | None = None
 
     # -- by any thread
 
@@ -42,8 +70,7 @@ class Outbox:
         """Tell it this, after the batches that it has not been sent."""
         self._waiting.extend(frames)
         if not self._write_at_once():
-            with contextlib.suppress(OSError):  # the thread that reads has ended
-                self._wake_end.send(b".")
+            self._wake()
 
     def _write_at_once(self) -> bool:
         """False where another thread is to do it."""
@@ -51,10 +78,13 @@ class Outbox:
         if stream is None or not self._writing.acquire(blocking=False):
             return False
         try:
-            frames = self._take()
-            if not frames or (sum(map(len, frames)) <= AT_ONCE and stream.send_at_once(b"".join(frames))):
+            self._take()
+            if not self._taken:
                 return True
-            self._taken = frames
+            is_small = sum(map(len, self._taken)) <= AT_ONCE
+            if is_small and stream.send_at_once(b"".join(self._taken)):
+                self._taken.clear()
+                return not stream.unsent
         except (TransportError, OSError):
             stream.close()  # who reads it opens another one, and hears there what has arrived
             return True
@@ -68,22 +98,19 @@ class Outbox:
             self._owed_since = time.monotonic()
         self._owed.append(frame)
 
-    # -- by the thread that reads the stream
+    # -- by the thread of all streams
 
-    def fileno(self) -> int:
-        """Can be read when there is something to write."""
-        return self._wake.fileno()
-
-    def woken(self) -> None:
-        """That was noticed."""
-        self._wake.recv(512)
+    @property
+    def has_more(self) -> bool:
+        """Whether something was taken and is not written."""
+        return bool(self._taken)
 
     @property
     def patience(self) -> float:
         """Seconds until something is to be written in any case."""
         return max(0.0, self._owed_since + OWED_FOR - time.monotonic()) if self._owed else math.inf
 
-    def open(self, stream: Conversation) -> None:
+    def open(self, stream: Stream) -> None:
         """The worker listens. What was taken for an earlier stream is signed for that one, and is given anew."""
         with self._writing:
             self._taken.clear()
@@ -100,23 +127,22 @@ class Outbox:
             self._waiting.clear()
             self._owed.clear()
 
-    def write(self, stream: Conversation) -> None:
-        """Write all that waits."""
+    def write(self, stream: Stream) -> None:
+        """Write what waits, as far as the network takes it, and not so much that others must wait for it."""
         with self._writing:
-            frames = self._take()
-            if not frames and self.patience <= 0:
-                frames = _all_of(self._owed)
-            send(stream, frames)
+            self._take()
+            if not self._taken and self.patience <= 0:
+                self._taken.extend(_all_of(self._owed))
+            for _ in range(IN_A_TURN):
+                if stream.unsent or not self._taken:
+                    return
+                stream.send(next(_messages(_drained(self._taken))))
 
-    def close(self) -> None:
-        """Nobody writes any more."""
-        self._wake.close()
-        self._wake_end.close()
-
-    def _take(self) -> list[bytes]:
-        taken, self._taken = self._taken, []
-        frames = [*taken, *self._unsent(), *_all_of(self._waiting)]
-        return [*_all_of(self._owed), *frames] if frames else []
+    def _take(self) -> None:
+        frames = [*self._unsent(), *_all_of(self._waiting)]
+        if frames or self._taken:
+            self._taken.extendleft(reversed(_all_of(self._owed)))
+        self._taken.extend(frames)
 
 
 def _all_of(frames: deque[bytes]) -> list[bytes]:
@@ -124,7 +150,18 @@ def _all_of(frames: deque[bytes]) -> list[bytes]:
     return [frames.popleft() for _ in range(len(frames))]
 
 
-def send(stream: Conversation, frames: Iterable[bytes]) -> None:
+def send(stream: Sender, frames: Iterable[bytes]) -> None:
+    """Send all of these."""
+    for message in _messages(frames):
+        stream.send(message)
+
+
+def _drained(frames: deque[bytes]) -> Iterator[bytes]:
+    while frames:
+        yield frames.popleft()
+
+
+def _messages(frames: Iterable[bytes]) -> Iterator[bytes]:
     """Small ones together: each message costs both ends, and all between them."""
     together: list[bytes] = []
     size = 0
@@ -132,7 +169,7 @@ def send(stream: Conversation, frames: Iterable[bytes]) -> None:
         together.append(frame)
         size += len(frame)
         if size >= PIECE:
-            stream.send(b"".join(together))
+            yield b"".join(together)
             together, size = [], 0
     if together:
-        stream.send(b"".join(together))
+        yield b"".join(together)

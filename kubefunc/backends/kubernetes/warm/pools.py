@@ -122,3 +122,4 @@ class Pools:
     def forget(self) -> None:
         for pool in self._pools.values():
             pool.forget()
+        self._host.loop.forget()

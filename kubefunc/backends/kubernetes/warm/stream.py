@@ -1,37 +1,51 @@
-"""The stream to one warm worker: opened, greeted, and opened again when it breaks.
+"""The streams to one warm worker: opened one after another, until it has gone.
 
-What the worker says is its reader's matter (:mod:`kubefunc.backends.kubernetes.warm.worker`).
+All are read by one thread (:mod:`kubefunc.backends.kubernetes.warm.loop`). What the worker says is its reader's matter
+(:mod:`kubefunc.backends.kubernetes.warm.worker`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from kubefunc.backends.kubernetes.api.conversation import Conversation
-from kubefunc.backends.kubernetes.api.exec_errors import TransportError
+from kubefunc.backends.kubernetes.api.duplex import DuplexStream
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import Greeting
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop, Timer
+from kubefunc.backends.kubernetes.warm.open_stream import SILENCE, OpenStream
 from kubefunc.backends.kubernetes.warm.outbox import Outbox, send
 from kubefunc.backends.kubernetes.warm.records import Record
-from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import ATTACH
-from kubefunc.runner.warm.frames import PING
 from kubefunc.runner.warm.kept import Kept
 
 RECONNECT = 60.0  # seconds without a stream after which a worker is given up, on both sides
-SILENCE = 35.0  # seconds: a worker says each 10 s that it is there
 AGAIN = 0.1  # seconds before the next stream: the first ones are tried while the Pod still starts
 SLOWER = 1.1
 AGAIN_AT_MOST = 2.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How this program reaches workers.
+
+    Attributes:
+        api: the API server.
+        client: the id by which workers know this program.
+        loop: its thread reads their streams.
+    """
+
+    api: Api
+    client: str
+    loop: StreamLoop
+
+
 class Reader(Protocol):
-    """The worker, as its stream sees it. Called by the thread that reads.
+    """The worker, as its streams see it. Called by the thread that reads them.
 
     Attributes:
         given: the calls that it has been given.
@@ -72,39 +86,41 @@ class WorkerStream:
         kept: what the worker keeps, as far as it has said.
     """
 
-    def __init__(self, reader: Reader, api: Api, client: str, startup: float, *, pod_runs: bool) -> None:
+    def __init__(self, reader: Reader, way: Way, startup: float, *, pod_runs: bool) -> None:
         """
         Args:
             reader: who is told.
-            api: the API server.
-            client: the id by which the worker knows this program.
+            way: how it is reached.
             startup: seconds that its Pod may run, beyond RECONNECT, before it serves: packages are installed first.
             pod_runs: its Pod does.
         """
         self.over = False
         self.kept = Kept()
         self._reader = reader
-        self._api = api
-        self._client = client
+        self._way = way
+        self._loop = way.loop
         self._startup = self._may_start_for = startup
         self._pod_runs = pod_runs  # streams are tried before that, too
         self._request_key = b""
-        self._conversation: Conversation | None = None
-        self._thread: threading.Thread | None = None
-        self._outbox = Outbox(self._unsent)
-        self._hurry = threading.Event()
-        self._heard = time.monotonic()
+        self._connection: DuplexStream | None = None  # it is being opened, or open
+        self._opened: OpenStream | None = None
+        self._closed: threading.Event | None = None  # None: it was never started
+        self._outbox = Outbox(self._unsent, lambda: self._loop.soon(self._write))
+        self._pause = AGAIN
+        self._timer: Timer | None = None
+        self._heard_at = self._loop.clock()
 
     # -- by any thread
 
     @property
     def is_open(self) -> bool:
-        return self._conversation is not None
+        return self._opened is not None
 
     def start(self) -> None:
         """Open the first one."""
-        self._thread = threading.Thread(target=self._serve, name=f"kubefunc-{self._reader.address().call}", daemon=True)
-        self._thread.start()
+        self._loop.enter()
+        self._closed = threading.Event()
+        self._loop.soon(self._connect)
 
     def send(self, *frames: bytes) -> None:
         """Tell the worker this, after what it has been given and not been sent."""
@@ -118,37 +134,35 @@ class WorkerStream:
         """However long its image took."""
         if not self._pod_runs:
             self._pod_runs = True
-            self._heard = time.monotonic()
-            self._hurry.set()
+            self._heard_at = self._loop.clock()
+            self._loop.soon(self._hurry)
 
     def pod_replaced(self, *, pod_runs: bool) -> None:
         """The stream led to one that has gone."""
         self._pod_runs = pod_runs
-        self._heard = time.monotonic()
+        self._heard_at = self._loop.clock()
         self._may_start_for = self._startup
-        conversation = self._conversation
-        if conversation is not None:
-            conversation.close()
+        self._cut()
 
     def end(self) -> None:
-        """When this one breaks there will not be another."""
+        """When this one ends there will not be another."""
         self.over = True
 
     def close(self) -> None:
         """End it at once."""
         self.over = True
-        if self._thread is None:
-            self._outbox.close()
-        self._hurry.set()
-        conversation = self._conversation
-        if conversation is not None:
-            conversation.close()
-        self._outbox.add()
+        self._cut()
+        self._loop.soon(self._hurry)
+
+    def _cut(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.close()
 
     def join(self, seconds: float) -> None:
         """Wait until it is closed, for so long at most."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(seconds)
+        if self._closed is not None and not self._loop.is_current:
+            self._closed.wait(seconds)
 
     # -- by the thread that reads
 
@@ -162,74 +176,79 @@ class WorkerStream:
 
     def send_again(self, batch: Batch) -> None:
         """The last stream broke before all of it was there."""
-        if self._conversation is not None:
-            send(self._conversation, self._frames_of(batch))
+        if self._opened is not None:
+            send(self._opened, self._frames_of(batch))
 
-    def _serve(self) -> None:
-        pause = AGAIN
-        while not self.over:
-            heard = self._heard
-            try:
-                self._open()
-            except (TransportError, OSError) as error:  # it is starting, or the way to it is broken
-                self._reader.stream_broke(error)
-            if self._heard > heard:
-                pause = AGAIN
-            if not self.over and self._pod_runs and time.monotonic() - self._heard > RECONNECT + self._may_start_for:
-                self.over = True
-                self._reader.gave_up()
-            if self._hurry.wait(0.0 if self.over else pause):
-                self._hurry.clear()
-                pause = AGAIN
-            pause = min(SLOWER * pause, AGAIN_AT_MOST)
-        self._outbox.close()
-
-    def _open(self) -> None:
-        to = self._reader.address()
-        conversation = Conversation(self._api, to.namespace, to.pod, ATTACH, silence=SILENCE)
-        with conversation:
-            self._conversation = conversation
-            try:
-                if not self.over:
-                    self._converse(conversation, Greeting(to, self._client))
-            finally:
-                self._outbox.shut()
-                self._conversation = None
-
-    def _converse(self, conversation: Conversation, greeting: Greeting) -> None:
-        frames = wire.Frames()
-        while not self.over:
-            data, woken = conversation.hear(self._outbox.fileno(), SILENCE, self._outbox.patience)
-            for letter, content in frames.feed(data):
-                if greeting.done:
-                    self._hear(conversation, letter, content)
-                else:
-                    self._greet(conversation, greeting, letter, content)
-            if woken:
-                self._outbox.woken()
-            if greeting.done and not self.over:
-                self._outbox.write(conversation)
-
-    def _greet(self, conversation: Conversation, greeting: Greeting, letter: bytes, content: bytes) -> None:
-        told = greeting.hear(letter, content)
+    def greets(self) -> Sequence[Batch]:
         given = self._reader.given.batches
-        if told is None:
-            for batch in given:
-                batch.forget_answer()
-            conversation.send(greeting.hello(given))
-            return
-        self._heard = time.monotonic()
-        self._request_key = greeting.key
+        for batch in given:
+            batch.forget_answer()
+        return given
+
+    def welcomed(self, told: dict[str, Any], key: bytes) -> None:
+        self._heard_at = self._loop.clock()
+        self._pause = AGAIN
+        self._request_key = key
         self.kept = Kept((name, size) for name, size in told["kept"])
         self._reader.welcomed(told)
-        self._outbox.open(conversation)
 
-    def _hear(self, conversation: Conversation, letter: bytes, content: bytes) -> None:
-        self._heard = time.monotonic()
-        if letter == PING:
-            conversation.send(wire.frame(PING))
-        else:
-            self._reader.hear(letter, content)
+    def hear(self, letter: bytes, content: bytes) -> None:
+        self._heard_at = self._loop.clock()
+        self._reader.hear(letter, content)
+
+    def ended(self, error: Exception | None) -> None:
+        """Decide whether another one follows, and when."""
+        self._opened = self._connection = None
+        if error is not None:
+            self._reader.stream_broke(error)
+        now = self._loop.clock()
+        if not self.over and self._pod_runs and now - self._heard_at > RECONNECT + self._may_start_for:
+            self.over = True
+            self._reader.gave_up()
+        if self.over:
+            self._finish()
+            return
+        self._timer = self._loop.after(self._pause, self._connect)
+        self._pause = min(SLOWER * self._pause, AGAIN_AT_MOST)
+
+    def _connect(self) -> None:
+        self._timer = None
+        if self.over:
+            self._finish()
+            return
+        to = self._reader.address()
+        try:
+            made = DuplexStream(self._way.api, to.namespace, to.pod, ATTACH, silence=SILENCE)
+        except OSError as error:
+            self.ended(error)
+            return
+        self._connection = made
+        self._loop.open(made.open, lambda failure: self._connected(made, to, failure))
+
+    def _connected(self, connection: DuplexStream, to: Record, failure: Exception | None) -> None:
+        if failure is not None:
+            self.ended(failure)
+            return
+        self._opened = OpenStream(self, connection, Greeting(to, self._way.client), self._outbox, self._loop)
+        self._opened.begin()
+
+    def _write(self) -> None:
+        if self._opened is not None:
+            self._opened.write()
+
+    def _hurry(self) -> None:
+        """Do not wait for what it waits for."""
+        if self._opened is not None:
+            self._opened.check()
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._pause = AGAIN
+            self._connect()
+
+    def _finish(self) -> None:
+        if self._closed is not None and not self._closed.is_set():
+            self._closed.set()
+            self._loop.leave()
 
     def _unsent(self) -> Iterator[bytes]:
         for batch in self._reader.given.take_unsent():

@@ -13,8 +13,9 @@ from kubefunc import errors
 from kubefunc.backends.base import Shape, Sink, Submission
 from kubefunc.backends.kubernetes.warm.files import FileTransfers
 from kubefunc.backends.kubernetes.warm.kind import kind_of
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.records import NoRecords, Record, RecordFiles, Records
-from kubefunc.backends.kubernetes.warm.stream import RECONNECT
+from kubefunc.backends.kubernetes.warm.stream import RECONNECT, Way
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
@@ -44,6 +45,7 @@ class Host:
         cluster: the cluster's address, and the context by which it is reached.
         cache: where this user's caches are.
         later: does something after so many seconds.
+        loop: its thread reads the streams of all workers.
     """
 
     api: Api
@@ -56,6 +58,7 @@ class Host:
     cluster: tuple[str, str]
     cache: Path
     later: Callable[[float, Callable[[], None]], None]
+    loop: StreamLoop = dataclasses.field(default_factory=StreamLoop)
 
 
 class Supply:
@@ -70,10 +73,10 @@ class Supply:
         self._config = config
         self._options = options
         self._namespace = namespace
-        self._client = os.urandom(TOKEN_SIZE).hex()
         # A stream of its own for each worker: from the session's connections they would leave none for requests.
         self._api = host.connect(config.max_workers)
         self.transfers = FileTransfers(host.connect)
+        self._way = Way(self._api, os.urandom(TOKEN_SIZE).hex(), host.loop)
         self._kind = kind_of(host.cluster, namespace, options, self._arguments)
         self._records: Records = NoRecords()
         if config.share:
@@ -96,14 +99,14 @@ class Supply:
             for record in self._records.read()
             if record.call not in have and now - self._asked.get(record.call, -ASK_AGAIN_AFTER) >= ASK_AGAIN_AFTER
         ]
-        workers = [Worker(owner, self._api, self._client, record) for record in left[:count]]
+        workers = [Worker(owner, self._way, record) for record in left[:count]]
         return workers + [self._new_worker(owner) for _ in range(count - len(workers))]
 
     def _new_worker(self, owner: Owner) -> Worker:
         key = os.urandom(KEY_SIZE)
         record = Record(new_id(FUNCTION, key), os.urandom(TOKEN_SIZE).hex(), self._namespace)
         startup = self._options.pull_allowance if self._options.packages else 0.0
-        return Worker(owner, self._api, self._client, record, key, startup)
+        return Worker(owner, self._way, record, key, startup)
 
     def start(self, worker: Worker) -> None:
         """Have it come."""

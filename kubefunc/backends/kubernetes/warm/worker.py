@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from kubefunc.backends.base import Lost, Whereabouts
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused
-from kubefunc.backends.kubernetes.api.requests import Api, ApiError
+from kubefunc.backends.kubernetes.api.requests import ApiError
 from kubefunc.backends.kubernetes.warm.arguments import Brought
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.files import FileTransfers
@@ -23,7 +23,7 @@ from kubefunc.backends.kubernetes.warm.own_call import news_in, why_it_failed
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.backends.kubernetes.warm.stream import WorkerStream
+from kubefunc.backends.kubernetes.warm.stream import Way, WorkerStream
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
 from kubefunc.runner.execution.request import ENDED, TERMINATE
@@ -99,14 +99,11 @@ class Worker:
         is_found: whether another program has started it.
     """
 
-    def __init__(
-        self, owner: Owner, api: Api, client: str, record: Record, key: bytes = b"", startup: float = 0.0
-    ) -> None:
+    def __init__(self, owner: Owner, way: Way, record: Record, key: bytes = b"", startup: float = 0.0) -> None:
         """
         Args:
             owner: its pool.
-            api: the API server.
-            client: the id by which the worker knows this program.
+            way: how this program reaches workers.
             record: how it is reached.
             key: of its own call. Without it, it was found.
             startup: seconds that its Pod may run, beyond RECONNECT, before it serves: packages are installed first.
@@ -123,7 +120,7 @@ class Worker:
         self.namespace = record.namespace
         self._owner = owner
         self._is_leaving = False
-        self._stream = WorkerStream(self, api, client, startup, pod_runs=self.is_found)
+        self._stream = WorkerStream(self, way, startup, pod_runs=self.is_found)
         self._made = time.monotonic()
         self._told: KubefuncError | None = None  # how its Job ended, of one that was found
 

@@ -1,0 +1,175 @@
+"""The one thread for all streams to warm workers: what it does, when, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kubefunc.backends.kubernetes.warm import loop as module
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop
+
+WITHIN = 30.0
+
+
+class Ticking:
+    """A clock that stands still until it is set, and what was done."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.done: list[str] = []
+        self.loop = StreamLoop(lambda: self.now)
+
+    def do(self, what: str) -> Callable[[], None]:
+        """Notes that it was done."""
+        return lambda: self.done.append(what)
+
+    def in_loop(self, work: Callable[[], object]) -> None:
+        """Have the loop do this, and wait for it."""
+        done = threading.Event()
+        self.loop.soon(lambda: (work(), done.set()))  # type: ignore[func-returns-value]
+        assert done.wait(WITHIN)
+
+    def turn(self) -> None:
+        """Let the loop go round once more."""
+        self.in_loop(lambda: None)
+        self.in_loop(lambda: None)
+
+
+@pytest.fixture
+def ticking() -> Iterator[Ticking]:
+    """A loop without members; its thread has ended when the test has."""
+    yield Ticking()
+    until(lambda: all(each.name != "kubefunc-streams" for each in threading.enumerate()))
+
+
+def until(reached: Callable[[], object]) -> None:
+    """Wait for this."""
+    deadline = time.monotonic() + WITHIN
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def pollers() -> int:
+    """How many descriptors of this process wait for others."""
+    paths = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+    return sum(os.path.exists(path) and "eventpoll" in os.readlink(path) for path in paths)
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_is_due_is_done_in_its_order(ticking: Ticking) -> None:
+    """What was cancelled is not."""
+    loop = ticking.loop
+    loop.enter()
+    ticking.in_loop(lambda: loop.after(2.0, ticking.do("second")))
+    ticking.in_loop(lambda: loop.after(1.0, ticking.do("first")))
+    ticking.in_loop(lambda: loop.after(1.5, ticking.do("never")).cancel())
+    ticking.in_loop(lambda: loop.after(60.0, ticking.do("much later")))
+    ticking.turn()
+    assert ticking.done == []
+    ticking.now += 2.0
+    ticking.turn()
+    assert ticking.done == ["first", "second"]
+    loop.leave()
+
+
+def test_what_fails_for_one_member_is_no_others_matter(ticking: Ticking, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has it."""
+    loop = ticking.loop
+    loop.enter()
+    loop.soon(lambda: [][0])
+    ticking.in_loop(ticking.do("goes on"))
+    assert ticking.done == ["goes on"]
+    assert "IndexError" in caplog.text
+    loop.leave()
+
+
+def test_the_thread_ends_with_its_last_member(ticking: Ticking) -> None:
+    """And leaves no descriptor; the next member has a new one."""
+    loop = ticking.loop
+    before = descriptors()
+    for _ in range(3):
+        loop.enter()
+        loop.enter()
+        loop.leave()
+        ticking.in_loop(ticking.do("round"))
+        thread = next(each for each in threading.enumerate() if each.name == "kubefunc-streams")
+        loop.leave()
+        thread.join(WITHIN)
+        assert descriptors() == before
+    assert ticking.done == ["round"] * 3
+
+
+def test_what_takes_long_is_done_elsewhere(ticking: Ticking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By some threads at most, which end when all is done; the loop is told of failures, too."""
+    monkeypatch.setattr(module, "OPENED_AT_ONCE", 3)
+    loop = ticking.loop
+    loop.enter()
+    go_on = threading.Event()
+    begun: list[str] = []
+    failures: list[Exception | None] = []
+
+    def work() -> None:
+        begun.append(threading.current_thread().name)
+        go_on.wait(WITHIN)
+        raise OSError("no")
+
+    for _ in range(5):
+        loop.open(work, failures.append)
+    until(lambda: len(begun) == 3)
+    ticking.in_loop(ticking.do("is not held up"))
+    assert ticking.done == ["is not held up"]
+    assert len(begun) == 3
+    go_on.set()
+    until(lambda: len(failures) == 5)
+    assert {str(each) for each in failures} == {"no"}
+    until(lambda: all(each.name != "kubefunc-opens" for each in threading.enumerate()))
+    loop.leave()
+
+
+def test_a_ready_descriptor_is_told_of(ticking: Ticking) -> None:
+    """Until it is not watched any more."""
+    loop = ticking.loop
+    loop.enter()
+    here, there = socket.socketpair()
+    with here, there:
+        ticking.in_loop(lambda: loop.watch(here.fileno(), 1, lambda: ticking.done.append(here.recv(10).decode())))
+        there.send(b"hello")
+        until(lambda: ticking.done == ["hello"])
+        ticking.in_loop(lambda: loop.unwatch(here.fileno()))
+        there.send(b"again")
+        ticking.turn()
+        assert ticking.done == ["hello"]
+    loop.leave()
+
+
+def test_a_forked_child_leaves_its_parents_streams_alone(ticking: Ticking) -> None:
+    """It drops what the loop has waited with, and the parent goes on reading."""
+    loop = ticking.loop
+    loop.enter()
+    here, there = socket.socketpair()
+    with here, there:
+        ticking.in_loop(lambda: loop.watch(here.fileno(), 1, lambda: ticking.done.append(here.recv(10).decode())))
+        assert pollers() == 1
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                loop.forget()
+                loop.soon(lambda: None)
+                status = pollers()
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        there.send(b"hello")
+        until(lambda: ticking.done == ["hello"])
+    loop.leave()
