@@ -1,4 +1,4 @@
-"""What is brought into a Pod, and files of results out of it: programs that exec starts beside the courier."""
+"""What is brought into a Pod, and files of results out of it: programs that exec starts beside what runs there."""
 
 from __future__ import annotations
 

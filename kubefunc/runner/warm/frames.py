@@ -22,10 +22,14 @@
 ``B``  a piece of a large outcome. ``R``: the rest of it. A call in a process of its own has a signed envelope; a batch
        of items, or a call in a process that stays, signed blocks of records.
 ``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``. What the worker says of
-       the next call comes after this.
+       the next call comes after this. Files in what the call returned are kept until ``A``, too, and no other call
+       begins before that.
 ``G``  from the client: it goes, and its call is ended. The answer, once that is done: the worker is free.
 ``P``  from both: I am here.
 ``X``  the worker takes no more calls (text: why), and has begun none of those that have not ended.
+
+Files of arguments and results are no frames: programs that exec starts beside the worker carry them
+(:mod:`kubefunc.runner.pod.transfers`).
 
 A stream may break at any byte: the client comes back with another one and both go on where they were. A client that
 does not come back within ``reconnect`` seconds is gone: its call is ended, and another client may have the worker.
