@@ -13,10 +13,12 @@ from kubefunc.backends.base import Lost, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.greeting import Greeting
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.records import Record as Address
 from kubefunc.backends.kubernetes.warm.returned import Returned
 from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.backends.kubernetes.warm.stream import Way
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
@@ -109,7 +111,7 @@ def batch(told: Told) -> Batch:
 @pytest.fixture
 def worker(pool: Pool, batch: Batch) -> Iterator[Worker]:
     """It was given the call."""
-    made = Worker(cast(Owner, pool), cast(Api, None), "me", ADDRESS, b"key")
+    made = Worker(cast(Owner, pool), Way(cast(Api, None), "me", StreamLoop()), ADDRESS, b"key")
     made.given.assign(batch)
     yield made
     made.close()
