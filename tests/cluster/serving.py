@@ -45,9 +45,21 @@ def serve(_: int = 0) -> str:
 
 
 @remote
-def ask(endpoint: str, times: int) -> Counter[str]:
-    """Who answers how many of so many requests, each on a connection of its own."""
-    return Counter(_ask(endpoint) for _ in range(times))
+def ask_until_silent(endpoint: str, answer: str, within: float) -> int:
+    """Ask until one who answers has not done so for many requests in a row: how many requests were made.
+
+    Each of its answers is printed. Of three that listen, one stays out of fifty in a row once in 600 million times.
+    """
+    deadline = time.monotonic() + within
+    asked = others = 0
+    while others < 50 and time.monotonic() < deadline:
+        others += 1
+        asked += 1
+        if _ask(endpoint) == answer:
+            print(answer, flush=True)
+            others = 0
+        time.sleep(0.005)
+    return asked
 
 
 @remote

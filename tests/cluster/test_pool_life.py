@@ -15,7 +15,7 @@ import pytest
 
 from kubefunc import Pool, current, remote
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import nothing_left, until_running
+from tests.cluster.waiting import eventually, nothing_left
 from tests.conftest import ROOT
 
 WAIT = 90
@@ -61,11 +61,12 @@ def test_a_node_that_is_drained_costs_no_call_and_no_item(calling: Space) -> Non
 
         @remote(pool=pool, verbose=False)
         def patient(seconds: float) -> tuple[int, str]:
+            print("begun")
             time.sleep(0.0 if current.disruptions() else seconds)
             return current.disruptions(), platform.node()
 
         call = patient.remote(600.0)
-        until_running(call)
+        eventually(lambda: "begun" in call.logs(), what="the function")  # one that has not begun counts no disruption
         first = call.stats.pod or ""
         evict(calling, first)
         disruptions, second = call.result(WAIT)

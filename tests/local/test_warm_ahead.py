@@ -14,7 +14,7 @@ from kubefunc.envelope import verify
 from kubefunc.runner import EXIT_TERMINATED
 from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT, TERMINATE
 from kubefunc.runner.protocol import records
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NOT_BEGUN
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NO_MORE, NOT_BEGUN
 from tests.local.warm import KEY, WITHIN, WarmClient
 
 
@@ -139,9 +139,11 @@ def test_both_survive_a_stream_that_breaks(client: WarmClient, tmp_path: Path) -
 
 
 def test_a_worker_that_leaves_has_not_begun_it(client: WarmClient, tmp_path: Path) -> None:
-    """SIGTERM ends the one that runs, and the client is told that the other one may run elsewhere."""
+    """SIGTERM ends the one that runs; the client hears first not to come again, and last that nothing has begun."""
     running_and_waiting(client, tmp_path)
     client.worker.process.send_signal(signal.SIGTERM)
+    assert client.receive_one_of(NO_MORE, ENDED)[0] == NO_MORE
+    client.receive(ENDED)
     client.receive(LEAVING)
     assert marks(tmp_path) == 0
 

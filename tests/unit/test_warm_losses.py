@@ -19,6 +19,8 @@ from kubefunc.backends.kubernetes.warm.supply import Host
 from kubefunc.backends.kubernetes.warm.worker import Worker
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
+from kubefunc.runner.execution.request import ENDED
+from kubefunc.runner.warm.frames import NO_MORE
 
 KEY = b"k" * 32
 KILLED = errors.OutOfMemoryError("the Pod used more memory than it has")
@@ -133,6 +135,21 @@ def test_what_was_lost_runs_alone() -> None:
     backlog.add(runs_of(4, Told(), disruptions=1))
     batches = [backlog.next_batch(0.001, 1) for _ in range(4)]
     assert [len(batch.runs) for batch in batches if batch is not None] == [1, 1, 1, 1]
+
+
+def test_a_call_that_a_leaving_worker_lost_is_not_sent_to_it_again(started: tuple[WarmPool, list[Worker]]) -> None:
+    """The worker says first that it takes no more: its Pod may end before its last words are sent."""
+    pool, workers = started
+    told = Told()
+    pool.submit(runs_of(1, told))
+    serve(pool, workers[0])
+    run = workers[0].given.run
+    assert run is not None
+    pool.submit(runs_of(1, Told()))
+    workers[0].hear(NO_MORE, b"")
+    workers[0].hear(ENDED, b"143")
+    assert told.lost_items == [0]
+    assert workers[0].given.batches == []
 
 
 def test_workers_that_cannot_start_end_what_waits(started: tuple[WarmPool, list[Worker]]) -> None:

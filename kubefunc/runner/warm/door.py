@@ -9,7 +9,7 @@ import time
 
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import SOCKET
-from kubefunc.runner.warm.frames import BUSY, HELLO, LEAVING, NONCE, PING, STATES, WELCOME
+from kubefunc.runner.warm.frames import BUSY, HELLO, LEAVING, NO_MORE, NONCE, PING, STATES, WELCOME
 from kubefunc.runner.warm.lease import is_proof, proof, request_key
 from kubefunc.runner.warm.stream import Stream, listen
 
@@ -92,6 +92,14 @@ class Door:
             self.stream.send(*last)
             self.stream.flush()
             self._drop(self.stream)
+
+    def announce_end(self) -> None:
+        """Tell the client, before it hears that its call was lost, not to send it here again.
+
+        The last words may not arrive: what a container has written when it ends is not always read.
+        """
+        if self.stream is not None:
+            self.stream.send(wire.frame(NO_MORE))
 
     def close(self, why: str) -> None:
         """Take no client any more; the one that is there is told why."""

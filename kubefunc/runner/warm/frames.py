@@ -26,6 +26,7 @@
        begins before that.
 ``G``  from the client: it goes, and its call is ended. The answer, once that is done: the worker is free.
 ``P``  from both: I am here.
+``M``  from the worker, before ``E``: it takes no more calls. ``X`` follows, if the Pod does not end before it is sent.
 ``X``  the worker takes no more calls (text: why), and has begun none of those that have not ended.
 
 Files of arguments and results are no frames: programs that exec starts beside the worker carry them
@@ -52,5 +53,6 @@ GIVEN_BACK = b"U"
 NOT_BEGUN = b"V"
 ACKNOWLEDGE = b"A"
 PING = b"P"
+NO_MORE = b"M"
 LEAVING = b"X"
 PLACE = struct.Struct(">QQ")  # of a piece of output: where it begins, and the item that has printed it

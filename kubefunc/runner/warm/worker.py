@@ -141,9 +141,12 @@ class Worker:
             return
         supervisor = Supervisor(self, self._signals) if call.request.stay is None else Batch(self, self._signals)
         status = supervisor.run()
+        leaves = supervisor.ending and not call.was_asked
+        if leaves:
+            self._door.announce_end()
         self._end_call(call, status)
         self._processes.kill_others()
-        if supervisor.ending and not call.was_asked:
+        if leaves:
             raise _Leave("it was told to end (SIGTERM)")
         self._leave_if_unneeded()
 

@@ -28,7 +28,7 @@ from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
 from kubefunc.runner.execution.request import ENDED, TERMINATE
 from kubefunc.runner.protocol import records, wire
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NOT_BEGUN
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NO_MORE, NOT_BEGUN
 
 FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
@@ -276,6 +276,8 @@ class Worker:
             if self.is_found:
                 self._stream.end()
             self._owner.worker_leaves(self)
+        elif letter == NO_MORE:
+            self._takes_no_more()
         elif letter == GOODBYE:
             self._stream.end()
         elif run is None:
@@ -288,6 +290,13 @@ class Worker:
             self._run_ended(run)
         else:
             run.hear(letter, content)
+
+    def _takes_no_more(self) -> None:
+        """The call that runs ends now; what waits behind it never begins there."""
+        self.ready = False
+        ahead = self.given.ahead
+        if ahead is not None:
+            self._owner.given_back(self.given.take_waiting(ahead.id))
 
     def welcomed(self, told: dict[str, Any]) -> None:
         self.brought.forget()
