@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.bench import (
     against_others,
+    many_workers,
     maps_on_cluster,
     on_cluster,
     on_this_machine,
@@ -39,6 +40,7 @@ ON_CLUSTER = {
     **warm.ROWS,
     **warm_bytes.ROWS,
     **against_others.ROWS,
+    **many_workers.ROWS,
     **second_start.ROWS,
     **packages.ROWS,
     **soak.ROWS,
@@ -46,7 +48,7 @@ ON_CLUSTER = {
 KINDS = {
     "local": tuple(on_this_machine.ROWS),
     "cluster": (*on_cluster.ROWS, *maps_on_cluster.ROWS),
-    "pool": (*warm.ROWS, *warm_bytes.ROWS, *against_others.ROWS, *second_start.ROWS),
+    "pool": (*warm.ROWS, *warm_bytes.ROWS, *against_others.ROWS, *many_workers.ROWS, *second_start.ROWS),
     "packages": tuple(packages.ROWS),
     "soak": tuple(soak.ROWS),
 }
