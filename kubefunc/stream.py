@@ -216,7 +216,6 @@ def refuse_misfits(name: str, options: Options) -> None:
         ConfigurationError: there is such an option.
     """
     why = {
-        "pool": "warm workers return one result for each call. Use pool=None for it",
         "detach": "a stream needs the program that takes its values",
         "publish": "a stream has no single result to be written",
         "gang": "the ranks of a gang return one result each",

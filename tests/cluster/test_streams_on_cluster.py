@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubefunc import errors
+from kubefunc import Pool, errors
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
 from tests.cluster.spaces import Space
@@ -111,3 +111,49 @@ def test_without_exec_it_is_refused(kube: Space, monkeypatch: pytest.MonkeyPatch
     with fresh_session(), pytest.raises(errors.PermissionDeniedError, match="pods/exec"):
         next(count.remote(1))
     nothing_left(kube)
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["a process each", "one process"])
+def test_streams_in_a_pool(calling: Space, fresh: bool) -> None:
+    """As in a Job, one after another in one Pod; one that is left early costs its process, and not the worker."""
+    with Pool(max_workers=1, fresh=fresh) as pool:
+        returned = count.options(pool=pool, stream_ahead=5).remote(250)
+        assert list(returned) == list(range(250))
+        assert returned.result(60) == "counted"
+        failing = fails_after.options(pool=pool, retries=1).remote(2)
+        assert [next(failing), next(failing)] == [0, 1]
+        with pytest.raises(LookupError, match="none after 2"):
+            next(failing)
+        with notes_its_end.options(pool=pool, stream_ahead=1).remote() as left:
+            assert [next(left), next(left)] == [0, 1]
+
+        async def take() -> list[int]:
+            return [value async for value in squares.options(pool=pool, stream_ahead=1).remote(4)]
+
+        assert asyncio.run(take()) == [0, 1, 4, 9]
+        sizes = [0, 70_000, 10_000_000]
+        assert [len(value) for value in large.options(pool=pool).remote(sizes)] == sizes
+        eventually(lambda: "closed" in left.call.logs(), 10, "its clean-up")
+        assert len(calling.admin.get("pods")) == 1
+        losing = forever.options(pool=pool, stream_ahead=5).remote()
+        taken = [next(losing), next(losing)]
+        calling.admin.run("delete", "pods", "--all", "--wait=false", "--grace-period=1")
+        with pytest.raises(errors.StreamLostError, match="lost after"):
+            taken += list(losing)
+        assert [*taken, *losing][:2] == [0, 1]
+    nothing_left(calling, 60)
+
+
+def test_cut_streams_of_a_pool_go_on_where_they_were(
+    kube: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value once, in order."""
+    proxy = Proxy(kube.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(proxy.kubeconfig(tmp_path / "proxied.kubeconfig")))
+    try:
+        with fresh_session(), Pool(max_workers=1) as pool:
+            proxy.cuts += [2_000, 5_000, 50_000, 70_001]
+            assert list(count.options(pool=pool, stream_ahead=10).remote(1000)) == list(range(1000))
+            assert not proxy.cuts
+    finally:
+        proxy.close()

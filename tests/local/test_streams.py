@@ -229,18 +229,22 @@ def test_a_stream_is_no_argument() -> None:
         pickle.dumps(stream)
 
 
+def test_a_pool_has_no_effect_here() -> None:
+    """As for any other function."""
+    assert list(count.options(pool=Pool()).remote(3)) == [0, 1, 2]
+
+
 # -- what it does not go together with
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pool": Pool()}, "warm workers return one result"),
         ({"detach": True}, "needs the program that takes its values"),
         ({"publish": ConfigMapKey("a", "b")}, "no single result"),
         ({"gang": 2}, "ranks of a gang"),
     ],
-    ids="pool detach publish gang".split(),
+    ids="detach publish gang".split(),
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
     """Before anything is sent."""

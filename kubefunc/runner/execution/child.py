@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from kubefunc.runner.execution.reports import Form as Form
     from kubefunc.runner.execution.reports import NewBody as NewBody
     from kubefunc.runner.execution.reports import Outcome as Outcome
+    from kubefunc.runner.execution.streaming import Outlet
     from kubefunc.runner.protocol.spec import RunnerSpec
 else:
     from kubefunc.runner.protocol.record import dataclass
@@ -93,6 +94,12 @@ class Job:
     def load(self) -> Loaded:
         """What is to be called. Raises whatever the caller's modules and pickles raise."""
         return load(self.payload, self.code, lambda data: loads(data, self.files, self.spec))
+
+    def outlet(self, form: Form) -> Outlet:
+        """Where the values of a generator function go."""
+        from kubefunc.runner.execution.streaming import Outlet  # most functions are no generators
+
+        return Outlet(self.stream, self.spec, self.key, form[0])
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
@@ -158,9 +165,7 @@ def _call(job: Job, frames: int) -> Outcome:
         return cannot_load(error, new_body, form)
     work, outlet = function, None
     if job.spec.stream is not None:
-        from kubefunc.runner.execution.streaming import Outlet  # most functions are no generators
-
-        outlet = Outlet(job.stream, job.spec, job.key, form[0])
+        outlet = job.outlet(form)
         work = outlet.over(function)
     started = time.time()
     wire.write_all(frames, wire.frame(FRAME_START))

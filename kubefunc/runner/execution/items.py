@@ -209,7 +209,7 @@ class Runner:
         )
 
     def _report(self, item: Item, started: float, header: dict[str, Any], body: reports.Body) -> None:
-        is_plain = header["outcome"] == VALUE and not header.get("files")
+        is_plain = header["outcome"] == VALUE and not header.get("files") and "streamed" not in header
         encoded = records.VALUE_HEADER if is_plain else json.dumps(header).encode()
         head = records.pack_record(item.index, started, time.time(), item.attempt, encoded, body.size)
         content = body.content()

@@ -66,8 +66,7 @@ class Outlet:
         values = iter(values)
         try:
             while True:
-                for pause in self._pauses():
-                    time.sleep(pause)
+                self._wait_for_room()
                 try:
                     value = next(values)
                 except StopIteration as end:
@@ -79,12 +78,9 @@ class Outlet:
 
     async def _send_all_async(self, values: AsyncGenerator[Any, None]) -> None:
         """One task from the first value to the last: what the generator keeps in its context stays there."""
-        from asyncio import sleep
-
         try:
             while True:
-                for pause in self._pauses():
-                    await sleep(pause)
+                await self._wait_for_room_async()
                 try:
                     value = await values.__anext__()
                 except StopAsyncIteration:
@@ -102,21 +98,28 @@ class Outlet:
     # -- values
 
     def _put(self, value: object) -> None:
-        part = os.path.join(self._directory, "part")
-        self._make_directory()
-        header, body = self._as_value(value, lambda: SealedBody(part))
+        header, body = self._as_value(value, self._new_body)
         if header["outcome"] != VALUE:
             raise Settled((_of_value(header, self.count), body))
         header.update(call=self._call, run=self._run, number=self.count, python="{}.{}".format(*sys.version_info))
-        content, tail = body.content(), wire.tail(header, self._key)
+        tail = wire.tail(header, self._key)
         try:
-            with open(part, "ab") if not body.in_memory else wire.new_file(part) as file:
-                file.write(content + tail)
-            os.rename(part, os.path.join(self._directory, str(self.count)))
+            self._write(body, tail)
         except OSError as error:
-            raise BodyNotWritten(part, error) from error
+            raise BodyNotWritten(body.path, error) from error
         self._sizes[self.count] = body.size + len(tail)
         self.count += 1
+
+    def _new_body(self) -> Body:
+        self._make_directory()
+        return SealedBody(os.path.join(self._directory, "part"))
+
+    def _write(self, body: Body, tail: bytes) -> None:
+        """Send this value on its way, which is the next one."""
+        content = body.content()
+        with open(body.path, "ab") if not body.in_memory else wire.new_file(body.path) as file:
+            file.write(content + tail)
+        os.rename(body.path, os.path.join(self._directory, str(self.count)))
 
     def _make_directory(self) -> None:
         if self.count:
@@ -128,6 +131,16 @@ class Outlet:
             raise BodyNotWritten(self._directory, error) from error
 
     # -- room
+
+    def _wait_for_room(self) -> None:
+        for pause in self._pauses():
+            time.sleep(pause)
+
+    async def _wait_for_room_async(self) -> None:
+        from asyncio import sleep
+
+        for pause in self._pauses():
+            await sleep(pause)
 
     def _pauses(self) -> Iterator[float]:
         """Seconds to wait, again and again until there is room for a value."""
@@ -151,6 +164,9 @@ class Outlet:
                 taken = int(file.read())
         except (OSError, ValueError):
             return
+        self._note_taken(taken)
+
+    def _note_taken(self, taken: int) -> None:
         for number in range(self._taken, min(taken, self.count)):
             self._sizes.pop(number, None)
         self._taken = max(self._taken, taken)

@@ -22,9 +22,18 @@ from kubefunc.runner import (
     EXIT_VALUE,
     ITEMS,
     PAYLOAD,
+    STREAM,
 )
 from kubefunc.runner.execution import items, memory, reports
-from kubefunc.runner.execution.attempts import EXIT_GRACE, FOREVER, STACKS_GRACE, Clock, announcement, error_header
+from kubefunc.runner.execution.attempts import (
+    EXIT_GRACE,
+    FOREVER,
+    STACKS_GRACE,
+    Clock,
+    announcement,
+    error_header,
+    has_streamed,
+)
 from kubefunc.runner.execution.process import Child, Overseer, Signals, is_readable, kill_group
 from kubefunc.runner.execution.tickets import Tickets
 from kubefunc.runner.pod import sharing
@@ -280,7 +289,8 @@ class Chunk(Overseer):
         if self.ending:
             return  # not the item's fault: the Pod that replaces this one runs it
         item, header = self.todo[run.at], self.verdict(status, run.timed_out)
-        if item.attempt <= self.spec.retries and header["code"] != CODE_OOM:
+        retryable = header["code"] != CODE_OOM and not has_streamed(self.spec, self.port.path(STREAM))
+        if retryable and item.attempt <= self.spec.retries:
             self.say(announcement(self.spec.call, self.spec.retries, item.attempt, header, item.index))
             self._later(item)
             return

@@ -21,6 +21,9 @@
 ``O``  output: where it begins, the item that has printed it (8 bytes each, big endian), and the output.
 ``B``  a piece of a large outcome. ``R``: the rest of it. A call in a process of its own has a signed envelope; a batch
        of items, or a call in a process that stays, signed blocks of records.
+``S``  from the worker: a value of a generator function. How many bytes of it follow in ``B`` (8 bytes, big endian), or,
+       if none do, the value: a signed envelope. From the client: how many values its program has taken (8 bytes), of
+       this call (text: ``run``). The worker keeps the others, and sends them again on another stream.
 ``E``  the call has ended (text: the supervisor's exit code). The outcome is kept until ``A``. What the worker says of
        the next call comes after this. Files in what the call returned are kept until ``A``, too, and no other call
        begins before that.
@@ -55,4 +58,6 @@ ACKNOWLEDGE = b"A"
 PING = b"P"
 NO_MORE = b"M"
 LEAVING = b"X"
+STREAMED = b"S"
+STREAMED_HEAD = struct.Struct(">Q")  # of a streamed value, or of what the client says of them
 PLACE = struct.Struct(">QQ")  # of a piece of output: where it begins, and the item that has printed it

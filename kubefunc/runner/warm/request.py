@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from dataclasses import dataclass
     from typing import Any
+
+    from kubefunc.runner.execution.streaming import Outlet
+    from kubefunc.runner.warm.outlet import PipedOutlet
 else:
     from kubefunc.runner.protocol.record import dataclass
 
@@ -82,6 +85,12 @@ class WarmRequest:
     def _unpickle(self, data: bytes | memoryview) -> Any:
         return child.loads(data, self.path(ARGUMENT), self.spec)
 
+    def outlet(self, form: child.Form) -> PipedOutlet:
+        """In the process that runs it: where the values of a generator function go."""
+        from kubefunc.runner.warm.outlet import PipedOutlet  # most functions are no generators
+
+        return PipedOutlet(self.path, self.spec, self.key, form)
+
     def find_modules(self) -> None:
         """Let this process import its modules."""
         for code in self.header["code"]:
@@ -114,6 +123,9 @@ class _Job(child.Job):
 
     def load(self) -> child.Loaded:
         return self.request.load()
+
+    def outlet(self, form: child.Form) -> Outlet:
+        return self.request.outlet(form)
 
 
 def run_request(where: str, data: bytes, attempt: int, frames: int) -> None:

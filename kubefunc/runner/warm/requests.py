@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+from kubefunc.runner.warm.frames import STREAMED_HEAD
 from kubefunc.runner.warm.kept import Store
 from kubefunc.runner.warm.lease import sign
 from kubefunc.runner.warm.places import Places
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from kubefunc.runner.warm.lease import Lease
     from kubefunc.runner.warm.stream import Stream
+    from kubefunc.runner.warm.values import Values
 
 MOST = 4  # that have not ended; a client sends one ahead of the one that runs
 
@@ -81,6 +83,12 @@ class Requests:
         """Whether the client is still to fetch files."""
         return any(each.returned for each in self._sent)
 
+    @property
+    def streaming(self) -> list[Values]:
+        """Of a generator function that runs: where its values come in."""
+        running = self.running
+        return [] if running is None or running.values is None else [running.values]
+
     # -- what the client sends
 
     def receive(self, piece: bytes) -> None:
@@ -143,6 +151,13 @@ class Requests:
         """Those that wait will never begin."""
         self._sent = [each for each in self._sent if not each.waits]
         self._close_places()
+
+    def note_taken(self, content: bytes) -> None:
+        """The client's program has taken values of this one."""
+        (taken,) = STREAMED_HEAD.unpack_from(content)
+        for each in self._sent:
+            if each.values is not None and each.run.encode() == content[STREAMED_HEAD.size :]:
+                each.values.note_taken(taken)
 
     def acknowledge(self, run: bytes) -> None:
         """The client has this one's outcome."""

@@ -10,6 +10,7 @@ from kubefunc.runner.execution.request import ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import GIVEN_BACK, PLACE
 from kubefunc.runner.warm.places import returned_by
+from kubefunc.runner.warm.values import Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Sent:
         ended: the exit code of its supervisor; None before.
         asked_to_end: the client wants it to end, and its supervisor does not know that yet.
         was_asked: its supervisor knows.
+        values: of a generator function that has begun.
         asked_back: the client wants back what has not begun, and its supervisor does not know that yet.
         returned: the files in what it has returned, which the client fetches before it acknowledges the outcome.
     """
@@ -47,6 +49,7 @@ class Sent:
         self._output: deque[tuple[int, bytes]] = deque()
         self._answers: list[bytes | str] = []  # of a file its path
         self._given: list[int] = []
+        self.values: Values | None = None
 
     @property
     def run(self) -> str:
@@ -55,6 +58,13 @@ class Sent:
     def begin(self) -> None:
         """It is run now."""
         self.waits = False
+        if self.request.spec.stream is not None:
+            self.values = Values(self.request.path)
+
+    def hear_values(self, stream: Stream | None) -> None:
+        """Send on what a generator function has yielded."""
+        if self.values is not None:
+            self.values.hear(stream)
 
     def take_wish_to_end(self) -> bool:
         """Whether the client wants it to end. Says so once."""
@@ -73,6 +83,7 @@ class Sent:
 
     def answer(self, part: bytes | str, stream: Stream | None) -> None:
         """Some of its outcome is there: bytes, or the path of a file that holds them."""
+        self.hear_values(stream)  # values come before the outcome
         self._answers.append(part)
         if stream is not None:
             _send(stream, part)
@@ -87,6 +98,9 @@ class Sent:
         """All of its outcome is there."""
         self.ended = status
         self.returned = returned_by(self.request, self._where)
+        if self.values is not None:
+            self.values.hear(stream)
+            self.values.end()
         if self.request.spec.timeout is not None:  # now: the next items of the same map use this file again
             _remove(self.request.path("stacks"))
         if stream is not None:
@@ -100,6 +114,8 @@ class Sent:
                 stream.send(wire.frame(OUTPUT, PLACE.pack(at, index) + data))
             at += len(data)
         stream.send(wire.frame(GIVEN_BACK, records.pack_indexes(self._given)))
+        if self.values is not None:
+            self.values.resume(stream)
         for part in self._answers:
             _send(stream, part)
         if self.ended is not None:
@@ -107,6 +123,8 @@ class Sent:
 
     def remove(self) -> None:
         """Its outcome has arrived: its files go."""
+        if self.values is not None:
+            self.values.remove()
         for part in self._answers:
             if isinstance(part, str):
                 _remove(part)

@@ -134,7 +134,15 @@ class _Runner(items.Runner):
     def _invoke(self, item: items.Item) -> Any:
         if not self._work.request.has_items:
             os.environ.pop(ENV_INDEX, None)  # a call has none
-        return super()._invoke(item)
+        if self._work.spec.stream is None:
+            return super()._invoke(item)
+        outlet = self._work.request.outlet(self._form)
+        self._function = outlet.over(self._function)  # the one item of a batch is a generator function's call
+        try:
+            header, body = super()._invoke(item)
+        finally:
+            outlet.close()
+        return outlet.completed(header), body
 
 
 class _Process:

@@ -23,7 +23,7 @@ from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.attach import FOLDER
 from kubefunc.runner.warm.batch import Batch
 from kubefunc.runner.warm.door import Door
-from kubefunc.runner.warm.frames import ACKNOWLEDGE, DATA, GIVEN_BACK, GOODBYE, KEEP, NOT_BEGUN, PING
+from kubefunc.runner.warm.frames import ACKNOWLEDGE, DATA, GIVEN_BACK, GOODBYE, KEEP, NOT_BEGUN, PING, STREAMED
 from kubefunc.runner.warm.lease import Lease
 from kubefunc.runner.warm.processes import Processes
 from kubefunc.runner.warm.requests import Requests
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kubefunc.runner.warm.staying import Staying
     from kubefunc.runner.warm.stream import Stream
 
-LETTERS = (DATA, KEEP, CALL, GIVEN_BACK, TERMINATE, GOODBYE, ACKNOWLEDGE, PING)  # of a client that is known
+LETTERS = (DATA, KEEP, CALL, GIVEN_BACK, TERMINATE, GOODBYE, ACKNOWLEDGE, PING, STREAMED)  # of a client that is known
 
 
 def directory() -> str:
@@ -163,6 +163,8 @@ class Worker:
         self._signals.forget()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._door.forget()
+        for each in self._requests.streaming:
+            each.forget()
 
     # -- for its door
 
@@ -203,6 +205,8 @@ class Worker:
             self._say_goodbye()
         elif letter == ACKNOWLEDGE:
             self._requests.acknowledge(content)
+        elif letter == STREAMED:
+            self._requests.note_taken(content)
         return letter in LETTERS
 
     def _say_goodbye(self) -> None:
@@ -232,7 +236,7 @@ class Worker:
 
     @property
     def wakeups(self) -> list[int]:
-        return self._door.wakeups
+        return [*self._door.wakeups, *(each.fileno() for each in self._requests.streaming)]
 
     @property
     def outgoing(self) -> list[int]:
@@ -248,6 +252,7 @@ class Worker:
     def asked_to_end(self) -> bool:
         ready, _, _ = select.select(self.wakeups, [], [], 0)
         self._door.hear(ready)
+        self._call.hear_values(self._door.stream)
         return self._call.take_wish_to_end()
 
     def tick(self) -> None:

@@ -11,12 +11,13 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.returned import Fetch, Returned
 from kubefunc.backends.kubernetes.warm.run import Run
+from kubefunc.backends.kubernetes.warm.values import WorkerValues
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import corrupted, record_of, verify
 from kubefunc.errors import KubefuncError, ResultCorruptedError
 from kubefunc.runner.execution.request import CALL, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
-from kubefunc.runner.warm.frames import DATA, KEEP, PLACE
+from kubefunc.runner.warm.frames import DATA, KEEP, PLACE, STREAMED
 from kubefunc.runner.warm.kept import Kept
 from kubefunc.runner.warm.lease import sign
 from kubefunc.runner.warm.stream import BODY
@@ -33,6 +34,7 @@ class Batch:
     Attributes:
         id: of this batch; if its items run again, that is another one.
         runs: its calls or items.
+        values: of a generator function, what brings its values.
         began: when a worker was given it (monotonic clock); None before.
         arguments: the files among its arguments.
         returned: the outcomes that wait for their files.
@@ -52,6 +54,8 @@ class Batch:
         self._answer: bytes | None = None
         self._body = Body()
         self._blocks = self._new_blocks()
+        values = parcel.submission.values
+        self.values = None if values is None else WorkerValues(values, self.call, self.id, self.fail)
 
     def _new_blocks(self) -> records.Blocks:
         return records.Blocks(self._parcel.submission.key, self.call, 0)
@@ -121,6 +125,8 @@ class Batch:
             self.hear_body(content)
         elif letter == RESULT:
             self.hear_answer(content)
+        elif letter == STREAMED and self.values is not None:
+            self.values.hear(content)
 
     def hear_output(self, content: bytes) -> None:
         """Some of what it printed; what came before the stream broke may come again."""
@@ -135,12 +141,16 @@ class Batch:
         """The stream is another one: what comes now begins anew."""
         self.returned.stream_broke()
         self._asked_back = False
+        if self.values is not None:
+            self.values.forget()
         self._body = Body()
         self._answer = None
         self._blocks = self._new_blocks()
 
     def hear_body(self, content: bytes) -> None:
-        """A piece of a large outcome."""
+        """A piece of a large outcome, or of a large value of a generator function."""
+        if self.values is not None and self.values.hear_piece(content):
+            return
         if self._parcel.stay is None:
             self._body.add(content)
         else:

@@ -29,6 +29,11 @@ class Given:
         return [each for each in (self.run, self.ahead) if each is not None]
 
     @property
+    def has_room(self) -> bool:
+        """Whether something may be sent ahead. A generator function may last for as long as its program likes."""
+        return self.run is not None and self.ahead is None and self.run.values is None
+
+    @property
     def others_wait(self) -> bool:
         """Whether something waits behind the call or item that runs."""
         return self.run is not None and (len(self.run.runs) > 1 or self.ahead is not None)

@@ -65,9 +65,14 @@ class Parcel:
         """Whether it may be sent to a worker that runs something else.
 
         If that worker is lost, nobody knows whether it has begun this: nothing for what must never run twice. Files
-        would be on their way beside those of what runs.
+        would be on their way beside those of what runs. A generator function's program waits for its first value.
         """
-        return self.submission.options.max_disruptions > 0 and not self.arguments
+        return self.submission.options.max_disruptions > 0 and not self.arguments and not self.is_stream
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a generator function: it runs for as long as its program takes values."""
+        return self.submission.values is not None
 
     def add_item(self, index: int, arguments: bytes) -> None:
         """One more, of what stays open."""

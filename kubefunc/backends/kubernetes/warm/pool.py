@@ -180,7 +180,7 @@ class WarmPool:
     def _wanted(self) -> int:
         running = [worker.run for worker in self._workers if worker.run is not None]
         now = time.monotonic()
-        longest = max((now - run.began for run in running if run.began is not None), default=0.0)
+        longest = max((now - run.began for run in running if run.began is not None and run.values is None), default=0.0)
         seconds = self._seconds if longest < 1.0 else max(self._seconds or 0.0, longest)
         demand = Demand(len(self._queue), len(running), seconds)
         return wanted_workers(demand, self._least, self._config.max_workers)
@@ -277,7 +277,8 @@ class WarmPool:
         self._supply.was_used(worker)
         with self._lock:
             self._losses = 0
-            self._seconds = newer_mean(self._seconds, took, len(run.runs))
+            if run.values is None:  # a stream takes as long as its program does
+                self._seconds = newer_mean(self._seconds, took, len(run.runs))
         self._go_on()
         if not run.over:
             run.settle()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kubefunc.pool import Pool
 
 # What may differ between calls that share workers.
-_OF_THE_CALL: Final = ("timeout retries retry_exceptions pool verbose progress on_sigterm publish").split()
+_OF_THE_CALL: Final = ("timeout retries retry_exceptions pool verbose progress on_sigterm publish stream_ahead").split()
 _DEFAULTS: Final = Options()
 WORKER_TTL: Final = 60.0  # seconds that a worker's Job stays when it has ended without a program: it has no result
 

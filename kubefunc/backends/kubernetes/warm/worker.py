@@ -145,8 +145,8 @@ class Worker:
 
         Not if the worker would have to keep more for it, for which it might drop what the running one needs.
         """
-        has_room = self.ready and self.given.run is not None and self.given.ahead is None
-        return has_room and parcel.may_wait and all(name in self._stream.kept for name in parcel.keeps)
+        may_wait = self.ready and self.given.has_room and parcel.may_wait
+        return may_wait and all(name in self._stream.kept for name in parcel.keeps)
 
     def give(self) -> None:
         """Have it run what it was given."""
@@ -268,6 +268,8 @@ class Worker:
         batch.begin(self.pod or "", self.node, self.namespace)
         if batch.arguments:
             self._owner.transfers.send(self, batch)
+        if batch.values is not None:
+            batch.values.begin(self._stream.send)
 
     def hear(self, letter: bytes, content: bytes) -> None:
         run = self.run
@@ -313,8 +315,7 @@ class Worker:
                 self._remove(each)
                 self._owner.run_lost(self, each)
             elif each.id in told["runs"]:
-                if each.is_cancelled:  # that may have been lost with the last stream
-                    self.end_run(each)
+                self._tell_again(each)
             elif each.is_cancelled or each is self.given.ahead:
                 self._remove(each)
                 self._owner.given_back(each.left)
@@ -322,8 +323,17 @@ class Worker:
                 self._stream.forget()
                 self._stream.send_again(each)
 
+    def _tell_again(self, run: Batch) -> None:
+        """What may have been lost with the last stream."""
+        if run.is_cancelled:
+            self.end_run(run)
+        if run.values is not None:
+            run.values.resume()
+
     def _remove(self, run: Batch) -> None:
         """It has ended: the worker has begun what waited behind it."""
+        if run.values is not None:
+            run.values.end()
         following = self.given.remove(run)
         if following is not None:
             self.begin(following)
