@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from kubefunc import Pool, current, remote
+from tests.cluster.cluster import Cluster
 from tests.cluster.spaces import Space
-from tests.cluster.waiting import eventually, nothing_left
+from tests.cluster.waiting import eventually, nothing_left, until_running
 from tests.conftest import ROOT
 
 WAIT = 90
@@ -100,4 +101,57 @@ def test_a_program_that_was_stopped_for_too_long(calling: Space, tmp_path: Path,
             assert program.wait(WAIT) == 0
         finally:
             program.kill()
+    nothing_left(calling)
+
+
+def test_a_worker_without_room_is_said_and_the_others_go_on(calling: Space) -> None:
+    """The only node has room for one of this size; calls that wait for a second are told why it does not come."""
+    with Pool(max_workers=2) as pool:
+
+        @remote(pool=pool, memory="13Gi", verbose=False)
+        def wait(seconds: float) -> str:
+            time.sleep(seconds)
+            return platform.node()
+
+        first = wait.remote(600.0)
+        until_running(first)
+        second = wait.remote(0.0)
+        eventually(lambda: "memory" in second.diagnosis.message, what="the word of the scheduler")
+        first.cancel()
+        assert second.result(WAIT) == first.stats.pod
+    nothing_left(calling)
+
+
+@pytest.mark.alone
+def test_calls_bring_twenty_workers_at_once(calling: Space) -> None:
+    """From none: so many calls as there are run at the same time, and nothing stays of their Pods."""
+    with Pool(max_workers=20) as pool:
+        wait = remote(pool=pool, verbose=False)(time.sleep)
+        calls = [wait.remote(600.0) for _ in range(20)]
+        eventually(lambda: all(call.running() for call in calls), WAIT, "twenty calls running")
+        assert len({call.stats.pod for call in calls}) == pool.workers == 20
+        for call in calls:
+            call.cancel()
+    nothing_left(calling)
+
+
+@pytest.mark.alone
+def test_the_api_server_restarts_under_warm_calls(calling: Space, hermetic: Cluster) -> None:
+    """Streams are opened again: a call that runs, calls made meanwhile and a map's items each end once."""
+    with Pool(max_workers=2) as pool:
+
+        @remote(pool=pool, verbose=False)
+        def later(number: int, seconds: float) -> tuple[int, int]:
+            time.sleep(seconds)
+            return number, current.disruptions()
+
+        running = later.remote(1, 6.0)
+        until_running(running)
+        items = later.map(range(200), [0.05] * 200)
+        items.calls[5].result(WAIT)
+        hermetic.restart_api_server()
+        meanwhile = [later.remote(number, 0.0) for number in range(20)]
+        assert running.result(WAIT) == (1, 0)
+        assert items.result(WAIT) == [(number, 0) for number in range(200)]
+        assert [call.result(WAIT) for call in meanwhile] == [(number, 0) for number in range(20)]
     nothing_left(calling)

@@ -10,13 +10,14 @@ from typing import Any, cast
 import pytest
 
 from kubefunc import Pool, errors
-from kubefunc.backends.base import Lost, Sink, Submission
+from kubefunc.backends.base import Lost, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.pool import WarmPool
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.supply import Host
 from kubefunc.backends.kubernetes.warm.worker import Worker
+from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
 from kubefunc.runner.execution.request import ENDED
@@ -32,13 +33,15 @@ class Told:
     def __init__(self) -> None:
         self.failed: list[Exception] = []
         self.lost_items: list[int] = []
+        self.wheres: list[Whereabouts] = []
 
     def missing(self, indexes: Sequence[int]) -> list[int]:
         """Nothing has come yet."""
         return list(indexes)
 
-    def moved(self, indexes: Sequence[int], where: object) -> None:
+    def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
         """It is on its way."""
+        self.wheres.append(where)
 
     def fail(self, indexes: Sequence[int], error: Exception) -> None:
         """There will be no outcome."""
@@ -135,6 +138,21 @@ def test_what_was_lost_runs_alone() -> None:
     backlog.add(runs_of(4, Told(), disruptions=1))
     batches = [backlog.next_batch(0.001, 1) for _ in range(4)]
     assert [len(batch.runs) for batch in batches if batch is not None] == [1, 1, 1, 1]
+
+
+def test_a_worker_without_a_node_is_said_while_another_serves(started: tuple[WarmPool, list[Worker]]) -> None:
+    """Calls in the queue are told; that a worker starts as it should is no news to them then."""
+    pool, workers = started
+    told = Told()
+    pool.submit(runs_of(1, Told()))
+    serve(pool, workers[0])
+    pool.submit(runs_of(1, told))
+    told.wheres.clear()
+    pool.worker_moved(workers[0], Whereabouts(Phase.STARTING, "importing numpy"))
+    pool.worker_moved(workers[0], Whereabouts(Phase.PENDING))
+    assert told.wheres == []
+    pool.worker_moved(workers[0], Whereabouts(Phase.PENDING, "no node has room"))
+    assert [where.detail for where in told.wheres] == ["no node has room"]
 
 
 def test_a_call_that_a_leaving_worker_lost_is_not_sent_to_it_again(started: tuple[WarmPool, list[Worker]]) -> None:

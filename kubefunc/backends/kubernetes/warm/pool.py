@@ -21,6 +21,7 @@ from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.scaling import Demand, newer_mean, sends_ahead, wanted_workers
 from kubefunc.backends.kubernetes.warm.supply import Host, Supply
 from kubefunc.backends.kubernetes.warm.worker import Worker
+from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
 from kubefunc.pool import Counts
 
@@ -189,9 +190,10 @@ class WarmPool:
 
     def worker_moved(self, worker: Worker, where: Whereabouts) -> None:
         with self._lock:
-            if any(each.ready for each in self._workers):
-                return  # calls wait for one that works, not for this one
-            self._where = where
+            if not any(each.ready for each in self._workers):
+                self._where = where
+            elif where.phase is not Phase.PENDING or not where.detail:
+                return  # calls wait for one that works, not for this one; but that there is no room for it is told
             waiting = self._queue.first(NEWS_FOR)
         for run in waiting:
             run.moved(where)
