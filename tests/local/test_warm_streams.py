@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def take(client: WarmClient, count: int, run: str = "run-1") -> None:
     client.send(STREAMED, STREAMED_HEAD.pack(count) + run.encode())
 
 
-def header(client: WarmClient, stay: str | None) -> dict[str, Any]:
+def header(client: WarmClient, stay: str | None) -> Mapping[str, Any]:
     """What is said of the call's outcome."""
     if stay is None:
         return client.outcome().header
