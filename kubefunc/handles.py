@@ -79,6 +79,7 @@ class Waiting:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._session.console.catch_up()
         if kind is KeyboardInterrupt and interactive():
             self._session.console.say(self._goes_on)
 

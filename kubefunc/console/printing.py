@@ -8,21 +8,19 @@ import os
 import re
 import shutil
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
 from kubefunc.console.terminal import NotebookOutput, cells, fit, is_notebook, others_draw, put, redraws
 from kubefunc.console.unfinished import UnfinishedLine
+from kubefunc.console.writing import Writing
 
 BAR_HOLDS = 0.5  # seconds after its last drawing for which a map's bar keeps the live line
 OWNER_HOLDS = 1.0  # seconds for which the unfinished line of one call keeps it, while others change too
 LOG_FIRST = 1.0  # seconds after which the state of an unfinished line goes to a log file, and twice that, and so on
 LOG_MOST = 30.0
-BACKLOG, BACKLOG_WAIT = 1000, 1.0  # pieces that wait to be written, and the seconds that each further one waits
 _MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhlsu]|\x1b[78]")
 
 
@@ -55,29 +53,21 @@ class Console:
     ) -> None:
         self.clock = clock
         self._stream = stream
-        self._work: deque[Callable[[], None]] = deque()
-        self._writing = threading.Lock()
+        self._writing = Writing()
         self._printers: set[Printer] = set()
         self._live: _Live | None = None
         self._bar_drawn = -BAR_HOLDS
         self._notebook = NotebookOutput(clock)
-        self._ended = False
 
     def say(self, text: str) -> None:
         """One line of our own."""
-        self._do(lambda: self._write(f"kubefunc: {text}\n"))
+        self._writing.do(lambda: self._write(f"kubefunc: {text}\n"))
 
     def say_last(self, text: str) -> None:
         """One line of our own from a signal handler, which may have interrupted who writes here."""
-        if not self._writing.acquire(timeout=1.0):
+        if not self._writing.do_now(lambda: self._write(f"kubefunc: {text}\n")):
             with contextlib.suppress(OSError):
                 os.write(2, f"kubefunc: {text}\n".encode(errors="replace"))
-            return
-        try:
-            self._work_off()
-            self._write(f"kubefunc: {text}\n")
-        finally:
-            self._writing.release()
 
     def printer(self, call: str) -> Printer:
         """For the output of one call, which is named once another has run beside it."""
@@ -114,29 +104,13 @@ class Console:
         stream = self._stream()
         return stream is not None and is_notebook(stream)
 
-    def _do(self, work: Callable[[], None]) -> None:
-        """Have it done in order, by whichever thread is writing just now.
-
-        Nobody waits for that thread: it may have been interrupted by a signal handler, which may want a lock of ours.
-        Only where far more is printed than can be written, each piece waits a while.
-        """
-        self._work.append(work)
-        while self._work and not self._ended:
-            wait = BACKLOG_WAIT if len(self._work) > BACKLOG else 0
-            if not self._writing.acquire(timeout=wait):
-                return
-            try:
-                self._work_off()
-            finally:
-                self._writing.release()
+    def catch_up(self) -> None:
+        """Have what was printed before a result come before what the program prints then."""
+        self._writing.catch_up()
 
     def settle(self) -> None:
         """At exit: let what waits be written, also where another thread is at it."""
-        if self._writing.acquire(timeout=BACKLOG_WAIT):
-            try:
-                self._work_off()
-            finally:
-                self._writing.release()
+        self._writing.settle()
 
     def end(self) -> None:
         """Write what waits, and nothing after that.
@@ -144,17 +118,7 @@ class Console:
         A daemon thread that writes while the interpreter ends holds the lock of ``sys.stderr`` for good, and Python
         aborts where it needs that lock ("Fatal Python error: _enter_buffered_busy").
         """
-        self.settle()
-        self._ended = True
-        self.settle()
-
-    def _work_off(self) -> None:
-        while not self._ended:
-            try:
-                work = self._work.popleft()
-            except IndexError:
-                return
-            work()
+        self._writing.end()
 
     # -- the live line
 
@@ -165,7 +129,7 @@ class Console:
             text: one line, with escape sequences for colours.
             width: its cells.
         """
-        self._do(lambda: self._draw(text, width))
+        self._writing.do(lambda: self._draw(text, width))
 
     def _draw(self, text: str, width: int) -> None:
         stream = self._stream()
@@ -180,7 +144,7 @@ class Console:
         """Show a line of output that has no end yet, where one can be drawn over; False where not."""
         if not self.is_live or self.clock() - self._bar_drawn < BAR_HOLDS:
             return False
-        self._do(lambda: self._draw_unfinished(printer, text))
+        self._writing.do(lambda: self._draw_unfinished(printer, text))
         return True
 
     def _draw_unfinished(self, printer: Printer, text: str) -> None:
@@ -206,12 +170,12 @@ class Console:
         """Have this done with a map's displays, where there is a notebook."""
         if self.is_notebook:
             self._bar_drawn = self.clock()
-            self._do(lambda: work(self._notebook))
+            self._writing.do(lambda: work(self._notebook))
 
     def erase(self) -> None:
         """Take a map's bar away: what follows is not ours."""
         if self._live is not None and self._live.owner is None:
-            self._do(self._erase_bar)
+            self._writing.do(self._erase_bar)
 
     def _erase_bar(self) -> None:
         self._bar_drawn = -BAR_HOLDS
@@ -225,7 +189,7 @@ class Console:
 
     def finish_line(self, printer: Printer, text: str) -> None:
         """Write lines of a call's output. Its unfinished line, where one was drawn, is part of them."""
-        self._do(lambda: self._finish_line(printer, text))
+        self._writing.do(lambda: self._finish_line(printer, text))
 
     def _finish_line(self, printer: Printer, text: str) -> None:
         if self._live is not None and self._live.owner is printer:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 
 import pytest
 
 from kubefunc.console import LINE_LIMIT, Console
+from kubefunc.quick_thread import QuickThread
 from tests.unit.test_progress import Clock, Terminal
 
 
@@ -146,3 +148,48 @@ def test_nothing_is_written_once_it_has_ended() -> None:
     console.end()
     console.say("after")
     assert file.getvalue() == "kubefunc: before\n"
+
+
+class Stopped(io.StringIO):
+    """A terminal that takes nothing until it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.goes_on.wait(10)
+        return super().write(text)
+
+
+def test_a_thread_that_must_not_wait_waits_for_no_terminal() -> None:
+    """Another one writes for it, in order. A result waits a moment for what was printed before it."""
+    stream = Stopped()
+    console = Console(lambda: stream)
+    printer = console.printer("f-1")
+    thread = QuickThread(target=lambda: [printer.feed(f"line {number}\n".encode()) for number in range(2000)])
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert stream.getvalue() == ""
+    stream.goes_on.set()
+    console.settle()
+    console.say("done")
+    console.settle()
+    assert stream.getvalue().splitlines() == [*(f"line {number}" for number in range(2000)), "kubefunc: done"]
+
+
+def test_the_thread_that_writes_for_others_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another one comes when there is something to write again."""
+    monkeypatch.setattr("kubefunc.console.writing.WRITER_IDLE", 0.01)
+    stream = io.StringIO()
+    console = Console(lambda: stream)
+    for count in (1, 2):
+        thread = QuickThread(target=lambda: console.say("hello"))
+        thread.start()
+        thread.join(5)
+        deadline = time.monotonic() + 5
+        while any(each.name == "kubefunc-writes" for each in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert stream.getvalue() == "kubefunc: hello\n" * count

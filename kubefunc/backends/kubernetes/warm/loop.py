@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from kubefunc.quick_thread import QuickThread
+
 OPENED_AT_ONCE: Final = 16  # streams: each takes a thread while it is opened
 SCRATCH: Final = 256 * 1024
 
@@ -72,7 +74,7 @@ class StreamLoop:
         self._wake[1].setblocking(False)
         self._selector.register(self._wake[0], selectors.EVENT_READ, self._woken)
         self.scratch = memoryview(bytearray(SCRATCH))
-        self._thread = threading.Thread(target=self._run, name="kubefunc-streams", daemon=True)
+        self._thread = QuickThread(target=self._run, name="kubefunc-streams", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # the interpreter ends
