@@ -222,7 +222,8 @@ class Session:
 
     def forget(self) -> None:
         """In a forked child: all of this is the parent's."""
-        for backend in self._backends.values():
+        of_calls = {each.backend for each in self._unfinished.values()}  # `testing` has some of its own
+        for backend in of_calls.union(self._backends.values()):
             backend.forget()
 
     # -- the end

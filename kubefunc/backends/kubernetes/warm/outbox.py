@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -63,6 +64,7 @@ class Outbox:
         self._owed_since = 0.0
         self._writing = threading.Lock()
         self._stream: Stream | None = None
+        self._process = os.getpid()  # a forked child writes nothing: the stream is its parent's
 
     # -- by any thread
 
@@ -75,7 +77,7 @@ class Outbox:
     def _write_at_once(self) -> bool:
         """False where another thread is to do it."""
         stream = self._stream
-        if stream is None or not self._writing.acquire(blocking=False):
+        if stream is None or self._process != os.getpid() or not self._writing.acquire(blocking=False):
             return False
         try:
             self._take()

@@ -133,8 +133,10 @@ class WarmPool:
                 run.fail(errors.WorkerDiedError(f"The pool of {run.call} was closed before it had ended."))
 
     def forget(self) -> None:
-        """In a forked child: all of this is the parent's."""
+        """In a forked child: all of this is the parent's, whose calls go on whatever the child does with them."""
+        self._lock = threading.RLock()
         self.closed = True
+        self._workers = set()
 
     # -- which call goes where
 
