@@ -28,6 +28,7 @@ from kubefunc.packing.payload import Packer
 from kubefunc.runner import ENV_ATTEMPT, ENV_CALL, ENV_DISRUPTIONS, ENV_INDEX, ENV_NESTED, STREAM, VALUE
 from kubefunc.runner.execution import child, reports
 from kubefunc.runner.execution.streaming import Outlet
+from kubefunc.runner.execution.values import of_stream
 from kubefunc.runner.protocol.records import Record
 
 SINGLE = 0
@@ -176,7 +177,7 @@ def _outlet(submission: Submission, directory: Path, form: child.Form) -> Outlet
     if submission.values is None:
         return None
     spec = runner_spec(submission).replace(stream={"ahead": sys.maxsize, "bytes": sys.maxsize})
-    return Outlet(str(directory / STREAM), spec, submission.key, form[0])
+    return Outlet(str(directory / STREAM), spec, submission.key, of_stream(form))
 
 
 def _hand_values_over(submission: Submission, directory: Path) -> None:

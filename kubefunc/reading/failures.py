@@ -98,14 +98,20 @@ def _unpicklable(detail: Mapping[str, Any], known: Diagnosis) -> errors.Kubefunc
     return errors.SerializationError(str(told), diagnosis=told)
 
 
+_RETURN_A_FILE = (
+    "Return a file that the function has written and closed. Pack a folder into one file first, for example with "
+    "shutil.make_archive()."
+)
+_YIELD_NO_FILE = "Yield what is in the file, or return files from a function that is no generator."
+
+
 def _file_not_returned(detail: Mapping[str, Any], known: Diagnosis) -> errors.KubefuncError:
     told = completed(
         known,
         "FileNotReturned",
         f"The function returned a file that cannot be sent: {detail['path']} is File({detail['file']!r}) "
         f"({detail['message']}).",
-        "Return a file that the function has written and closed. Pack a folder into one file first, for example with "
-        "shutil.make_archive().",
+        _YIELD_NO_FILE if str(detail["path"]).startswith("value ") else _RETURN_A_FILE,
     )
     return errors.FileError(str(told), diagnosis=told)
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kubefunc import remote
+from kubefunc import File, remote
 
 WITHIN = 60  # seconds: for a machine that has much else to do
 
@@ -113,6 +113,13 @@ def unpicklable() -> Iterator[Any]:
     yield 0
     yield 1
     yield {"lock": threading.Lock()}
+
+
+@remote
+def yields_a_file(path: str) -> Iterator[Any]:
+    """Its second value is a file that is there."""
+    yield 0
+    yield {"report": File(path)}
 
 
 @remote

@@ -32,6 +32,7 @@ from tests.local.streaming import (
     noted,
     unpicklable,
     until,
+    yields_a_file,
 )
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -193,6 +194,17 @@ def test_a_value_that_cannot_travel_is_named() -> None:
     assert [next(stream), next(stream)] == [0, 1]
     with pytest.raises(errors.SerializationError, match=r"value 2\['lock'\] is a _thread\.lock"):
         next(stream)
+
+
+def test_a_file_is_returned_and_not_yielded(tmp_path: Path) -> None:
+    """The error says which value has it, and what to do."""
+    report = tmp_path / "report.csv"
+    report.write_text("1")
+    stream = yields_a_file.remote(str(report))
+    assert next(stream) == 0
+    with pytest.raises(errors.FileError, match=r"value 1\['report'\] .*generator function cannot yield") as caught:
+        next(stream)
+    assert "return files from a function" in str(caught.value)
 
 
 def test_a_timeout_ends_it() -> None:

@@ -42,7 +42,7 @@ from kubefunc.runner.execution.reports import (
 )
 from kubefunc.runner.execution.sigterm import Terminated
 from kubefunc.runner.execution.values import PICKLED as PICKLED
-from kubefunc.runner.execution.values import SEALED
+from kubefunc.runner.execution.values import SEALED, of_stream
 from kubefunc.runner.execution.values import dumps as dumps
 from kubefunc.runner.protocol import wire
 
@@ -99,7 +99,7 @@ class Job:
         """Where the values of a generator function go."""
         from kubefunc.runner.execution.streaming import Outlet  # most functions are no generators
 
-        return Outlet(self.stream, self.spec, self.key, form[0])
+        return Outlet(self.stream, self.spec, self.key, of_stream(form))
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.

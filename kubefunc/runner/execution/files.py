@@ -199,6 +199,11 @@ def keep_sealed(path: str, target: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+def refuse_yielded(path: str, target: str) -> tuple[int, str]:
+    """A generator function has no files."""
+    raise CannotReturn(File(path), path, "a generator function cannot yield files")
+
+
 def _give_up(target: str, error: OSError) -> None:
     try:
         os.unlink(target)

@@ -25,6 +25,10 @@ def _sealed_value(value: object, new_body: NewBody) -> Outcome:
     return _value_with(_files("keep_sealed"), value, new_body)
 
 
+def _yielded_value(value: object, new_body: NewBody) -> Outcome:
+    return _value_with(_files("refuse_yielded"), value, new_body)
+
+
 def _files(keep: str) -> Returned | None:
     """Takes the files in a value, which is kept in this way; None where the function cannot have one."""
     if "kubefunc.runner.protocol.file" not in sys.modules:
@@ -100,3 +104,8 @@ def _raised(error: BaseException, new_body: NewBody) -> Outcome:
 
 PICKLED: Form = (_value, _raised)
 SEALED: Form = (_sealed_value, _raised)
+
+
+def of_stream(form: Form) -> Callable[[Any, NewBody], Outcome]:
+    """How the values of a generator function travel: nobody would fetch a file beside one of them."""
+    return _yielded_value if form in (PICKLED, SEALED) else form[0]

@@ -12,6 +12,7 @@ import select
 from kubefunc.runner import STREAM
 from kubefunc.runner.execution.reports import SealedBody
 from kubefunc.runner.execution.streaming import Outlet
+from kubefunc.runner.execution.values import of_stream
 from kubefunc.runner.protocol import wire
 from kubefunc.runner.warm.values import LARGE_VALUE, TAKEN, TAKEN_PIPE, VALUE, VALUES_PIPE, file_of
 
@@ -30,7 +31,7 @@ class PipedOutlet(Outlet):
 
     def __init__(self, path: Callable[[str], str], spec: RunnerSpec, key: bytes, form: Form) -> None:
         """``path`` makes the path of a file of the call."""
-        super().__init__(path(STREAM), spec, key, form[0])
+        super().__init__(path(STREAM), spec, key, of_stream(form))
         self._path = path
         self._values = os.open(self._path(VALUES_PIPE), os.O_WRONLY)
         self._news = os.open(self._path(TAKEN_PIPE), os.O_RDONLY | os.O_NONBLOCK)
