@@ -222,6 +222,22 @@ def test_a_stream_is_ended_and_the_worker_stays(client: WarmClient, stay: str | 
     assert plain(value(client)) == 0
 
 
+def test_a_stream_ends_with_a_worker_that_is_killed(client: WarmClient, stay: str | None) -> None:
+    """Its generator waits for a client that never comes."""
+
+    def endless() -> Iterator[int]:
+        while True:
+            yield os.getpid()
+
+    call(client, endless, stay=stay, ahead=1)
+    process = plain(value(client))
+    client.worker.process.kill()
+    until = time.monotonic() + WITHIN
+    while Path(f"/proc/{process}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_stream_times_out_with_its_stacks(client: WarmClient, stay: str | None) -> None:
     """Its values have come."""
 

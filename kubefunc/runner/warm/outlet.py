@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 
-from kubefunc.runner import STREAM
+from kubefunc.runner import EXIT_RAISED, STREAM
 from kubefunc.runner.execution.reports import SealedBody
 from kubefunc.runner.execution.streaming import Outlet
 from kubefunc.runner.execution.values import of_stream
@@ -61,8 +61,9 @@ class PipedOutlet(Outlet):
             told = os.read(self._news, MOST_READ)
         except BlockingIOError:
             return
-        if told:
-            self._note_taken(*TAKEN.unpack(told[-TAKEN.size :]))
+        if not told:
+            os._exit(EXIT_RAISED)  # the worker has been killed, and nobody will ever take a value
+        self._note_taken(*TAKEN.unpack(told[-TAKEN.size :]))
 
     def _wait_for_room(self) -> None:
         while not self._has_room():
