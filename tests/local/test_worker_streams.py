@@ -224,7 +224,7 @@ def test_one_thread_reads_the_streams_of_all_workers(crowd: Callable[[int], Crow
     assert threads_of_streams() == ["kubefunc-streams"]
     workers.close()
     until(lambda: threads_of_streams() == [])
-    assert descriptors() == before
+    assert descriptors() - before == set()  # those of other tests may be closed at any time
 
 
 def test_a_worker_that_reads_nothing_holds_up_nobody(
