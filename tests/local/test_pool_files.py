@@ -66,6 +66,23 @@ def test_a_file_of_many_items_travels_once(pool: Pool, data: File) -> None:
     assert remote(left_behind, pool=pool).remote().result(WITHIN) == []
 
 
+def test_a_file_of_a_map_travels_again_after_another_call(pool: Pool, data: File, tmp_path: Path) -> None:
+    """The worker has removed it, to make room for that call."""
+    repaired = tmp_path / "repaired"
+
+    def size(file: File, number: int) -> int:
+        if number == 1 and not repaired.exists():
+            raise ValueError("not yet")
+        return len(file.path.read_bytes())
+
+    a_map = remote(size, pool=pool, pull_allowance=10).starmap([(data, number) for number in range(3)])
+    assert [type(call.exception(WITHIN)) for call in a_map.calls] == [type(None), ValueError, type(None)]
+    assert remote(left_behind, pool=pool).remote().result(WITHIN) == []
+    repaired.touch()
+    a_map.retry_failed()
+    assert a_map.result(WITHIN) == [len(NOISE)] * 3
+
+
 def test_a_file_that_a_function_of_a_map_uses(pool: Pool, tmp_path: Path) -> None:
     """Each map has the file of its own call, though the function is the same."""
     path = tmp_path / "data.txt"

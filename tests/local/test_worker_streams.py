@@ -22,6 +22,7 @@ from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.backends.kubernetes.warm.stream import Way
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.diagnosis import Phase
+from kubefunc.errors import FileError
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
 from tests.local.api_server import Server, config_of, tls
@@ -124,8 +125,9 @@ def sleeper(begun: Path) -> Callable[[], None]:
     return sleep
 
 
-def test_a_call_that_is_cancelled_without_a_stream_ends(
-    worker: Worker, server: ExecServer, heard: Heard, tmp_path: Path
+@pytest.mark.parametrize("fails", [False, True], ids=["cancelled", "failed here"])
+def test_a_call_that_is_unwanted_without_a_stream_ends(
+    worker: Worker, server: ExecServer, heard: Heard, tmp_path: Path, *, fails: bool
 ) -> None:
     """The wish went with the stream, or had none to go with: the next one carries it."""
     begun = tmp_path / "begun"
@@ -135,11 +137,14 @@ def test_a_call_that_is_cancelled_without_a_stream_ends(
     until(begun.exists)
     process = server.pods.pop(POD)  # no other stream can be opened for now
     server.cut_all()
-    batch.runs[0].end()  # the word itself is lost
+    if fails:  # a file of its arguments could not be sent
+        batch.fail(FileError("it has changed"))
+    else:
+        batch.runs[0].end()  # the word itself is lost
     time.sleep(0.2)
     assert worker.run is batch
     server.pods[POD] = process
-    heard.wait_for("run_lost")  # it has no outcome
+    heard.wait_for("run_ended" if fails else "run_lost")
     assert worker.run is None
 
 

@@ -99,12 +99,12 @@ def told() -> Told:
     return Told()
 
 
-@pytest.fixture
-def batch(told: Told) -> Batch:
+@pytest.fixture(params=[True, False], ids=["fresh", "staying"])
+def batch(told: Told, request: pytest.FixtureRequest) -> Batch:
     """A call."""
     payload = Packer.for_local().pack(abs, (-1,))
     sent = Submission(call="call-x", function="f", options=Options(), payload=payload, key=KEY)
-    parcel = Parcel(sent, fresh=False)
+    parcel = Parcel(sent, fresh=request.param)
     return Batch(parcel, [Run(parcel, 0, cast(Sink, told), threading.Condition())])
 
 
@@ -119,9 +119,12 @@ def worker(pool: Pool, batch: Batch) -> Iterator[Worker]:
 
 def tell(worker: Worker) -> None:
     """The worker says that the call has returned a file, and has ended."""
-    header = json.dumps({"outcome": VALUE, "files": [[3, "00"]]}).encode()
-    record = records.pack_record(0, 1.0, 2.0, 1, header, 2) + b"N."
-    worker.hear(RESULT, records.seal_block(KEY, "call-x", 0, 0, record))
+    header = {"outcome": VALUE, "files": [[3, "00"]]}
+    if worker.run is not None and worker.run.reported_as(0) is None:
+        worker.hear(RESULT, wire.seal({**header, "call": "call-x"}, b"N.", KEY))
+    else:
+        record = records.pack_record(0, 1.0, 2.0, 1, json.dumps(header).encode(), 2) + b"N."
+        worker.hear(RESULT, records.seal_block(KEY, "call-x", 0, 0, record))
     worker.hear(ENDED, b"0")
 
 

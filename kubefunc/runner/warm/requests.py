@@ -150,7 +150,6 @@ class Requests:
     def drop_waiting(self) -> None:
         """Those that wait will never begin."""
         self._sent = [each for each in self._sent if not each.waits]
-        self._close_places()
 
     def note_taken(self, content: bytes) -> None:
         """The client's program has taken values of this one."""

@@ -80,9 +80,9 @@ class Batch:
         return all(run.over for run in self.runs)
 
     @property
-    def is_cancelled(self) -> bool:
-        """Whether some of it has no outcome, and nobody waits for that any more."""
-        return any(run.over for run in self._left.values())
+    def is_unwanted(self) -> bool:
+        """Whether some of it has no outcome and nobody waits for that any more, or for nothing of it."""
+        return any(run.over for run in self._left.values()) or self.over
 
     def is_overdue(self, now: float) -> bool:
         """Whether it takes longer than was thought. Says so once."""

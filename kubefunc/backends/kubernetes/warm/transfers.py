@@ -66,14 +66,13 @@ class _Unwanted(Exception):
 def send_files(api: Api, worker: Courier, batch: Batch) -> None:
     """Send the files that the worker has not got. Its function waits for them."""
     files_of = batch.arguments
-    worker.brought.enter(files_of.place)
     own = files_of.own(batch.indexes)
     try:
         for number, file in files_of.of(batch.indexes).items():
             if number in worker.brought:
                 continue
             _send(api, worker, batch, number, file)
-            if own is not None and number not in own:
+            if own is not None and number not in own and worker.has(batch):
                 worker.brought.add(files_of.place, number)
     except _Unwanted:
         pass
@@ -114,7 +113,6 @@ def _send(api: Api, worker: Courier, batch: Batch, number: int, file: SentFile) 
 def fetch_returned(api: Api, worker: Courier, batch: Batch) -> None:
     """Fetch the files of what has come of this batch, hand that on, and let the worker go on."""
     receipts = FileReceipts(batch.call)
-    batch.settle()
     try:
         _fetch(api, worker, batch, receipts)
     except _Unwanted:

@@ -266,6 +266,7 @@ class Worker:
 
     def begin(self, batch: Batch) -> None:
         batch.begin(self.pod or "", self.node, self.namespace)
+        self.brought.enter(batch.arguments.place if batch.arguments else "")
         if batch.arguments:
             self._owner.transfers.send(self, batch)
         if batch.values is not None:
@@ -316,16 +317,18 @@ class Worker:
                 self._owner.run_lost(self, each)
             elif each.id in told["runs"]:
                 self._tell_again(each)
-            elif each.is_cancelled or each is self.given.ahead:
+            elif each.is_unwanted or each is self.given.ahead:
                 self._remove(each)
                 self._owner.given_back(each.left)
             else:
                 self._stream.forget()
                 self._stream.send_again(each)
+                if each.is_unwanted:  # since a moment ago: what was told of that has just been forgotten
+                    self.end_run(each)
 
     def _tell_again(self, run: Batch) -> None:
         """What may have been lost with the last stream."""
-        if run.is_cancelled:
+        if run.is_unwanted:
             self.end_run(run)
         if run.values is not None:
             run.values.resume()
@@ -342,6 +345,7 @@ class Worker:
         if not run.returned.are_there:
             self._finish(run, self._stream.owe)
         elif run.returned.begin():
+            run.settle()  # before the stream may break, and brings its outcome again
             self._owner.transfers.fetch(self, run)
         elif run.returned.is_settled:
             self.finish(run)
