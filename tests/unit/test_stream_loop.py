@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
+from kubefunc.backends.kubernetes.api.exec import STRAGGLERS
+from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused
 from kubefunc.backends.kubernetes.warm import loop as module
 from kubefunc.backends.kubernetes.warm.loop import StreamLoop
+from kubefunc.backends.kubernetes.warm.open_stream import OpenStream
+from kubefunc.backends.kubernetes.warm.outbox import Outbox
+from kubefunc.backends.kubernetes.warm.records import Record
+from kubefunc.backends.kubernetes.warm.stream import Way, WorkerStream
 
 WITHIN = 30.0
 
@@ -177,3 +185,135 @@ def test_a_forked_child_leaves_its_parents_streams_alone(ticking: Ticking) -> No
         there.send(b"hello")
         until(lambda: ticking.done == ["hello"])
     loop.leave()
+
+
+def test_a_thread_that_cannot_start_is_told_once(ticking: Ticking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it should have done is not done by the next one either: its member has been told that it failed."""
+    loop = ticking.loop
+    loop.enter()
+    failures: list[str] = []
+    real = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name == "kubefunc-opens":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    loop.open(ticking.do("the first"), lambda failure: failures.append(f"first: {failure}"))
+    monkeypatch.setattr(threading.Thread, "start", real)
+    loop.open(ticking.do("the second"), lambda failure: failures.append(f"second: {failure}"))
+    until(lambda: len(failures) == 2)
+    ticking.turn()
+    assert sorted(failures) == ["first: can't start new thread", "second: None"]
+    assert ticking.done == ["the second"]
+    loop.leave()
+
+
+def test_a_signal_handler_may_use_the_loop(ticking: Ticking) -> None:
+    """It comes at any moment, also while its thread changes what the loop has to do."""
+    loop = ticking.loop
+    loop.enter()
+    with loop._lock:
+        loop.soon(ticking.do("what the handler asked for"))
+    until(lambda: ticking.done)
+    loop.leave()
+
+
+def test_what_ends_a_thread_does_not_end_the_loop(ticking: Ticking, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody would start it again, and all streams would be silent."""
+    loop = ticking.loop
+    loop.enter()
+    loop.soon(sys.exit)
+    ticking.in_loop(ticking.do("goes on"))
+    assert ticking.done == ["goes on"]
+    assert "SystemExit" in caplog.text
+    loop.leave()
+
+
+class Ending:
+    """A connection whose command has ended, and whose other side does not close it."""
+
+    is_ending = True
+    unsent = 0
+
+    def __init__(self, descriptor: int) -> None:
+        self.fileno = lambda: descriptor
+
+    def receive(self, scratch: object) -> tuple[bytes, bool]:
+        """Nothing comes."""
+        return b"", False
+
+    def raise_end(self) -> None:
+        """How it has ended."""
+        raise ExecRefused("it has ended")
+
+    def release(self) -> None:
+        """It is closed."""
+
+
+class Listening:
+    """Whose stream it is."""
+
+    over = False
+
+    def __init__(self) -> None:
+        self.heard: list[Exception | None] = []
+        self.ended = self.heard.append
+
+
+def test_a_stream_that_has_ended_and_is_not_closed_is_given_up(ticking: Ticking) -> None:
+    """After a moment for the last of its output; the error is that of its end."""
+    loop, listening = ticking.loop, Listening()
+    loop.enter()
+    here, there = socket.socketpair()
+    with here, there:
+        outbox = Outbox(list, lambda: None)
+        connection = cast(Any, Ending(here.fileno()))
+        stream = OpenStream(cast(Any, listening), connection, cast(Any, None), outbox, loop)
+        ticking.in_loop(stream.begin)
+        for _ in range(5):
+            ticking.now += STRAGGLERS / 4
+            ticking.turn()
+        until(lambda: listening.heard)
+        assert [str(each) for each in listening.heard] == ["it has ended"]
+        ticking.turn()
+    loop.leave()
+
+
+class Confused:
+    """A reader that cannot bear that a stream breaks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def address(self) -> Record:
+        """Nowhere."""
+        self.asked += 1
+        return Record("worker-x", "token", "team", "pod-1")
+
+    def stream_broke(self, error: Exception) -> None:
+        """It is asked about that."""
+        raise LookupError(str(error))
+
+
+class Nowhere:
+    """An API server that cannot be reached."""
+
+    def __getattr__(self, name: str) -> object:
+        raise OSError("no network")
+
+
+def test_a_reader_that_fails_gets_its_next_stream_all_the_same(ticking: Ticking) -> None:
+    """And its stream can be closed."""
+    reader = Confused()
+    stream = WorkerStream(cast(Any, reader), Way(cast(Any, Nowhere()), "me", ticking.loop), 0.0, pod_runs=False)
+    stream.start()
+    until(lambda: reader.asked == 1)
+    ticking.turn()
+    ticking.now += 1.0
+    ticking.turn()
+    until(lambda: reader.asked == 2)
+    stream.close()
+    stream.join(WITHIN)
+    until(lambda: all(each.name != "kubefunc-streams" for each in threading.enumerate()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from typing import Final
+from typing import Final, NoReturn
 
 from kubefunc.backends.kubernetes.api.exec import STDIN, STDOUT, ExecStream
 from kubefunc.backends.kubernetes.api.exec_errors import StreamCut
@@ -122,9 +122,13 @@ class DuplexStream(ExecStream):
             elif channel == CLOSE:
                 self._ended = True
         if self._ended and not heard:
-            self._judge()
-            raise StreamCut("the command has ended")
+            self.raise_end()
         return bytes(heard)
+
+    def raise_end(self) -> NoReturn:
+        """The command has ended. Raises TransportError: the class says how."""
+        self._judge()
+        raise StreamCut("the command has ended")
 
     def _await_stragglers(self) -> None:
         self.is_ending = True

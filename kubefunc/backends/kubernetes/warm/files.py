@@ -23,7 +23,7 @@ class FileTransfers:
     def __init__(self, connect: Callable[[int], Api]) -> None:
         """``connect``: the API server, by so many connections at most."""
         self._connect = connect
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._api: Api | None = None
         self._up = Workers("kubefunc-files-up", STREAMS)
         self._down = Workers("kubefunc-files-down", STREAMS)

@@ -18,7 +18,7 @@ class Given:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.run: Batch | None = None
         self.ahead: Batch | None = None
         self._unsent: list[Batch] = []

@@ -47,7 +47,7 @@ class StreamLoop:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.scratch = memoryview(b"")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make or cancel a call while its thread holds this
         self._members = 0
         self._thread: threading.Thread | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -106,16 +106,20 @@ class StreamLoop:
 
     def open(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
         """Do in another thread what may take seconds; then tell its end, in the thread of the loop."""
+        entry = work, then
         with self._lock:
-            self._unopened.append((work, then))
+            self._unopened.append(entry)
             if self._openers == OPENED_AT_ONCE:
                 return
             self._openers += 1
         try:
             threading.Thread(target=self._open_all, name="kubefunc-opens", daemon=True).start()
-        except RuntimeError as error:  # the interpreter ends
+        except RuntimeError as error:  # the interpreter ends, or the system gives no thread more
             with self._lock:
                 self._openers -= 1
+                if entry not in self._unopened:  # another one has begun it
+                    return
+                self._unopened.remove(entry)
             failure = OSError(str(error))
             self.soon(lambda: then(failure))
 
@@ -135,7 +139,7 @@ class StreamLoop:
 
     def forget(self) -> None:
         """In a forked child: the streams are the parent's. Their sockets are not touched."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._close()
         self._members = self._openers = 0
         self._soon.clear()
@@ -211,5 +215,5 @@ def _do(work: Callable[[], None]) -> None:
     """One member's trouble is no other's."""
     try:
         work()
-    except Exception:
+    except BaseException:  # even SystemExit, which nobody would hear of
         log.exception("a stream to a warm worker")

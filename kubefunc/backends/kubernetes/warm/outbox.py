@@ -76,10 +76,12 @@ class Outbox:
 
     def _write_at_once(self) -> bool:
         """False where another thread is to do it."""
-        stream = self._stream
-        if stream is None or self._process != os.getpid() or not self._writing.acquire(blocking=False):
+        if self._process != os.getpid() or not self._writing.acquire(blocking=False):
             return False
+        stream = self._stream
         try:
+            if stream is None:
+                return False
             self._take()
             if not self._taken:
                 return True
@@ -88,7 +90,8 @@ class Outbox:
                 self._taken.clear()
                 return not stream.unsent
         except (TransportError, OSError):
-            stream.close()  # who reads it opens another one, and hears there what has arrived
+            if stream is not None:
+                stream.close()  # who reads it opens another one, and hears there what has arrived
             return True
         finally:
             self._writing.release()
@@ -120,7 +123,8 @@ class Outbox:
 
     def shut(self) -> None:
         """It does not any more, until the next stream."""
-        self._stream = None
+        with self._writing:
+            self._stream = None
 
     def forget(self) -> None:
         """What waits was for an earlier stream."""

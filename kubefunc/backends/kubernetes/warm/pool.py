@@ -283,9 +283,11 @@ class WarmPool:
             self._losses = 0
             if run.values is None:  # a stream takes as long as its program does
                 self._seconds = newer_mean(self._seconds, took, len(run.runs))
-        self._go_on()
-        if not run.over:
-            run.settle()
+        try:
+            self._go_on()
+        finally:
+            if not run.over:
+                run.settle()
 
     def run_lost(self, worker: Worker, run: Batch) -> None:
         if not run.over:

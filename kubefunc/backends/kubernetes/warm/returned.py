@@ -23,7 +23,7 @@ class Returned:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held: dict[int, Record] = {}
         self._complete: set[int] = set()
         self._expected = False

@@ -199,17 +199,19 @@ class WorkerStream:
     def ended(self, error: Exception | None) -> None:
         """Decide whether another one follows, and when."""
         self._opened = self._connection = None
-        if error is not None:
-            self._reader.stream_broke(error)
-        now = self._loop.clock()
-        if not self.over and self._pod_runs and now - self._heard_at > RECONNECT + self._may_start_for:
-            self.over = True
-            self._reader.gave_up()
-        if self.over:
-            self._finish()
-            return
-        self._timer = self._loop.after(self._pause, self._connect)
-        self._pause = min(SLOWER * self._pause, AGAIN_AT_MOST)
+        try:
+            if error is not None:
+                self._reader.stream_broke(error)
+            now = self._loop.clock()
+            if not self.over and self._pod_runs and now - self._heard_at > RECONNECT + self._may_start_for:
+                self.over = True
+                self._reader.gave_up()
+        finally:
+            if self.over:
+                self._finish()
+            else:
+                self._timer = self._loop.after(self._pause, self._connect)
+                self._pause = min(SLOWER * self._pause, AGAIN_AT_MOST)
 
     def _connect(self) -> None:
         self._timer = None
@@ -226,6 +228,9 @@ class WorkerStream:
         self._loop.open(made.open, lambda failure: self._connected(made, to, failure))
 
     def _connected(self, connection: DuplexStream, to: Record, failure: Exception | None) -> None:
+        if connection is not self._connection:  # it was given up meanwhile
+            connection.release()
+            return
         if failure is not None:
             self.ended(failure)
             return
