@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import urllib3
     from typing_extensions import Self
 
+_NESTED_WRITE = 10.0  # seconds; nobody can write to TLS inside of TLS without waiting
+
 
 class Opener(Protocol):
     """What a link needs of the API server: :class:`kubefunc.backends.kubernetes.api.requests.Api` is one."""
@@ -153,6 +155,7 @@ class Websocket(Link):
         self._timeout = timeout
         self._reader: Any = None
         self._early = memoryview(b"")
+        self._may_have_more = False
         self.subprotocol = ""
 
     def open(self) -> None:
@@ -200,8 +203,7 @@ class Websocket(Link):
     @property
     def has_bytes(self) -> bool:
         """Whether a read would not have to wait for the network."""
-        pending = getattr(self._wire, "pending", None)  # TLS reads whole records
-        return bool(self._early) or (pending is not None and pending() > 0)
+        return self.has_buffered()
 
     def take_early(self, timeout: float) -> None:
         """Fetch what came together with the answer's headers: select() does not know of it. Waits for nothing.
@@ -247,7 +249,20 @@ class Websocket(Link):
             self._early = self._early[size:]
             return size
         wire = self._wire
-        return int(wire.recv_into(view)) if wire is not None else 0
+        if wire is None:
+            return 0
+        self._may_have_more = False
+        size = int(wire.recv_into(view))
+        self._may_have_more = size > 0 and self._is_nested
+        return size
+
+    @property
+    def _is_nested(self) -> bool:
+        """Whether this is TLS inside of TLS to a proxy, as urllib3's SSLTransport has it.
+
+        That does not say what it has read already, and loses what the outer TLS does not take at once.
+        """
+        return self._wire is not self._socket
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError."""
@@ -261,7 +276,14 @@ class Websocket(Link):
         wire = self._wire
         if wire is None or self.closed:
             raise BrokenPipeError("the stream is closed")
-        return int(wire.send(data))
+        if not self._is_nested:
+            return int(wire.send(data))
+        wire.settimeout(_NESTED_WRITE)
+        try:
+            wire.sendall(data)
+        finally:
+            wire.settimeout(0.0)
+        return len(data)
 
     def fileno(self) -> int:
         """The socket's number, to wait for it. Raises BrokenPipeError once it is closed."""
@@ -271,9 +293,9 @@ class Websocket(Link):
         return int(wire.fileno())
 
     def has_buffered(self) -> bool:
-        """Whether TLS holds bytes that are read already: no wait for the socket tells of them."""
+        """Whether TLS holds bytes that are read already, or may: no wait for the socket tells of them."""
         pending = getattr(self._wire, "pending", None)
-        return bool(self._early) or (pending is not None and pending() > 0)
+        return bool(self._early) or self._may_have_more or (pending is not None and pending() > 0)
 
     def set_timeout(self, seconds: float) -> None:
         """How long the next reads and writes may take."""
