@@ -222,6 +222,23 @@ def test_a_stream_is_ended_and_the_worker_stays(client: WarmClient, stay: str | 
     assert plain(value(client)) == 0
 
 
+def test_a_value_that_was_cut_is_not_kept(client: WarmClient, stay: str | None, tmp_path: Path) -> None:
+    """Its process dies while it writes a large one: nothing of it stays on the worker's disk."""
+
+    class Dies:
+        def __reduce__(self) -> tuple[Any, ...]:
+            os._exit(3)
+
+    def values() -> Iterator[Any]:
+        yield 1
+        yield [b"x" * 3_000_000, Dies()]
+
+    call(client, values, stay=stay, ahead=2)
+    assert plain(value(client)) == 1
+    client.receive(ENDED)
+    assert list((tmp_path / "warm").glob("*value.*")) == []
+
+
 def test_a_stream_ends_with_a_worker_that_is_killed(client: WarmClient, stay: str | None) -> None:
     """Its generator waits for a client that never comes."""
 

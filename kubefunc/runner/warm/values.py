@@ -84,7 +84,8 @@ class Values:
         """Its process has ended, or is done with it. What has not been taken is kept."""
         self.forget()
         self._values = self._taken = -1
-        for name in (VALUES_PIPE, TAKEN_PIPE, STREAM):
+        cut = file_of(self._count)  # the process may have died while it wrote the next one
+        for name in (VALUES_PIPE, TAKEN_PIPE, STREAM, cut):
             _remove(self._path(name))
 
     def remove(self) -> None:
