@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,12 @@ from kubefunc.runner.protocol import pipes
 from kubefunc.runner.warm.frames import ACKNOWLEDGE
 from kubefunc.runner.warm.places import name_of_argument, name_of_body
 from tests.conftest import ROOT
-from tests.local.warm import WITHIN, WarmClient, WarmWorker
+from tests.local.warm import WITHIN, WarmClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Pods are Linux")
 
 NOISE = os.urandom(300_000)
 ARGUMENT = name_of_argument("call-x", 0)
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[WarmClient]:
-    """The client of a worker."""
-    worker = WarmWorker(tmp_path)
-    made = worker.attach()
-    made.hello()
-    made.welcome()
-    yield made
-    worker.stop()
 
 
 @pytest.fixture

@@ -16,26 +16,9 @@ from kubefunc.reading.unpickling import loads
 from kubefunc.runner.execution.request import ENDED, TERMINATE
 from kubefunc.runner.warm.frames import STREAMED, STREAMED_HEAD
 from kubefunc.runner.warm.stream import BODY
-from tests.local.warm import KEY, WITHIN, WarmClient, WarmWorker
+from tests.local.warm import KEY, WITHIN, WarmClient
 
 pytestmark = pytest.mark.parametrize("stay", [None, "process-1"], ids=["fresh", "staying"])
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[WarmWorker]:
-    """Waits for its client."""
-    made = WarmWorker(tmp_path)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def client(worker: WarmWorker) -> WarmClient:
-    """The client of a worker."""
-    made = worker.attach()
-    made.hello()
-    assert made.welcome() is None
-    return made
 
 
 def value(client: WarmClient) -> Envelope:
@@ -149,16 +132,14 @@ def test_a_large_value_comes_in_pieces(client: WarmClient, stay: str | None, tmp
     assert left <= {"call-x.item.0"}, "nothing of it is left"
 
 
-def test_values_that_were_not_taken_come_again_on_another_stream(
-    worker: WarmWorker, client: WarmClient, stay: str | None
-) -> None:
+def test_values_that_were_not_taken_come_again_on_another_stream(client: WarmClient, stay: str | None) -> None:
     """Also when the generator has ended meanwhile."""
     call(client, count, 3, stay=stay)
     assert plain(value(client)) == 0
     take(client, 1)
     client.receive(ENDED)
     client.cut()
-    again = worker.attach()
+    again = client.worker.attach()
     again.hello("run-1")
     assert again.welcome() == "run-1"
     numbers = [value(again).header["number"] for _ in range(2)]
