@@ -24,9 +24,9 @@ RECONNECT = 3.0  # seconds, in place of a minute
 
 _PATIENT = """
 import sys, time
-from kubefunc.backends.kubernetes.warm import supply, worker
+from kubefunc.backends.kubernetes.warm import stream, supply
 
-supply.RECONNECT = worker.RECONNECT = float(sys.argv[1])
+supply.RECONNECT = stream.RECONNECT = float(sys.argv[1])
 from kubefunc import Pool, current, remote
 
 with Pool(max_workers=1, share=sys.argv[2] == "shared") as pool:

@@ -419,3 +419,25 @@ def test_sigterm_ends_it_and_its_call(client: WarmClient) -> None:
     assert client.receive(LEAVING) == b"it was told to end (SIGTERM)"
     assert client.worker.why() == "it was told to end (SIGTERM)"
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_is_told_to_end_while_its_call_is_cancelled(client: WarmClient, tmp_path: Path) -> None:
+    """Both at once, as when a pool is closed: the Pod does not stay for its grace period."""
+    begun = tmp_path / "begun"
+
+    def slow_to_end(path: str) -> None:
+        try:
+            with open(path, "w"):
+                time.sleep(600)
+        finally:
+            time.sleep(0.5)
+
+    client.call(slow_to_end, str(begun))
+    until = time.monotonic() + WITHIN
+    while not begun.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    client.send(TERMINATE, b"run-1")
+    time.sleep(0.1)
+    client.worker.process.send_signal(signal.SIGTERM)
+    assert client.worker.why() == "it was told to end (SIGTERM)"

@@ -93,6 +93,7 @@ class Worker:
         self._requests = Requests(where, lease)
         self._printing = 0  # the item that prints
         self._busy = time.monotonic()
+        self._pretends = False  # the last SIGTERM is its own, to end a call
 
     # -- between calls
 
@@ -141,7 +142,7 @@ class Worker:
             return
         supervisor = Supervisor(self, self._signals) if call.request.stay is None else Batch(self, self._signals)
         status = supervisor.run()
-        leaves = supervisor.ending and not call.was_asked
+        leaves = self._is_told_to_end()
         if leaves:
             self._door.announce_end()
         self._end_call(call, status)
@@ -149,6 +150,12 @@ class Worker:
         if leaves:
             raise _Leave("it was told to end (SIGTERM)")
         self._leave_if_unneeded()
+
+    def _is_told_to_end(self) -> bool:
+        """Whether SIGTERM came while the call ran; also of a call whose client wanted its end at that moment."""
+        told = self._signals.terminated and not self._pretends
+        self._signals.terminated = self._pretends = False
+        return told
 
     def _end_call(self, call: Sent, status: int) -> None:
         self._busy = time.monotonic()
@@ -267,7 +274,7 @@ class Worker:
         self._requests.drop_waiting()
         running = self._requests.running
         if running is not None and not running.was_asked:
-            running.was_asked = True
+            running.was_asked = self._pretends = True
             signal.raise_signal(signal.SIGTERM)  # as if this Pod had been told to end: the supervisor sees to it
 
     def prepare(self, overseer: Overseer) -> dict[str, Any] | None:

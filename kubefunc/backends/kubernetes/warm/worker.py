@@ -23,13 +23,14 @@ from kubefunc.backends.kubernetes.warm.own_call import news_in, why_it_failed
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.records import Record
 from kubefunc.backends.kubernetes.warm.run import Run
-from kubefunc.backends.kubernetes.warm.stream import Way, WorkerStream
+from kubefunc.backends.kubernetes.warm.stream import RECONNECT, Way, WorkerStream
 from kubefunc.diagnosis import Phase
 from kubefunc.errors import KubefuncError
 from kubefunc.runner.execution.request import ENDED, TERMINATE
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, GIVEN_BACK, GOODBYE, LEAVING, NO_MORE, NOT_BEGUN
 
+REFUSED_FOR = 5.0  # seconds that exec may be refused to a new worker before that is believed
 FOUND_WITHIN = 2.0  # seconds that a worker of another program has to answer
 
 
@@ -122,6 +123,7 @@ class Worker:
         self._is_leaving = False
         self._stream = WorkerStream(self, way, startup, pod_runs=self.is_found)
         self._made = time.monotonic()
+        self._refused_since: float | None = None
         self._told: KubefuncError | None = None  # how its Job ended, of one that was found
 
     # -- from the pool
@@ -256,10 +258,17 @@ class Worker:
             self._stream.end()
             self._owner.worker_taken(self)
         elif isinstance(error, ExecRefused):
-            self._owner.worker_refused(self, str(error))
+            if self._is_refused():
+                self._owner.worker_refused(self, str(error))
         elif self.is_found and (self._told is not None or _is_gone(error)):
             self._stream.end()
             self._owner.worker_over(self, self._told)
+
+    def _is_refused(self) -> bool:
+        """An API server that has just started refuses what it will allow in a moment: it has not read all Roles."""
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        return now - self._refused_since > (RECONNECT if self.has_served else REFUSED_FOR)
 
     def gave_up(self) -> None:
         self._owner.worker_over(self, None)
@@ -302,6 +311,7 @@ class Worker:
             self._owner.given_back(self.given.take_waiting(ahead.id))
 
     def welcomed(self, told: dict[str, Any]) -> None:
+        self._refused_since = None
         self.brought.forget()
         if self.run is None:
             self._stream.forget()
