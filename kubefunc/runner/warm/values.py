@@ -109,7 +109,7 @@ class Values:
 
 
 def _new_pipe(path: str) -> int:
-    """Open at both ends: whoever else opens or closes one never waits, and ends nothing."""
+    """Open at both ends: when the process opens or closes an end, it does not wait and ends nothing."""
     _remove(path)
     os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR | os.O_NONBLOCK)

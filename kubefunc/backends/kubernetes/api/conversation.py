@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import select
 import threading
 import time
 from collections.abc import Sequence
 
-from kubefunc.backends.kubernetes.api.exec import STDOUT, ExecStream
-from kubefunc.backends.kubernetes.api.exec_errors import StreamCut, StreamSilent
-from kubefunc.backends.kubernetes.api.frames import CLOSE, PING
+from kubefunc.backends.kubernetes.api.exec import ExecStream
+from kubefunc.backends.kubernetes.api.exec_errors import StreamSilent
 
 _SCRATCH = 256 * 1024
 
@@ -32,24 +30,6 @@ class Conversation(ExecStream):
         with self._using:
             super().send(data)
 
-    def send_at_once(self, data: bytes) -> bool:
-        """Write this where that needs no wait; False, and nothing is written, if it does.
-
-        Raises:
-            TransportError: the stream has broken.
-        """
-        if not self._using.acquire(blocking=False):
-            return False
-        try:
-            if not _ready([], [self._socket.descriptor], 0.0):
-                return False
-            super().send(data)
-        except OSError as error:
-            raise self._cut(error) from error
-        finally:
-            self._using.release()
-        return True
-
     def _pong(self, payload: bytes) -> None:
         with self._using:
             super()._pong(payload)
@@ -58,13 +38,12 @@ class Conversation(ExecStream):
         with self._using:
             return super()._read(scratch)
 
-    def hear(self, wake: int, seconds: float, pause: float = math.inf) -> tuple[bytes, bool]:
+    def hear(self, wake: int, seconds: float) -> tuple[bytes, bool]:
         """What the command has written, and whether ``wake`` can be read; waits until there is either.
 
         Args:
             wake: a descriptor, by which other threads ask this one to send something.
             seconds: the longest silence of the command.
-            pause: seconds after which this returns in any case.
 
         Raises:
             StreamSilent: nothing came for so long.
@@ -75,45 +54,29 @@ class Conversation(ExecStream):
             passed = time.monotonic() - began
             if passed >= seconds:
                 raise StreamSilent(f"nothing came for {seconds:g} s")
-            if passed >= pause:
-                return b"", False
-            waiting = 0.0 if self._socket.has_bytes else min(seconds, pause) - passed
-            ready = _ready([self._socket.descriptor, wake], [], waiting)
+            waiting = 0.0 if self._socket.has_buffered() else seconds - passed
+            ready = _ready([self._socket.descriptor, wake], waiting)
             woken = wake in ready
             heard = b""
-            if self._socket.has_bytes or self._socket.descriptor in ready:
+            if self._socket.has_buffered() or self._socket.descriptor in ready:
                 heard = self._take()
             if heard or woken:
                 return heard, woken
 
     def _take(self) -> bytes:
         """What one read brings of stdout; perhaps nothing."""
-        heard = bytearray()
         scratch = self._scratch
-        count = self._read(scratch)
-        ended = count == 0
-        for channel, piece in self._parser.feed(scratch[:count]):
-            self._note(channel, piece)
-            if channel == STDOUT:
-                heard += piece
-            elif channel == PING:
-                self._pong(bytes(piece))
-            elif channel == CLOSE:
-                ended = True
+        heard, ended = self._parse(scratch[: self._read(scratch)])
         if ended and not heard:
-            self._judge()
-            raise StreamCut("the command has ended")
-        return bytes(heard)
+            self.raise_end()
+        return heard
 
 
-def _ready(reading: Sequence[int], writing: Sequence[int], seconds: float) -> list[int]:
-    """Which of these descriptors are ready within this time."""
+def _ready(reading: Sequence[int], seconds: float) -> list[int]:
+    """Which of these descriptors can be read within this time."""
     if not hasattr(select, "poll"):
-        readable, writable, _ = select.select(reading, writing, [], seconds)
-        return [*readable, *writable]
+        return select.select(reading, [], [], seconds)[0]
     poll = select.poll()  # select() takes no descriptor above 1,023, and a program may have that many
     for each in reading:
         poll.register(each, select.POLLIN)
-    for each in writing:
-        poll.register(each, select.POLLOUT)
     return [descriptor for descriptor, _ in poll.poll(1000 * seconds)]

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import threading
-from typing import Final, NoReturn
 
-from kubefunc.backends.kubernetes.api.exec import STDIN, STDOUT, ExecStream
-from kubefunc.backends.kubernetes.api.exec_errors import StreamCut
-from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, masked_frame
-
-_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_BINARY, _CLOSING, _PONG = 2, 8, 10
+from kubefunc.backends.kubernetes.api.exec import STDIN, ExecStream
+from kubefunc.backends.kubernetes.api.frames import BINARY, CLOSING, NORMAL, PONG, masked_frame
+from kubefunc.backends.kubernetes.api.streams import NOT_NOW
 
 
 class DuplexStream(ExecStream):
@@ -39,7 +34,7 @@ class DuplexStream(ExecStream):
         with self._lock:
             if not self._unsent:
                 with contextlib.suppress(OSError):  # the other side has gone first
-                    self._socket.send_some(masked_frame(_CLOSING, (1000).to_bytes(2, "big")))
+                    self._socket.send_some(masked_frame(CLOSING, NORMAL))
             self._socket.release()
 
     def fileno(self) -> int:
@@ -60,7 +55,7 @@ class DuplexStream(ExecStream):
         Raises:
             TransportError: the stream has broken.
         """
-        self._send(_BINARY, bytes([STDIN]) + data)
+        self._send(BINARY, bytes([STDIN]) + data)
 
     def send_at_once(self, data: bytes) -> bool:
         """The same, unless something waits already: False, and this is not sent."""
@@ -81,7 +76,7 @@ class DuplexStream(ExecStream):
             try:
                 while self._unsent:
                     del self._unsent[: self._socket.send_some(self._unsent)]
-            except _NOT_NOW:
+            except NOT_NOW:
                 pass
             except OSError as error:
                 raise self._cut(error) from error
@@ -103,7 +98,7 @@ class DuplexStream(ExecStream):
             return 0
         try:
             return self._socket.read_into(scratch)
-        except _NOT_NOW:
+        except NOT_NOW:
             return None
         except OSError as error:
             if not self.is_ending:
@@ -111,24 +106,14 @@ class DuplexStream(ExecStream):
         return 0
 
     def _take(self, data: memoryview) -> bytes:
-        heard = bytearray()
-        self._ended = self._ended or not data
-        for channel, piece in self._parser.feed(data):
-            self._note(channel, piece)
-            if channel == STDOUT:
-                heard += piece
-            elif channel == PING:
-                self._send(_PONG, bytes(piece))
-            elif channel == CLOSE:
-                self._ended = True
+        heard, ends = self._parse(data)
+        self._ended = self._ended or ends
         if self._ended and not heard:
             self.raise_end()
-        return bytes(heard)
+        return heard
 
-    def raise_end(self) -> NoReturn:
-        """The command has ended. Raises TransportError: the class says how."""
-        self._judge()
-        raise StreamCut("the command has ended")
+    def _pong(self, payload: bytes) -> None:
+        self._send(PONG, payload)
 
     def _await_stragglers(self) -> None:
         self.is_ending = True

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import struct
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.exec_errors import (
@@ -18,7 +17,16 @@ from kubefunc.backends.kubernetes.api.exec_errors import (
     StreamSilent,
     TransportError,
 )
-from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
+from kubefunc.backends.kubernetes.api.frames import (
+    BINARY,
+    CLOSE,
+    CLOSING,
+    NORMAL,
+    PING,
+    PONG,
+    FrameParser,
+    masked_frame,
+)
 from kubefunc.backends.kubernetes.objects.fields import whole_number
 from kubefunc.backends.kubernetes.objects.paths import pod_path
 from kubefunc.runner import COURIER
@@ -90,7 +98,7 @@ class ExecStream:
         """Say goodbye and give the connection back: by the thread that reads."""
         try:
             self._socket.set_timeout(1.0)
-            self._socket.send(masked_frame(8, struct.pack("!H", 1000)))
+            self._socket.send(masked_frame(CLOSING, NORMAL))
         except OSError:
             pass  # the other side has gone first
         self._socket.release()
@@ -107,7 +115,7 @@ class ExecStream:
     def send(self, data: bytes | memoryview) -> None:
         """Write to the command's stdin. Raises StreamCut, StreamSilent or StreamClosed."""
         try:
-            self._socket.send(masked_frame(2, bytes([STDIN]) + data))
+            self._socket.send(masked_frame(BINARY, bytes([STDIN]) + data))
         except TimeoutError as exc:
             raise StreamSilent(f"nothing was taken for {self._silence:g} s") from exc
         except OSError as exc:
@@ -157,6 +165,24 @@ class ExecStream:
             if time.monotonic() - alive > self._silence:
                 raise StreamSilent(f"nothing came for {self._silence:g} s")
 
+    def _parse(self, data: memoryview) -> tuple[bytes, bool]:
+        """Stdout's share of what one read has brought, and whether the stream ends with it."""
+        heard, ended = bytearray(), not data
+        for channel, piece in self._parser.feed(data):
+            self._note(channel, piece)
+            if channel == STDOUT:
+                heard += piece
+            elif channel == PING:
+                self._pong(bytes(piece))
+            elif channel == CLOSE:
+                ended = True
+        return bytes(heard), ended
+
+    def raise_end(self) -> NoReturn:
+        """The command has ended. Raises TransportError: the class says how."""
+        self._judge()
+        raise StreamCut("the command has ended")
+
     def _read(self, scratch: memoryview) -> int:
         """What has come, into `scratch`; 0 at the end, also at a rude one after the verdict."""
         try:
@@ -171,7 +197,7 @@ class ExecStream:
 
     def _pong(self, payload: bytes) -> None:
         try:
-            self._socket.send(masked_frame(10, payload))
+            self._socket.send(masked_frame(PONG, payload))
         except OSError as exc:
             raise self._cut(exc) from exc
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from kubefunc.backends.kubernetes.api.exec_errors import StreamGarbled
 
 PING, CLOSE = -1, -2
+BINARY, CLOSING, PONG = 2, 8, 10  # opcodes of what clients send (RFC 6455)
+NORMAL = struct.pack("!H", 1000)  # why a client closes: it has done
 _BLOCK = 1 << 14  # bytes masked at once
 
 

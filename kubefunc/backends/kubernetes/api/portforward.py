@@ -8,27 +8,23 @@ way to close one direction alone.
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from typing import TYPE_CHECKING
 
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, ExecUnavailable, StreamClosed, StreamCut
-from kubefunc.backends.kubernetes.api.frames import CLOSE, PING, FrameParser, masked_frame
+from kubefunc.backends.kubernetes.api.frames import BINARY, CLOSE, PING, PONG, FrameParser, masked_frame
 from kubefunc.backends.kubernetes.objects.paths import pod_path
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api
-    from kubefunc.backends.kubernetes.api.streams import Websocket
+    from kubefunc.backends.kubernetes.api.streams import NOT_NOW, Websocket
 
 SUBPROTOCOLS = ("v4.channel.k8s.io",)
 DATA, ERROR = range(2)
 _OPENING = 30.0
 _SCRATCH = 64 * 1024
 _PORT_SIZE = 2
-_PONG = 10
-_BINARY = 2
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class PortStream:
@@ -104,21 +100,21 @@ class PortStream:
 
     def send(self, data: bytes) -> None:
         """Queue this for the Pod; :meth:`flush` sends it."""
-        self._unsent += masked_frame(_BINARY, bytes([DATA]) + data)
+        self._unsent += masked_frame(BINARY, bytes([DATA]) + data)
 
     def flush(self) -> None:
         """Send what the network takes now. Raises OSError."""
         while self._unsent:
             try:
                 sent = self._socket.send_some(self._unsent)
-            except _NOT_NOW:
+            except NOT_NOW:
                 return
             del self._unsent[:sent]
 
     def receive(self) -> bytes:
         """What has come from the Pod, at most one read; empty where nothing has, see ``ended``. Raises OSError."""
         if not self.ended:
-            with contextlib.suppress(*_NOT_NOW):
+            with contextlib.suppress(*NOT_NOW):
                 self._take_in(self._socket.read_into(self._scratch))
         received = bytes(self._received)
         self._received.clear()
@@ -132,7 +128,7 @@ class PortStream:
             if channel == CLOSE:
                 self.ended = True
             elif channel == PING:
-                self._unsent += masked_frame(_PONG, bytes(piece))
+                self._unsent += masked_frame(PONG, bytes(piece))
             elif channel in self._heads:
                 self._take(channel, piece)
 

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import urllib3
     from typing_extensions import Self
 
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)  # with a timeout of 0: it would have to wait
 _NESTED_WRITE = 10.0  # seconds; nobody can write to TLS inside of TLS without waiting
 
 
@@ -191,7 +193,7 @@ class Websocket(Link):
 
     @property
     def descriptor(self) -> int:
-        """What select() may wait for; some bytes may be here already (:attr:`has_bytes`).
+        """What select() may wait for; some bytes may be here already (:meth:`has_buffered`).
 
         Raises OSError when it is closed.
         """
@@ -199,11 +201,6 @@ class Websocket(Link):
             if self._socket is None or self.closed:
                 raise BrokenPipeError("the stream is closed")
             return self._socket.fileno()
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether a read would not have to wait for the network."""
-        return self.has_buffered()
 
     def take_early(self, timeout: float) -> None:
         """Fetch what came together with the answer's headers: select() does not know of it. Waits for nothing.

@@ -16,6 +16,16 @@ def not_stored_here(why: str) -> Finding:
     )
 
 
+def not_fetched(why: str) -> Finding:
+    """A file that the function returned stays in its warm worker."""
+    return Finding(
+        errors.ResultLostError,
+        "FileNotFetched",
+        f"The function returned a file, and it cannot be fetched from its worker: {why}.",
+        "Do not remove in the function what it has returned. Else run the call again.",
+    )
+
+
 def not_sent(why: str) -> Finding:
     """A file of the arguments cannot be sent any more."""
     return Finding(

@@ -147,9 +147,9 @@ class OpenStream:
     def _do_what_is_due(self) -> None:
         if self._loop.clock() >= self._silent_at:
             self._read()  # this program may have been stopped, and everything is here
-        if self._loop.clock() >= self._silent_at and self._connection.is_ending:
-            self._connection.raise_end()
         if self._loop.clock() >= self._silent_at:
+            if self._connection.is_ending:
+                self._connection.raise_end()
             raise StreamSilent(f"nothing came for {SILENCE:g} s")
         self._write()
 
@@ -161,7 +161,7 @@ class OpenStream:
 
     def _read(self) -> None:
         data, has_more = self._connection.receive(self._loop.scratch)
-        if self._connection.is_ending:  # the last of its output may come for a while, and not for ever
+        if self._connection.is_ending:  # the last of its output may come for a while only
             self._silent_at = min(self._silent_at, self._loop.clock() + STRAGGLERS)
         elif data:
             self._silent_at = self._loop.clock() + SILENCE

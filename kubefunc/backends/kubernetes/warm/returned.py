@@ -33,9 +33,6 @@ class Returned:
     def __contains__(self, index: int) -> bool:
         return index in self._held
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def expect(self) -> None:
         """A large outcome may have files: it is not opened before all of it is there."""
         self._expected = True

@@ -123,7 +123,7 @@ def fetch_returned(api: Api, worker: Courier, batch: Batch) -> None:
     except NotStoredHere as error:
         batch.fail(files.not_stored_here(str(error)).as_error(_known(worker.address(), batch)))
     except TransportError as error:
-        batch.fail(_not_fetched(str(error)).as_error(_known(worker.address(), batch)))
+        batch.fail(files.not_fetched(str(error)).as_error(_known(worker.address(), batch)))
     if batch.returned.end():
         worker.finish(batch)
 
@@ -184,13 +184,4 @@ def _pauses() -> Iterator[float]:
 def _known(where: Record, batch: Batch) -> Diagnosis:
     return Diagnosis(
         "", "", phase=Phase.RUNNING, call=batch.call, namespace=where.namespace, pod=where.pod, node=where.node
-    )
-
-
-def _not_fetched(why: str) -> Finding:
-    return Finding(
-        errors.ResultLostError,
-        "FileNotFetched",
-        f"The function returned a file, and it cannot be fetched from its worker: {why}.",
-        "Do not remove in the function what it has returned. Else run the call again.",
     )
