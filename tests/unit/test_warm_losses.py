@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from kubefunc import Pool, errors
 from kubefunc.backends.base import Lost, Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
+from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.pool import WarmPool
 from kubefunc.backends.kubernetes.warm.run import Run
@@ -20,7 +22,9 @@ from kubefunc.backends.kubernetes.warm.worker import Worker
 from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
+from kubefunc.runner import VALUE
 from kubefunc.runner.execution.request import ENDED
+from kubefunc.runner.protocol import records
 from kubefunc.runner.warm.frames import NO_MORE
 
 KEY = b"k" * 32
@@ -34,6 +38,7 @@ class Told:
         self.failed: list[Exception] = []
         self.lost_items: list[int] = []
         self.wheres: list[Whereabouts] = []
+        self.taken: list[int] = []
 
     def missing(self, indexes: Sequence[int]) -> list[int]:
         """Nothing has come yet."""
@@ -42,6 +47,10 @@ class Told:
     def moved(self, indexes: Sequence[int], where: Whereabouts) -> None:
         """It is on its way."""
         self.wheres.append(where)
+
+    def take(self, outcomes: Sequence[records.Record]) -> None:
+        """Outcomes came."""
+        self.taken += [each.index for each in outcomes]
 
     def fail(self, indexes: Sequence[int], error: Exception) -> None:
         """There will be no outcome."""
@@ -153,6 +162,29 @@ def test_a_worker_without_a_node_is_said_while_another_serves(started: tuple[War
     assert told.wheres == []
     pool.worker_moved(workers[0], Whereabouts(Phase.PENDING, "no node has room"))
     assert [where.detail for where in told.wheres] == ["no node has room"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["has come", "failed here"])
+def test_what_has_come_is_not_ended_when_its_stream_breaks(
+    started: tuple[WarmPool, list[Worker]], monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """The worker's word of the end may be lost with the stream: its process stays. What has failed here is ended."""
+    pool, workers = started
+    told = Told()
+    pool.submit(runs_of(1, told))
+    serve(pool, workers[0])
+    batch = workers[0].given.batches[0]
+    if fails:
+        batch.fail(errors.FileError("it has changed"))
+    else:
+        header = json.dumps({"outcome": VALUE}).encode()
+        outcome = records.pack_record(0, 1.0, 2.0, 1, header, 2) + b"N."
+        batch.hear_answer(records.seal_block(KEY, "map-x", 0, 0, outcome))
+        assert told.taken == [0]
+    ended: list[Batch] = []
+    monkeypatch.setattr(workers[0], "end_run", ended.append)
+    workers[0].welcomed({"runs": [batch.id], "lost": [], "kept": []})
+    assert ended == ([batch] if fails else [])
 
 
 def test_a_call_that_a_leaving_worker_lost_is_not_sent_to_it_again(started: tuple[WarmPool, list[Worker]]) -> None:

@@ -47,7 +47,7 @@ class Batch:
         self.began: float | None = None
         self.arguments = parcel.arguments
         self.returned = Returned()
-        self._asked_back = False
+        self._asked_back = self._has_failed = False
         self._parcel = parcel
         self._left = {run.index: run for run in runs}
         self._printed = 0
@@ -81,8 +81,11 @@ class Batch:
 
     @property
     def is_unwanted(self) -> bool:
-        """Whether some of it has no outcome and nobody waits for that any more, or for nothing of it."""
-        return any(run.over for run in self._left.values()) or self.over
+        """Whether its worker is to end it: some of it has no outcome, and nobody waits for that any more.
+
+        Where all outcomes have come, the worker ends it by itself, and its process may stay for the next one.
+        """
+        return self._has_failed or any(run.over for run in self._left.values())
 
     def is_overdue(self, now: float) -> bool:
         """Whether it takes longer than was thought. Says so once."""
@@ -213,6 +216,7 @@ class Batch:
 
     def fail(self, error: KubefuncError) -> None:
         """There will be no outcomes more."""
+        self._has_failed = True
         for run in self.left:
             run.fail(error)
         self._left.clear()
