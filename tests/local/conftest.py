@@ -78,6 +78,12 @@ def connect(tmp_path: Path) -> Iterator[Callable[[Server], Api]]:
 
 
 @pytest.fixture
+def api(server: Server, connect: Callable[[Server], Api]) -> Api:
+    """The way to the server of the module's tests."""
+    return connect(server)
+
+
+@pytest.fixture
 def marks(tmp_path: Path) -> Path:
     """A file in which a function notes what it has done."""
     return tmp_path / "marks"

@@ -86,14 +86,6 @@ def server() -> Iterator[ExecServer]:
 
 
 @pytest.fixture
-def api(server: ExecServer, tmp_path: Path) -> Iterator[Api]:
-    """The way to it."""
-    made = Api(config_of(server.url, tmp_path, token="t"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def start(server: ExecServer, tmp_path: Path) -> Iterator[Callable[..., WarmWorker]]:
     """Starts a worker, in the Pod ``pod-1``."""
     made: list[WarmWorker] = []

@@ -73,14 +73,6 @@ def server(tmp_path: Path) -> Iterator[ExecServer]:
 
 
 @pytest.fixture
-def api(server: ExecServer, tmp_path: Path) -> Iterator[Api]:
-    """The way to it."""
-    made = Api(config_of(server.url, tmp_path, token="t"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def heard() -> Heard:
     """The pool."""
     return Heard()
