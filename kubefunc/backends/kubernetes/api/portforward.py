@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from kubefunc.backends.kubernetes.api.errors import UNUSABLE, ApiError, ConnectionFailed
 from kubefunc.backends.kubernetes.api.exec_errors import ExecRefused, ExecUnavailable, StreamClosed, StreamCut
 from kubefunc.backends.kubernetes.api.frames import BINARY, CLOSE, PING, PONG, FrameParser, masked_frame
+from kubefunc.backends.kubernetes.api.streams import NOT_NOW
 from kubefunc.backends.kubernetes.objects.paths import pod_path
 
 if TYPE_CHECKING:
     from kubefunc.backends.kubernetes.api.requests import Api
-    from kubefunc.backends.kubernetes.api.streams import NOT_NOW, Websocket
+    from kubefunc.backends.kubernetes.api.streams import Websocket
 
 SUBPROTOCOLS = ("v4.channel.k8s.io",)
 DATA, ERROR = range(2)
