@@ -201,6 +201,8 @@ def _kubelet_config(address: str, cgroup: str) -> Mapping[str, object]:
         "oomScoreAdj": 0,
         "podPidsLimit": 256,  # the default is no limit: a fork bomb would take the machine down
         "maxPods": 200,
+        # Volumes are measured once in one to two of these periods; by default, a minute each.
+        "volumeStatsAggPeriod": "5s",
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "clusterDNS": [DNS_ADDRESS],

@@ -583,7 +583,7 @@ def test_the_pods_own_deadline(calling: Space, witness: Witness) -> None:
 
 
 def test_a_full_disk(full_disk: Stopwatch, kube: Space, witness: Witness) -> None:
-    """The kubelet looks every ten seconds; its words name volume and limit. Nobody fills the disk once more."""
+    """The kubelet finds it as it measures volumes; its words name volume and limit. Nobody fills the disk once more."""
     call = full_disk.call
     failure(call, errors.EvictedError)
     diagnosis = told(call, "Evicted")
