@@ -202,9 +202,9 @@ def _call(pool: WarmPool, outcomes: Outcomes, count: int) -> None:
 
 
 def _runs(outcomes: Outcomes, count: int) -> Iterator[Run]:
-    payload = Packer.for_local().pack(abs)
+    payload, options = Packer.for_local().pack(abs), Options()
     for number in range(count):
-        sent = Submission(call=f"call-{number}", function="f", options=Options(), payload=payload, key=KEY)
+        sent = Submission(call=f"call-{number}", function="f", options=options, payload=payload, key=KEY)
         yield Run(Parcel(sent, fresh=True), 0, cast(Sink, outcomes), threading.Condition())
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kubefunc.pool import Pool
 
 TICK = 0.25  # seconds between two looks at a queue that does not get shorter
+LOOK_EVERY = 0.01  # seconds in which calls that end have all workers looked at once, not once each
 LOSSES = 5  # workers in a row that may get lost before a call has ended
 HOLD_OFF = 30.0  # seconds
 THREADS_END_WITHIN = 0.5  # seconds; on a dead network some do not
@@ -51,6 +52,7 @@ class WarmPool:
         self._seconds: float | None = None
         self._where: Whereabouts | None = None
         self._ticking = False
+        self._looked = 0.0  # when all workers were
         self._losses = 0  # workers that went without a call having ended since
         self._not_before = 0.0  # no worker is started where another could not
         self.closed = False
@@ -142,19 +144,13 @@ class WarmPool:
 
     def _go_on(self) -> None:
         """Give calls to workers that wait for one, and start more workers if they are wanted."""
-        given: list[Worker] = []
         with self._lock:
             if self.closed:
                 return
-            now = time.monotonic()
-            queue, seconds, count = self._queue, self._seconds, len(self._workers)
-            idle = (each for each in self._workers if each.ready and each.run is None)
-            brisk = (each for each in self._workers if _may_have_more(each, queue, seconds, count))
-            for worker in itertools.chain(idle, brisk):
-                run = queue.next_batch(seconds, count)
-                if run is not None:
-                    worker.given.assign(run)
-                    given.append(worker)
+            self._looked = now = time.monotonic()
+            idle = (each for each in self._workers if _is_idle(each))
+            brisk = (each for each in self._workers if self._may_have_more(each))
+            given = [worker for worker in itertools.chain(idle, brisk) if self._assign(worker)]
             overdue = [worker for worker in self._workers if worker.is_overdue]
             self._workers.difference_update(overdue)
             held_off = bool(self._workers) and now < self._not_before
@@ -179,6 +175,37 @@ class WarmPool:
         with self._lock:
             self._ticking = False
         self._go_on()
+
+    def _go_on_with(self, worker: Worker) -> None:
+        """Its call has ended: nothing else has changed, and of a hundred workers one ends some each millisecond.
+
+        While calls wait, the next tick looks at all of them.
+        """
+        with self._lock:
+            was_seen = not self.closed and worker in self._workers
+            is_due = time.monotonic() - self._looked > LOOK_EVERY
+            can_have = was_seen and not is_due and (_is_idle(worker) or self._may_have_more(worker))
+            is_given = can_have and self._assign(worker)
+        if is_given:
+            worker.give()
+        if is_due:
+            self._go_on()
+
+    def _assign(self, worker: Worker) -> bool:
+        """Have it run what comes next; False if nothing does."""
+        batch = self._queue.next_batch(self._seconds, len(self._workers))
+        if batch is not None:
+            worker.given.assign(batch)
+        return batch is not None
+
+    def _may_have_more(self, worker: Worker) -> bool:
+        """Whether a worker that runs something gets the next batch now."""
+        run = worker.run
+        if not self._queue or run is None or run.began is None:
+            return False
+        running_for = time.monotonic() - run.began
+        ahead = sends_ahead(self._seconds, running_for, len(self._queue), len(self._workers))
+        return ahead and worker.may_have_more(self._queue.first(1)[0].parcel)
 
     def _wanted(self) -> int:
         running = [worker.run for worker in self._workers if worker.run is not None]
@@ -284,7 +311,7 @@ class WarmPool:
             if run.values is None:  # a stream takes as long as its program does
                 self._seconds = newer_mean(self._seconds, took, len(run.runs))
         try:
-            self._go_on()
+            self._go_on_with(worker)
         finally:
             if not run.over:
                 run.settle()
@@ -313,13 +340,8 @@ class WarmPool:
 _OTHERS_DOING = (errors.PodLostError, errors.JobDeletedError)
 
 
-def _may_have_more(worker: Worker, queue: Backlog, seconds: float | None, workers: int) -> bool:
-    """Whether a worker that runs something gets the next batch now."""
-    run = worker.run
-    if not queue or run is None or run.began is None:
-        return False
-    ahead = sends_ahead(seconds, time.monotonic() - run.began, len(queue), workers)
-    return ahead and worker.may_have_more(queue.first(1)[0].parcel)
+def _is_idle(worker: Worker) -> bool:
+    return worker.ready and worker.run is None
 
 
 def _is_hopeless(worker: Worker, error: errors.KubefuncError | None, losses: int) -> bool:
