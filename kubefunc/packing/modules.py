@@ -21,6 +21,7 @@ from kubefunc.importable import has_source as has_source
 
 _NEVER = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
 INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements have others
 # An escape that Python does not know. Parsing it warns, and fails under ``-W error``, though the code runs.
 _ODD_ESCAPE = re.compile(rb"(\\[\r\n\\'\"abfnrtvxuUN0-7])|\\")
 
@@ -91,12 +92,13 @@ def imports_in_source(source: bytes, file: str) -> frozenset[str]:
     >>> sorted(imports_in_source(b"import os\\nfrom . import b\\nfrom ..c import d", "app/core/train.py"))
     ['app.c', 'app.c.d', 'app.core', 'app.core.b', 'os']
     """
-    tree = parsed(source)
+    tree = parsed(source) if b"import" in source else None
     if tree is None:
         return frozenset()
     package = os.path.dirname(file).replace("/", ".")
     names: set[str] = set()
-    for node in ast.walk(tree):
+    calls = b"import_module" in source or b"__import__" in source
+    for node in ast.walk(tree) if calls else _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -104,6 +106,18 @@ def imports_in_source(source: bytes, file: str) -> frozenset[str]:
         elif isinstance(node, ast.Call):
             names.update(_import_call(node))
     return frozenset(names)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements, without the expressions in them, which are most of a tree: a project's files are read often."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        for block in _BLOCKS:
+            inner = getattr(node, block, None)
+            if isinstance(inner, list):  # that of a lambda is an expression
+                pending.extend(inner)
 
 
 def parsed(source: bytes) -> ast.Module | None:

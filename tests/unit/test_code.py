@@ -633,6 +633,12 @@ def test_a_file_that_shadows_by_another_path_is_hidden(project: Project, tmp_pat
         ("from .. import y", {"app", "app.y"}),
         ("from ...beyond import z", set()),
         ("if 0:\n  def f():\n    import inner", {"inner"}),
+        ("try:\n  import a\nexcept E:\n  import b\nelse:\n  import c\nfinally:\n  import d", {"a", "b", "c", "d"}),
+        ("for x in y:\n  with z:\n    import a\nelse:\n  import b\nf = lambda: x", {"a", "b"}),
+        (
+            "match x:\n  case 1:\n    import a\n  case _:\n    class C:\n      def f(self):\n        import b",
+            {"a", "b"},
+        ),
         (
             "__import__('q'); importlib.import_module('r.s'); import_module(name); import_module()",
             {"q", "r.s"},
@@ -647,6 +653,14 @@ def test_a_file_that_shadows_by_another_path_is_hidden(project: Project, tmp_pat
 def test_import_statements_in_source(source: str, expected: set[str]) -> None:
     """All forms of import are understood; what is not Python has none; odd escapes do not even warn."""
     assert imports_in_source(source.encode(), "app/core/train.py") == expected
+
+
+def test_import_statements_of_the_standard_library() -> None:
+    """Expressions are not looked into where they can import nothing: what is found is what a full look finds."""
+    for file in sorted(Path(os.__file__).parent.glob("*.py"))[:60]:
+        source = file.read_bytes()
+        whole = imports_in_source(source + b"\n__import__", file.name)
+        assert imports_in_source(source, file.name) == whole, file
 
 
 def test_import_statements_in_a_packages_init() -> None:
