@@ -86,6 +86,16 @@ def warm_call(count: int) -> Iterator[Figure]:
     yield at_most("local call, warm, median", statistics.median(times) * 1000, 2.5, " ms", spread(times))
 
 
+def against_fork_server(count: int) -> Iterator[Figure]:
+    """The same against a bare fork server, in turn."""
+    command = [sys.executable, "-m", "tests.bench.fork_server", str(count)]
+    output = subprocess.run(command, cwd=ROOT, env=_environ(), check=True, capture_output=True, text=True).stdout
+    medians = json.loads(output)
+    detail = f"ours {1000 * medians['ours']:.2f} ms, raw {1000 * medians['raw']:.2f} ms, n={count}"
+    title = "local call, warm, against a raw fork server with cloudpickle loaded, median / median"
+    yield at_most(title, medians["ours"] / medians["raw"], 1.5, " x", detail)
+
+
 def maps() -> Iterator[Figure]:
     """Maps on persistent workers, the standard library's warm pool of two beside them."""
     command = [sys.executable, "-m", "tests.bench.maps_here"]
@@ -109,6 +119,7 @@ def simulated() -> Iterator[Figure]:
 ROWS: Mapping[str, Callable[[], Iterator[Figure]]] = {
     "import": lambda: imports(20),
     "warm": lambda: warm_call(200),
+    "fork": lambda: against_fork_server(400),
     "cold": lambda: cold_script(20),
     "maps": maps,
     "simulated": simulated,
