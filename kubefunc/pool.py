@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kubefunc.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import TracebackType
 
     from typing_extensions import Self
@@ -69,7 +70,7 @@ class Pool:
         *,
         min_workers: int = 0,
         max_workers: int = 20,
-        idle_timeout: float = 300.0,
+        idle_timeout: float | timedelta = 300.0,
         fresh: bool = True,
         preload: Sequence[str] = (),
         share: bool = True,
@@ -79,7 +80,7 @@ class Pool:
             min_workers: workers that start with the first call, however little there is to do, and are replaced when
                 they end.
             max_workers: workers at once, at most. Each is a Pod, with the function's ``cpu`` and ``memory``.
-            idle_timeout: seconds without a call after which a worker ends.
+            idle_timeout: seconds (or a timedelta) without a call after which a worker ends.
             fresh: run each call in a process of its own. False: one process of a worker keeps going, so that a call
                 finds what earlier ones have loaded and changed. It is replaced if it dies, and after a timeout.
             preload: modules that workers import before their first call, such as ``"pandas"``. Calls find them loaded.
@@ -93,15 +94,13 @@ class Pool:
         self.max_workers = _whole("max_workers", max_workers, 1)
         if self.min_workers > self.max_workers:
             raise ConfigurationError(f"Pool: min_workers={min_workers} is more than max_workers={max_workers}.")
-        if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)) or not idle_timeout > 0:
-            raise ConfigurationError(f"Pool: idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
+        self.idle_timeout = _seconds("idle_timeout", idle_timeout)
         if isinstance(preload, str) or not all(isinstance(each, str) for each in preload):
             raise ConfigurationError(f"Pool: preload={preload!r} is not a list of modules: preload=['pandas'].")
         if not isinstance(share, bool):
             raise ConfigurationError(f"Pool: share={share!r} is not True or False.")
         if not isinstance(fresh, bool):
             raise ConfigurationError(f"Pool: fresh={fresh!r} is not True or False.")
-        self.idle_timeout = float(idle_timeout)
         self.fresh = fresh
         self.preload = tuple(preload)
         self.share = share
@@ -190,6 +189,19 @@ def default_pool() -> Pool:
 
 
 def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    from kubefunc.options.parsers.numbers import as_int  # with the options: what only reads Pool needs none
+
+    number = as_int(value)
+    if number is None or number < least:
         raise ConfigurationError(f"Pool: {name}={value!r} is not a whole number of {least} or more.")
-    return value
+    return number
+
+
+def _seconds(name: str, value: object) -> float:
+    from kubefunc.options.kind import Refused
+    from kubefunc.options.parsers.numbers import positive_seconds
+
+    try:
+        return positive_seconds(value)
+    except Refused as refused:
+        raise ConfigurationError(f"Pool: {name}={value!r} is not accepted: {refused.why}.") from None

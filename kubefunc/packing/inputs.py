@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from kubefunc.errors import ConfigurationError
+from kubefunc.options.parsers.numbers import as_int
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ def _switch(where: str, name: str, value: object) -> bool:
 def _count(where: str, name: str, value: object) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    count = as_int(value)
+    if count is None or count < 1:
         raise _refused(where, name, value, "an int of 1 or more, or None")
-    return value
+    return count
 
 
 def _refused(where: str, name: str, value: object, accepted: str) -> ConfigurationError:

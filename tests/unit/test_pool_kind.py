@@ -6,6 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+from datetime import timedelta
+from fractions import Fraction
+from numbers import Integral
+from typing import Any
 
 import pytest
 
@@ -114,6 +118,37 @@ def test_a_pool_travels_as_it_was_made() -> None:
     """Not its workers."""
     made = Pool(min_workers=1, max_workers=3, idle_timeout=5, preload=["json"], share=False)
     assert repr(pickle.loads(pickle.dumps(made))) == repr(made)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"max_workers": 0}, "max_workers=0 is not a whole number of 1 or more"),
+        ({"max_workers": True}, "max_workers=True is not a whole number"),
+        ({"min_workers": 2.0}, "min_workers=2.0 is not a whole number of 0 or more"),
+        ({"min_workers": 5, "max_workers": 2}, "min_workers=5 is more than max_workers=2"),
+        ({"idle_timeout": 0}, "idle_timeout=0 is not accepted: it must be more than 0"),
+        ({"idle_timeout": "5m"}, r"idle_timeout='5m' is not accepted: write a number of seconds or a datetime"),
+        ({"idle_timeout": float("inf")}, "idle_timeout=inf is not accepted: Kubernetes accepts at most"),
+        ({"preload": "numpy"}, "preload='numpy' is not a list of modules"),
+        ({"fresh": 1}, "fresh=1 is not True or False"),
+    ],
+)
+def test_a_pool_that_makes_no_sense_is_refused(wrong: dict[str, Any], words: str) -> None:
+    """With the value, and what is wrong with it."""
+    with pytest.raises(ConfigurationError, match=f"Pool: {words}"):
+        Pool(**wrong)
+
+
+def test_a_pool_takes_what_options_take() -> None:
+    """A duration as for ``timeout=``, and whole numbers that are no int, as numpy has them."""
+
+    class Whole(Fraction):
+        """Registered as numpy's are."""
+
+    Integral.register(Whole)
+    pool = Pool(idle_timeout=timedelta(minutes=2), max_workers=Whole(8))  # type: ignore[arg-type]
+    assert repr(pool) == repr(Pool(idle_timeout=120, max_workers=8))
 
 
 def test_what_cannot_be_scaled_is_refused() -> None:
