@@ -164,6 +164,17 @@ def test_a_worker_without_a_node_is_said_while_another_serves(started: tuple[War
     assert [where.detail for where in told.wheres] == ["no node has room"]
 
 
+def test_a_worker_learns_its_node_after_its_pod(started: tuple[WarmPool, list[Worker]]) -> None:
+    """The scheduler gives it one: calls say where they run, and so do the programs that find the worker later."""
+    pool, workers = started
+    pool.submit(runs_of(1, Told()))
+    (worker,) = workers
+    worker.moved([0], Whereabouts(Phase.PENDING, pod="pod-1"))
+    worker.moved([0], Whereabouts(Phase.STARTING, pod="pod-1", node="node-1"))
+    worker.moved([0], Whereabouts(Phase.RUNNING, pod="pod-1"))
+    assert worker.address().node == "node-1"
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["has come", "failed here"])
 def test_what_has_come_is_not_ended_when_its_stream_breaks(
     started: tuple[WarmPool, list[Worker]], monkeypatch: pytest.MonkeyPatch, *, fails: bool

@@ -197,6 +197,7 @@ class Worker:
         if where.phase is Phase.RUNNING:
             self._stream.pod_runs()
         if self.pod == where.pod:
+            self.node = where.node or self.node  # a Pod is there before it has one
             return
         before, self.pod, self.node = self.pod, where.pod, where.node
         self.namespace = where.namespace or self.namespace
