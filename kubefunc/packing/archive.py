@@ -20,7 +20,6 @@ the user's cache directory.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -34,6 +33,8 @@ from types import CodeType
 
 import kubefunc
 from kubefunc.errors import ConfigurationError
+from kubefunc.packing.cache_files import cache_directory as cache_directory
+from kubefunc.packing.cache_files import read_cached, write_cached
 from kubefunc.runner import ARCHIVE
 
 # What sends calls, and what runs them on the caller's own machine.
@@ -52,10 +53,12 @@ _LEFT_OUT = (
     "backends/queue.py",
     "backends/reach.py",
     "packing/archive.py",
+    "packing/cache_files.py",
     "packing/code.py",
     "packing/code_archive.py",
     "packing/freshness.py",
     "packing/ignored.py",
+    "packing/known_imports.py",
     "packing/modules.py",
     "packing/packages/",
     "packing/payload.py",
@@ -118,7 +121,6 @@ _AFTER_THE_CHECK = (
 _MAIN = b"import sys\n\nfrom kubefunc.runner.__main__ import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _UNCHECKED_PYC = (0b01).to_bytes(4, "little")  # PEP 552: hash-based, and the hash is not to be checked
-_DIGEST_SIZE = 32
 _KEPT = 8  # archives in the cache: a few versions of Python and kubefunc
 
 
@@ -359,30 +361,14 @@ def _without_docstrings(source: bytes) -> bytes:
 # --- keeping it ---
 
 
-def cache_directory(environ: Mapping[str, str], platform: str) -> Path:
-    """Where this user's caches lie.
-
-    >>> cache_directory({"XDG_CACHE_HOME": "/home/ada/.cache"}, "linux").as_posix()
-    '/home/ada/.cache/kubefunc'
-    """
-    if environ.get("XDG_CACHE_HOME"):
-        return Path(environ["XDG_CACHE_HOME"]) / "kubefunc"
-    if platform == "win32" and environ.get("LOCALAPPDATA"):
-        return Path(environ["LOCALAPPDATA"]) / "kubefunc" / "cache"
-    if platform == "darwin":
-        return Path(os.path.expanduser("~/Library/Caches/kubefunc"))
-    return Path(os.path.expanduser("~/.cache/kubefunc"))
-
-
 def cached_archive(sources: Mapping[str, Path], directory: Path) -> bytes:
     """The archive of these files: that in the directory if made from the same files, else a new one."""
     file = directory / f"{_key(sources)}.pyz"
-    known = _read(file)
+    known = read_cached(file)  # it will run with a call's rights
     if known is not None:
         return known
     data = build_archive({name: path.read_bytes() for name, path in sources.items()})
-    with contextlib.suppress(OSError):  # a home that is read-only or full costs the time of building, no more
-        _write(file, data)
+    write_cached(file, data, _KEPT)
     return data
 
 
@@ -394,37 +380,3 @@ def _key(sources: Mapping[str, Path]) -> str:
         *((name, str(sources.get(name)), each.st_size, each.st_mtime_ns) for name, each in stats.items()),
     ]
     return hashlib.sha256(repr(known).encode()).hexdigest()
-
-
-def _read(file: Path) -> bytes | None:
-    """The archive in the file, if it is whole and this user's own: it will run with a call's rights."""
-    try:
-        with file.open("rb") as opened:
-            if hasattr(os, "getuid") and os.fstat(opened.fileno()).st_uid != os.getuid():
-                return None
-            content = opened.read()
-    except OSError:
-        return None
-    digest, data = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
-    return data if hashlib.sha256(data).digest() == digest else None
-
-
-def _write(file: Path, data: bytes) -> None:
-    import tempfile
-
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(hashlib.sha256(data).digest() + data)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _forget_old(file.parent)
-
-
-def _forget_old(directory: Path) -> None:
-    files = sorted(directory.glob("*.pyz"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for old in files[_KEPT:]:
-        old.unlink(missing_ok=True)

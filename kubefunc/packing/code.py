@@ -29,19 +29,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from kubefunc.errors import SerializationError
 from kubefunc.importable import Place, loaded, with_parents
 from kubefunc.packing.code_archive import NO_CODE, CodeArchive
-from kubefunc.packing.modules import Unit, imports_in_source, is_installed_by_name, search_path, unit_of
-from kubefunc.packing.packages.imports import LoadGraph
+from kubefunc.packing.known_imports import KnownImports
+from kubefunc.packing.modules import Unit, UnitFinder, is_installed_by_name, package_of, search_path
+from kubefunc.packing.packages.imports import LoadGraph, SourceImports
 from kubefunc.packing.project_files import (
     Listing,
     ProjectFile,
     check_size,
     list_files,
+    merged,
     notes_on,
     pack_files,
     read_file,
@@ -73,6 +75,20 @@ class _Entry(NamedTuple):
     archive: CodeArchive
 
 
+class _Found(NamedTuple):
+    """All that a function needs, as it was when the call looked.
+
+    Attributes:
+        units: packages and modules.
+        listing: their files.
+        sources: the content of those that had to be read, by path: what was read for its imports is what is packed.
+    """
+
+    units: tuple[Unit, ...]
+    listing: Listing
+    sources: dict[str, bytes]
+
+
 class ProjectCode:
     """Collects project code, and keeps finished archives for as long as the files behind them stay the same.
 
@@ -88,7 +104,7 @@ class ProjectCode:
         self._lock = threading.RLock()
         self._entries: dict[frozenset[Unit], _Entry] = {}
         self._seeds: dict[frozenset[str], tuple[_Surroundings, frozenset[Unit]]] = {}
-        self._imports: dict[str, tuple[ProjectFile, frozenset[str]]] = {}
+        self._imports: dict[str, tuple[ProjectFile, SourceImports]] = {}
 
     def collect(self, names: Iterable[str]) -> CodeArchive:
         """The code behind these module names and all project code that it imports.
@@ -119,14 +135,14 @@ class ProjectCode:
             SerializationError: one of them is larger than the limit, or cannot be read.
         """
         with self._lock:
-            return self._close(frozenset(self._units(names)))
+            return self._close(self._units(names, UnitFinder())).units
 
     def _seeds_of(self, names: frozenset[str], around: _Surroundings) -> frozenset[Unit]:
         """The units of these modules: to look for them takes longer than all else of a small call."""
         known = self._seeds.get(names)
         if known is not None and known[0] == around:
             return known[1]
-        seeds = frozenset(self._units(names))
+        seeds = self._units(names, UnitFinder())
         if len(self._seeds) >= _ENTRIES_KEPT:
             self._seeds.clear()
         self._seeds[names] = around, seeds
@@ -142,49 +158,61 @@ class ProjectCode:
         return entry.archive
 
     def _fresh(self, seeds: frozenset[Unit], watched: _Watched, old: _Entry | None) -> _Entry:
-        units = self._close(seeds)
-        listing = list_files(units)
+        units, listing, sources = self._close(seeds)
         if old is not None and old.units == units and old.listing == listing:
             return old._replace(watched=watched)
         check_size(listing.files, self._limit)
-        data, packed = pack_files(units, listing)
-        graph = LoadGraph({file.name: file.path for file in packed.files}, read_file)
+        data, packed = pack_files(units, listing, lambda path: sources[path] if path in sources else read_file(path))
+        files = {file.name for file in packed.files}
+        imports = {name: known for name, (_, known) in self._imports.items() if name in files}
+        graph = LoadGraph(files, imports)
         archive = CodeArchive(data, tuple(unit.name for unit in units), notes_on(units, packed), graph)
         return _Entry(watched, units, listing, archive)
 
-    def _close(self, seeds: frozenset[Unit]) -> tuple[Unit, ...]:
+    def _close(self, seeds: frozenset[Unit]) -> _Found:
         """The seeds and every unit that their import statements lead to."""
-        found: dict[str, Unit] = {}
+        found: dict[str, tuple[Unit, Listing]] = {}
+        sources: dict[str, bytes] = {}
+        known = KnownImports(min((os.path.dirname(unit.place) for unit in seeds), default=""))
+        finder = UnitFinder()
         pending = list(seeds)
         resolved: set[str] = set()
         while pending:
             unit = pending.pop()
             if unit.name in found:
                 continue
-            found[unit.name] = unit
-            files = list_files((unit,)).files
-            check_size(files, self._limit)  # before hours are spent on parsing a home directory
-            names = {name for file in files for name in self._imported_by(file)} - resolved
+            listing = list_files((unit,))
+            found[unit.name] = unit, listing
+            check_size(listing.files, self._limit)  # before hours are spent on parsing a home directory
+            names = self._imported_by(listing.files, known, sources) - resolved
             resolved |= names
-            pending.extend(self._units(names))
-        return tuple(found[name] for name in sorted(found))
+            pending.extend(self._units(names, finder))
+        known.keep()
+        ordered = [found[name] for name in sorted(found)]
+        return _Found(tuple(unit for unit, _ in ordered), merged(ordered), sources)
 
-    def _imported_by(self, file: ProjectFile) -> frozenset[str]:
-        if not file.name.endswith(".py"):
-            return frozenset()
+    def _imported_by(
+        self, files: Sequence[ProjectFile], known: KnownImports, sources: dict[str, bytes]
+    ) -> frozenset[str]:
+        """The names of all modules that these files import. Their sources are read, unless they were before."""
+        named = [file for file in files if file.name.endswith(".py")]
+        new = [file for file in named if not self._has_read(file)]
+        known.expect(sum(file.size for file in new))
+        for file in new:
+            source = read_file(file.path)
+            if source is not None:
+                sources[file.path] = source
+                self._imports[file.name] = file, known.read(source)
+        read = ((package_of(file.name), self._imports[file.name][1]) for file in named if self._has_read(file))
+        return frozenset(name for package, imports in read for name in imports.names(package))
+
+    def _has_read(self, file: ProjectFile) -> bool:
         known = self._imports.get(file.name)
-        if known is not None and known[0] == file:
-            return known[1]
-        source = read_file(file.path)
-        names = frozenset[str]() if source is None else imports_in_source(source, file.name)
-        self._imports[file.name] = (file, names)
-        return names
+        return known is not None and known[0] == file
 
-    def _units(self, names: Iterable[str]) -> Iterator[Unit]:
-        for name in names:
-            unit = unit_of(name)
-            if unit is not None and (self._wanted is None or self._wanted(unit)):
-                yield unit
+    def _units(self, names: Iterable[str], finder: UnitFinder) -> frozenset[Unit]:
+        units = {finder.find(name) for name in names}
+        return frozenset(unit for unit in units if unit is not None and (self._wanted is None or self._wanted(unit)))
 
 
 def _surroundings(names: Iterable[str]) -> _Surroundings:

@@ -14,9 +14,9 @@ import sysconfig
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from kubefunc.importable import Place, loaded
+from kubefunc.importable import Place, loaded, with_parents
 from kubefunc.importable import has_source as has_source
 
 _NEVER = frozenset({"kubefunc", "cloudpickle", "__main__", "__mp_main__"})
@@ -46,22 +46,42 @@ def unit_of(name: str) -> Unit | None:
     >>> unit_of("json.decoder") is None
     True
     """
-    top = name.partition(".")[0]
-    if top in _NEVER or top in sys.builtin_module_names:
+    return UnitFinder().find(name)
+
+
+class UnitFinder:
+    """Finds the units of many modules, and looks for each package once.
+
+    Valid for as long as nothing is imported and no file moves: for one call.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Unit | None] = {}
+
+    def find(self, name: str) -> Unit | None:
+        """As :func:`unit_of`."""
+        top = name.partition(".")[0]
+        prefixes = [top] if top in self._known else with_parents(name)
+        for prefix in prefixes:
+            if prefix in self._known:
+                return self._known[prefix]
+        if top in _NEVER or top in sys.builtin_module_names:
+            return None
+        if top in sys.stdlib_module_names and top not in sys.modules:
+            return None
+        return self._search(prefixes)
+
+    def _search(self, prefixes: Sequence[str]) -> Unit | None:
+        search: tuple[str, ...] | None = None
+        for prefix in prefixes:
+            place = loaded(prefix) or _findable(prefix, search)
+            if place is not None and place.file is not None:
+                self._known[prefix] = _unit(prefix, place.file, place.directories)
+                return self._known[prefix]
+            # Go on inside a namespace package; also inside what nobody can find, as test runners load
+            # tests/unit/test_it.py under the name tests.unit.test_it without any package of that name.
+            search = (place and place.directories) or ()
         return None
-    if top in sys.stdlib_module_names and top not in sys.modules:
-        return None
-    search: tuple[str, ...] | None = None
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        prefix = ".".join(parts[:end])
-        place = loaded(prefix) or _findable(prefix, search)
-        if place is not None and place.file is not None:
-            return _unit(prefix, place.file, place.directories)
-        # Go on inside a namespace package; also inside what nobody can find, as test runners load
-        # tests/unit/test_it.py under the name tests.unit.test_it without any package of that name.
-        search = (place and place.directories) or ()
-    return None
 
 
 def is_hidden(unit: Unit) -> bool:
@@ -82,6 +102,26 @@ def is_hidden(unit: Unit) -> bool:
     return not _same_file(_unit_place(place.file), unit.place)
 
 
+class ImportStatement(NamedTuple):
+    """An import as it is written: the same wherever its file lies.
+
+    Attributes:
+        module: after ``import`` or ``from``, without the dots of a relative one.
+        level: so many dots.
+        members: what is taken from the module.
+        line: where it stands.
+    """
+
+    module: str
+    level: int
+    members: tuple[str, ...]
+    line: int
+
+    def names(self, package: str) -> Iterator[str]:
+        """The absolute names of all modules that it may import; for ``from a import b`` also ``a.b``."""
+        return _from_import(self.module, self.level, self.members, package)
+
+
 def imports_in_source(source: bytes, file: str) -> frozenset[str]:
     """The absolute names of all modules that a source file may import; for ``from a import b`` also ``a.b``.
 
@@ -95,17 +135,34 @@ def imports_in_source(source: bytes, file: str) -> frozenset[str]:
     tree = parsed(source) if b"import" in source else None
     if tree is None:
         return frozenset()
-    package = os.path.dirname(file).replace("/", ".")
-    names: set[str] = set()
+    package = package_of(file)
+    return frozenset(name for each in import_statements(tree, source) for name in each.names(package))
+
+
+def package_of(file: str) -> str:
+    """What relative imports in a file refer to, by its name below ``sys.path``.
+
+    >>> package_of("app/core/train.py")
+    'app.core'
+    """
+    return os.path.dirname(file).replace("/", ".")
+
+
+def import_statements(tree: ast.Module, source: bytes) -> Iterator[ImportStatement]:
+    """All of a file's imports, also those inside functions, and ``import_module("constant")``."""
     calls = b"import_module" in source or b"__import__" in source
     for node in ast.walk(tree) if calls else _statements(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.update(_from_import(node.module or "", node.level, [a.name for a in node.names], package))
-        elif isinstance(node, ast.Call):
-            names.update(_import_call(node))
-    return frozenset(names)
+        yield from written_imports(node)
+        if isinstance(node, ast.Call):
+            yield from (ImportStatement(name, 0, (), node.lineno) for name in _import_call(node))
+
+
+def written_imports(node: ast.AST) -> Iterator[ImportStatement]:
+    """The imports that this statement is; none for most."""
+    if isinstance(node, ast.Import):
+        yield from (ImportStatement(alias.name, 0, (), node.lineno) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield ImportStatement(node.module or "", node.level, tuple(alias.name for alias in node.names), node.lineno)
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:

@@ -6,9 +6,9 @@ import enum
 import importlib.machinery
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from kubefunc.errors import SerializationError
 from kubefunc.packing.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
@@ -101,19 +101,35 @@ def list_files(units: Iterable[Unit], reasons: frozenset[Reason] = TOLD) -> List
     Raises:
         SerializationError: a module cannot be read.
     """
+    return merged((unit, Listing(*_files_of(unit, reasons))) for unit in units)
+
+
+def merged(listings: Iterable[tuple[Unit, Listing]]) -> Listing:
+    """The listing of several units, from those of each."""
     found: dict[str, ProjectFile] = {}
     left_out: list[LeftOut] = []
-    for unit in units:
-        base = unit.name.replace(".", "/")
-        if unit.file and (module := _module(base, unit.file)) is not None:
-            found[module.name] = module
-        for directory in unit.directories:
-            for each in _tree(base, directory):
-                if isinstance(each, ProjectFile):
-                    found.setdefault(each.name, each)
-                elif each.reason in reasons:
-                    left_out.append(each)
+    for unit, listing in listings:
+        for file in listing.files:
+            if unit.file or file.name not in found:
+                found[file.name] = file
+        left_out += listing.left_out
     return Listing(tuple(found[name] for name in sorted(found)), tuple(sorted(left_out, key=lambda each: each.path)))
+
+
+def _files_of(unit: Unit, reasons: frozenset[Reason]) -> tuple[tuple[ProjectFile, ...], tuple[LeftOut, ...]]:
+    base = unit.name.replace(".", "/")
+    if unit.file:
+        module = _module(base, unit.file)
+        return () if module is None else (module,), ()
+    found: list[ProjectFile] = []
+    left_out: list[LeftOut] = []
+    for directory in unit.directories:
+        for each in _tree(base, directory):
+            if isinstance(each, ProjectFile):
+                found.append(each)
+            elif each.reason in reasons:
+                left_out.append(each)
+    return tuple(found), tuple(left_out)
 
 
 def _module(base: str, path: str) -> ProjectFile | None:
@@ -233,10 +249,28 @@ def _unreadable(path: str, error: OSError) -> LeftOut:
 # --- reading and packing
 
 
-def pack_files(units: Sequence[Unit], listing: Listing) -> tuple[bytes, Listing]:
+Read: TypeAlias = Callable[[str], "bytes | None"]
+
+
+def read_file(path: str) -> bytes | None:
+    """The file's content, or None when it has vanished since it was listed, as temporary files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def pack_files(units: Sequence[Unit], listing: Listing, read: Read = read_file) -> tuple[bytes, Listing]:
     """The archive of these files, and what was listed for it.
 
-    A data file that has vanished since is left out, and named; where a module has vanished, all is listed anew.
+    A data file that has vanished since is left out, and named; where a module has vanished, all is listed and read
+    anew.
+
+    Args:
+        units: packages and modules.
+        listing: their files.
+        read: gives the content of a file, by its path, as it was when it was listed, or later.
 
     Raises:
         SerializationError: a module cannot be read.
@@ -244,22 +278,22 @@ def pack_files(units: Sequence[Unit], listing: Listing) -> tuple[bytes, Listing]
     missing = ""
     for _ in range(_LOOKS):
         try:
-            return _packed(listing)
+            return _packed(listing, read)
         except _Vanished as vanished:
             missing = str(vanished)
-            listing = list_files(units)
+            listing, read = list_files(units), read_file
     raise SerializationError(
         f"cannot read the project code that the function needs: {missing} vanished while it was packed, "
         f"{_LOOKS} times. Call again when nothing rewrites it, or name it in {IGNORE_FILE}."
     )
 
 
-def _packed(listing: Listing) -> tuple[bytes, Listing]:
+def _packed(listing: Listing, read: Read) -> tuple[bytes, Listing]:
     contents: list[tuple[str, bool, bytes]] = []
     left_out = list(listing.left_out)
     for file in listing.files:
         try:
-            content = read_file(file.path)
+            content = read(file.path)
         except OSError as error:
             left_out.append(_unreadable(file.path, error))
             continue
@@ -270,15 +304,6 @@ def _packed(listing: Listing) -> tuple[bytes, Listing]:
         else:
             left_out.append(LeftOut(file.path, Reason.UNREADABLE, detail="it vanished while it was packed"))
     return join_files(contents), Listing(listing.files, tuple(left_out))
-
-
-def read_file(path: str) -> bytes | None:
-    """The file's content, or None when it has vanished since it was listed, as temporary files do."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
 
 
 # --- what people are told

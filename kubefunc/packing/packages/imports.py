@@ -16,12 +16,19 @@ import pickle
 import pickletools
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NamedTuple
 
-from kubefunc.packing.modules import imports_in_source, parsed, resolved_import
+from kubefunc.packing.modules import (
+    ImportStatement,
+    import_statements,
+    package_of,
+    parsed,
+    resolved_import,
+    written_imports,
+)
 
 # What a stock image has beside the standard library: python:3.12 and later have lost setuptools and wheel.
 _SETUPTOOLS = frozenset({"setuptools", "pkg_resources", "_distutils_hack", "wheel"})
@@ -72,16 +79,52 @@ def sure_imports(body: Sequence[ast.stmt], package: str) -> Iterator[Import]:
         body: of a module or function.
         package: what relative imports refer to.
     """
-    for statement in body:
-        if isinstance(statement, ast.Import):
-            yield from (Import(alias.name, (), statement.lineno) for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom):
-            module = resolved_import(statement.module or "", statement.level, package)
-            yield Import(module, tuple(alias.name for alias in statement.names), statement.lineno)
-        elif isinstance(statement, (ast.With, ast.AsyncWith)) and not _suppresses(statement):
-            yield from sure_imports(statement.body, package)
+    return (_resolved(each, package) for each in _sure_statements(body))
+
+
+def _resolved(written: ImportStatement, package: str) -> Import:
+    return Import(resolved_import(written.module, written.level, package), written.members, written.line)
+
+
+def _sure_statements(body: Sequence[ast.stmt]) -> Iterator[ImportStatement]:
+    for statement in body[: _end_of_imports(body)]:
+        yield from written_imports(statement)
+        if isinstance(statement, (ast.With, ast.AsyncWith)) and not _suppresses(statement):
+            yield from _sure_statements(statement.body)
         if _may_leave(statement):
             return
+
+
+def _end_of_imports(body: Sequence[ast.stmt]) -> int:
+    """What follows the last import is not looked at: it is most of a file."""
+    kinds = (ast.Import, ast.ImportFrom, ast.With, ast.AsyncWith)
+    return next((end for end in range(len(body), 0, -1) if isinstance(body[end - 1], kinds)), 0)
+
+
+class SourceImports(NamedTuple):
+    """What a source file imports, as it is written there: it follows from the content alone.
+
+    Attributes:
+        sure: what runs whenever the file is loaded, in this order.
+        others: what may run: inside functions, and on conditions.
+    """
+
+    sure: tuple[ImportStatement, ...] = ()
+    others: tuple[ImportStatement, ...] = ()
+
+    def names(self, package: str) -> frozenset[str]:
+        """The absolute names of all modules that a file of this package may import."""
+        return frozenset(name for each in (*self.sure, *self.others) for name in each.names(package))
+
+
+def read_imports(source: bytes) -> SourceImports:
+    """What a file of this content imports; nothing if it is not Python."""
+    tree = parsed(source) if b"import" in source else None
+    if tree is None:
+        return SourceImports()
+    sure = dict.fromkeys(_sure_statements(tree.body))
+    others = dict.fromkeys(each for each in import_statements(tree, source) if each not in sure)
+    return SourceImports(tuple(sure), tuple(others))
 
 
 def _suppresses(statement: ast.With | ast.AsyncWith) -> bool:
@@ -100,14 +143,13 @@ class LoadGraph:
     """What importing the caller's own modules imports.
 
     Args:
-        files: path by name below ``sys.path``, such as ``app/train.py``, of all that travel.
-        read: gives the content of a file, or None if it is gone.
+        files: the names below ``sys.path``, such as ``app/train.py``, of all that travel.
+        imports: what each source among them imports.
     """
 
-    def __init__(self, files: Mapping[str, str], read: Callable[[str], bytes | None]) -> None:
+    def __init__(self, files: Collection[str], imports: Mapping[str, SourceImports]) -> None:
         self._files = files
-        self._read = read
-        self._imports: dict[str, tuple[Import, ...]] = {}
+        self._imports = imports
         self._needs: dict[frozenset[str], Mapping[str, Need]] = {}
         self._reached: dict[frozenset[str], frozenset[str]] = {}
 
@@ -127,7 +169,9 @@ class LoadGraph:
             if file is None or file in seen:
                 continue
             seen.add(file)
-            for each in self._imports_of(file):
+            package = package_of(file)
+            for written in self._imports_of(file).sure:
+                each = _resolved(written, package)
                 named = [each.module, *(f"{each.module}.{member}" for member in each.members)]
                 if self.travels(each.module):
                     pending += [part for name in named for part in _with_parents(name)]
@@ -152,9 +196,9 @@ class LoadGraph:
                 continue
             found.add(module)
             file = self._file_of(module)
-            source = None if file is None else self._read(self._files[file])
-            if file is not None and source is not None:
-                pending += [part for name in imports_in_source(source, file) for part in _with_parents(name)]
+            if file is not None:
+                names = self._imports_of(file).names(package_of(file))
+                pending += [part for name in names for part in _with_parents(name)]
         return frozenset(found)
 
     def travels(self, module: str) -> bool:
@@ -166,13 +210,8 @@ class LoadGraph:
         base = module.replace(".", "/")
         return next((name for name in (f"{base}/__init__.py", f"{base}.py") if name in self._files), None)
 
-    def _imports_of(self, file: str) -> tuple[Import, ...]:
-        if file not in self._imports:
-            source = self._read(self._files[file])
-            tree = None if source is None else parsed(source)
-            package = os.path.dirname(file).replace("/", ".")
-            self._imports[file] = () if tree is None else tuple(sure_imports(tree.body, package))
-        return self._imports[file]
+    def _imports_of(self, file: str) -> SourceImports:
+        return self._imports.get(file, SourceImports())
 
 
 def _with_parents(module: str) -> list[str]:
