@@ -149,8 +149,9 @@ class WarmPool:
                 return
             self._looked = now = time.monotonic()
             idle = (each for each in self._workers if _is_idle(each))
-            brisk = (each for each in self._workers if self._may_have_more(each))
-            given = [worker for worker in itertools.chain(idle, brisk) if self._assign(worker)]
+            queue, seconds, count = self._queue, self._seconds, len(self._workers)
+            brisk = (each for each in self._workers if _may_have_more(each, queue, seconds, count))
+            given = [worker for worker in itertools.chain(idle, brisk) if _assign(worker, queue, seconds, count)]
             overdue = [worker for worker in self._workers if worker.is_overdue]
             self._workers.difference_update(overdue)
             held_off = bool(self._workers) and now < self._not_before
@@ -184,28 +185,13 @@ class WarmPool:
         with self._lock:
             was_seen = not self.closed and worker in self._workers
             is_due = time.monotonic() - self._looked > LOOK_EVERY
-            can_have = was_seen and not is_due and (_is_idle(worker) or self._may_have_more(worker))
-            is_given = can_have and self._assign(worker)
+            queue, seconds, count = self._queue, self._seconds, len(self._workers)
+            can_have = was_seen and not is_due and (_is_idle(worker) or _may_have_more(worker, queue, seconds, count))
+            is_given = can_have and _assign(worker, queue, seconds, count)
         if is_given:
             worker.give()
         if is_due:
             self._go_on()
-
-    def _assign(self, worker: Worker) -> bool:
-        """Have it run what comes next; False if nothing does."""
-        batch = self._queue.next_batch(self._seconds, len(self._workers))
-        if batch is not None:
-            worker.given.assign(batch)
-        return batch is not None
-
-    def _may_have_more(self, worker: Worker) -> bool:
-        """Whether a worker that runs something gets the next batch now."""
-        run = worker.run
-        if not self._queue or run is None or run.began is None:
-            return False
-        running_for = time.monotonic() - run.began
-        ahead = sends_ahead(self._seconds, running_for, len(self._queue), len(self._workers))
-        return ahead and worker.may_have_more(self._queue.first(1)[0].parcel)
 
     def _wanted(self) -> int:
         running = [worker.run for worker in self._workers if worker.run is not None]
@@ -235,15 +221,8 @@ class WarmPool:
             self._workers.add(worker)  # it may have left, and Kubernetes has replaced its Pod
         self._supply.is_there(worker)
         if worker.is_found:
-            self._later(FOLLOW_AFTER, lambda: self._follow(worker))
+            self._later(FOLLOW_AFTER, lambda: self._supply.follow(worker, self._workers))
         self._go_on()
-
-    def _follow(self, worker: Worker) -> None:
-        """Hear what becomes of its Job."""
-        with self._lock:
-            is_ours = worker in self._workers
-        if is_ours:
-            self._supply.follow(worker)
 
     def worker_missing(self, worker: Worker, *, gone: bool) -> None:
         with self._lock:
@@ -342,6 +321,23 @@ _OTHERS_DOING = (errors.PodLostError, errors.JobDeletedError)
 
 def _is_idle(worker: Worker) -> bool:
     return worker.ready and worker.run is None
+
+
+def _may_have_more(worker: Worker, queue: Backlog, seconds: float | None, workers: int) -> bool:
+    """Whether a worker that runs something gets the next batch now."""
+    run = worker.run
+    if not queue or run is None or run.began is None:
+        return False
+    ahead = sends_ahead(seconds, time.monotonic() - run.began, len(queue), workers)
+    return ahead and worker.may_have_more(queue.first(1)[0].parcel)
+
+
+def _assign(worker: Worker, queue: Backlog, seconds: float | None, workers: int) -> bool:
+    """Have it run what comes next; False if nothing does."""
+    batch = queue.next_batch(seconds, workers)
+    if batch is not None:
+        worker.given.assign(batch)
+    return batch is not None
 
 
 def _is_hopeless(worker: Worker, error: errors.KubefuncError | None, losses: int) -> bool:

@@ -148,9 +148,10 @@ class Supply:
         """Just now."""
         self._records.touch(worker.call)
 
-    def follow(self, worker: Worker) -> None:
-        """Let it hear what becomes of its Job, which another program has made."""
-        self._host.follow(f"{worker.namespace}/{worker.call}", "single", worker)
+    def follow(self, worker: Worker, workers: Collection[Worker]) -> None:
+        """Let it hear what becomes of its Job, which another program has made, if it is still one of these."""
+        if worker in workers:
+            self._host.follow(f"{worker.namespace}/{worker.call}", "single", worker)
 
     def not_had(self, worker: Worker, *, gone: bool) -> None:
         """It has gone, or is another program's by now."""
