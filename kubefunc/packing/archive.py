@@ -56,6 +56,7 @@ _LEFT_OUT = (
     "packing/cache_files.py",
     "packing/code.py",
     "packing/code_archive.py",
+    "packing/collector.py",
     "packing/freshness.py",
     "packing/ignored.py",
     "packing/known_imports.py",

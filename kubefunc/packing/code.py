@@ -26,28 +26,20 @@ it works, whatever number of directories the modules came from.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kubefunc.errors import SerializationError
 from kubefunc.importable import Place, loaded, with_parents
 from kubefunc.packing.code_archive import NO_CODE, CodeArchive
-from kubefunc.packing.known_imports import KnownImports
-from kubefunc.packing.modules import Unit, UnitFinder, is_installed_by_name, package_of, search_path
-from kubefunc.packing.packages.imports import LoadGraph, SourceImports
-from kubefunc.packing.project_files import (
-    Listing,
-    ProjectFile,
-    check_size,
-    list_files,
-    merged,
-    notes_on,
-    pack_files,
-    read_file,
-)
+from kubefunc.packing.modules import Unit, UnitFinder, is_installed_by_name, search_path
+
+if TYPE_CHECKING:
+    from kubefunc.packing.collector import Collected, Collector
 
 MAX_CODE = 50 * 2**20
 """The most that may travel, in bytes before compression."""
@@ -67,26 +59,10 @@ class _Surroundings(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A finished archive, and all that has to be unchanged for it to be used again."""
+    """What was collected, and what has to be unchanged beside its files for it to be used again."""
 
     watched: _Watched
-    units: tuple[Unit, ...]
-    listing: Listing
-    archive: CodeArchive
-
-
-class _Found(NamedTuple):
-    """All that a function needs, as it was when the call looked.
-
-    Attributes:
-        units: packages and modules.
-        listing: their files.
-        sources: the content of those that had to be read, by path: what was read for its imports is what is packed.
-    """
-
-    units: tuple[Unit, ...]
-    listing: Listing
-    sources: dict[str, bytes]
+    collected: Collected
 
 
 class ProjectCode:
@@ -104,7 +80,6 @@ class ProjectCode:
         self._lock = threading.RLock()
         self._entries: dict[frozenset[Unit], _Entry] = {}
         self._seeds: dict[frozenset[str], tuple[_Surroundings, frozenset[Unit]]] = {}
-        self._imports: dict[str, tuple[ProjectFile, SourceImports]] = {}
 
     def collect(self, names: Iterable[str]) -> CodeArchive:
         """The code behind these module names and all project code that it imports.
@@ -135,14 +110,21 @@ class ProjectCode:
             SerializationError: one of them is larger than the limit, or cannot be read.
         """
         with self._lock:
-            return self._close(self._units(names, UnitFinder())).units
+            return self._collector.close(self._wanted_units(names)).units
+
+    @functools.cached_property
+    def _collector(self) -> Collector:
+        """Loaded with the first module that travels: a script of one file needs none of it."""
+        from kubefunc.packing.collector import Collector
+
+        return Collector(self._wanted_units, self._limit)
 
     def _seeds_of(self, names: frozenset[str], around: _Surroundings) -> frozenset[Unit]:
         """The units of these modules: to look for them takes longer than all else of a small call."""
         known = self._seeds.get(names)
         if known is not None and known[0] == around:
             return known[1]
-        seeds = self._units(names, UnitFinder())
+        seeds = self._wanted_units(names)
         if len(self._seeds) >= _ENTRIES_KEPT:
             self._seeds.clear()
         self._seeds[names] = around, seeds
@@ -150,68 +132,15 @@ class ProjectCode:
 
     def _archive(self, seeds: frozenset[Unit], watched: _Watched) -> CodeArchive:
         entry = self._entries.pop(seeds, None)
-        if entry is None or entry.watched != watched or list_files(entry.units) != entry.listing:
-            entry = self._fresh(seeds, watched, entry)
+        if entry is None or entry.watched != watched or not entry.collected.is_current():
+            entry = _Entry(watched, self._collector.collect(seeds, None if entry is None else entry.collected))
         self._entries[seeds] = entry  # the most recently used stands last
         if len(self._entries) > _ENTRIES_KEPT:
             del self._entries[next(iter(self._entries))]
-        return entry.archive
+        return entry.collected.archive
 
-    def _fresh(self, seeds: frozenset[Unit], watched: _Watched, old: _Entry | None) -> _Entry:
-        units, listing, sources = self._close(seeds)
-        if old is not None and old.units == units and old.listing == listing:
-            return old._replace(watched=watched)
-        check_size(listing.files, self._limit)
-        data, packed = pack_files(units, listing, lambda path: sources[path] if path in sources else read_file(path))
-        files = {file.name for file in packed.files}
-        imports = {name: known for name, (_, known) in self._imports.items() if name in files}
-        graph = LoadGraph(files, imports)
-        archive = CodeArchive(data, tuple(unit.name for unit in units), notes_on(units, packed), graph)
-        return _Entry(watched, units, listing, archive)
-
-    def _close(self, seeds: frozenset[Unit]) -> _Found:
-        """The seeds and every unit that their import statements lead to."""
-        found: dict[str, tuple[Unit, Listing]] = {}
-        sources: dict[str, bytes] = {}
-        known = KnownImports(min((os.path.dirname(unit.place) for unit in seeds), default=""))
-        finder = UnitFinder()
-        pending = list(seeds)
-        resolved: set[str] = set()
-        while pending:
-            unit = pending.pop()
-            if unit.name in found:
-                continue
-            listing = list_files((unit,))
-            found[unit.name] = unit, listing
-            check_size(listing.files, self._limit)  # before hours are spent on parsing a home directory
-            names = self._imported_by(listing.files, known, sources) - resolved
-            resolved |= names
-            pending.extend(self._units(names, finder))
-        known.keep()
-        ordered = [found[name] for name in sorted(found)]
-        return _Found(tuple(unit for unit, _ in ordered), merged(ordered), sources)
-
-    def _imported_by(
-        self, files: Sequence[ProjectFile], known: KnownImports, sources: dict[str, bytes]
-    ) -> frozenset[str]:
-        """The names of all modules that these files import. Their sources are read, unless they were before."""
-        named = [file for file in files if file.name.endswith(".py")]
-        new = [file for file in named if not self._has_read(file)]
-        known.expect(sum(file.size for file in new))
-        for file in new:
-            source = read_file(file.path)
-            if source is not None:
-                sources[file.path] = source
-                self._imports[file.name] = file, known.read(source)
-        read = ((package_of(file.name), self._imports[file.name][1]) for file in named if self._has_read(file))
-        return frozenset(name for package, imports in read for name in imports.names(package))
-
-    def _has_read(self, file: ProjectFile) -> bool:
-        known = self._imports.get(file.name)
-        return known is not None and known[0] == file
-
-    def _units(self, names: Iterable[str], finder: UnitFinder) -> frozenset[Unit]:
-        units = {finder.find(name) for name in names}
+    def _wanted_units(self, names: Iterable[str], finder: UnitFinder | None = None) -> frozenset[Unit]:
+        units = set(map((finder or UnitFinder()).find, names))
         return frozenset(unit for unit in units if unit is not None and (self._wanted is None or self._wanted(unit)))
 
 
