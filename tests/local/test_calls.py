@@ -25,6 +25,7 @@ import pytest
 
 import kubefunc
 from kubefunc import current, errors, remote
+from kubefunc.runner.execution import attempts
 from kubefunc.runner.execution.exceptions import get_field
 from tests.local.pod import written
 from tests.local.work import (
@@ -377,6 +378,17 @@ def test_a_timeout_shows_where_the_function_stood() -> None:
     assert isinstance(error, errors.CallTimeoutError)
     assert "timeout of 0.3 s" in str(error)
     assert "in stuck_here" in str(error)
+
+
+def test_a_process_that_crashes_at_its_timeout_died_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python may crash while it writes the stacks of a thread that runs, before the process is killed."""
+    monkeypatch.setattr(attempts, "STACKS_GRACE", WITHIN)  # as if that took long, where it is this process that kills
+
+    def crashes() -> None:
+        time.sleep(3)
+        ctypes.string_at(0)
+
+    assert isinstance(failed(crashes, timeout=1), errors.CallTimeoutError)
 
 
 def test_a_timeout_is_for_each_attempt() -> None:

@@ -159,7 +159,7 @@ class _Watcher:
         self._take_last_output()
         if process.frames.header is not None or self._ending:
             return process.frames.header
-        return self._failure(code, timed_out, started)
+        return self._failure(code, timed_out or clock.timeout_has_come(), started)
 
     def _mind_the_time(self, frames: reports.FrameReader, clock: attempts.Clock, started: float | None) -> float | None:
         """Set the clock for what comes next; when the function started."""
