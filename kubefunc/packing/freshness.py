@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from kubefunc.errors import SerializationError
-from kubefunc.packing.modules import INSTALLED_PARTS, Unit, unit_of
+from kubefunc.packing.modules import INSTALLED_PARTS, Unit, UnitFinder
 from kubefunc.packing.project_files import ProjectFile, list_files
 
 _LOOK_EVERY = 0.2  # seconds: looking costs a stat for each file, and people do not edit faster
@@ -36,9 +36,10 @@ class LoadedCode:
     def _look(self) -> dict[str, ProjectFile]:
         self._looked_at = self._clock()
         self._loaded = len(sys.modules)
+        finder = UnitFinder()
         for name, module in list(sys.modules.items()):
             if name not in self._units:
-                self._units[name] = unit_of(name) if _may_be_a_callers(module) else None
+                self._units[name] = finder.find(name) if _may_be_a_callers(module) else None
         self._loads = {name: _load_of(name) for name, unit in self._units.items() if unit is not None}
         units = {unit for unit in self._units.values() if unit is not None}
         try:
