@@ -86,18 +86,18 @@ class Collector:
         sources: dict[str, bytes] = {}
         known = KnownImports(min((os.path.dirname(unit.place) for unit in seeds), default=""))
         finder = UnitFinder()
-        pending = list(seeds)
+        units = seeds
         resolved: set[str] = set()
-        while pending:
-            unit = pending.pop()
-            if unit.name in found:
-                continue
-            listing = list_files((unit,))
-            found[unit.name] = unit, listing
-            check_size(listing.files, self._limit)  # before hours are spent on parsing a home directory
-            names = self._imported_by(listing.files, known, sources) - resolved
+        while units:
+            files: list[ProjectFile] = []
+            for unit in sorted(units, key=lambda unit: unit.name):
+                if unit.name not in found:
+                    found[unit.name] = unit, (listing := list_files((unit,)))
+                    check_size(listing.files, self._limit)  # before hours are spent on parsing a home directory
+                    files += listing.files
+            names = self._imported_by(files, known, sources) - resolved
             resolved |= names
-            pending.extend(self._find_units(names, finder))
+            units = self._find_units(names, finder)
         known.keep()
         ordered = [found[name] for name in sorted(found)]
         return Closure(tuple(unit for unit, _ in ordered), merged(ordered), sources)

@@ -18,8 +18,8 @@ from kubefunc.packing.modules import ImportStatement
 from kubefunc.packing.packages import imports
 from kubefunc.packing.packages.imports import SourceImports, read_imports
 
-WORTHWHILE = 64 * 1024
-"""Bytes of source: fewer are parsed sooner than the cache is read, and are not worth a file."""
+WORTHWHILE = 16 * 1024
+"""Bytes of source: to parse fewer takes less than 5 ms, and they are not worth a file."""
 
 _FOLDER = "imports"
 _SUFFIX = ".json"
