@@ -39,7 +39,7 @@ from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.packing.modules import Unit, UnitFinder, is_installed_by_name, search_path
 
 if TYPE_CHECKING:
-    from kubefunc.packing.collector import Collected, Collector
+    from kubefunc.packing.collector import CodeCollector, Collected
 
 MAX_CODE = 50 * 2**20
 """The most that may travel, in bytes before compression."""
@@ -113,11 +113,11 @@ class ProjectCode:
             return self._collector.close(self._wanted_units(names)).units
 
     @functools.cached_property
-    def _collector(self) -> Collector:
+    def _collector(self) -> CodeCollector:
         """Loaded with the first module that travels: a script of one file needs none of it."""
-        from kubefunc.packing.collector import Collector
+        from kubefunc.packing.collector import CodeCollector
 
-        return Collector(self._wanted_units, self._limit)
+        return CodeCollector(self._wanted_units, self._limit)
 
     def _seeds_of(self, names: frozenset[str], around: _Surroundings) -> frozenset[Unit]:
         """The units of these modules: to look for them takes longer than all else of a small call."""

@@ -50,7 +50,7 @@ class Collected(NamedTuple):
         return list_files(self.units) == self.listing
 
 
-class Collector:
+class CodeCollector:
     """Collects what units need. Remembers what their sources import for as long as these stay the same.
 
     Args:
