@@ -22,8 +22,9 @@ from kubefunc.runner.execution.request import CALL, ENDED, OUTPUT, RESULT
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
 from kubefunc.runner.warm.attach import ATTACH
+from kubefunc.runner.warm.code import read_archive, table_of
 from kubefunc.runner.warm.frames import ACKNOWLEDGE, BUSY, DATA, HELLO, KEEP, NONCE, PLACE, WELCOME
-from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
+from kubefunc.runner.warm.kept import FUNCTION, digest_of, name_of, name_of_code
 from kubefunc.runner.warm.lease import is_proof, new_nonce, proof, request_key, sign
 from kubefunc.runner.warm.request import join_request
 from kubefunc.runner.warm.stream import BODY, PIECE
@@ -112,6 +113,7 @@ class WarmClient:
         assert is_proof(told["proof"], TOKEN, "worker", self.nonces)
         self.lost: list[str] = told["lost"]
         self.has: list[str] = told["runs"]
+        self.kept: list[tuple[str, int]] = told["kept"]
         return next(iter(self.has), None)
 
     def is_welcome(self) -> bool:
@@ -162,22 +164,23 @@ class WarmClient:
         """Send items of a map."""
         payload = Packer.for_local().pack(function, (), None, (Exception,))
         content = records.join_items([(index, pickle.dumps(args)) for index, args in items.items()])
-        kept = {"code": self.keep_code(payload.code.data), "function": self.keep(FUNCTION, payload.call)}
+        kept = {"code": self.keep_code(payload.code.data), "function": self.keep_function(payload.call)}
         self.request({"run": run, "stay": "map-1", "items": True, **kept}, content, **options)
 
     def keep_code(self, code: bytes) -> list[str]:
         """Send modules; their names."""
-        name = self.keep(CODE, code)
-        return [] if name is None else [name]
+        return [self.keep(name_of_code(table_of(read_archive(code))), code)] if code else []
 
-    def keep(self, kind: str, data: bytes) -> str | None:
-        """Send what is to be kept."""
-        if not data:
-            return None
-        name = name_of(kind, digest_of(data))
-        self.send(DATA, data)
-        self.send(KEEP, name.encode())
+    def keep(self, name: str, data: bytes, base: str = "") -> str:
+        """Send what is to be kept: all of it, or a patch of the code with the name ``base``."""
+        if data:
+            self.send(DATA, data)
+        self.send(KEEP, f"{name} {base}".strip().encode())
         return name
+
+    def keep_function(self, call: bytes) -> str:
+        """Send a function; its name."""
+        return self.keep(name_of(FUNCTION, digest_of(call)), call)
 
     def request(self, header: Mapping[str, Any], content: bytes, **options: Any) -> None:
         """Send a request."""

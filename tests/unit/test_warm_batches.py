@@ -16,6 +16,7 @@ from kubefunc.backends.base import Sink, Submission
 from kubefunc.backends.kubernetes.warm.backlog import Backlog
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.given import Given
+from kubefunc.backends.kubernetes.warm.known_code import KnownCode
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.run import Run
 from kubefunc.options import Options
@@ -173,7 +174,7 @@ def test_what_must_never_run_twice_waits_at_no_worker() -> None:
 def test_code_and_function_are_sent_once() -> None:
     """The second batch only names what the worker keeps."""
     kept, runs = Kept(), runs_of(2, Heard())
-    first, second = (b"".join(Batch(runs[0].parcel, [run]).frames(kept, KEY)) for run in runs)
+    first, second = (b"".join(Batch(runs[0].parcel, [run]).frames(kept, KEY, KnownCode())) for run in runs)
     assert b"builtins" in first
     assert b"builtins" not in second
     assert b"function." in second

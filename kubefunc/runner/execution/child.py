@@ -48,7 +48,7 @@ from kubefunc.runner.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from dataclasses import dataclass
     from mmap import mmap
     from typing import Any, NoReturn
@@ -367,7 +367,12 @@ def load_call(call: bytes | memoryview, unpickle: Callable[[Any], Any] = pickle.
 
 def unpack(code: bytes, where: str) -> None:
     """Put the caller's modules on disk: package data and __file__ work there as at home."""
-    for name, executable, content in wire.split_files(code):
+    write_files(wire.split_files(code), where)
+
+
+def write_files(files: Iterable[tuple[str, bool, bytes]], where: str) -> None:
+    """Write files into this directory, given by path, whether they are executable, and content."""
+    for name, executable, content in files:
         path = os.path.join(where, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:

@@ -10,7 +10,9 @@
        never began here, and may be sent.
 ``Y``  the other answer: another client has this worker.
 ``D``  from the client: a piece of the next call's request.
-``K``  from the client: what came in ``D`` is to be kept (text: its name, :mod:`kubefunc.runner.warm.kept`).
+``K``  from the client: what came in ``D`` is to be kept (text: its name, :mod:`kubefunc.runner.warm.kept`). Of a patch,
+       the name of the code that it changes follows, behind a space (:mod:`kubefunc.runner.warm.code`). If nothing came,
+       what is kept under this name must not make room for what is kept next: the next request needs both.
 ``C``  from the client: what came in ``D`` is a request (:class:`kubefunc.runner.warm.request.WarmRequest`), and this is
        its signature. Nothing of a request without a valid one is read. It may come while another one runs, and waits.
 ``U``  from the client: give back what has not begun. From the worker: these items of the call that runs have not, and

@@ -98,6 +98,7 @@ class Requests:
     def discard_incoming(self) -> None:
         """The stream broke: what came of the next one is of no use."""
         self._incoming = Incoming()
+        self._store.kept.release()
 
     def keep(self, name: bytes) -> bool:
         """Keep what has come under this name. False if it is not what its name says."""
@@ -109,13 +110,13 @@ class Requests:
         if not hmac.compare_digest(claimed, sign(key, incoming.digest.digest())):
             return False
         request = WarmRequest(incoming.joined(), self._where)
+        self._store.use(request)
         if any(each.run == request.run for each in self._sent):
             return True  # sent again after the stream broke
         if sum(each.ended is None for each in self._sent) >= MOST:
             return False
         for each in [each for each in self._sent if each.ended is not None][:-1]:
             self._drop(each)  # the client has it: it sends one request ahead at most
-        self._store.use(request)
         self._sent.append(Sent(request, self._where))
         self._places.make(request)
         self._close_places()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from kubefunc.backends.base import Whereabouts
+from kubefunc.backends.kubernetes.warm.known_code import KnownCode, to_keep
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
 from kubefunc.backends.kubernetes.warm.returned import Fetch, Returned
 from kubefunc.backends.kubernetes.warm.run import Run
@@ -95,13 +96,11 @@ class Batch:
 
     # -- what the worker is told
 
-    def frames(self, kept: Kept, key: bytes) -> Iterator[bytes]:
+    def frames(self, kept: Kept, key: bytes, known: KnownCode) -> Iterator[bytes]:
         """It, as a worker takes it that keeps this, on a stream with this key."""
-        for name, data in self._parcel.keeps.items():
-            if not kept.use(name):
-                kept.add(name, len(data))
-                yield from _pieces(data)
-                yield wire.frame(KEEP, name.encode())
+        for name, data in to_keep(self._parcel, kept, known):
+            yield from _pieces(data)
+            yield wire.frame(KEEP, name.encode())
         digest = hashlib.sha256()
         for part in self._parcel.request(self.id, [run.index for run in self.left]):
             digest.update(part)

@@ -12,7 +12,7 @@ from kubefunc.backends.runner_specs import runner_spec
 from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.runner.protocol import records, wire
 from kubefunc.runner.protocol.spec import RunnerSpec
-from kubefunc.runner.warm.kept import CODE, FUNCTION, digest_of, name_of
+from kubefunc.runner.warm.kept import FUNCTION, digest_of, name_of, name_of_code
 from kubefunc.runner.warm.request import join_request
 
 
@@ -23,6 +23,7 @@ class Parcel:
         submission: it.
         items: the pickled arguments of its items.
         keeps: what workers keep of it, by name.
+        codes: the project code among that, by name.
         arguments: the files among them.
         stay: the name of the process that runs its items; None: each call has a new one.
     """
@@ -43,6 +44,7 @@ class Parcel:
         payload = submission.payload
         is_map = submission.shape == "map"
         self.keeps: dict[str, bytes] = {}
+        self.codes: dict[str, CodeArchive] = {}
         spec = runner_spec(submission).replace(
             disruptions=submission.disruptions,
             pull_allowance=submission.options.pull_allowance,
@@ -52,8 +54,8 @@ class Parcel:
         self._header = {
             "spec": spec.changes(),
             "key": submission.key.hex(),
-            "code": [self._keep(CODE, each.digest, each.data) for each in (payload.code, code) if each.data],
-            "function": self._keep(FUNCTION, digest_of(payload.call), payload.call) if is_map else None,
+            "code": [self._keep_code(each) for each in (payload.code, code) if each.data],
+            "function": self._keep(name_of(FUNCTION, digest_of(payload.call)), payload.call) if is_map else None,
             "compression": payload.compression,
             "items": is_map,
         }
@@ -83,10 +85,14 @@ class Parcel:
         for index in indexes:
             self.items.pop(index, None)
 
-    def _keep(self, kind: str, digest: str, data: bytes) -> str:
-        name = name_of(kind, digest)
+    def _keep(self, name: str, data: bytes) -> str:
         self.keeps[name] = data
         return name
+
+    def _keep_code(self, archive: CodeArchive) -> str:
+        name = name_of_code(archive.table)
+        self.codes[name] = archive
+        return self._keep(name, archive.data)
 
     def _process(self, spec: RunnerSpec, submission: Submission, *, fresh: bool) -> str:
         """Calls that name the same process share modules and state: those with the same code and surroundings."""

@@ -11,12 +11,12 @@ import dataclasses
 import json
 import logging
 import os
-import stat
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from kubefunc.backends.kubernetes.warm.private_files import is_private, remove, used_at, write_private
 
 log = logging.getLogger("kubefunc.kubernetes.pool")
 
@@ -94,16 +94,16 @@ class RecordFiles:
         self._touched: dict[str, float] = {}
 
     def read(self) -> list[Record]:
-        if not _is_private(self._directory):
+        if not is_private(self._directory):
             return []
         dated: list[tuple[float, Record]] = []
         for path in self._directory.glob("*.json"):
-            used = _used_at(path)
+            used = used_at(path)
             record = _read(path)
             if record is not None and time.time() - used <= self._lifetime:
                 dated.append((used, record))
             elif time.time() - used > self._lifetime:
-                _remove(path)
+                remove(path)
         return [record for _, record in sorted(dated, key=lambda each: each[0], reverse=True)]
 
     def keep(self, record: Record) -> None:
@@ -112,8 +112,8 @@ class RecordFiles:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if is_new:
                 _remove_old(self._directory.parent)
-            if _is_private(self._directory):
-                _write(self._path(record.call), json.dumps(dataclasses.asdict(record)).encode())
+            if is_private(self._directory):
+                write_private(self._path(record.call), json.dumps(dataclasses.asdict(record)).encode())
         except OSError as error:
             log.info("workers are not shared with other programs: %s", error)
 
@@ -125,26 +125,14 @@ class RecordFiles:
                 os.utime(self._path(call))
 
     def remove(self, call: str) -> None:
-        _remove(self._path(call))
+        remove(self._path(call))
 
     def _path(self, call: str) -> Path:
         return self._directory / f"{call}.json"
 
 
-def _is_private(path: Path) -> bool:
-    """Whether nobody else can have written or read it. On Windows the user's profile is private already."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    if not hasattr(os, "getuid"):
-        return True
-    is_link = stat.S_ISLNK(status.st_mode)
-    return not is_link and status.st_uid == os.getuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-
-
 def _read(path: Path) -> Record | None:
-    if not _is_private(path):
+    if not is_private(path):
         return None
     try:
         record = Record(**json.loads(path.read_bytes()))
@@ -153,32 +141,12 @@ def _read(path: Path) -> Record | None:
     return record if all(isinstance(each, str) for each in (record.call, record.token, record.pod)) else None
 
 
-def _used_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another program has removed it just now
-        return time.time()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all; from its first byte on nobody else can read it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    os.replace(name, path)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
 def _remove_old(folder: Path) -> None:
     """What no program has used for a long time."""
     for path in folder.glob("*/*"):
-        if time.time() - _used_at(path) > FORGOTTEN_AFTER:
-            _remove(path)
+        if time.time() - used_at(path) > FORGOTTEN_AFTER:
+            remove(path)
     for directory in folder.iterdir():
-        if time.time() - _used_at(directory) > FORGOTTEN_AFTER:
+        if time.time() - used_at(directory) > FORGOTTEN_AFTER:
             with contextlib.suppress(OSError):  # it is not empty
                 directory.rmdir()

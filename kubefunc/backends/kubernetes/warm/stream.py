@@ -16,6 +16,7 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import Greeting
+from kubefunc.backends.kubernetes.warm.known_code import KnownCode
 from kubefunc.backends.kubernetes.warm.loop import StreamLoop, Timer
 from kubefunc.backends.kubernetes.warm.open_stream import SILENCE, OpenStream
 from kubefunc.backends.kubernetes.warm.outbox import Outbox, send
@@ -37,11 +38,13 @@ class Way:
         api: the API server.
         client: the id by which workers know this program.
         loop: its thread reads their streams.
+        known: the project code that workers may keep.
     """
 
     api: Api
     client: str
     loop: StreamLoop
+    known: KnownCode = dataclasses.field(default_factory=KnownCode)
 
 
 class Reader(Protocol):
@@ -262,4 +265,4 @@ class WorkerStream:
     def _frames_of(self, batch: Batch) -> Iterator[bytes]:
         if batch is self._reader.given.run:
             self._reader.begin(batch)
-        return batch.frames(self.kept, self._request_key)
+        return batch.frames(self.kept, self._request_key, self._way.known)

@@ -13,9 +13,11 @@ from kubefunc import errors
 from kubefunc.backends.base import Shape, Sink, Submission
 from kubefunc.backends.kubernetes.warm.files import FileTransfers
 from kubefunc.backends.kubernetes.warm.kind import kind_of
+from kubefunc.backends.kubernetes.warm.known_code import KnownCode
 from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.records import NoRecords, Record, RecordFiles, Records
 from kubefunc.backends.kubernetes.warm.stream import RECONNECT, Way
+from kubefunc.backends.kubernetes.warm.tables import NoTables, TableFiles
 from kubefunc.backends.kubernetes.warm.worker import Owner, Worker
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
@@ -76,7 +78,8 @@ class Supply:
         # A stream of its own for each worker: from the session's connections they would leave none for requests.
         self._api = host.connect(config.max_workers)
         self.transfers = FileTransfers(host.connect)
-        self._way = Way(self._api, os.urandom(TOKEN_SIZE).hex(), host.loop)
+        known = KnownCode(TableFiles(host.cache) if config.share else NoTables())
+        self._way = Way(self._api, os.urandom(TOKEN_SIZE).hex(), host.loop, known)
         self._kind = kind_of(host.cluster, namespace, options, self._arguments)
         self._records: Records = NoRecords()
         if config.share:
