@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from kubefunc.packing.code_archive import CodeArchive
+from kubefunc.packing.code_archive import CodeArchive, pack
 from kubefunc.packing.known_imports import KnownImports
 from kubefunc.packing.modules import Unit, UnitFinder, package_of
 from kubefunc.packing.packages.imports import LoadGraph, SourceImports
@@ -17,9 +17,12 @@ from kubefunc.packing.project_files import (
     list_files,
     merged,
     notes_on,
-    pack_files,
     read_file,
+    read_files,
 )
+
+HELD_UNPACKED = 16 * 2**20
+"""Bytes of code that are held in memory as they are, until they have to be packed."""
 
 FindUnits: TypeAlias = Callable[[Iterable[str], UnitFinder], frozenset[Unit]]
 
@@ -74,10 +77,11 @@ class CodeCollector:
         if old is not None and old.units == units and old.listing == listing:
             return old
         check_size(listing.files, self._limit)
-        data, packed = pack_files(units, listing, lambda path: sources[path] if path in sources else read_file(path))
+        read, packed = read_files(units, listing, lambda path: sources[path] if path in sources else read_file(path))
         files = {file.name for file in packed.files}
         graph = LoadGraph(files, {name: self._imports[name][1] for name in files if name in self._imports})
-        archive = CodeArchive(data, tuple(unit.name for unit in units), notes_on(units, packed), graph)
+        content = read if sum(len(each) for _, _, each in read) <= HELD_UNPACKED else pack(read)
+        archive = CodeArchive(content, tuple(unit.name for unit in units), notes_on(units, packed), graph)
         return Collected(units, listing, archive)
 
     def close(self, seeds: frozenset[Unit]) -> Closure:

@@ -1,4 +1,4 @@
-"""The files of the caller's packages: which of them travel, what is said of those that do not, and their archive."""
+"""The files of the caller's packages: which of them travel, what is said of those that do not, and their contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Final, NamedTuple, TypeAlias
 from kubefunc.errors import SerializationError
 from kubefunc.packing.ignored import IGNORE_FILE, Rules, is_key_like, read_rules
 from kubefunc.packing.modules import Unit
-from kubefunc.runner.protocol.wire import join_files
 from kubefunc.sizes import size_text
 
 LARGE: Final = 5 * 10**6
@@ -250,6 +249,8 @@ def _unreadable(path: str, error: OSError) -> LeftOut:
 
 
 Read: TypeAlias = Callable[[str], "bytes | None"]
+ReadFiles: TypeAlias = Sequence[tuple[str, bool, bytes]]
+"""Names in the archive, whether each is executable, and contents."""
 
 
 def read_file(path: str) -> bytes | None:
@@ -261,8 +262,8 @@ def read_file(path: str) -> bytes | None:
         return None
 
 
-def pack_files(units: Sequence[Unit], listing: Listing, read: Read = read_file) -> tuple[bytes, Listing]:
-    """The archive of these files, and what was listed for it.
+def read_files(units: Sequence[Unit], listing: Listing, read: Read = read_file) -> tuple[ReadFiles, Listing]:
+    """The content of these files, and what was listed for it.
 
     A data file that has vanished since is left out, and named; where a module has vanished, all is listed and read
     anew.
@@ -278,7 +279,7 @@ def pack_files(units: Sequence[Unit], listing: Listing, read: Read = read_file) 
     missing = ""
     for _ in range(_LOOKS):
         try:
-            return _packed(listing, read)
+            return _read(listing, read)
         except _Vanished as vanished:
             missing = str(vanished)
             listing, read = list_files(units), read_file
@@ -288,7 +289,7 @@ def pack_files(units: Sequence[Unit], listing: Listing, read: Read = read_file) 
     )
 
 
-def _packed(listing: Listing, read: Read) -> tuple[bytes, Listing]:
+def _read(listing: Listing, read: Read) -> tuple[ReadFiles, Listing]:
     contents: list[tuple[str, bool, bytes]] = []
     left_out = list(listing.left_out)
     for file in listing.files:
@@ -303,7 +304,7 @@ def _packed(listing: Listing, read: Read) -> tuple[bytes, Listing]:
             raise _Vanished(file.path)
         else:
             left_out.append(LeftOut(file.path, Reason.UNREADABLE, detail="it vanished while it was packed"))
-    return join_files(contents), Listing(listing.files, tuple(left_out))
+    return contents, Listing(listing.files, tuple(left_out))
 
 
 # --- what people are told

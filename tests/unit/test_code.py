@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import random
 import sys
 import threading
 import types
@@ -17,11 +18,12 @@ import cloudpickle
 import pytest
 
 from kubefunc.errors import SerializationError
+from kubefunc.packing import code_archive, collector
 from kubefunc.packing.code import ProjectCode
 from kubefunc.packing.code_archive import CodeArchive
-from kubefunc.packing.modules import has_source, imports_in_code, imports_in_source, is_hidden, unit_of
-from kubefunc.packing.project_files import list_files, pack_files
-from kubefunc.runner.protocol.wire import split_files
+from kubefunc.packing.modules import UnitFinder, has_source, imports_in_code, imports_in_source, is_hidden, unit_of
+from kubefunc.packing.project_files import list_files, read_file, read_files
+from kubefunc.runner.protocol.wire import join_files, split_files
 
 Project = Callable[[dict[str, str]], Path]
 
@@ -407,8 +409,8 @@ def test_data_that_vanishes_between_list_and_archive_is_named(project: Project, 
     assert unit is not None
     listing = list_files((unit,))
     (tmp_path / "melt_a/gone.txt").unlink()
-    data, packed = pack_files((unit,), listing)
-    assert [path for path, _, _ in split_files(data)] == ["melt_a/__init__.py"]
+    read, packed = read_files((unit,), listing)
+    assert [path for path, _, _ in read] == ["melt_a/__init__.py"]
     assert [each.path for each in packed.left_out] == [str(tmp_path / "melt_a/gone.txt")]
 
 
@@ -419,8 +421,27 @@ def test_a_module_that_is_deleted_meanwhile_is_simply_gone(project: Project, tmp
     assert unit is not None
     listing = list_files((unit,))
     (tmp_path / "melt_b/gone.py").unlink()
-    data, _ = pack_files((unit,), listing)
-    assert [path for path, _, _ in split_files(data)] == ["melt_b/__init__.py", "melt_b/stays.py"]
+    read, _ = read_files((unit,), listing)
+    assert [path for path, _, _ in read] == ["melt_b/__init__.py", "melt_b/stays.py"]
+
+
+def test_a_module_that_is_edited_while_it_is_packed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent is what was read for its imports; the next call sends the new state."""
+    root = project({"race_a.py": "import race_b", "race_b.py": "", "race_c.py": ""})
+
+    def edited(path: str) -> bytes | None:
+        source = read_file(path)
+        if path.endswith("race_a.py"):
+            (root / "race_a.py").write_text("import race_c  # edited")
+        return source
+
+    code = ProjectCode()
+    monkeypatch.setattr(collector, "read_file", edited)
+    first = code.collect(["race_a"])
+    monkeypatch.setattr(collector, "read_file", read_file)
+    assert names(first) == ["race_a.py", "race_b.py"]
+    assert content(first, "race_a.py") == b"import race_b"
+    assert names(code.collect(["race_a"])) == ["race_a.py", "race_c.py"]
 
 
 # --- what stays here, and is said ---
@@ -529,6 +550,46 @@ def test_much_code_is_said_with_its_largest_files(project: Project) -> None:
     assert ProjectCode().collect(["heavy_a"]).notes == ()
 
 
+# --- when it is packed ---
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the files of each archive that was packed."""
+    seen: list[list[str]] = []
+
+    def noted(files: Sequence[tuple[str, bool, bytes]], level: int) -> bytes:
+        seen.append([path for path, _, _ in files])
+        return join_files(files, level)
+
+    monkeypatch.setattr(code_archive, "join_files", noted)
+    return seen
+
+
+def test_code_is_packed_when_it_is_sent(project: Project, packed: list[list[str]]) -> None:
+    """And once. What is sent is what was there at the time of the call."""
+    root = project({"late_a/__init__.py": "x = 1", "late_a/data.txt": "old"})
+    archive = ProjectCode().collect(["late_a"])
+    expected = {"late_a/__init__.py": (False, b"x = 1"), "late_a/data.txt": (False, b"old")}
+    assert archive.files() == expected
+    (root / "late_a/data.txt").write_text("new")
+    assert packed == []
+    assert content(archive, "late_a/data.txt") == b"old"
+    assert archive.data is archive.data
+    assert archive.files() == expected
+    assert packed == [["late_a/__init__.py", "late_a/data.txt"]]
+
+
+def test_much_code_is_packed_at_once(
+    project: Project, packed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take up memory for as long as nobody needs it."""
+    monkeypatch.setattr(collector, "HELD_UNPACKED", 10)
+    project({"much_a.py": "x = 'more than ten bytes'"})
+    ProjectCode().collect(["much_a"])
+    assert packed == [["much_a.py"]]
+
+
 # --- the second call ---
 
 
@@ -594,6 +655,40 @@ def test_finished_archives_do_not_pile_up(project: Project) -> None:
     for index in range(40):
         code.collect([f"pile_{index}"])
     assert len(code._entries) <= 16
+
+
+def test_many_names_are_found_as_each_of_them_is(project: Project, tmp_path: Path) -> None:
+    """In whatever order they come: packages, namespaces, the standard library, what is nowhere or hidden."""
+    project({"many_p/__init__.py": "", "many_p/inner.py": "", "many_n/sub/__init__.py": "", "many_n/one.py": ""})
+    project({"many_m.py": "", "elsewhere/test_it.py": ""})
+    spec = importlib.util.spec_from_file_location("many_h.unit.test_it", tmp_path / "elsewhere/test_it.py")
+    assert spec is not None
+    sys.modules["many_h.unit.test_it"] = importlib.util.module_from_spec(spec)
+    found = [
+        "many_p",
+        "many_p.inner",
+        "many_p.inner.name",
+        "many_n",
+        "many_n.sub",
+        "many_n.sub.name",
+        "many_n.one.name",
+    ]
+    found += ["many_n.nowhere", "many_m", "many_m.name", "many_h", "many_h.unit", "many_h.unit.test_it", "many_h.other"]
+    found += [
+        "json",
+        "json.decoder",
+        "os.path",
+        "pytest",
+        "pytest.raises",
+        "nowhere",
+        "nowhere.at.all",
+        "kubefunc.call",
+    ]
+    expected = {name: unit_of(name) for name in found}
+    assert len({unit for unit in expected.values() if unit is not None}) == 5
+    for seed in range(50):
+        finder, order = UnitFinder(), random.Random(seed).sample(found, len(found))
+        assert {name: finder.find(name) for name in order} == expected
 
 
 # --- for a process on this machine ---

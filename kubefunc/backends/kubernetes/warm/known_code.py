@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MUCH_LESS = 2  # a patch is sent if it is so many times smaller than the archive
 SMALL = 20  # a patch that is so many times smaller is good enough: the tables of other code need not be read
+PACKED_AT_BEST = 20  # so many times smaller may code become when it is packed
 PATCHES = 8  # that are remembered: many workers need the same one
 TABLES = 64  # that are remembered
 
@@ -77,10 +78,16 @@ class KnownCode:
         key = base.name, name
         if key not in self._patches:
             patch = join_patch(base.table, archive.table, archive.files())
-            self._patches[key] = patch if len(patch) * MUCH_LESS <= len(archive.data) else None
+            self._patches[key] = patch if _is_much_less(patch, archive) else None
             if len(self._patches) > PATCHES:
                 del self._patches[next(iter(self._patches))]
         return self._patches[key]
+
+
+def _is_much_less(patch: bytes, archive: CodeArchive) -> bool:
+    """Whether the patch is that much smaller. What it is compared with is packed only where that is in doubt."""
+    limit = len(patch) * MUCH_LESS
+    return limit * PACKED_AT_BEST <= size_of(archive.table) or limit <= len(archive.data)
 
 
 def bytes_to_send(base: Table, table: Table) -> int:

@@ -22,8 +22,8 @@ class Parcel:
     Attributes:
         submission: it.
         items: the pickled arguments of its items.
-        keeps: what workers keep of it, by name.
-        codes: the project code among that, by name.
+        keeps: what workers keep of it, by name; for project code only the name.
+        codes: the project code among that, by name. It is packed for a worker that needs all of it.
         arguments: the files among them.
         stay: the name of the process that runs its items; None: each call has a new one.
     """
@@ -54,7 +54,7 @@ class Parcel:
         self._header = {
             "spec": spec.changes(),
             "key": submission.key.hex(),
-            "code": [self._keep_code(each) for each in (payload.code, code) if each.data],
+            "code": [self._keep_code(each) for each in (payload.code, code) if each.modules],
             "function": self._keep(name_of(FUNCTION, digest_of(payload.call)), payload.call) if is_map else None,
             "compression": payload.compression,
             "items": is_map,
@@ -92,7 +92,7 @@ class Parcel:
     def _keep_code(self, archive: CodeArchive) -> str:
         name = name_of_code(archive.table)
         self.codes[name] = archive
-        return self._keep(name, archive.data)
+        return self._keep(name, b"")
 
     def _process(self, spec: RunnerSpec, submission: Submission, *, fresh: bool) -> str:
         """Calls that name the same process share modules and state: those with the same code and surroundings."""
