@@ -91,6 +91,47 @@ def test_the_next_program_finds_the_worker(calling: Space, tmp_path: Path) -> No
     nothing_left(calling)
 
 
+EDITED = """
+import json, sys
+from kubefunc import Pool, remote
+from package import work
+
+call = remote(pool=Pool(max_workers=1))(work.look).remote()
+print(json.dumps([call.result(90), call.stats.pod]))
+"""
+
+LOOK = """
+import os
+from package import other
+
+def look():
+    import package.edited
+    return package.edited.value, os.stat(other.__cached__).st_nlink
+"""
+
+
+def test_an_edit_reaches_the_worker_of_the_program_before(calling: Space, tmp_path: Path) -> None:
+    """The edited module runs, of the same size and within the same second. Others stay, and are compiled already."""
+    package = tmp_path / "package"
+    package.mkdir()
+    noise = f"noise = {os.urandom(3000).hex()!r}\n"  # what compresses well is sent again as a whole
+    for name, text in {"__init__": "", "other": noise, "work": LOOK, "edited": "value = 1"}.items():
+        (package / f"{name}.py").write_text(text)
+    environ = {**os.environ, "KUBECONFIG": str(calling.kubeconfig), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+    def run() -> Any:
+        done = subprocess.run([sys.executable, "-c", EDITED], env=environ, capture_output=True, text=True, timeout=WAIT)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    (value, links), pod = run()
+    assert (value, links) == (1, 1)
+    (package / "edited.py").write_text("value = 2")
+    assert run() == [[2, 2], pod]
+    calling.clear()
+    nothing_left(calling)
+
+
 def test_two_programs_at_once_have_a_worker_each(calling: Space, tmp_path: Path) -> None:
     """One that is killed leaves its worker, though not before it is sure that the program does not come back."""
     first = program(calling, tmp_path, 600)

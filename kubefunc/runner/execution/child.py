@@ -370,15 +370,24 @@ def unpack(code: bytes, where: str) -> None:
     write_files(wire.split_files(code), where)
 
 
-def write_files(files: Iterable[tuple[str, bool, bytes]], where: str) -> None:
-    """Write files into this directory, given by path, whether they are executable, and content."""
+def write_files(files: Iterable[tuple[str, bool, bytes]], where: str, modified_at: int | None = None) -> None:
+    """Write files into this directory, given by path, whether they are executable, and content.
+
+    ``modified_at`` is the time that they are to have; None: now.
+    """
+    made = set()
     for name, executable, content in files:
         path = os.path.join(where, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content)
-        if executable:
-            os.chmod(path, 0o755)
+        folder = os.path.dirname(path)
+        if folder not in made:
+            os.makedirs(folder, exist_ok=True)
+            made.add(folder)
+        with open(path, "wb", buffering=0) as file:
+            wire.write_all(file.fileno(), content)
+            if executable:
+                os.chmod(path, 0o755)
+            if modified_at is not None:
+                os.utime(file.fileno(), (modified_at, modified_at))
 
 
 def _resolve(reference: tuple[Any, ...]) -> Callable[..., Any]:

@@ -181,9 +181,8 @@ class Store:
         os.mkdir(place)
         with open(self.path(name + FILES), "wb") as file:
             file.write(archive)
-        child.write_files(_listed(files), place)
-        for path in files:  # one time for all: compiled code of a file that a call has changed never fits this one
-            os.utime(os.path.join(place, path), (self._written_at, self._written_at))
+        # One time for all: what Python has compiled of a file that a call has changed never fits this one.
+        child.write_files(_listed(files), place, self._written_at)
 
     def _add(self, name: str, size: int) -> None:
         for each in self.kept.add(name, size):
