@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from kubefunc.call import Call
 from kubefunc.envelope import Raised
-from kubefunc.errors import ConfigurationError, PodLostError, StreamLostError
+from kubefunc.errors import ConfigurationError, OutOfMemoryError, PodLostError, StreamLostError
 from kubefunc.outcomes import read_outcome
 from kubefunc.runner.protocol.records import Record
 
@@ -156,6 +156,10 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
             if not received:
                 raise
             raise self._lost(self.call.diagnosis) from error
+        except OutOfMemoryError:
+            if not received:
+                raise
+            raise _without_retries(self.call.diagnosis) from None
         record = self.call._outcomes.record(0)
         streamed = (record.header or {}).get("streamed") if record is not None else None
         if streamed != received:
@@ -207,6 +211,13 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
     def __repr__(self) -> str:
         state = repr(self.call).removeprefix("<Call ").removesuffix(">")
         return f"<Stream {state}, {self._values.received} values received>"
+
+
+def _without_retries(known: Diagnosis) -> OutOfMemoryError:
+    """Other calls are advised to let retries raise their memory."""
+    advice = "Raise memory=. Retries do not help here: a generator function that has yielded is not run again."
+    told = dataclasses.replace(known, advice=advice)
+    return OutOfMemoryError(str(told), diagnosis=told)
 
 
 def refuse_misfits(name: str, options: Options) -> None:

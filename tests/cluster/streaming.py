@@ -46,6 +46,13 @@ def large(sizes: list[int]) -> Iterator[bytes]:
         yield bytes([size % 251]) * size
 
 
+@remote(verbose=False, memory="96Mi")
+def fills_its_memory() -> Iterator[int]:
+    """One value, and then more than it may have."""
+    yield 1
+    yield len(b"x" * (400 << 20))
+
+
 @remote(verbose=False)
 def notes_its_end() -> Iterator[int]:
     """It prints how it began and ended."""

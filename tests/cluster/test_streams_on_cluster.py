@@ -12,7 +12,16 @@ from kubefunc import Pool, errors
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
 from tests.cluster.spaces import Space
-from tests.cluster.streaming import count, fails_after, forever, large, notes_its_end, squares, waits_for
+from tests.cluster.streaming import (
+    count,
+    fails_after,
+    fills_its_memory,
+    forever,
+    large,
+    notes_its_end,
+    squares,
+    waits_for,
+)
 from tests.cluster.waiting import eventually, nothing_left
 
 NO_USER_NAMESPACE: Any = {"pod_template": {"spec": {"hostUsers": True}}, "run_as_user": 1000}  # containerd 1.6
@@ -47,6 +56,17 @@ def test_a_stream_to_its_end(calling: Space) -> None:
 
     assert asyncio.run(take()) == [0, 1, 4, 9]
     assert list(untrusted) == list(range(30))
+
+
+@pytest.mark.parametrize("pool", [None, Pool(max_workers=1, share=False)], ids=["Job", "pool"])
+def test_a_stream_that_runs_out_of_memory(calling: Space, pool: Pool | None) -> None:
+    """What it has yielded is there. Retries would not help, and are not the advice."""
+    stream = fills_its_memory.options(pool=pool, retries=2).remote()
+    assert next(stream) == 1
+    with pytest.raises(errors.OutOfMemoryError, match=r"do: Raise memory=\. Retries do not help here"):
+        next(stream)
+    if pool is not None:
+        pool.close()
 
 
 def test_large_values(calling: Space) -> None:
