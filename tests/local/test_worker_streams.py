@@ -14,6 +14,7 @@ import pytest
 
 from kubefunc.backends.base import Sink, Submission, Whereabouts
 from kubefunc.backends.kubernetes.api.requests import Api
+from kubefunc.backends.kubernetes.warm import stream
 from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.loop import StreamLoop
 from kubefunc.backends.kubernetes.warm.parcel import Parcel
@@ -138,6 +139,26 @@ def test_a_call_that_is_unwanted_without_a_stream_ends(
     server.pods[POD] = process
     heard.wait_for("run_ended" if fails else "run_lost")
     assert worker.run is None
+
+
+def test_a_stream_that_cannot_even_be_made_is_tried_again(
+    worker: Worker, server: ExecServer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever went wrong: nobody else would open it, and the worker would be waited for without an end."""
+    real, failures = stream.DuplexStream, [ValueError("no such header"), RuntimeError("no room")]
+
+    def make(*args: Any, **kwargs: Any) -> stream.DuplexStream:
+        if failures:
+            raise failures.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(stream, "DuplexStream", make)
+    batch = batch_of(heard, abs, -1)
+    server.cut_all()
+    worker.given.assign(batch)
+    worker.give()
+    heard.wait_for("run_ended")
+    assert failures == []
 
 
 # -- many workers

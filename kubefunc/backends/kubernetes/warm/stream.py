@@ -224,7 +224,7 @@ class WorkerStream:
         to = self._reader.address()
         try:
             made = DuplexStream(self._way.api, to.namespace, to.pod, ATTACH, silence=SILENCE)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would try again, nor give the worker up
             self.ended(error)
             return
         self._connection = made
