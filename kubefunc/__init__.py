@@ -43,34 +43,34 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kubefunc import current, errors, testing, volumes
-    from kubefunc.call import Call, attach
-    from kubefunc.executor import Executor
+    from kubefunc.executors.executor import Executor
     from kubefunc.function import RemoteFunction, remote
-    from kubefunc.gang_call import GangCall
-    from kubefunc.map_call import MapCall, attach_map
+    from kubefunc.handles.call import Call, attach
+    from kubefunc.handles.gang_call import GangCall
+    from kubefunc.handles.map_call import MapCall, attach_map
+    from kubefunc.handles.stream import Stream
     from kubefunc.options import ConfigMapKey, Options, SecretKey
     from kubefunc.pool import Pool
     from kubefunc.runner.protocol.file import File
     from kubefunc.session import configure
-    from kubefunc.stream import Stream
 else:
     # Hidden from type checkers: they would take a module's __getattr__ for a promise that any name exists.
     _ROOMS = {
-        "Call": "kubefunc.call",
-        "attach": "kubefunc.call",
-        "Executor": "kubefunc.executor",
+        "Call": "kubefunc.handles.call",
+        "attach": "kubefunc.handles.call",
+        "Executor": "kubefunc.executors.executor",
         "RemoteFunction": "kubefunc.function",
-        "GangCall": "kubefunc.gang_call",
+        "GangCall": "kubefunc.handles.gang_call",
         "remote": "kubefunc.function",
-        "MapCall": "kubefunc.map_call",
-        "attach_map": "kubefunc.map_call",
+        "MapCall": "kubefunc.handles.map_call",
+        "attach_map": "kubefunc.handles.map_call",
         "ConfigMapKey": "kubefunc.options",
         "Options": "kubefunc.options",
         "SecretKey": "kubefunc.options",
         "Pool": "kubefunc.pool",
         "File": "kubefunc.runner.protocol.file",
         "configure": "kubefunc.session",
-        "Stream": "kubefunc.stream",
+        "Stream": "kubefunc.handles.stream",
     }
     _MODULES = ("current", "errors", "testing", "volumes")
 

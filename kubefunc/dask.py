@@ -67,7 +67,7 @@ def get(
     given = pool or dask.config.get("pool", None)
     if given is not None:
         return _computed(graph, keys, given, getattr(given, "_max_workers", None) or at_once, together)
-    from kubefunc.executor import Executor
+    from kubefunc.executors.executor import Executor
 
     options["env"] = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", HASH_SEED), **(options.get("env") or {})}
     executor = Executor(at_once, **options)

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kubefunc.backends.base import Backend, Submission
-    from kubefunc.call import Call
-    from kubefunc.gang_call import GangCall
-    from kubefunc.map_call import MapCall
-    from kubefunc.map_items import MapItems
+    from kubefunc.handles.call import Call
+    from kubefunc.handles.gang_call import GangCall
+    from kubefunc.handles.map_call import MapCall
+    from kubefunc.handles.map_items import MapItems
+    from kubefunc.handles.stream import Stream
     from kubefunc.options import OptionChanges, Options
     from kubefunc.packing.payload import Packer
     from kubefunc.session import Session
-    from kubefunc.stream import Stream
     from kubefunc.stream_values import StreamValues
 
 P = ParamSpec("P")
@@ -166,7 +166,7 @@ class RemoteFunction(Generic[P, R]):
         options = here.options(self._layer)
         if options.gang is None:
             return objects_of(_submission(self, options, packer, args, kwargs), here.id, os.environ)
-        from kubefunc.gang_attempts import as_sent
+        from kubefunc.handles.gang_attempts import as_sent
 
         return objects_of(as_sent(_gang_submission(self, options, packer, args, kwargs)), here.id, os.environ)
 
@@ -724,7 +724,7 @@ def start_stream(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
-    from kubefunc.stream import Stream, refuse_misfits
+    from kubefunc.handles.stream import Stream, refuse_misfits
 
     refuse_misfits(function._name, options)
     submission = _submission(function, options, backend.packer, args, kwargs)
@@ -734,9 +734,9 @@ def start_stream(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs
 
 def _sent(submission: Submission, backend: Backend, here: Session) -> Call[Any]:
     """Give it to the backend, and begin to follow it."""
-    from kubefunc.attempts import Attempts
-    from kubefunc.call import Call
-    from kubefunc.publishing import Publication
+    from kubefunc.handles.call import Call
+    from kubefunc.handles.publishing import Publication
+    from kubefunc.outcomes.attempts import Attempts
 
     options = submission.options
     call: Call[Any] = Call(submission.call, submission.function, here)
@@ -807,8 +807,8 @@ def start_gang(function: RemoteFunction[Any, R], args: tuple[Any, ...], kwargs: 
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
-    from kubefunc import gang_attempts
-    from kubefunc.gang_call import GangCall
+    from kubefunc.handles import gang_attempts
+    from kubefunc.handles.gang_call import GangCall
 
     submission = _gang_submission(function, options, backend.packer, args, kwargs)
     return GangCall(gang_attempts.start_gang(here, backend, submission), submission.count)
@@ -819,8 +819,8 @@ def _gang_submission(
 ) -> Submission:
     """A gang, packed and with an id."""
     __tracebackhide__ = True
-    from kubefunc.gang_attempts import refuse_misfits
-    from kubefunc.publishing import refuse_many
+    from kubefunc.handles.gang_attempts import refuse_misfits
+    from kubefunc.handles.publishing import refuse_many
 
     refuse_misfits(options)
     refuse_many(f"{function._name}.remote() with gang={options.gang}", options.publish)
@@ -832,7 +832,7 @@ def start_many(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...]
     """As :func:`start`, for many items: the handle of :func:`start_items`."""
     __tracebackhide__ = True
     started = start_items(function, items, how)
-    from kubefunc.map_call import MapCall
+    from kubefunc.handles.map_call import MapCall
 
     return MapCall(started)
 
@@ -852,8 +852,8 @@ def start_items(function: RemoteFunction[Any, R], items: Iterable[tuple[Any, ...
     here = session()
     options = here.options(function._layer)
     backend = here.backend(options)
-    from kubefunc import map_items
-    from kubefunc.publishing import refuse_many
+    from kubefunc.handles import map_items
+    from kubefunc.handles.publishing import refuse_many
 
     refuse_many(f"{function._name}.map()", options.publish)
     if function._streams:

@@ -40,8 +40,8 @@ from kubefunc.options import parse_changes
 # A module that calls register() is imported in Pods too: what sends something is imported when it is needed.
 if TYPE_CHECKING:
     from kubefunc.backends.base import Traits
-    from kubefunc.executor import Executor
-    from kubefunc.memmaps import SharedArrays
+    from kubefunc.executors.executor import Executor
+    from kubefunc.executors.memmaps import SharedArrays
     from kubefunc.options import Options
 
 NAME = "kubefunc"
@@ -203,7 +203,7 @@ class _Workers:
     """
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
-        from kubefunc.executor import Executor
+        from kubefunc.executors.executor import Executor
 
         self.wanted = wanted
         self.in_use = True
@@ -295,7 +295,7 @@ def _shared_arrays(params: Mapping[str, Any]) -> SharedArrays | None:
     """As joblib's parameters say; None where there is no numpy."""
     if "numpy" not in sys.modules:
         return None
-    from kubefunc.memmaps import SharedArrays
+    from kubefunc.executors.memmaps import SharedArrays
 
     folder = params.get("temp_folder") or os.environ.get("JOBLIB_TEMP_FOLDER")
     return SharedArrays(params.get("max_nbytes"), params.get("mmap_mode"), folder)

@@ -59,9 +59,9 @@ def _outcomes(place: Place, found: StoredCall) -> list[Any]:
     Raises:
         KubefuncError: the result cannot be had: it says nothing about the function.
     """
-    from kubefunc.call import attach
     from kubefunc.errors import PythonMismatchError, ResultError
-    from kubefunc.map_call import attach_map
+    from kubefunc.handles.call import attach
+    from kubefunc.handles.map_call import attach_map
     from kubefunc.session import session
 
     if os.getcwd() not in sys.path:

@@ -68,6 +68,16 @@ _LEFT_OUT = (
     "packing/unpicklable.py",
     "reading/failures.py",
     "cli/",
+    "executors/memmaps.py",
+    "executors/tasks_",
+    "handles/gang_attempts.py",
+    "handles/notebook.py",
+    "handles/publishing.py",
+    "handles/serving.py",
+    "handles/volume_notes.py",
+    "outcomes/attempts.py",
+    "outcomes/growth.py",
+    "outcomes/retry.py",
     "backends/runner_specs.py",
     "options/suggestions.py",
     "runner/local/",
@@ -76,11 +86,7 @@ _LEFT_OUT = (
 _OF_WORKERS = ("runner/warm/",)
 _LEFT_OUT_TOP = frozenset(
     f"{name}.py"
-    for name in (
-        "__main__ attempts chunks gang_attempts growth html landing leaving log_setup memmaps notebook "
-        "publishing retry role serving sizes stream_values tasks_as_jobs tasks_in_pool tasks_in_workers untrusted "
-        "volume_notes"
-    ).split()
+    for name in ("__main__ chunks html landing leaving log_setup role sizes stream_values untrusted").split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function".split())

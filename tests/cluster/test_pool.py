@@ -17,7 +17,7 @@ import pytest
 
 from kubefunc import Executor, Pool, current, errors, remote
 from kubefunc.backends.kubernetes.warm import open_stream
-from kubefunc.call import Call
+from kubefunc.handles.call import Call
 from tests.cluster.conftest import fresh_session
 from tests.cluster.proxy import Proxy
 from tests.cluster.spaces import Space

@@ -153,7 +153,7 @@ def test_there_is_one_sink_and_one_filter_before_it() -> None:
         if isinstance(node, ast.ClassDef)
         if needed <= {method.name for method in node.body if isinstance(method, ast.FunctionDef)}
     }
-    of_calls = {("attempts.py", "View"), ("untrusted.py", "UntrustedSink")}
+    of_calls = {("outcomes/attempts.py", "View"), ("untrusted.py", "UntrustedSink")}
     of_workers = {("backends/kubernetes/warm/worker.py", "Worker")}
     assert sinks == {("backends/base.py", "Sink")} | of_calls | of_workers
 
@@ -161,9 +161,10 @@ def test_there_is_one_sink_and_one_filter_before_it() -> None:
 def test_one_module_decides_whether_the_client_runs_items_again() -> None:
     """No other lets memory grow, and one carries out what it decides."""
     graph = imports()
-    assert {name for name, others in graph.items() if "kubefunc.growth" in others} == {"kubefunc.retry"}
-    askers = {name for name, tree in sources() if "decide" in imported_names(tree, "kubefunc.retry")}
-    assert askers == {"attempts.py"}
+    growing = {name for name, others in graph.items() if "kubefunc.outcomes.growth" in others}
+    assert growing == {"kubefunc.outcomes.retry"}
+    askers = {name for name, tree in sources() if "decide" in imported_names(tree, "kubefunc.outcomes.retry")}
+    assert askers == {"outcomes/attempts.py"}
 
 
 def test_the_paths_of_requests_stand_in_one_module() -> None:

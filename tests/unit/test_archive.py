@@ -31,7 +31,7 @@ from kubefunc.runner.execution.child import TRAVELS_IN_PART
 SOURCES = {
     "kubefunc/__init__.py": b"",
     "kubefunc/runner/__init__.py": b"X = 1",
-    "kubefunc/call.py": b"Y = 1",
+    "kubefunc/handles/call.py": b"Y = 1",
     "kubefunc/options/fields.py": b"Z = 1",
     "cloudpickle/__init__.py": b"def dumps(): raise ValueError",
 }
@@ -65,7 +65,7 @@ def test_the_runner_is_compiled_and_there_as_source() -> None:
 def test_the_rest_is_there_once() -> None:
     """Compiled what each Pod or each decorated module loads, as source what hardly any does."""
     found = names(build_archive(SOURCES))
-    assert {"cloudpickle/__init__.pyc", "kubefunc/options/fields.pyc", "kubefunc/call.py"} <= found
+    assert {"cloudpickle/__init__.pyc", "kubefunc/options/fields.pyc", "kubefunc/handles/call.py"} <= found
     assert found.isdisjoint({"cloudpickle/__init__.py", "kubefunc/options/fields.py", "kubefunc/call.pyc"})
 
 
@@ -239,7 +239,7 @@ def test_old_archives_are_forgotten(tmp_path: Path) -> None:
     """A few versions stay, and no temporary file does."""
     sources = files(tmp_path / "src", SOURCES)
     for size in range(12):
-        sources["kubefunc/call.py"].write_bytes(b"#" * size)
+        sources["kubefunc/handles/call.py"].write_bytes(b"#" * size)
         cached_archive(sources, tmp_path / "cache")
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".pyz"] * 8
 

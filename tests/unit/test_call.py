@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.attempts import View
 from kubefunc.backends.base import Whereabouts
-from kubefunc.call import Call
 from kubefunc.diagnosis import Phase
+from kubefunc.handles.call import Call
+from kubefunc.outcomes.attempts import View
 from kubefunc.runner import CODE_DIED
 from kubefunc.session import Session
 from tests.unit.by_hand import HandBackend, HandWork, OneItem, error_envelope, value_envelope

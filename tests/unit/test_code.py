@@ -682,7 +682,7 @@ def test_many_names_are_found_as_each_of_them_is(project: Project, tmp_path: Pat
         "pytest.raises",
         "nowhere",
         "nowhere.at.all",
-        "kubefunc.call",
+        "kubefunc.handles.call",
     ]
     expected = {name: unit_of(name) for name in found}
     assert len({unit for unit in expected.values() if unit is not None}) == 5

@@ -11,7 +11,7 @@ import pytest
 
 from kubefunc import errors
 from kubefunc.envelope import Raised
-from kubefunc.outcomes import FIRST_ATTEMPT
+from kubefunc.outcomes.store import FIRST_ATTEMPT
 from kubefunc.progress import MapProgress, progress_text, summary
 from tests.unit.by_hand import raised_record
 from tests.unit.test_map_call import Made, soon

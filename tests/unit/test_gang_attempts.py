@@ -9,7 +9,7 @@ import pytest
 
 from kubefunc import GangCall, errors
 from kubefunc.backends.base import Lost, Sink, Submission
-from kubefunc.gang_attempts import start_gang
+from kubefunc.handles.gang_attempts import start_gang
 from kubefunc.options import Options
 from kubefunc.packing.payload import Packer
 from kubefunc.runner.protocol.records import Record

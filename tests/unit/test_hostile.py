@@ -15,15 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kubefunc import errors
-from kubefunc.attempts import View
 from kubefunc.backends.kubernetes.diagnose import starting
 from kubefunc.backends.kubernetes.objects import fields, views
 from kubefunc.backends.kubernetes.results.courier_log import announced_size, envelope_in_log
-from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, outcome, verify, verify_chunk
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems
+from kubefunc.outcomes.attempts import View
 from kubefunc.runner import RAISED
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import records, wire

@@ -82,7 +82,9 @@ def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(kubefunc)
 
 
-@pytest.mark.parametrize("first", ["import kubefunc.function", "import kubefunc.call, kubefunc.session", "pass"])
+@pytest.mark.parametrize(
+    "first", ["import kubefunc.function", "import kubefunc.handles.call, kubefunc.session", "pass"]
+)
 def test_remote_is_the_decorator_whatever_was_imported_before(first: str, clean_env: dict[str, str]) -> None:
     """No submodule hides a public name: an imported submodule becomes an attribute of its package."""
     check = "\n".join(

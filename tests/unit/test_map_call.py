@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.attempts import View
 from kubefunc.backends.base import Submission, Whereabouts
 from kubefunc.diagnosis import Phase
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems, start_items
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems, start_items
 from kubefunc.options import Options
+from kubefunc.outcomes.attempts import View
 from kubefunc.packing.payload import Packer
 from kubefunc.progress import MapProgress
 from kubefunc.session import Session

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from kubefunc import Pool, errors
-from kubefunc.attempts import View
 from kubefunc.backends.base import Whereabouts
-from kubefunc.call import Call
 from kubefunc.console import Console
 from kubefunc.diagnosis import Phase
+from kubefunc.handles.call import Call
 from kubefunc.html import COLOURS, LINE_MOST
+from kubefunc.outcomes.attempts import View
 from kubefunc.progress import MapProgress, Watch
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session

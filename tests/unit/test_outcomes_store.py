@@ -14,7 +14,7 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised, Returned
 from kubefunc.errors import PodLostError
-from kubefunc.outcomes import CANCELLED, Outcomes, Owner
+from kubefunc.outcomes.store import CANCELLED, Outcomes, Owner
 from kubefunc.runner.protocol.records import Record
 
 

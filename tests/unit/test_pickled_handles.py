@@ -13,9 +13,9 @@ from kubefunc import errors
 from kubefunc.backends.base import Shape, Sink, Work
 from kubefunc.backends.local.backend import LocalBackend, LocalWork
 from kubefunc.backends.local.oneshot import OneShots
-from kubefunc.call import Call
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems
 from kubefunc.session import Session
 from tests.unit.by_hand import HandBackend, HandWork
 

@@ -11,8 +11,8 @@ import pytest
 from kubefunc import ConfigMapKey, Executor, SecretKey, errors, remote, testing
 from kubefunc.backends.inline import EndedWork
 from kubefunc.backends.kubernetes.objects import published
+from kubefunc.handles.publishing import content_of
 from kubefunc.options import Options, environment_layer
-from kubefunc.publishing import content_of
 
 HERE = "publish=..."
 TO_MAP = ConfigMapKey("scores", "result")

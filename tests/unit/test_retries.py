@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubefunc import errors
-from kubefunc.attempts import Attempts, View
 from kubefunc.backends.base import Lost, Submission
-from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis, Phase
-from kubefunc.growth import more_memory
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems
 from kubefunc.options import Options
+from kubefunc.outcomes.attempts import Attempts, View
+from kubefunc.outcomes.growth import more_memory
 from kubefunc.packing.payload import Packer
 from kubefunc.runner import CODE_OOM
 from kubefunc.runner.protocol.records import Record

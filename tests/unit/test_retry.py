@@ -12,9 +12,9 @@ from kubefunc.diagnosis import Diagnosis
 from kubefunc.errors import ImagePullError, KubefuncError, OutOfMemoryError, PodLostError, WorkerDiedError
 from kubefunc.options import Options
 from kubefunc.options.parsers.quantities import quantity
+from kubefunc.outcomes.retry import GATHER, OutOfMemory, decide, how_error_ended, how_record_ended
 from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
-from kubefunc.retry import GATHER, OutOfMemory, decide, how_error_ended, how_record_ended
 from kubefunc.runner import CODE_DIED, CODE_OOM
 from kubefunc.runner.protocol.records import Record
 

@@ -20,8 +20,8 @@ from kubefunc.backends.kubernetes.results.value_streams import refuse_a_flood
 from kubefunc.envelope import returned
 from kubefunc.errors import OutOfMemoryError, PodLostError, ResultCorruptedError
 from kubefunc.options import Options
+from kubefunc.outcomes.retry import decide, how_error_ended
 from kubefunc.packing.payload import Packer
-from kubefunc.retry import decide, how_error_ended
 from kubefunc.runner import VALUE
 from kubefunc.runner.protocol import wire
 from kubefunc.stream_values import StartedAnew, StreamValues

@@ -158,9 +158,9 @@ MODULE_LINES, CLASS_METHODS, FUNCTION_LINES, COLLABORATORS = 450, 25, 40, 6
 LARGER = {
     "function.py": "a quarter of it are overloads of map and starmap: types for checkers, with no code",
     "runner/pod/courier.py": "each program that exec starts loads it: a second module would cost every reader time",
-    "outcomes.py Outcomes": "the one store of a submission: what each layer asks of it stands here once",
+    "outcomes/store.py Outcomes": "the one store of a submission: what each layer asks of it stands here once",
     "backends/kubernetes/control/work.py ClusterWork": "four collaborators; call, namespace and options are values",
-    "call.py Call": "a Future, whose methods it overrides, and what a call adds to one",
+    "handles/call.py Call": "a Future, whose methods it overrides, and what a call adds to one",
     "backends/kubernetes/api/errors.py ApiError": "an exception: what was refused, as values",
     "backends/kubernetes/api/errors.py ConnectionFailed": "an exception: what was asked and of whom, as values",
     "backends/kubernetes/api/watcher.py Watcher": "four collaborators; path, query, name and a time limit are values",

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from kubefunc import errors
-from kubefunc.attempts import View
-from kubefunc.call import Call
 from kubefunc.envelope import verify
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems
+from kubefunc.outcomes.attempts import View
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution import exceptions
 from kubefunc.runner.protocol import wire

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubefunc import errors
-from kubefunc.attempts import Attempts, View
 from kubefunc.backends.base import Sink, Submission
-from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, record_of, verify
-from kubefunc.map_call import MapCall
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_call import MapCall
+from kubefunc.handles.map_items import MapItems
 from kubefunc.options import Options
-from kubefunc.outcomes import Outcomes
+from kubefunc.outcomes.attempts import Attempts, View
+from kubefunc.outcomes.store import Outcomes
 from kubefunc.packing.code_archive import NO_CODE
 from kubefunc.packing.payload import Payload
 from kubefunc.runner import PLAIN_DEPTH, PLAIN_LIMIT, RAISED, VALUE

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from kubefunc.volume_notes import note_for
+from kubefunc.handles.volume_notes import note_for
 from kubefunc.volumes import ConfigMap, EmptyDir, HostPath, ImageVolume, PersistentVolumeClaim, Secret, Volume
 
 VOLUMES: dict[str, Volume] = {

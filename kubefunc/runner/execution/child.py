@@ -103,7 +103,8 @@ class Job:
 
 
 # What a function that makes calls itself needs more of than travels: the rest is in the image.
-TRAVELS_IN_PART = ("kubefunc", *(f"kubefunc.{room}" for room in "backends options packing reading testing".split()))
+_ROOMS = "backends executors handles options outcomes packing reading testing"
+TRAVELS_IN_PART = ("kubefunc", *(f"kubefunc.{room}" for room in _ROOMS.split()))
 
 
 def renew_streams() -> None:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
-from kubefunc.attempts import View
 from kubefunc.backends.base import Backend, OpenWork, Submission
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Raised, Returned, Unread
+from kubefunc.executors.tasks import TaskFuture, begins, plain
 from kubefunc.ids import KEY_SIZE, new_id
 from kubefunc.options import Options
-from kubefunc.outcomes import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
+from kubefunc.outcomes.attempts import View
+from kubefunc.outcomes.store import CANCELLED, FIRST_ATTEMPT, Outcomes, Owner, read_outcome
 from kubefunc.packing.arguments import without_misfits
 from kubefunc.packing.payload import Packer, Payload
 from kubefunc.runner.execution.workplace import InitializerFailed, Workplace
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session
-from kubefunc.tasks import TaskFuture, begins, plain
 
 
 class TasksInWorkers(Owner):

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from kubefunc.function import RemoteFunction
+from kubefunc.handles.unread_future import UnreadFuture
 from kubefunc.session import Session
-from kubefunc.unread_future import UnreadFuture
 
 
 class Tasks(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TypeVar
 
-from kubefunc.map_items import MapItems
+from kubefunc.handles.map_items import MapItems
 
 R = TypeVar("R")
 

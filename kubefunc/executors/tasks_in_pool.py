@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from kubefunc.executors.tasks_as_jobs import TasksAsJobs
+from kubefunc.executors.tasks_in_workers import TasksInWorkers
 from kubefunc.session import Session
-from kubefunc.tasks_as_jobs import TasksAsJobs
-from kubefunc.tasks_in_workers import TasksInWorkers
 
 
 class TasksInPool:
-    """Implements :class:`kubefunc.tasks.Tasks`."""
+    """Implements :class:`kubefunc.executors.tasks.Tasks`."""
 
     def __init__(self, tasks: TasksInWorkers, maps: TasksAsJobs) -> None:
         self._tasks = tasks

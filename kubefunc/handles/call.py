@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from kubefunc.backends.base import Whereabouts, Work
-from kubefunc.call_output import CallOutput
 from kubefunc.diagnosis import Diagnosis, Phase
 from kubefunc.envelope import Raised, Returned, Unread, is_value
-from kubefunc.handles import Reachable, Waiting, check_process, parse_id
-from kubefunc.outcomes import CANCELLED, Outcomes, Owner, read_outcome
+from kubefunc.handles.call_output import CallOutput
+from kubefunc.handles.handle import Reachable, Waiting, check_process, parse_id
+from kubefunc.handles.unread_future import UnreadFuture
+from kubefunc.outcomes.store import CANCELLED, Outcomes, Owner, read_outcome
 from kubefunc.runner import RAISED, VALUE
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session, session
-from kubefunc.unread_future import UnreadFuture
 
 if TYPE_CHECKING:
-    from kubefunc.publishing import Publication
-    from kubefunc.serving import Running
+    from kubefunc.handles.publishing import Publication
+    from kubefunc.handles.serving import Running
     from kubefunc.volumes import Volume
 
 R = TypeVar("R")
@@ -198,7 +198,7 @@ class Call(UnreadFuture[R], Reachable):
         return f"<Call {self._id} {state}>"
 
     def _repr_html_(self) -> str:
-        from kubefunc.notebook import ShownCall, call_card  # only notebooks ask for it
+        from kubefunc.handles.notebook import ShownCall, call_card  # only notebooks ask for it
 
         where, record = self._whereabouts(), self._outcomes.record(self._index)
         return call_card(
@@ -239,7 +239,7 @@ class Call(UnreadFuture[R], Reachable):
         return self._work
 
     def _running(self) -> Running:
-        from kubefunc.serving import OneItem  # here, as it does not travel to Pods
+        from kubefunc.handles.serving import OneItem  # here, as it does not travel to Pods
 
         return OneItem(self._id, self._outcomes, self._index)
 
@@ -364,7 +364,7 @@ def _noted(ended: Returned | Raised, known: Diagnosis, volumes: Mapping[str, Vol
     if isinstance(ended, Raised) and sys.version_info >= (3, 11):  # before, no traceback shows notes
         with contextlib.suppress(Exception):  # its class may do anything
             if volumes:
-                from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods
+                from kubefunc.handles.volume_notes import note_volume  # here, as it does not travel to Pods
 
                 note_volume(ended.error, volumes)
             add_note(ended.error, f"In the call {_described(known)}.")
@@ -392,8 +392,8 @@ def attach(call: str) -> Call[Any]:
     here = session()
     options = here.options()
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
-    from kubefunc.attempts import View
-    from kubefunc.publishing import Publication
+    from kubefunc.handles.publishing import Publication
+    from kubefunc.outcomes.attempts import View
 
     handle: Call[Any] = Call(name, name.rpartition("-")[0], here)
     handle._outcomes.move((0,), Whereabouts(Phase.PENDING))  # another process has sent it; where it is comes next

@@ -10,7 +10,7 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised
 from kubefunc.html import card
-from kubefunc.outcomes import CANCELLED, Outcomes
+from kubefunc.outcomes.store import CANCELLED, Outcomes
 from kubefunc.progress import MapProgress, duration, progress_parts, shares
 from kubefunc.runner.execution.exceptions import text_of
 from kubefunc.runner.protocol.records import Record

@@ -10,10 +10,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from kubefunc.call import Call
 from kubefunc.envelope import Raised
 from kubefunc.errors import ConfigurationError, OutOfMemoryError, PodLostError, StreamLostError
-from kubefunc.outcomes import read_outcome
+from kubefunc.handles.call import Call
+from kubefunc.outcomes.store import read_outcome
 from kubefunc.runner.protocol.records import Record
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kubefunc.backends.base import Work
-from kubefunc.call import Call
-from kubefunc.handles import Reachable
-from kubefunc.map_items import ItemCalls, MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.handle import Reachable
+from kubefunc.handles.map_items import ItemCalls, MapItems
 
 if TYPE_CHECKING:
-    from kubefunc.serving import Running
+    from kubefunc.handles.serving import Running
 
 R = TypeVar("R")
 
@@ -84,7 +84,7 @@ class GangCall(Reachable, Generic[R]):
         return f"<GangCall {self.id} {self._items.progress.ended} of {self._size} ranks done>"
 
     def _repr_html_(self) -> str:
-        from kubefunc.notebook import gang_card  # only notebooks ask for it
+        from kubefunc.handles.notebook import gang_card  # only notebooks ask for it
 
         return gang_card(self.id, self._items.outcomes, self._items.progress)
 
@@ -113,7 +113,7 @@ class GangCall(Reachable, Generic[R]):
         return [self._items.give(rank) for rank in range(self._size)]
 
     def _failure(self) -> BaseException | None:
-        from kubefunc.gang_attempts import failure_of  # here, as it does not travel to Pods
+        from kubefunc.handles.gang_attempts import failure_of  # here, as it does not travel to Pods
 
         return failure_of(self._items.outcomes, self._size)
 
@@ -121,6 +121,6 @@ class GangCall(Reachable, Generic[R]):
         return self._items.known_work()
 
     def _running(self) -> Running:
-        from kubefunc.serving import AllItems  # here, as it does not travel to Pods
+        from kubefunc.handles.serving import AllItems  # here, as it does not travel to Pods
 
         return AllItems(self.id, self._items.outcomes)

@@ -12,7 +12,7 @@ from kubefunc.backends.base import Forward, Places, Work
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised
 from kubefunc.errors import KubefuncError, PortForwardError
-from kubefunc.outcomes import Outcomes
+from kubefunc.outcomes.store import Outcomes
 
 _LOOK: Final = 0.05
 _NEWS_WITHIN: Final = 3.0  # seconds in which the end of a Pod is known, after its connections have broken

@@ -10,15 +10,15 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from kubefunc.attempts import Attempts, View
 from kubefunc.backends.base import Backend, Lost, Submission, Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised, is_value
 from kubefunc.errors import ConfigurationError, KubefuncError, PodLostError
-from kubefunc.map_items import MapItems
+from kubefunc.handles.map_items import MapItems
 from kubefunc.options import Options
-from kubefunc.outcomes import CANCELLED, Outcomes
-from kubefunc.retry import Again, how_rank_ended
+from kubefunc.outcomes.attempts import Attempts, View
+from kubefunc.outcomes.retry import Again, how_rank_ended
+from kubefunc.outcomes.store import CANCELLED, Outcomes
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
 from kubefunc.session import Session

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from kubefunc.backends.base import Backend, Submission, Whereabouts, Work
-from kubefunc.call import Call
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Raised, Returned, Unread, returned
 from kubefunc.errors import ConfigurationError, SerializationError
-from kubefunc.handles import Waiting, check_process
-from kubefunc.map_output import MapOutput
-from kubefunc.outcomes import Outcomes, Owner, read_outcome
+from kubefunc.handles.call import Call
+from kubefunc.handles.handle import Waiting, check_process
+from kubefunc.handles.map_output import MapOutput
+from kubefunc.outcomes.store import Outcomes, Owner, read_outcome
 from kubefunc.progress import MapProgress, Unwatched, Watch
 from kubefunc.runner.execution.exceptions import add_note
 from kubefunc.runner.protocol.records import Record
@@ -42,7 +42,7 @@ class MapItems(Generic[R]):
     def __init__(
         self, call: str, function: str, backend: Backend, of: Session, *, return_exceptions: bool, verbose: bool
     ) -> None:
-        from kubefunc.attempts import Attempts  # here, as it does not travel to Pods
+        from kubefunc.outcomes.attempts import Attempts  # here, as it does not travel to Pods
 
         self.id = call
         self.function = function
@@ -301,7 +301,7 @@ class _MapOwner(Owner):
             )
         if isinstance(ended, Raised):
             if items.sent is not None and items.sent.options.volumes and sys.version_info >= (3, 11):
-                from kubefunc.volume_notes import note_volume  # here, as it does not travel to Pods
+                from kubefunc.handles.volume_notes import note_volume  # here, as it does not travel to Pods
 
                 note_volume(ended.error, items.sent.options.volumes)
             self.note(index, ended.error)

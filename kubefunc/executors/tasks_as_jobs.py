@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, cast
 
-from kubefunc.call import Call
 from kubefunc.diagnosis import Phase
+from kubefunc.executors.tasks import TaskFuture, plain
 from kubefunc.function import RemoteFunction, prepare, remote, start_items
-from kubefunc.map_items import MapItems
+from kubefunc.handles.call import Call
+from kubefunc.handles.map_items import MapItems
 from kubefunc.options import Layer
 from kubefunc.packing.arguments import without_misfits
 from kubefunc.packing.inputs import HowToMap, map_items
 from kubefunc.runner.execution.workplace import Workplace
 from kubefunc.session import Session
-from kubefunc.tasks import TaskFuture, plain
 
 
 class TasksAsJobs:

@@ -15,11 +15,11 @@ from kubefunc.backends.base import Whereabouts
 from kubefunc.diagnosis import Diagnosis
 from kubefunc.envelope import Envelope, Raised, Returned, Unread, is_value, outcome, returned
 from kubefunc.errors import KubefuncError
+from kubefunc.outcomes.tally import Tally
+from kubefunc.outcomes.waiters import Waiters
 from kubefunc.progress import MapProgress
 from kubefunc.runner import VALUE
 from kubefunc.runner.protocol.records import Record
-from kubefunc.tally import Tally
-from kubefunc.waiters import Waiters
 
 CANCELLED = Raised(concurrent.futures.CancelledError())
 FIRST_ATTEMPT = 1

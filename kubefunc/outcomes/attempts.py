@@ -25,8 +25,8 @@ from kubefunc.backends.base import Backend, Lost, Sink, Submission, Whereabouts
 from kubefunc.diagnosis import Phase
 from kubefunc.envelope import Raised
 from kubefunc.errors import ConfigurationError, KubefuncError
-from kubefunc.outcomes import FIRST_ATTEMPT, Outcomes
-from kubefunc.retry import Again, Ended, decide, how_error_ended, how_record_ended
+from kubefunc.outcomes.retry import Again, Ended, decide, how_error_ended, how_record_ended
+from kubefunc.outcomes.store import FIRST_ATTEMPT, Outcomes
 from kubefunc.runner.execution.exceptions import text_of
 from kubefunc.runner.protocol.records import Record
 from kubefunc.untrusted import UntrustedSink

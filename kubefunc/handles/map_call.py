@@ -1,7 +1,8 @@
 """The handle of a map: many calls in one Job.
 
 An outcome stays bytes until somebody asks for it. It is unpickled once, in the thread that asks. A
-:class:`kubefunc.call.Call` is created for an item only when ``calls`` is used: 100,000 items need no 100,000 Futures.
+:class:`kubefunc.handles.call.Call` is created for an item only when ``calls`` is used: 100,000 items need no 100,000
+Futures.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kubefunc.backends.base import Work
-from kubefunc.call import Call
-from kubefunc.handles import Reachable, parse_id
-from kubefunc.map_items import ItemCalls, MapItems
-from kubefunc.map_iterators import AsCompleted, InOrder, InOrderAsync
+from kubefunc.handles.call import Call
+from kubefunc.handles.handle import Reachable, parse_id
+from kubefunc.handles.map_items import ItemCalls, MapItems
+from kubefunc.handles.map_iterators import AsCompleted, InOrder, InOrderAsync
 from kubefunc.progress import MapProgress
 from kubefunc.session import session
 
 if TYPE_CHECKING:
-    from kubefunc.serving import Running
+    from kubefunc.handles.serving import Running
 
 R = TypeVar("R")
 
@@ -78,7 +79,7 @@ class MapCall(Reachable, Generic[R]):
         return self._items.known_work()
 
     def _running(self) -> Running:
-        from kubefunc.serving import AllItems  # here, as it does not travel to Pods
+        from kubefunc.handles.serving import AllItems  # here, as it does not travel to Pods
 
         return AllItems(self.id, self._items.outcomes)
 
@@ -164,7 +165,7 @@ class MapCall(Reachable, Generic[R]):
         return f"<MapCall {self.id} {now.ended} of {now.total} done{told}>"
 
     def _repr_html_(self) -> str:
-        from kubefunc.notebook import map_card  # only notebooks ask for it
+        from kubefunc.handles.notebook import map_card  # only notebooks ask for it
 
         return map_card(self.id, self._items.outcomes, self.progress)
 
@@ -184,7 +185,7 @@ def attach_map(call: str, *, return_exceptions: bool = False, fail_fast: bool = 
     here = session()
     options = here.options()
     backend = here.backend(options)  # first: in a Pod without kubefunc it says that, and the rest is not there
-    from kubefunc.attempts import View
+    from kubefunc.outcomes.attempts import View
 
     items: MapItems[Any] = MapItems(
         name,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kubefunc.backends.base import Lost, Submission
 from kubefunc.errors import KubefuncError, OutOfMemoryError, PodLostError
-from kubefunc.growth import more_memory
+from kubefunc.outcomes.growth import more_memory
 from kubefunc.runner import BACKOFF, CODE_DIED, CODE_OOM, CODE_TIMEOUT
 from kubefunc.runner.execution.attempts import back_off, reason
 from kubefunc.runner.protocol.records import Record

@@ -12,7 +12,7 @@ from kubefunc.session import Session
 
 if TYPE_CHECKING:
     from kubefunc.backends.base import Work
-    from kubefunc.serving import Running
+    from kubefunc.handles.serving import Running
 
 
 class Reachable:
@@ -50,7 +50,7 @@ class Reachable:
             PermissionDeniedError: you lack ``pods/portforward``.
             PortForwardError: the function has ended, or ended while a connection was open.
         """
-        from kubefunc.serving import forwarded  # here, as it does not travel to Pods
+        from kubefunc.handles.serving import forwarded  # here, as it does not travel to Pods
 
         return forwarded(self._known_work(), port, self._running())
 

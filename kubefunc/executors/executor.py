@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from kubefunc.errors import ConfigurationError, SerializationError
+from kubefunc.executors.tasks import Tasks, plain
 from kubefunc.function import gives_a_generator, refuse_nested
 from kubefunc.options import Options, parse_changes, shows_options
 from kubefunc.packing.arguments import refuse_misfits
 from kubefunc.runner.execution.workplace import Workplace
 from kubefunc.session import Session, exiting, session
-from kubefunc.tasks import Tasks, plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -169,24 +169,24 @@ class Executor(concurrent.futures.Executor):
     def _new_tasks(self, here: Session, options: Options) -> Tasks:
         # Loaded here, as these do not travel to Pods.
         backend = here.backend(options)
-        from kubefunc.publishing import refuse_many
+        from kubefunc.handles.publishing import refuse_many
 
         refuse_many("Executor", options.publish)
         if backend.traits.workers is None:
             return self._new_tasks_on_cluster(here, backend, options)
-        from kubefunc.tasks_in_workers import TasksInWorkers
+        from kubefunc.executors.tasks_in_workers import TasksInWorkers
 
         return TasksInWorkers(here, backend, options, self._workplace, self._max_workers or backend.traits.workers)
 
     def _new_tasks_on_cluster(self, here: Session, backend: Backend, options: Options) -> Tasks:
         from kubefunc.backends.base import keeps_processes
-        from kubefunc.tasks_as_jobs import TasksAsJobs
+        from kubefunc.executors.tasks_as_jobs import TasksAsJobs
 
         as_jobs = TasksAsJobs(here, self._layer, self._workplace, self._max_workers)
         if not keeps_processes(backend.traits, options):
             return as_jobs
-        from kubefunc.tasks_in_pool import TasksInPool
-        from kubefunc.tasks_in_workers import TasksInWorkers
+        from kubefunc.executors.tasks_in_pool import TasksInPool
+        from kubefunc.executors.tasks_in_workers import TasksInWorkers
 
         return TasksInPool(TasksInWorkers(here, backend, options, self._workplace, self._max_workers or 0), as_jobs)
 

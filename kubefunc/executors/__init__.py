@@ -1,0 +1,1 @@
+"""``Executor``, and where its tasks go."""

@@ -1,0 +1,1 @@
+"""What a caller holds of what runs: calls, maps, gangs, streams."""

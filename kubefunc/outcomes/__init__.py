@@ -1,0 +1,1 @@
+"""How the items of a submission end, and whether they are run again."""
