@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 
 RUNS = 20
 LIMIT = 0.35  # seconds
+FILES = 300
 
 # As a person writes it; its source stands in a file.
 SCRIPT = """
@@ -45,6 +46,46 @@ def second_start(ground: Ground) -> Iterator[Figure]:
     ground.space.clear()
 
 
+def second_start_of_a_project(ground: Ground) -> Iterator[Figure]:
+    """The same with a package of many files, as it was and with one of them edited, in turn."""
+    place = ground.space.kubeconfig.parent / "project"
+    write_package(place / "package", FILES)
+    script = place / "script.py"
+    script.write_text(SCRIPT.replace("x):", "x):\n    import package"))
+    first_result(ground.space.kubeconfig, script)  # starts the worker
+    same, edited = [], []
+    for number in range(RUNS):
+        same.append(first_result(ground.space.kubeconfig, script))
+        (place / "package" / "part0.py").write_text(source_of(number))
+        edited.append(first_result(ground.space.kubeconfig, script))
+    size = sum(path.stat().st_size for path in place.rglob("*.py")) / 1e6
+    title = f"second start of a script whose package has {FILES} files ({size:.1f} MB), to its first result"
+    yield Figure(title, spread(same))
+    yield Figure("the same, with one of the files edited", spread(edited))
+    ground.space.clear()
+
+
+def write_package(place: Path, files: int) -> None:
+    """Modules of about 4 KB, each of which imports others."""
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("")
+    for number in range(files):
+        (place / f"part{number}.py").write_text(source_of(number))
+
+
+def source_of(number: int) -> str:
+    """A module like those that people write: imports, constants, functions."""
+    lines = ["import json", f"from package import part{number + 1}", f"LIMITS = {list(range(number, number + 20))}"]
+    for name in range(20):
+        lines += [
+            f"def step_{name}(rows, limit={number + name}):",
+            f'    """Rows below the limit of step {name}, as text."""',
+            "    kept = [row for row in rows if row < limit and row not in LIMITS]",
+            "    return json.dumps({'rows': kept, 'left': len(rows) - len(kept)})",
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def first_result(kubeconfig: Path, script: Path) -> float:
     """Seconds from the start of the interpreter to the line with the result.
 
@@ -67,4 +108,4 @@ def first_result(kubeconfig: Path, script: Path) -> float:
     return took
 
 
-ROWS = {"pool-second": second_start}
+ROWS = {"pool-second": second_start, "pool-project": second_start_of_a_project}
