@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -73,8 +74,13 @@ class WarmWorker:
         return self.clients[-1]
 
     def stop(self) -> None:
-        """All of it."""
+        """All of it. In a Pod, the processes of calls end with its first one."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        calls = listed.read_text().split() if self.process.poll() is None and listed.exists() else []
         _end(self.process)
+        for pid in calls:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         for client in self.clients:
             client.stop()
 
