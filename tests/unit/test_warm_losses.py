@@ -213,6 +213,26 @@ def test_a_call_that_a_leaving_worker_lost_is_not_sent_to_it_again(started: tupl
     assert workers[0].given.batches == []
 
 
+def test_a_call_is_settled_whatever_the_next_one_meets(
+    started: tuple[WarmPool, list[Worker]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended; that its worker cannot be given another one is not its matter."""
+
+    def fail(_: Worker) -> None:
+        raise RuntimeError("no thread more")
+
+    pool, workers = started
+    pool.submit(runs_of(1, Told()))
+    serve(pool, workers[0])
+    batch = workers[0].given.batches[0]
+    settled: list[Batch] = []
+    monkeypatch.setattr(batch, "settle", lambda: settled.append(batch))
+    monkeypatch.setattr(pool, "_go_on_with", fail)
+    with pytest.raises(RuntimeError, match="no thread more"):
+        pool.run_ended(workers[0], batch)
+    assert settled == [batch]
+
+
 def test_workers_that_cannot_start_end_what_waits(started: tuple[WarmPool, list[Worker]]) -> None:
     """Another one would fare no better."""
     pool, workers = started
