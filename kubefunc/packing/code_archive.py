@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,8 @@ class CodeArchive:
     ) -> None:
         """``content``: the files, or what :func:`pack` has made of them."""
         self._content = content
+        self._digest = ""
+        self._table: Table | None = None
         self.modules = modules
         self.notes = notes
         self.graph = graph
@@ -55,17 +56,23 @@ class CodeArchive:
             self._content = content = pack(content)
         return content
 
-    @functools.cached_property
+    # No functools.cached_property: before Python 3.12, those of all archives share a lock, also with a forked child.
+
+    @property
     def digest(self) -> str:
         """Its sha256. The same archive goes with many calls, and is read for this once."""
-        return hashlib.sha256(self.data).hexdigest()
+        if not self._digest:
+            self._digest = hashlib.sha256(self.data).hexdigest()
+        return self._digest
 
-    @functools.cached_property
+    @property
     def table(self) -> Table:
         """Of its files. Warm workers know the code by it."""
-        from kubefunc.runner.warm.code import table_of  # only calls in pools need it
+        if self._table is None:
+            from kubefunc.runner.warm.code import table_of  # only calls in pools need it
 
-        return table_of(self.files())
+            self._table = table_of(self.files())
+        return self._table
 
     def files(self) -> dict[str, File]:
         """Whether each file is executable, and its content, by its path."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
+from kubefunc.errors import SerializationError
 from kubefunc.packing.code_archive import CodeArchive, pack
 from kubefunc.packing.known_imports import KnownImports
 from kubefunc.packing.modules import Unit, UnitFinder, package_of
@@ -21,7 +22,7 @@ from kubefunc.packing.project_files import (
     read_files,
 )
 
-HELD_UNPACKED = 16 * 2**20
+HELD_UNPACKED = 4 * 2**20
 """Bytes of code that are held in memory as they are, until they have to be packed."""
 
 FindUnits: TypeAlias = Callable[[Iterable[str], UnitFinder], frozenset[Unit]]
@@ -96,6 +97,7 @@ class CodeCollector:
             files: list[ProjectFile] = []
             for unit in sorted(units, key=lambda unit: unit.name):
                 if unit.name not in found:
+                    _check_name(unit)
                     found[unit.name] = unit, (listing := list_files((unit,)))
                     check_size(listing.files, self._limit)  # before hours are spent on parsing a home directory
                     files += listing.files
@@ -117,10 +119,26 @@ class CodeCollector:
             source = read_file(file.path)
             if source is not None:
                 sources[file.path] = source
-                self._imports[file.name] = file, known.read(source)
-        read = ((package_of(file.name), self._imports[file.name][1]) for file in named if self._has_read(file))
-        return frozenset(name for package, imports in read for name in imports.names(package))
+                imports = known.read(source)
+                if imports is not None:
+                    self._imports[file.name] = file, imports
+        read = [file for file in named if self._has_read(file)]
+        return frozenset(name for file in read for name in self._imports[file.name][1].names(package_of(file.name)))
 
     def _has_read(self, file: ProjectFile) -> bool:
         known = self._imports.get(file.name)
         return known is not None and known[0] == file
+
+
+def _check_name(unit: Unit) -> None:
+    """Refuse a name that no file below ``sys.path`` has: some loaders of plug-ins use paths as names.
+
+    Raises:
+        SerializationError: the unit has such a name.
+    """
+    if all(part and not set(part) & set("/\\\0") for part in unit.name.split(".")):
+        return
+    raise SerializationError(
+        f"the module {unit.name!r} ({unit.place}) cannot be imported elsewhere under this name. Load it under a name "
+        "with neither slashes nor empty parts between its dots, or put its directory on sys.path and import it."
+    )

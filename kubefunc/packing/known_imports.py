@@ -1,4 +1,4 @@
-"""What sources import, remembered across programs: to read 2,000 of them for it takes half a second at each start.
+"""What sources import, remembered across programs: to read 2,000 of them for it takes seconds at each start.
 
 An answer belongs to the content of a file, so that it is never out of date.
 """
@@ -47,8 +47,14 @@ class KnownImports:
         """So many more bytes of source will be read: the cache is asked once it pays."""
         self._expected += size
 
-    def read(self, source: bytes) -> SourceImports:
-        """What a file of this content imports."""
+    def read(self, source: bytes) -> SourceImports | None:
+        """What a file of this content imports; None: it cannot be read now, with so little stack or memory left."""
+        try:
+            return self._read(source)
+        except (RecursionError, MemoryError):
+            return None
+
+    def _read(self, source: bytes) -> SourceImports:
         if self._expected < WORTHWHILE:
             return read_imports(source)
         digest = hashlib.sha256(source).hexdigest()
@@ -81,8 +87,7 @@ class KnownImports:
 
 def _key(place: str) -> str:
     """Another one for each project, Python (what it can parse) and state of the modules that give the answers."""
-    known = [place, sys.version, *(_state_of(file) for file in (__file__, modules.__file__, imports.__file__))]
-    return hashlib.sha256(repr(known).encode()).hexdigest()
+    return hashlib.sha256(repr([place, sys.version, *_STATES]).encode()).hexdigest()
 
 
 def _state_of(file: str) -> tuple[str, int, int]:
@@ -91,6 +96,10 @@ def _state_of(file: str) -> tuple[str, int, int]:
         file = os.path.dirname(file)
     status = os.stat(file)
     return file, status.st_size, status.st_mtime_ns
+
+
+# As they are now, when they are loaded: a package may be upgraded under a program that runs.
+_STATES = tuple(_state_of(file) for file in (__file__, modules.__file__, imports.__file__))
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -180,8 +180,16 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 def parsed(source: bytes) -> ast.Module | None:
     """The syntax tree of a file; None for what cannot be imported either: a template, or Python 2."""
     try:
+        return tree_of(source)
+    except (RecursionError, MemoryError):
+        return None
+
+
+def tree_of(source: bytes) -> ast.Module | None:
+    """The same. Raises RecursionError and MemoryError: another time it may be read."""
+    try:
         return ast.parse(_ODD_ESCAPE.sub(_known_escape, source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError):
         return None
 
 

@@ -269,6 +269,28 @@ def test_only_edited_modules_are_compiled_again(start: Callable[[], Program]) ->
     assert program.call(changed(before), compiled)[0] == ["__init__", "m8"]
 
 
+def test_what_a_call_has_written_over_is_compiled_again(start: Callable[[], Program]) -> None:
+    """Also where it has kept the size and given the file its old time, as ``cp -p`` does."""
+
+    def overwrite() -> int:
+        import importlib
+        import os
+
+        package = importlib.import_module("package")
+        path = os.path.join(os.path.dirname(str(package.__file__)), "m7.py")
+        before = os.stat(path)
+        with open(path, "rb+") as file:
+            content = file.read().replace(b"1007", b"6666")
+            file.seek(0)
+            file.write(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return int(importlib.import_module("package.m7").value)  # Python keeps it compiled
+
+    program, before = start(), project()
+    assert program.call(before, overwrite)[0] == 6666
+    assert program.call(added(before), look())[0] == (added(before), 1007)
+
+
 def test_the_code_of_an_edit_outlives_the_code_that_it_was_made_of(start: Callable[[], Program]) -> None:
     """A worker keeps so many of them; the one that goes for the next may be the one that this is made of."""
     program, before = start(), project()

@@ -715,6 +715,20 @@ def test_a_file_that_shadows_by_another_path_is_hidden(project: Project, tmp_pat
     assert is_hidden(unit)
 
 
+@pytest.mark.parametrize("name", ["/plugins/plug", "..x", "a..b"])
+def test_a_module_under_a_name_that_none_can_have_is_refused(project: Project, tmp_path: Path, name: str) -> None:
+    """Some loaders of plug-ins use paths as names: no file has that place below ``sys.path``."""
+    project({"elsewhere/plug.py": ""})
+    spec = importlib.util.spec_from_file_location(name, tmp_path / "elsewhere/plug.py")
+    assert spec is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        with pytest.raises(SerializationError, match=f"the module {name!r} .*plug.py.* cannot be imported elsewhere"):
+            ProjectCode().collect([name])
+    finally:
+        del sys.modules[name]
+
+
 # --- reading import statements ---
 
 

@@ -7,11 +7,13 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from kubefunc.backends.kubernetes.warm import known_code
 from kubefunc.backends.kubernetes.warm import tables as module
 from kubefunc.backends.kubernetes.warm.known_code import KnownCode
 from kubefunc.backends.kubernetes.warm.tables import TableFiles
@@ -120,6 +122,24 @@ def test_all_of_the_code_is_packed_only_to_be_sent(monkeypatch: pytest.MonkeyPat
     assert packed == []
     assert known.parts(name_of(after), archive, Kept())[1] == archive_of(after).data
     assert packed == [20]
+
+
+def test_a_call_from_a_signal_handler_does_not_wait_for_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come while a patch is made, and needs one, too."""
+    known, before, after = KnownCode(), project(), project(m1=b"1")
+    sent(known, before)
+    real, calls = known_code.join_patch, [project(m2=b"2")]
+
+    def interrupted(*parts: Any) -> bytes:
+        while calls:
+            assert sent(known, calls.pop(), name_of(before))[0] == name_of(before)
+        return real(*parts)
+
+    monkeypatch.setattr(known_code, "join_patch", interrupted)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: sent(known, after, name_of(before)) and done.set(), daemon=True)
+    thread.start()
+    assert done.wait(30)
 
 
 def test_a_renamed_package_is_not_sent_again() -> None:

@@ -52,7 +52,7 @@ def look(sources: list[bytes], cache: Path, place: str = "/project") -> list[Sou
     known.expect(sum(map(len, sources)))
     found = [known.read(source) for source in sources]
     known.keep()
-    return found
+    return [each for each in found if each is not None]
 
 
 def kept_files(cache: Path) -> list[Path]:
@@ -68,6 +68,22 @@ def test_the_next_program_parses_nothing(tmp_path: Path, parsed: list[bytes]) ->
     parsed.clear()
     assert look(sources, tmp_path) == first == [read_imports(source) for source in sources]
     assert parsed == []
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_what_cannot_be_parsed_just_now_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Deep in a recursion, or with little memory left: the next program finds what is there."""
+
+    def fail(_: bytes) -> SourceImports:
+        raise error
+
+    sources = large(b"import helper")
+    with monkeypatch.context() as patch:
+        patch.setattr(known_imports, "read_imports", fail)
+        assert look(sources, tmp_path) == []
+    assert [each.names("") for each in look(sources, tmp_path)] == [{"helper"}]
 
 
 def test_relative_imports_are_those_of_the_file_that_has_them(tmp_path: Path) -> None:

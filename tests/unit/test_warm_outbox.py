@@ -135,3 +135,17 @@ def test_a_stream_that_breaks_under_a_caller_is_its_readers_matter(worker: Worke
     worker.stream.is_cut = True
     worker.give(b"call")
     assert worker.stream.closed
+
+
+def test_an_interrupted_caller_leaves_no_call_behind(worker: Worker) -> None:
+    """Ctrl-C while it is packed or written: nobody knows how much has arrived, and another stream tells."""
+
+    def interrupted() -> Iterator[bytes]:
+        yield b"half of a call"
+        raise KeyboardInterrupt
+
+    worker.outbox = Outbox(interrupted, lambda: None)
+    worker.outbox.open(worker.stream)
+    with pytest.raises(KeyboardInterrupt):
+        worker.outbox.add()
+    assert worker.stream.closed

@@ -155,11 +155,12 @@ class _Watcher:
             elif event.process is process and event.what == GONE:
                 break
             started = self._mind_the_time(process.frames, clock, started)
+        timed_out = timed_out or clock.timeout_has_come()  # before the wait for the end of what it has printed
         code = process.end()
         self._take_last_output()
         if process.frames.header is not None or self._ending:
             return process.frames.header
-        return self._failure(code, timed_out or clock.timeout_has_come(), started)
+        return self._failure(code, timed_out, started)
 
     def _mind_the_time(self, frames: reports.FrameReader, clock: attempts.Clock, started: float | None) -> float | None:
         """Set the clock for what comes next; when the function started."""

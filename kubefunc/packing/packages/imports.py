@@ -27,6 +27,7 @@ from kubefunc.packing.modules import (
     package_of,
     parsed,
     resolved_import,
+    tree_of,
     written_imports,
 )
 
@@ -118,8 +119,11 @@ class SourceImports(NamedTuple):
 
 
 def read_imports(source: bytes) -> SourceImports:
-    """What a file of this content imports; nothing if it is not Python."""
-    tree = parsed(source) if b"import" in source else None
+    """What a file of this content imports; nothing if it is not Python.
+
+    Raises RecursionError and MemoryError: another time it may be read.
+    """
+    tree = tree_of(source) if b"import" in source else None
     if tree is None:
         return SourceImports()
     sure = dict.fromkeys(_sure_statements(tree.body))

@@ -100,6 +100,7 @@ class Store:
     def __init__(self, where: str) -> None:
         self._where = where
         self._written_at = int(time.time()) - 2  # before any call could change a file, whatever clocks round
+        self._settled: dict[str, int] = {}  # when the last file of each code was written (nanoseconds)
         self.kept = Kept()
 
     def path(self, name: str) -> str:
@@ -150,7 +151,8 @@ class Store:
             self._check(base)
             return False
         self._write(name, files, data if not base else wire.join_files(_listed(files), level=0))
-        unchanged = [path for path, file in files.items() if before.get(path) == file]
+        same = [path for path, file in files.items() if before.get(path) == file]
+        unchanged = [path for path in same if self._is_as_written(base, path)]
         link_compiled(self.path(base), self.path(name + UNFINISHED), unchanged)
         self._add(name, code.size_of(table))  # from here on the base may be gone
         os.rename(self.path(name + UNFINISHED), self.path(name))
@@ -178,17 +180,29 @@ class Store:
         place = self.path(name + UNFINISHED)
         for left in (place, self.path(name)):
             shutil.rmtree(left, ignore_errors=True)
+            if os.path.lexists(left):  # a call has taken away the permission to remove what is in it
+                os.rename(left, f"{left}.{os.urandom(4).hex()}")
         os.mkdir(place)
         with open(self.path(name + FILES), "wb") as file:
             file.write(archive)
         # One time for all: what Python has compiled of a file that a call has changed never fits this one.
         child.write_files(_listed(files), place, self._written_at)
+        self._settled[name] = max((os.stat(os.path.join(place, path)).st_ctime_ns for path in files), default=0)
+
+    def _is_as_written(self, name: str, path: str) -> bool:
+        """Whether nothing has changed this file of kept code since. The time that tells so cannot be set."""
+        try:
+            changed = os.stat(os.path.join(self.path(name), path)).st_ctime_ns
+        except OSError:
+            return False
+        return changed <= self._settled.get(name, -1)
 
     def _add(self, name: str, size: int) -> None:
         for each in self.kept.add(name, size):
             self._remove(each)
 
     def _remove(self, name: str) -> None:
+        self._settled.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(name + FILES if name.startswith(CODE) else name))
         shutil.rmtree(self.path(name), ignore_errors=True)

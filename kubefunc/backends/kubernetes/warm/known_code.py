@@ -37,7 +37,7 @@ class KnownCode:
         self._tables = NoTables() if tables is None else tables
         self._known: dict[str, Table | None] = {}  # None: no program on this machine has sent it
         self._patches: dict[tuple[str, str], bytes | None] = {}  # None: it is not much smaller
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call while its thread holds this
 
     def parts(self, name: str, archive: CodeArchive, kept: Kept) -> tuple[str, bytes]:
         """What to send of code that the worker does not keep, and as what: its archive, or a patch of what is kept."""

@@ -93,6 +93,10 @@ class Outbox:
             if stream is not None:
                 stream.close()  # who reads it opens another one, and hears there what has arrived
             return True
+        except BaseException:  # Ctrl-C: what was taken, or half of it, is told again on another stream
+            if stream is not None:
+                stream.close()
+            raise
         finally:
             self._writing.release()
         return False

@@ -14,7 +14,7 @@ def is_private(path: Path) -> bool:
     """Whether nobody else can have written or read it. On Windows the user's profile is private already."""
     try:
         status = os.lstat(path)
-    except OSError:
+    except (OSError, ValueError):  # the name is none that a file may have
         return False
     if not hasattr(os, "getuid"):
         return True
@@ -25,9 +25,13 @@ def is_private(path: Path) -> bool:
 def write_private(path: Path, data: bytes) -> None:
     """Whole or not at all; from its first byte on nobody else can read it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    os.replace(name, path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def remove(path: Path) -> None:

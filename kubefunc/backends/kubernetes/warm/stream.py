@@ -17,7 +17,7 @@ from kubefunc.backends.kubernetes.warm.batch import Batch
 from kubefunc.backends.kubernetes.warm.given import Given
 from kubefunc.backends.kubernetes.warm.greeting import Greeting
 from kubefunc.backends.kubernetes.warm.known_code import KnownCode
-from kubefunc.backends.kubernetes.warm.loop import StreamLoop, Timer
+from kubefunc.backends.kubernetes.warm.loop import StreamLoop, Timer, log
 from kubefunc.backends.kubernetes.warm.open_stream import SILENCE, OpenStream
 from kubefunc.backends.kubernetes.warm.outbox import Outbox, send
 from kubefunc.backends.kubernetes.warm.records import Record
@@ -225,6 +225,7 @@ class WorkerStream:
         try:
             made = DuplexStream(self._way.api, to.namespace, to.pod, ATTACH, silence=SILENCE)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would try again, nor give the worker up
+            log.info("a stream to %s cannot be made: %r", to.call, error)
             self.ended(error)
             return
         self._connection = made

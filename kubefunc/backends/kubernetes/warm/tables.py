@@ -60,10 +60,10 @@ class TableFiles:
             return None
         try:
             data = path.read_bytes()
+            if name_of(CODE, digest_of(data)) != name:
+                return None
             table = decode_table(data)
         except (*NOT_CODE, OSError):
-            return None
-        if name_of(CODE, digest_of(data)) != name:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # those that were used last stay

@@ -18,6 +18,7 @@ from kubefunc.packing.code_archive import NO_CODE, CodeArchive
 from kubefunc.packing.payload import Payload
 from kubefunc.runner.protocol.file import travelled, with_numbers
 from kubefunc.runner.protocol.records import Record
+from kubefunc.runner.warm.kept import name_of_code
 
 
 class TaskRun(Run):
@@ -103,11 +104,12 @@ class WarmTasks:
 
     def _parcel(self, code: CodeArchive) -> Parcel:
         """Tasks with the same modules travel together; those of the initializer go with all of them."""
+        name = name_of_code(code.table)  # not its digest: for that it would be packed
         with self._lock:
-            if code.digest not in self._parcels:
+            if name not in self._parcels:
                 sent = dataclasses.replace(self._submission, items={})
-                self._parcels[code.digest] = Parcel(sent, fresh=True, code=code)
-            return self._parcels[code.digest]
+                self._parcels[name] = Parcel(sent, fresh=True, code=code)
+            return self._parcels[name]
 
     def _parcel_with_files(self, index: int, payload: Payload) -> Parcel:
         """A task whose files nobody else needs."""
