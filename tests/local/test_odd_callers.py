@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from kubefunc.backends.local.forking import Forked
+from kubefunc.backends.local.run import Run
+from kubefunc.runner.execution.request import REFUSED
+from kubefunc.runner.protocol import wire
 from tests.local.pod import Pod
 from tests.local.programs import Program
 from tests.local.test_pod_programs import ends
@@ -149,6 +156,29 @@ except Exception as error:
     shown = printed(text, clean_env, tmp_path)
     assert shows in shown
     assert ("ulimit -u" in shown) == ("lost" in shows)
+
+
+def test_a_process_that_is_refused_at_once_is_not_asked_for_again(tmp_path: Path) -> None:
+    """The server's no may be quicker than the call: it was asked again and again, hundreds of times."""
+    asked: list[int] = []
+
+    class Refusing:
+        """A server that has answered before anything is sent."""
+
+        def open(self, *_: object) -> socket.socket:
+            asked.append(1)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                theirs.send(wire.frame(REFUSED, b"Resource temporarily unavailable"))
+            return ours
+
+    processes = Forked(tmp_path, lambda *_: None, None, {})
+    processes._running_server = Refusing  # type: ignore[assignment, method-assign]
+    run = SimpleNamespace(request=b"call")
+    with pytest.raises(OSError, match="Resource temporarily unavailable"):
+        processes.start(cast(Run, run))
+    assert asked == [1]
+    processes.close(0.0)
 
 
 def test_a_result_for_which_there_is_no_room(clean_env: dict[str, str], tmp_path: Path) -> None:

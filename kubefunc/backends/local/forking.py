@@ -47,6 +47,19 @@ class _Slot:
             return False
         return True
 
+    def is_refused(self) -> bool:
+        """Whether it is there no more because no process could be started for it."""
+        if not self.refused:
+            with contextlib.suppress(OSError):
+                self.take(self.socket.recv(RECEIVE, socket.MSG_DONTWAIT))
+        return bool(self.refused)
+
+    def take(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        """What these bytes say."""
+        said = self.frames.feed(data)
+        self.refused = next((content.decode() for letter, content in said if letter == REFUSED), self.refused)
+        return said
+
 
 def _open_slot_of(server: ServerProcess) -> _Slot:
     ours = server.open(NEW_SLOT, socket.SOCK_STREAM)
@@ -91,6 +104,8 @@ class Forked:
                     self._keep_one_ready()
                     return
                 slot.run = None  # it has died idle: the reader hears of that and lets it go
+                if slot.is_refused():  # and so would all others be, quicker than they can be given the call
+                    raise OSError(slot.refused)
 
     def end(self, run: Run) -> None:
         with self._lock:
@@ -115,7 +130,7 @@ class Forked:
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        for slot in self._slots:
+        for slot in list(self._slots):  # the reader may be at work yet
             slot.socket.close()
         self._selector.close()
         close_all(self._pipe)
@@ -216,15 +231,13 @@ class Forked:
             data = slot.socket.recv(RECEIVE)
         except ConnectionError:
             data = b""
-        if not data and slot.server.has_gone(SERVER_GONE):
+        if not data and slot.run is not None and not slot.refused and slot.server.has_gone(SERVER_GONE):
             self._server_died(slot.server)
             return
         if not data:
             self._slot_died(slot)
             return
-        for letter, content in slot.frames.feed(data):
-            if letter == REFUSED:
-                slot.refused = content.decode()
+        for letter, content in slot.take(data):
             run = slot.run
             if run is None:
                 continue
