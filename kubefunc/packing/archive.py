@@ -33,8 +33,7 @@ from types import CodeType
 
 import kubefunc
 from kubefunc.errors import ConfigurationError
-from kubefunc.packing.cache_files import cache_directory as cache_directory
-from kubefunc.packing.cache_files import read_cached, write_cached
+from kubefunc.packing.cache_files import cache_directory, read_cached, write_cached
 from kubefunc.runner import ARCHIVE
 
 # What sends calls, and what runs them on the caller's own machine.
@@ -85,8 +84,7 @@ _LEFT_OUT = (
 )
 _OF_WORKERS = ("runner/warm/",)
 _LEFT_OUT_TOP = frozenset(
-    f"{name}.py"
-    for name in ("__main__ chunks html landing leaving log_setup role sizes stream_values untrusted").split()
+    f"{name}.py" for name in "__main__ chunks html landing leaving log_setup role sizes stream_values untrusted".split()
 )
 # Loaded by each Pod, or by each module that says `from kubefunc import remote`.
 _COMPILED_TOP = frozenset("__init__ current errors function".split())

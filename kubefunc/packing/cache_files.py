@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,14 +50,15 @@ def write_cached(file: Path, data: bytes, keep: int) -> None:
         keep: so many files of this kind stay in the directory, the newest ones.
     """
     with contextlib.suppress(OSError):
-        _write(file, hashlib.sha256(data).digest() + data)
-        _forget_old(file.parent, file.suffix, keep)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(file, hashlib.sha256(data).digest() + data)
+        forget_old(file.parent, f"*{file.suffix}", keep)
 
 
-def _write(file: Path, content: bytes) -> None:
+def write_whole(file: Path, content: bytes) -> None:
+    """Whole or not at all; from its first byte on nobody else can read it."""
     import tempfile
 
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as opened:
@@ -66,7 +69,34 @@ def _write(file: Path, content: bytes) -> None:
         raise
 
 
-def _forget_old(directory: Path, suffix: str, keep: int) -> None:
-    files = sorted(directory.glob(f"*{suffix}"), key=lambda file: file.stat().st_mtime, reverse=True)
+def forget_old(directory: Path, pattern: str, keep: int) -> None:
+    """Remove those of these files that were used longest ago."""
+    files = sorted(directory.glob(pattern), key=used_at, reverse=True)
     for old in files[keep:]:
-        old.unlink(missing_ok=True)
+        remove(old)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody else can have written or read it. On Windows the user's profile is private already."""
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):  # the name is none that a file may have
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    is_link = stat.S_ISLNK(status.st_mode)
+    return not is_link and status.st_uid == os.getuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def remove(path: Path) -> None:
+    """If it is there and may be removed."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def used_at(path: Path) -> float:
+    """When it was written or touched last: seconds since the epoch."""
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another program has removed it just now
+        return time.time()

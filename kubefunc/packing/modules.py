@@ -122,23 +122,6 @@ class ImportStatement(NamedTuple):
         return _from_import(self.module, self.level, self.members, package)
 
 
-def imports_in_source(source: bytes, file: str) -> frozenset[str]:
-    """The absolute names of all modules that a source file may import; for ``from a import b`` also ``a.b``.
-
-    Args:
-        source: the file's content.
-        file: its name below ``sys.path``, such as ``app/core/train.py``: what relative imports refer to.
-
-    >>> sorted(imports_in_source(b"import os\\nfrom . import b\\nfrom ..c import d", "app/core/train.py"))
-    ['app.c', 'app.c.d', 'app.core', 'app.core.b', 'os']
-    """
-    tree = parsed(source) if b"import" in source else None
-    if tree is None:
-        return frozenset()
-    package = package_of(file)
-    return frozenset(name for each in import_statements(tree, source) for name in each.names(package))
-
-
 def package_of(file: str) -> str:
     """What relative imports in a file refer to, by its name below ``sys.path``.
 
@@ -178,15 +161,10 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def parsed(source: bytes) -> ast.Module | None:
-    """The syntax tree of a file; None for what cannot be imported either: a template, or Python 2."""
-    try:
-        return tree_of(source)
-    except (RecursionError, MemoryError):
-        return None
+    """The syntax tree of a file; None for what cannot be imported either: a template, or Python 2.
 
-
-def tree_of(source: bytes) -> ast.Module | None:
-    """The same. Raises RecursionError and MemoryError: another time it may be read."""
+    Raises RecursionError and MemoryError: another time it may be read.
+    """
     try:
         return ast.parse(_ODD_ESCAPE.sub(_known_escape, source))
     except (SyntaxError, ValueError):

@@ -66,7 +66,7 @@ def second_start_of_a_project(ground: Ground) -> Iterator[Figure]:
 
 
 def write_package(place: Path, files: int) -> None:
-    """Modules of about 4 KB, each of which imports others."""
+    """Modules of about 4 KB; each imports another one."""
     place.mkdir(parents=True)
     (place / "__init__.py").write_text("")
     for number in range(files):

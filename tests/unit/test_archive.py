@@ -20,12 +20,12 @@ import kubefunc
 from kubefunc.packing.archive import (
     archive_bytes,
     build_archive,
-    cache_directory,
     cached_archive,
     find_sources,
     narrow,
     unannotated,
 )
+from kubefunc.packing.cache_files import cache_directory
 from kubefunc.runner.execution.child import TRAVELS_IN_PART
 
 SOURCES = {

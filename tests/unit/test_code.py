@@ -21,7 +21,8 @@ from kubefunc.errors import SerializationError
 from kubefunc.packing import code_archive, collector
 from kubefunc.packing.code import ProjectCode
 from kubefunc.packing.code_archive import CodeArchive
-from kubefunc.packing.modules import UnitFinder, has_source, imports_in_code, imports_in_source, is_hidden, unit_of
+from kubefunc.packing.modules import UnitFinder, has_source, imports_in_code, is_hidden, package_of, unit_of
+from kubefunc.packing.packages.imports import read_imports
 from kubefunc.packing.project_files import list_files, read_file, read_files
 from kubefunc.runner.protocol.wire import join_files, split_files
 
@@ -730,6 +731,11 @@ def test_a_module_under_a_name_that_none_can_have_is_refused(project: Project, t
 
 
 # --- reading import statements ---
+
+
+def imports_in_source(source: bytes, file: str) -> frozenset[str]:
+    """What a file of this content and name imports."""
+    return read_imports(source).names(package_of(file))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def name_of(files: Mapping[str, tuple[bool, bytes]]) -> str:
 
 
 def sent(known: KnownCode, files: Files, *kept: str) -> tuple[str, int]:
-    """Of which code a patch is sent to a worker that keeps these, and how many bytes."""
+    """What a worker that keeps these is sent: the name of the code that is patched, and how many bytes."""
     said, data = known.parts(name_of(files), archive_of(files), Kept((name, 1) for name in kept))
     name, _, base = said.partition(" ")
     assert name == name_of(files)
@@ -153,7 +153,7 @@ def test_a_renamed_package_is_not_sent_again() -> None:
 
 
 def test_later_programs_know_what_was_sent(tmp_path: Path) -> None:
-    """By a file that only this user can read, and of which the name says what must be in it."""
+    """By a file that only this user can read. Its name says what must be in it."""
     before, after = project(), project(m1=b"1")
     sent(KnownCode(TableFiles(tmp_path)), before)
     (file,) = (tmp_path / "code").iterdir()

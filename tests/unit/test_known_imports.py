@@ -189,7 +189,7 @@ def test_two_programs_of_a_project_remember_together(tmp_path: Path, parsed: lis
 
 
 def test_sources_of_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is edited each day does not make the cache grow for ever."""
+    """A file that is edited each day does not make the cache grow without a bound."""
     monkeypatch.setattr(known_imports, "_SPARE", 5)
     for day in range(30):
         look(large(b"import a%d" % day), tmp_path)

@@ -20,7 +20,7 @@ from kubefunc.backends.kubernetes.api.requests import Api
 from kubefunc.backends.kubernetes.threads import Clock, Workers
 from kubefunc.diagnosis import Phase
 from kubefunc.options import Options
-from kubefunc.packing.archive import cache_directory
+from kubefunc.packing.cache_files import cache_directory
 from kubefunc.packing.packages import needed
 from kubefunc.packing.payload import Packer
 

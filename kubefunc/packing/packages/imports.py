@@ -27,7 +27,6 @@ from kubefunc.packing.modules import (
     package_of,
     parsed,
     resolved_import,
-    tree_of,
     written_imports,
 )
 
@@ -121,9 +120,13 @@ class SourceImports(NamedTuple):
 def read_imports(source: bytes) -> SourceImports:
     """What a file of this content imports; nothing if it is not Python.
 
+    >>> found = read_imports(b"import os\\nfrom . import b\\nfrom ..c import d")
+    >>> sorted(found.names("app.core"))
+    ['app.c', 'app.c.d', 'app.core', 'app.core.b', 'os']
+
     Raises RecursionError and MemoryError: another time it may be read.
     """
-    tree = tree_of(source) if b"import" in source else None
+    tree = parsed(source) if b"import" in source else None
     if tree is None:
         return SourceImports()
     sure = dict.fromkeys(_sure_statements(tree.body))
@@ -238,7 +241,7 @@ def needs_of_body(code: CodeType) -> tuple[Need, ...]:
     try:
         lines, first = _source_of(code)
         tree = parsed(textwrap.dedent("".join(lines)).encode())
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, SyntaxError, RecursionError, MemoryError):
         return ()
     statement = tree.body[0] if tree is not None and tree.body else None
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):

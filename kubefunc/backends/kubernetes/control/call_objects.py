@@ -19,7 +19,7 @@ from kubefunc.backends.kubernetes.objects.template import Json
 from kubefunc.backends.runner_specs import pod_spec
 from kubefunc.options.packages import SYNC
 from kubefunc.options.parsers.quantities import size_in_bytes
-from kubefunc.packing.archive import cache_directory
+from kubefunc.packing.cache_files import cache_directory
 from kubefunc.packing.packages.imports import is_foreign
 from kubefunc.runner import ARCHIVE, KEY_FILE, PAYLOAD, SPEC_FILE
 

@@ -23,7 +23,7 @@ TABLES = 64  # that are remembered
 
 
 class _Base(NamedTuple):
-    """Code that a worker keeps, of which only what differs may be sent."""
+    """Code that a worker keeps: only what differs from it need be sent."""
 
     name: str
     table: Table

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kubefunc.backends.kubernetes.warm.private_files import is_private, remove, used_at, write_private
+from kubefunc.packing.cache_files import is_private, remove, used_at, write_whole
 
 log = logging.getLogger("kubefunc.kubernetes.pool")
 
@@ -113,7 +113,7 @@ class RecordFiles:
             if is_new:
                 _remove_old(self._directory.parent)
             if is_private(self._directory):
-                write_private(self._path(record.call), json.dumps(dataclasses.asdict(record)).encode())
+                write_whole(self._path(record.call), json.dumps(dataclasses.asdict(record)).encode())
         except OSError as error:
             log.info("workers are not shared with other programs: %s", error)
 

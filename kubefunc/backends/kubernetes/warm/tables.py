@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from kubefunc.backends.kubernetes.warm.private_files import is_private, remove, used_at, write_private
+from kubefunc.packing.cache_files import forget_old, is_private, write_whole
 from kubefunc.runner.warm.code import NOT_CODE, decode_table, encode_table
 from kubefunc.runner.warm.kept import CODE, digest_of, name_of
 
@@ -76,13 +76,8 @@ class TableFiles:
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if is_private(self._directory):
-                write_private(self._path(name), data)
-                self._forget_old()
-
-    def _forget_old(self) -> None:
-        files = sorted(self._directory.iterdir(), key=used_at, reverse=True)
-        for old in files[MOST:]:
-            remove(old)
+                write_whole(self._path(name), data)
+                forget_old(self._directory, "*", MOST)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"
